@@ -1,0 +1,265 @@
+#define _GNU_SOURCE
+/* Taking requests from the lanes into a block. One thread at a time (the turn, wal.h). */
+#include "digest.h"
+#include "points.h"
+#include "record.h"
+#include "wait.h"
+#include "wal_state.h"
+
+#include <limits.h>
+#include <string.h>
+#include <time.h>
+
+static uint64_t wall_clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+bool rw_lanes_ready(const rw_wal *w)
+{
+    for (uint32_t k = 0; k < w->lanes_end; k++)
+        if (w->lanes[k].active && rw_lane_ready(&w->lanes[k]))
+            return true;
+    return false;
+}
+
+/* The lane holds what no writer of ours writes. It is never looked at again; its client finds out from `fault`. */
+static void refuse_lane(rw_wal *w, uint32_t k)
+{
+    w->lanes[k].active = 0;
+    rw_slot *slot = rw_slot_of(w->c, k);
+    rw_store32_seq(&slot->fault, w->lanes[k].generation);
+    rw_unpark(rw_low_half(&slot->head), INT_MAX);
+    rw_unpark(&slot->wake, INT_MAX);
+}
+
+static const rw_stream *open_stream(const rw_wal *w, uint32_t id)
+{
+    if (id >= w->c->max_streams)
+        return NULL;
+    const rw_stream *s = rw_stream_of(w->c, id);
+    return rw_load32(&s->state) == RW_STREAM_OPEN && s->name_bytes <= RW_STREAM_NAME_MAX ? s : NULL;
+}
+
+/* The next request of lane k, checked, and the bytes its frames take. RW_OK, RW_PENDING, or RW_FAULT (lane refused). */
+static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
+{
+    rw_lane_end *e = &w->lanes[k];
+    if (!e->active || !rw_lane_ready(e))
+        return RW_PENDING;
+    const rw_stream *s;
+    if (rw_lane_peek(e, w->c->max_record_bytes, q) != RW_OK || (s = open_stream(w, q->stream)) == NULL) {
+        refuse_lane(w, k);
+        return RW_FAULT;
+    }
+    *need = rw_record_frame(q->payload_bytes) + (w->defined[q->stream] ? 0 : rw_record_frame(s->name_bytes));
+    return RW_OK;
+}
+
+static void put_definition(rw_wal *w, uint32_t id)
+{
+    rw_log_ring *r = &w->ring;
+    const rw_stream *s = rw_stream_of(w->c, id);
+    rw_record d = {
+        .kind = RW_RECORD_STREAM,
+        .payload_bytes = s->name_bytes,
+        .stream = id,
+        .base_offset = w->next_offset[id],
+        .timestamp_ns = w->last_timestamp_ns,
+        .digest = rw_xxh3(s->name, s->name_bytes),
+    };
+    r->used += rw_record_put(r->base + r->used, &d, s->name, r->seed);
+    r->records++;
+}
+
+/* Copies the request into the block. The copy is private to the engine, so what is checked is what is written: a client
+ * that changes its payload under our hands fails the digest here and not at recovery. */
+static int take(rw_wal *w, uint32_t k, const rw_request *q)
+{
+    rw_lane_end *e = &w->lanes[k];
+    rw_log_ring *r = &w->ring;
+    uint64_t used_before = r->used;
+    uint32_t records_before = r->records;
+    if (!w->defined[q->stream])
+        put_definition(w, q->stream);
+    rw_record record = {
+        .kind = RW_RECORD_BATCH,
+        .slot = (uint16_t)k,
+        .payload_bytes = q->payload_bytes,
+        .count = q->count,
+        .stream = q->stream,
+        .generation = e->generation,
+        .base_offset = w->next_offset[q->stream],
+        .timestamp_ns = q->timestamp_ns ? q->timestamp_ns : w->last_timestamp_ns,
+        .digest = q->digest,
+        .ticket = e->cursor,
+        .number = q->number,
+        .producer_id = q->producer_id,
+        .producer_sequence = q->producer_sequence,
+    };
+    uint8_t *copy = r->base + r->used + sizeof record;
+    uint64_t frame = rw_record_put(r->base + r->used, &record, rw_lane_payload(e), r->seed);
+    if (rw_xxh3(copy, q->payload_bytes) != q->digest || rw_batch_check(copy, q->payload_bytes, q->count) != RW_OK) {
+        r->used = used_before;
+        r->records = records_before;
+        refuse_lane(w, k);
+        return RW_FAULT;
+    }
+    (void)RW_POINT("l.take.post");
+    r->used += frame;
+    r->records++;
+    r->requests++;
+    w->defined[q->stream] |= 1;
+    w->next_offset[q->stream] += q->count;
+    if (w->touched_in[q->stream] != w->c->sealed + 1) {
+        w->touched_in[q->stream] = w->c->sealed + 1;
+        w->touched[w->touched_count++] = q->stream;
+    }
+    e->cursor += rw_request_frame(q->payload_bytes);
+    e->touched = 1;
+    e->taken++;
+    rw_count64(&w->c->wal_records, q->count);
+    rw_count64(&w->c->wal_payload_bytes, q->payload_bytes);
+    return RW_OK;
+}
+
+/* Takes from lane k until its quota is used up, it is empty or the block is full (RW_FULL). */
+static int take_quota(rw_wal *w, uint32_t k)
+{
+    uint64_t end = w->ring.used + w->o.quota_bytes;
+    rw_request q;
+    uint64_t need;
+    int rc;
+    while (w->ring.used < end && (rc = next_request(w, k, &q, &need)) == RW_OK) {
+        if (need > rw_log_ring_left(&w->ring))
+            return RW_FULL;
+        if (take(w, k, &q) != RW_OK)
+            break;
+    }
+    return RW_OK;
+}
+
+static void fill_block(rw_wal *w)
+{
+    uint32_t requests;
+    do {
+        requests = w->ring.requests;
+        for (uint32_t i = 0; i < w->lanes_end; i++) {
+            uint32_t k = w->next_lane < w->lanes_end ? w->next_lane : 0;
+            if (take_quota(w, k) == RW_FULL)
+                return; /* this lane is the first of the next block */
+            w->next_lane = k + 1;
+        }
+    } while (w->ring.requests != requests);
+}
+
+/* The first lane, in turn, with a good request. */
+static int first_request(rw_wal *w, uint64_t *need)
+{
+    rw_request q;
+    for (uint32_t i = 0; i < w->lanes_end; i++) {
+        uint32_t k = (w->next_lane + i) % w->lanes_end;
+        if (next_request(w, k, &q, need) == RW_OK) {
+            w->next_lane = k;
+            return RW_OK;
+        }
+    }
+    return RW_PENDING;
+}
+
+int rw_wal_segment_fd(const rw_wal *w, uint64_t number)
+{
+    const rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
+    return s->fd >= 0 && s->number == number ? s->fd : -1;
+}
+
+/* Lane heads and stream offsets, after seal. A successor repeats this for the last sealed block (restore.c), which is
+ * the only one that can lack it: the turn is held from compose to here. */
+void rw_publish_block(rw_wal *w)
+{
+    rw_control *c = w->c;
+    for (uint32_t i = 0; i < w->touched_count; i++) {
+        uint32_t id = w->touched[i];
+        rw_stream *s = rw_stream_of(c, id);
+        rw_store64(&s->next_offset, w->next_offset[id]);
+        if (s->defined_end == 0 || s->defined_end > c->sealed_end)
+            rw_store64(&s->defined_end, c->sealed_end);
+    }
+    w->touched_count = 0;
+    for (uint32_t k = 0; k < w->lanes_end; k++) {
+        rw_lane_end *e = &w->lanes[k];
+        if (!e->touched)
+            continue;
+        e->touched = 0;
+        rw_slot *slot = rw_slot_of(c, k);
+        rw_store64_seq(&slot->head, e->cursor);
+        rw_store64(&slot->requests, e->taken);
+        if (rw_load32_seq(&e->lane->room_waiters) != 0) /* PAIR: room */
+            rw_unpark(rw_low_half(&slot->head), INT_MAX);
+    }
+}
+
+static void describe_job(rw_wal *w, rw_block_job *job, int fd)
+{
+    const rw_block *h = (const rw_block *)w->ring.base;
+    *job = (rw_block_job){
+        .block = w->ring.base,
+        .number = h->number,
+        .length = h->length,
+        .file_offset = RW_PAGE + h->position % w->c->segment_bytes,
+        .fd = fd,
+    };
+}
+
+/* Tells the Python side when a segment is used for the first time, so that it prepares another one. */
+static void announce_segment(rw_wal *w, uint64_t number)
+{
+    if (number > w->segment_announced) {
+        w->segment_announced = number;
+        rw_ring_fd(w->chore_fd);
+    }
+}
+
+int rw_compose(rw_wal *w, rw_block_job *job)
+{
+    rw_log_ring *r = &w->ring;
+    uint64_t need;
+    rw_log_ring_advance(r);
+    if (first_request(w, &need) != RW_OK)
+        return RW_PENDING;
+    uint64_t segment = w->c->sealed_end / w->c->segment_bytes;
+    int fd = rw_wal_segment_fd(w, segment);
+    if (fd < 0) {
+        rw_ring_fd(w->chore_fd);
+        return RW_CHORE;
+    }
+    announce_segment(w, segment);
+    uint64_t now = wall_clock_ns();
+    if (now > w->last_timestamp_ns)
+        w->last_timestamp_ns = now; /* timestamps never go back, whatever the clock does */
+    int rc = rw_log_ring_begin(r, sizeof(rw_block) + need);
+    if (rc == RW_TOO_LARGE) {
+        if (rw_log_ring_begin_end(r) != RW_OK)
+            return RW_FULL;
+        rw_log_ring_seal(r, RW_BLOCK_END, rw_log_ring_segment_room(r) + RW_PAGE, w->last_timestamp_ns);
+    } else if (rc != RW_OK) {
+        return rc;
+    } else {
+        fill_block(w);
+        if (r->requests == 0) {
+            w->touched_count = 0;
+            return RW_PENDING; /* the only request was a bad one */
+        }
+        (void)RW_POINT("l.block.built");
+        rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
+        (void)RW_POINT("l.block.sealed");
+        rw_publish_block(w);
+    }
+    describe_job(w, job, fd);
+    rw_count64(&w->c->wal_blocks, 1);
+    rw_count64(&w->c->wal_requests, r->requests);
+    rw_count64(&w->c->wal_block_bytes, job->length);
+    return RW_OK;
+}

@@ -1,0 +1,277 @@
+#define _GNU_SOURCE
+#include "lane.h"
+
+#include "bell.h"
+#include "digest.h"
+#include "points.h"
+#include "record.h"
+#include "wait.h"
+
+#include <limits.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct rw_writer {
+    rw_control *c;
+    rw_lane *lane;
+    uint8_t *data;
+    const rw_slot *slot;
+    const rw_completion *cells;
+    uint64_t bytes;
+    uint64_t limit;
+    uint32_t mask;
+    uint32_t generation;
+    int bell_fd;
+};
+
+rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
+{
+    rw_writer *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return NULL;
+    uint64_t half = lane->lane_bytes / 2;
+    *w = (rw_writer){
+        .c = c,
+        .lane = lane,
+        .data = (uint8_t *)lane + sizeof *lane,
+        .slot = rw_slot_of(c, lane->slot),
+        .cells = rw_completions_of(c, lane->slot),
+        .bytes = lane->lane_bytes,
+        .limit = half < c->max_record_bytes ? half : c->max_record_bytes,
+        .mask = c->completions_per_client - 1,
+        .generation = lane->generation,
+        .bell_fd = bell_fd,
+    };
+    return w;
+}
+
+void rw_writer_close(rw_writer *w) { free(w); }
+
+uint64_t rw_writer_record_limit(const rw_writer *w) { return w->limit; }
+
+static int usable(const rw_writer *w)
+{
+    if (rw_load32(&w->c->state) != RW_RUNNING)
+        return RW_GONE;
+    return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
+}
+
+static bool has_room(const rw_writer *w, uint64_t claim, uint64_t frame)
+{
+    return claim + frame - rw_load64(&w->slot->head) <= w->bytes;
+}
+
+static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
+{
+    if (payload > w->limit)
+        return RW_TOO_LARGE;
+    int rc = usable(w);
+    if (rc != RW_OK)
+        return rc;
+    uint64_t frame = rw_request_frame(payload);
+    uint64_t p = rw_peek64(&w->lane->claim);
+    do {
+        if (!has_room(w, p, frame))
+            return RW_FULL;
+    } while (!rw_cas64(&w->lane->claim, &p, p + frame));
+    *at = p;
+    (void)RW_POINT("w.claim.post");
+    return RW_OK;
+}
+
+/* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
+static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload, uint32_t count, uint64_t number)
+{
+    rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
+    rw_request h = {
+        .valid = at + 1,
+        .stream = stream,
+        .payload_bytes = (uint32_t)payload,
+        .count = count,
+        .digest = rw_xxh3((const uint8_t *)(q + 1), payload),
+        .number = number,
+    };
+    h.crc = rw_request_crc(&h);
+    memcpy((uint8_t *)q + sizeof q->valid, (const uint8_t *)&h + sizeof h.valid, sizeof h - sizeof h.valid);
+    (void)RW_POINT("w.publish.pre");
+    rw_store64(&q->valid, at + 1); /* PAIR: publish/take */
+    (void)RW_POINT("w.publish.post");
+
+    /* PAIR: publish/bell. The fence keeps the look at the bell behind the store of `valid`; the WAL thread changes the
+     * bell first and looks at the lanes second. One of the two sees the other. */
+    rw_fence();
+    uint32_t bell = rw_peek32(&w->c->bell);
+    if (rw_bell_wanted(bell) && rw_peek32(&w->lane->last_rung) != bell) {
+        rw_store32(&w->lane->last_rung, bell);
+        rw_ring_fd(w->bell_fd);
+    }
+}
+
+int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
+{
+    uint64_t at;
+    int rc = claim(w, bytes, &at);
+    if (rc != RW_OK)
+        return rc;
+    uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
+    memcpy(to, data, bytes / 2);
+    (void)RW_POINT("w.copy.mid");
+    memcpy(to + bytes / 2, data + bytes / 2, bytes - bytes / 2);
+    publish(w, at, stream, bytes, 1, number);
+    return RW_OK;
+}
+
+int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data, uint64_t bytes,
+                   uint64_t number)
+{
+    uint64_t at, table = count > 1 ? 4ull * count : 0;
+    int rc = claim(w, table + bytes, &at);
+    if (rc != RW_OK)
+        return rc;
+    uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
+    memcpy(to, lengths, table);
+    memcpy(to + table, data, bytes);
+    publish(w, at, stream, table + bytes, count, number);
+    return RW_OK;
+}
+
+int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)
+{
+    uint64_t frame = rw_request_frame(payload_bytes);
+    rw_add32(&w->lane->room_waiters, 1);
+    /* PAIR: room. The WAL process stores head and then looks at room_waiters. */
+    uint32_t seen = rw_load32_seq(rw_low_half(&w->slot->head));
+    int rc = usable(w);
+    if (rc == RW_OK && !has_room(w, rw_load64(&w->lane->claim), frame)) {
+        rc = rw_park(rw_low_half(&w->slot->head), seen, timeout_ns);
+        if (rc == RW_OK)
+            rc = usable(w);
+    }
+    rw_sub32(&w->lane->room_waiters, 1);
+    return rc;
+}
+
+int64_t rw_completion_poll(const rw_writer *w, uint64_t number)
+{
+    const rw_completion *cell = w->cells + (number & w->mask);
+    if (rw_load64(&cell->number) != number) /* PAIR: cell */
+        return RW_PENDING;
+    uint64_t found = rw_peek64(&cell->offset);
+    rw_fence_acquire();
+    if (rw_peek64(&cell->number) != number)
+        return RW_PENDING;
+    return found == RW_FAILED_OFFSET ? RW_FAILED_REQUEST : (int64_t)found;
+}
+
+/* What else may end a wait for a completion: a stopping engine still completes what it has taken. */
+static int waitable(const rw_writer *w)
+{
+    uint32_t state = rw_load32(&w->c->state);
+    if (state != RW_RUNNING && state != RW_STOPPING)
+        return RW_GONE;
+    return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
+}
+
+int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint64_t timeout_ns)
+{
+    int64_t rc = rw_completion_poll(w, number);
+    if (rc != RW_PENDING)
+        return rc;
+    if (spin_ns > timeout_ns)
+        spin_ns = timeout_ns;
+    for (uint64_t end = rw_now_ns() + spin_ns; spin_ns != 0 && rw_now_ns() < end;) {
+        sched_yield();
+        rc = rw_completion_poll(w, number);
+        if (rc != RW_PENDING)
+            return rc;
+    }
+    rw_add32(&w->lane->completion_waiters, 1);
+    /* PAIR: wake. The drain fills the cell, bumps `wake`, then looks at completion_waiters. */
+    uint32_t seen = rw_load32_seq(&w->slot->wake);
+    int parked = RW_OK;
+    rc = rw_completion_poll(w, number);
+    if (rc == RW_PENDING && waitable(w) == RW_OK) {
+        parked = rw_park(&w->slot->wake, seen, timeout_ns - spin_ns);
+        rc = rw_completion_poll(w, number);
+    }
+    rw_sub32(&w->lane->completion_waiters, 1);
+    if (rc != RW_PENDING)
+        return rc;
+    int state = waitable(w);
+    if (state == RW_OK)
+        return parked == RW_INTERRUPTED ? RW_INTERRUPTED : RW_PENDING;
+    /* The last confirmations may have come between the poll and the look at the state. */
+    rc = rw_completion_poll(w, number);
+    return rc == RW_PENDING ? state : rc;
+}
+
+uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream)
+{
+    return rw_load64_seq(&rw_stream_of((rw_control *)c, stream)->confirmed_offset);
+}
+
+/* A place in the lane's table of streams that threads tail, or RW_TAIL_INTERESTS if all are taken. */
+static uint32_t interest_take(rw_lane *lane, uint32_t stream)
+{
+    uint32_t i = 0;
+    for (; i < RW_TAIL_INTERESTS; i++) {
+        uint32_t empty = 0;
+        if (rw_cas32(&lane->tail_streams[i], &empty, stream + 1))
+            return i;
+    }
+    rw_add32(&lane->tail_any, 1);
+    return i;
+}
+
+static void interest_drop(rw_lane *lane, uint32_t i)
+{
+    if (i < RW_TAIL_INTERESTS)
+        rw_store32_seq(&lane->tail_streams[i], 0);
+    else
+        rw_sub32(&lane->tail_any, 1);
+}
+
+int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns, uint64_t timeout_ns)
+{
+    const rw_stream *s = rw_stream_of(w->c, stream);
+    if (rw_load64(&s->confirmed_offset) > seen)
+        return RW_OK;
+    for (uint64_t end = rw_now_ns() + spin_ns; spin_ns != 0 && rw_now_ns() < end;) {
+        sched_yield();
+        if (rw_load64(&s->confirmed_offset) > seen)
+            return RW_OK;
+    }
+    int rc = RW_OK;
+    uint32_t place = interest_take(w->lane, stream);
+    /* PAIR: tail. The drain stores confirmed_offset (and bumps `wake` for those in tail_any), then looks at the tables. */
+    const uint32_t *word = place < RW_TAIL_INTERESTS ? rw_low_half(&s->confirmed_offset) : &w->slot->wake;
+    uint32_t value = rw_load32_seq(word);
+    if (rw_load64_seq(&s->confirmed_offset) <= seen && waitable(w) == RW_OK)
+        rc = rw_park(word, value, timeout_ns);
+    interest_drop(w->lane, place);
+    if (rw_load64(&s->confirmed_offset) > seen)
+        return RW_OK;
+    if (waitable(w) != RW_OK)
+        return waitable(w);
+    return rc == RW_OK ? RW_PENDING : rc;
+}
+
+/* ------------------------------------------------------------------------------------------ the WAL process's end */
+
+static const rw_request *at_cursor(const rw_lane_end *e)
+{
+    return (const rw_request *)(e->data + (e->cursor & (e->bytes - 1)));
+}
+
+bool rw_lane_ready(const rw_lane_end *e) { return rw_load64_seq(&at_cursor(e)->valid) == e->cursor + 1; /* PAIR: publish/take */ }
+
+int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
+{
+    memcpy(out, at_cursor(e), sizeof *out);
+    if (out->valid != e->cursor + 1 || out->crc != rw_request_crc(out))
+        return RW_BAD;
+    if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes || out->count == 0)
+        return RW_BAD;
+    return out->number >> 32 == e->generation ? RW_OK : RW_BAD;
+}

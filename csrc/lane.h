@@ -1,0 +1,98 @@
+/* The lane: one writer process's ring of requests, and its two ends.
+ *
+ * THE PROTOCOL
+ *
+ *   data area:  ... | taken by WAL, free | request | request | claimed, being filled | free ...
+ *                                        ^ slot->head                                ^ lane->claim
+ *
+ * Writer (any thread of the process that owns the lane):
+ *   1 claim: CAS `claim` from p to p + frame, if p + frame - head <= lane_bytes. From here [p, p + frame) is this
+ *     thread's alone.
+ *   2 fill: payload, digest, header except `valid`.
+ *   3 publish: store valid = p + 1, release.                                    PAIR: publish/take
+ *   4 look at the bell (wal.h) and ring if the WAL process asks for it.         PAIR: publish/bell
+ * WAL process, one thread at a time (it holds the compose turn):
+ *   take: at its cursor p, load `valid`, acquire; p + 1 means a complete request. It copies header and payload into the
+ *   log ring, which no client can write, and validates the copy. After the block is sealed it stores head, which gives
+ *   the space back.                                                             PAIR: room
+ *
+ * Key invariant: head <= cursor <= claim, claim - head <= lane_bytes; bytes in [head, claim) are never claimed again.
+ * Order: requests are taken in claim order, so one thread's appends keep their order, and threads are ordered by claim.
+ * Laps: `valid` holds a position that never repeats, so a request of an earlier lap at the same place does not count.
+ * Payload bytes of an earlier lap that look like the wanted 64-bit value must also pass the header's CRC; a writer that
+ * forges both harms its own lane only.
+ * Wrap-around: the data area is mapped twice in a row, so a request is always contiguous.
+ * A thread that stops between 1 and 3 holds up its own lane (the WAL process waits at its request) and nobody else's; no
+ * thread waits for another one. If its process dies there, the request was not published and is not written.
+ * If the WAL process dies before it sealed the block, the requests are still there and are taken again.
+ *
+ * COMPLETIONS. Each request has a number, given out by the client, whose low bits choose one of its completion cells.
+ * The drain stores 0, then the offset, then the number. A reader that sees its number, then the offset, then its number
+ * again has the right offset: a cell is only used for another number after its owner has settled the earlier one, and
+ * a replaced drain that delivers an old number again first stores 0.            PAIR: cell
+ */
+#ifndef RW_LANE_H
+#define RW_LANE_H
+
+#include "atomics.h"
+#include "layout.h"
+#include "status.h"
+
+/* ------------------------------------------------------------------------------------------- the writer's end */
+
+typedef struct rw_writer rw_writer;
+
+/* NULL and errno if there is no memory. The mappings must outlive the writer. */
+rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd);
+void rw_writer_close(rw_writer *w);
+
+/* Largest payload that one request of this lane can hold. */
+uint64_t rw_writer_record_limit(const rw_writer *w);
+
+/* Publishes one request. RW_OK; RW_FULL: no room now; RW_TOO_LARGE; RW_GONE; RW_FAULT. Nothing is written unless RW_OK. */
+int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number);
+
+/* The same for a batch: `data` holds the records one behind the other. */
+int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data, uint64_t bytes,
+                   uint64_t number);
+
+/* Sleeps until there may be room for a payload of this size. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE, RW_FAULT. */
+int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns);
+
+/* The offset of the request's first record (>= 0), RW_PENDING or RW_FAILED_REQUEST. */
+int64_t rw_completion_poll(const rw_writer *w, uint64_t number);
+
+/* Spins for spin_ns, giving the processor away, then parks. As poll, and RW_INTERRUPTED, RW_GONE, RW_FAULT. */
+int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint64_t timeout_ns);
+
+uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream);
+
+/* Sleeps until the stream is confirmed beyond `seen`. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE. */
+int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns, uint64_t timeout_ns);
+
+/* ------------------------------------------------------------------------------------------ the WAL process's end */
+
+typedef struct rw_lane_end {
+    const rw_lane *lane;
+    const uint8_t *data;
+    uint64_t bytes;
+    uint64_t cursor; /* next position to take; ahead of slot->head while a block is being composed */
+    uint32_t generation;
+    uint32_t active;
+    uint32_t touched; /* taken from for the block being composed */
+    uint64_t taken;   /* requests taken since this end was attached */
+} rw_lane_end;
+
+/* Is there a complete request at the cursor? Sequentially consistent: the second look of park and wake. */
+bool rw_lane_ready(const rw_lane_end *e);
+
+/* Copies the request header at the cursor and validates it against everything that can be checked without the payload.
+ * RW_OK, or RW_BAD: no writer of ours writes this; the lane must be refused. */
+int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out);
+
+static inline const uint8_t *rw_lane_payload(const rw_lane_end *e)
+{
+    return e->data + (e->cursor & (e->bytes - 1)) + sizeof(rw_request);
+}
+
+#endif

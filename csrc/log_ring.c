@@ -1,0 +1,128 @@
+#include "log_ring.h"
+
+#include "record.h"
+
+#include <string.h>
+
+void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring, uint64_t target_bytes)
+{
+    *r = (rw_log_ring){.c = c, .ring = ring, .target_bytes = target_bytes};
+    r->prefix = c->released;
+    r->prefix_end = c->released_end;
+    if (c->sealed == c->released)
+        return; /* nothing is pending; the count may start anew */
+    const rw_block_entry *e = rw_block_entry_of(c, c->sealed - 1);
+    r->requests_sealed = e->requests;
+    uint64_t at = sizeof(rw_block);
+    rw_frame f;
+    while (rw_block_frames(rw_log_ring_at(r, e->position), &at, &f, 1) == 1)
+        r->requests_sealed += f.kind == RW_RECORD_BATCH;
+}
+
+void rw_log_ring_advance(rw_log_ring *r)
+{
+    for (; r->prefix < r->c->sealed; r->prefix++) {
+        const rw_block_entry *e = rw_block_entry_of(r->c, r->prefix);
+        if (rw_load32(&e->state) != RW_BLOCK_PERSISTED) /* PAIR: block state */
+            return;
+        r->prefix_end = e->position + e->span;
+    }
+}
+
+static uint64_t segment_left(const rw_log_ring *r) { return r->c->segment_bytes - r->c->sealed_end % r->c->segment_bytes; }
+
+uint64_t rw_log_ring_segment_room(const rw_log_ring *r) { return segment_left(r) - RW_PAGE; }
+
+/* Ring bytes behind sealed_end that hold nothing anybody still needs. PAIR: release */
+static uint64_t ring_room(const rw_log_ring *r)
+{
+    if (r->c->sealed - rw_load64_seq(&r->c->released) >= RW_BLOCK_ENTRIES)
+        return 0;
+    return r->c->ring_bytes - (r->c->sealed_end - rw_load64_seq(&r->c->released_end));
+}
+
+static uint64_t requests_pending(const rw_log_ring *r)
+{
+    uint64_t released = rw_load64_seq(&r->c->released);
+    if (released >= r->c->sealed)
+        return 0;
+    return r->requests_sealed - rw_block_entry_of(r->c, released)->requests;
+}
+
+static void open_block(rw_log_ring *r, uint64_t capacity)
+{
+    r->position = r->c->sealed_end;
+    r->base = rw_log_ring_at(r, r->position);
+    r->used = sizeof(rw_block);
+    r->capacity = capacity;
+    r->records = r->requests = 0;
+    r->seed = rw_record_seed(r->c->epoch, r->position);
+    if (r->position + capacity > r->c->reserve_end) {
+        rw_store64_seq(&r->c->reserve_end, r->position + capacity); /* PAIR: reserve_end */
+        rw_fence();
+    }
+}
+
+int rw_log_ring_begin(rw_log_ring *r, uint64_t need)
+{
+    uint64_t pages = rw_page_up(need), room = ring_room(r), segment = rw_log_ring_segment_room(r);
+    if (pages > segment)
+        return RW_TOO_LARGE;
+    if (pages > room || requests_pending(r) + r->target_bytes / sizeof(rw_record) > RW_PENDING_MAX)
+        return RW_FULL;
+    uint64_t capacity = pages > r->target_bytes ? pages : r->target_bytes;
+    if (capacity > room)
+        capacity = room;
+    if (capacity > segment)
+        capacity = segment;
+    open_block(r, capacity & ~(uint64_t)(RW_PAGE - 1));
+    return RW_OK;
+}
+
+int rw_log_ring_begin_end(rw_log_ring *r)
+{
+    if (segment_left(r) > ring_room(r))
+        return RW_FULL;
+    open_block(r, RW_PAGE);
+    return RW_OK;
+}
+
+uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t timestamp_ns)
+{
+    rw_control *c = r->c;
+    uint64_t number = c->sealed, length = rw_page_up(r->used);
+    memset(r->base + r->used, 0, length - r->used);
+    rw_block *h = (rw_block *)r->base;
+    *h = (rw_block){
+        .magic = RW_BLOCK_MAGIC,
+        .format_version = RW_FORMAT_VERSION,
+        .epoch = c->epoch,
+        .position = r->position,
+        .length = (uint32_t)length,
+        .used = (uint32_t)r->used,
+        .records = r->records,
+        .kind = kind,
+        .span = span ? span : length,
+        .watermark = r->prefix_end,
+        .number = number,
+        .timestamp_ns = timestamp_ns,
+    };
+    memcpy(h->uuid, c->uuid, sizeof h->uuid);
+    rw_block_stamp(h);
+
+    rw_block_entry *e = rw_block_entry_of(c, number);
+    rw_store64_seq(&e->number, UINT64_MAX); /* a reader of the entry's previous block must not mix the two */
+    rw_fence();
+    rw_store64(&e->position, r->position);
+    rw_store64(&e->span, h->span);
+    rw_store64(&e->length, length);
+    rw_store64(&e->requests, r->requests_sealed);
+    rw_store32(&e->records, r->records);
+    rw_store32(&e->state, RW_BLOCK_SEALED);
+    rw_store64(&e->number, number);
+
+    r->requests_sealed += r->requests;
+    rw_store64(&c->sealed_end, r->position + h->span);
+    rw_store64_seq(&c->sealed, number + 1); /* PAIR: seal */
+    return number;
+}

@@ -1,0 +1,17 @@
+#include "persisted.h"
+
+static uint32_t settle(uint8_t *block, uint8_t outcome)
+{
+    const rw_block *h = (const rw_block *)block;
+    uint32_t changed = 0;
+    uint64_t at = sizeof *h;
+    for (uint32_t i = 0; i < h->records; i++) {
+        rw_record *r = (rw_record *)(block + at);
+        changed += rw_cas8(&r->persisted, RW_UNPERSISTED, outcome);
+        at += rw_record_frame(r->payload_bytes);
+    }
+    return changed;
+}
+
+uint32_t rw_persist_block(uint8_t *block) { return settle(block, RW_PERSISTED); }
+uint32_t rw_fail_block(uint8_t *block) { return settle(block, RW_NOT_WRITTEN); }

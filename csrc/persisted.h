@@ -1,0 +1,27 @@
+/* The persisted byte of each record, and the only code that changes it.
+ *
+ *   0 --CAS--> 1   the write of its block completed and was durable: WAL thread that wrote the block
+ *   0 --CAS--> 2   the write failed: the same thread; the epoch is over
+ *
+ * 1 and 2 are final. The byte of a block that is composed anew starts at 0 (the ring space is only reused once every
+ * record in it is confirmed). A replaced WAL process may find some bytes of a block at 1 because its predecessor was
+ * killed between two of them; it writes the whole block again and its CAS leaves those alone.
+ *
+ * No lock is held. The CAS is sequentially consistent, so the drain, which may look at the byte of a stream's head at
+ * any moment, sees it at the latest after the block is announced (PAIR: completions).
+ */
+#ifndef RW_PERSISTED_H
+#define RW_PERSISTED_H
+
+#include "atomics.h"
+#include "layout.h"
+
+enum rw_persisted { RW_UNPERSISTED = 0, RW_PERSISTED = 1, RW_NOT_WRITTEN = 2 };
+
+static inline bool rw_is_persisted(const rw_record *r) { return rw_load8(&r->persisted) == RW_PERSISTED; }
+
+/* Sets the byte of every record of the block; returns how many this call changed. */
+uint32_t rw_persist_block(uint8_t *block);
+uint32_t rw_fail_block(uint8_t *block);
+
+#endif

@@ -1,0 +1,82 @@
+/* A successor of the WAL process: cursors and offsets from the sealed blocks, unfinished blocks written again. */
+#include "persisted.h"
+#include "record.h"
+#include "wait.h"
+#include "wal_state.h"
+
+/* The last sealed block is the only one whose lane heads and stream offsets may not have been stored. Storing them again
+ * from its tickets and offsets does no harm if they were. */
+static void restore_last_block(rw_wal *w, const uint8_t *block)
+{
+    uint64_t at = sizeof(rw_block);
+    rw_frame f;
+    while (rw_block_frames(block, &at, &f, 1) == 1) {
+        w->defined[f.stream] = 1;
+        if (w->next_offset[f.stream] < f.base_offset + f.count)
+            w->next_offset[f.stream] = f.base_offset + f.count;
+        if (w->touched_in[f.stream] != UINT64_MAX) { /* no block composed from now on has this stamp */
+            w->touched_in[f.stream] = UINT64_MAX;
+            w->touched[w->touched_count++] = f.stream;
+        }
+        rw_lane_end *e = &w->lanes[f.slot];
+        if (f.kind != RW_RECORD_BATCH || e->lane == NULL || e->generation != f.generation)
+            continue;
+        uint64_t end = f.ticket + rw_request_frame(f.payload_bytes);
+        if (e->cursor < end) {
+            e->cursor = end;
+            e->touched = 1;
+            e->taken++;
+        }
+    }
+    rw_publish_block(w);
+}
+
+static int sound(const rw_wal *w, const rw_block_entry *e, uint64_t number)
+{
+    const rw_control *c = w->c;
+    const uint8_t *block = rw_log_ring_at(&w->ring, e->position);
+    if (e->number != number || e->length > c->ring_bytes || rw_block_check(block, e->length, c->uuid, c->epoch, e->position) != RW_OK)
+        return RW_BAD;
+    return rw_block_verify(block);
+}
+
+int rw_wal_restore(rw_wal *w)
+{
+    rw_control *c = w->c;
+    int unfinished = 0;
+    for (uint64_t n = c->released; n < c->sealed; n++) {
+        const rw_block_entry *e = rw_block_entry_of(c, n);
+        if (e->state == RW_BLOCK_BAD || sound(w, e, n) != RW_OK)
+            return RW_BAD;
+        unfinished += e->state == RW_BLOCK_SEALED;
+    }
+    if (c->sealed > c->block_seed) {
+        const rw_block_entry *last = rw_block_entry_of(c, c->sealed - 1);
+        if (sound(w, last, c->sealed - 1) != RW_OK)
+            return RW_BAD;
+        restore_last_block(w, rw_log_ring_at(&w->ring, last->position));
+    }
+    return unfinished;
+}
+
+int rw_wal_rewrite(rw_wal *w)
+{
+    rw_control *c = w->c;
+    for (uint64_t n = c->released; n < c->sealed; n++) {
+        const rw_block_entry *e = rw_block_entry_of(c, n);
+        if (e->state != RW_BLOCK_SEALED)
+            continue;
+        rw_block_job job = {
+            .block = rw_log_ring_at(&w->ring, e->position),
+            .number = n,
+            .length = e->length,
+            .file_offset = RW_PAGE + e->position % c->segment_bytes,
+            .fd = rw_wal_segment_fd(w, e->position / c->segment_bytes),
+        };
+        rw_count64(&c->wal_rewrites, 1);
+        int rc = rw_write_job(w, &job);
+        if (rc != RW_OK)
+            return rc;
+    }
+    return RW_OK;
+}

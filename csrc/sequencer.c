@@ -1,0 +1,440 @@
+#define _GNU_SOURCE
+#include "sequencer.h"
+
+#include "atomics.h"
+#include "persisted.h"
+#include "points.h"
+#include "record.h"
+#include "wait.h"
+
+#include <limits.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NONE UINT32_MAX
+
+/* A request that waits in its stream's queue. */
+typedef struct entry {
+    uint64_t position; /* log position of its record header */
+    uint32_t next;     /* the stream's next request */
+    uint32_t block;    /* low half of its block number */
+} entry;
+
+typedef struct queue {
+    uint32_t head, tail;
+} queue;
+
+typedef struct block_state {
+    uint32_t remaining; /* requests of the block not confirmed yet */
+    uint32_t completed; /* its persisted bytes were acted upon */
+} block_state;
+
+typedef struct client {
+    rw_lane *lane;
+    uint32_t generation;
+    uint32_t outstanding; /* registered and not confirmed */
+    uint32_t dirty;
+} client;
+
+struct rw_sequencer {
+    rw_control *c;
+    uint8_t *ring;
+    int bell_fd;
+    queue *queues;       /* by stream */
+    uint64_t *advanced;  /* by stream: step in which it last advanced */
+    entry *entries;      /* ring of RW_PENDING_MAX */
+    block_state *blocks; /* ring of RW_BLOCK_ENTRIES */
+    client *clients;     /* by slot */
+    uint32_t *dirty;     /* slots with new completions in this step */
+    uint32_t dirty_count;
+    uint64_t requests;   /* registered so far: the next entry */
+    uint64_t registered; /* blocks */
+    uint64_t incomplete; /* first block whose persisted bytes were not acted upon */
+    uint64_t step;
+    uint64_t confirmed; /* requests, in this step */
+    uint32_t membership_seen;
+    uint32_t closing; /* slots that are closing and not let go of */
+    uint32_t want_slot, want_generation;
+    int want; /* what rw_sequencer_wants answers */
+};
+
+rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
+{
+    rw_sequencer *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    *s = (rw_sequencer){.c = c, .ring = ring, .bell_fd = bell_fd};
+    s->queues = malloc(c->max_streams * sizeof *s->queues);
+    s->advanced = calloc(c->max_streams, sizeof *s->advanced);
+    s->entries = malloc(RW_PENDING_MAX * sizeof *s->entries);
+    s->blocks = calloc(RW_BLOCK_ENTRIES, sizeof *s->blocks);
+    s->clients = calloc(c->max_clients, sizeof *s->clients);
+    s->dirty = calloc(c->max_clients, sizeof *s->dirty);
+    if (!s->queues || !s->advanced || !s->entries || !s->blocks || !s->clients || !s->dirty) {
+        rw_sequencer_close(s);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < c->max_streams; i++)
+        s->queues[i] = (queue){NONE, NONE};
+    s->registered = s->incomplete = c->released;
+    s->membership_seen = rw_load32(&c->membership) - 1;
+    rw_store32(&c->drain_pid, (uint32_t)getpid());
+    rw_store32(&c->drain_parked, 0);
+    return s;
+}
+
+void rw_sequencer_close(rw_sequencer *s)
+{
+    if (s == NULL)
+        return;
+    free(s->queues);
+    free(s->advanced);
+    free(s->entries);
+    free(s->blocks);
+    free(s->clients);
+    free(s->dirty);
+    free(s);
+}
+
+static uint8_t *at(const rw_sequencer *s, uint64_t position) { return s->ring + (position & (s->c->ring_bytes - 1)); }
+static block_state *state_of(rw_sequencer *s, uint64_t block) { return &s->blocks[block & (RW_BLOCK_ENTRIES - 1)]; }
+
+/* ------------------------------------------------------------------------------------------------------- confirm */
+
+/* The result of one request for its writer. PAIR: cell */
+static void deliver(rw_sequencer *s, const rw_record *r)
+{
+    client *cl = &s->clients[r->slot];
+    if (cl->generation != r->generation)
+        return; /* the writer is gone; its slot may belong to somebody else */
+    rw_completion *cell = rw_completions_of(s->c, r->slot) + (r->number & (s->c->completions_per_client - 1));
+    rw_store64(&cell->number, 0);
+    rw_fence_release();
+    rw_store64(&cell->offset, r->base_offset);
+    rw_store64(&cell->number, r->number);
+    if (!cl->dirty) {
+        cl->dirty = 1;
+        s->dirty[s->dirty_count++] = r->slot;
+    }
+}
+
+static void confirm(rw_sequencer *s, const rw_record *r)
+{
+    rw_stream *stream = rw_stream_of(s->c, r->stream);
+    rw_store64(&stream->last_timestamp_ns, r->timestamp_ns);
+    rw_store64(&stream->confirmed_bytes, stream->confirmed_bytes + r->payload_bytes);
+    rw_store64(&stream->confirmed_offset, r->base_offset + r->count);
+    (void)RW_POINT("d.cursor.post");
+    deliver(s, r);
+    client *cl = &s->clients[r->slot];
+    if (cl->generation == r->generation) {
+        cl->outstanding--;
+        rw_count64(&rw_slot_of(s->c, r->slot)->confirmed, 1);
+    }
+    s->confirmed++;
+    rw_count64(&s->c->drain_confirmed_records, r->count);
+}
+
+/* One pass: the run behind the head that is persisted. */
+static void advance(rw_sequencer *s, uint32_t stream)
+{
+    queue *q = &s->queues[stream];
+    uint64_t run = 0;
+    while (q->head != NONE) {
+        const entry *e = &s->entries[q->head];
+        const rw_record *r = (const rw_record *)at(s, e->position);
+        if (!rw_is_persisted(r))
+            break;
+        (void)RW_POINT("d.cursor.pre");
+        confirm(s, r);
+        s->blocks[e->block & (RW_BLOCK_ENTRIES - 1)].remaining--;
+        q->head = e->next;
+        run++;
+    }
+    if (q->head == NONE)
+        q->tail = NONE;
+    s->advanced[stream] = s->step;
+    rw_count64(&s->c->drain_passes, 1);
+    if (run > s->c->drain_longest_run)
+        rw_store64(&s->c->drain_longest_run, run);
+}
+
+/* The persisted bytes of the block are set: move on every stream whose head it holds. */
+static void complete(rw_sequencer *s, uint64_t number)
+{
+    const rw_block_entry *b = rw_block_entry_of(s->c, number);
+    uint64_t position = b->position + sizeof(rw_block);
+    for (uint32_t i = 0; i < b->records; i++) {
+        const rw_record *r = (const rw_record *)at(s, position);
+        if (r->kind == RW_RECORD_BATCH) {
+            const queue *q = &s->queues[r->stream];
+            if (q->head != NONE && s->entries[q->head].position == position)
+                advance(s, r->stream);
+            else if (r->base_offset >= rw_stream_of(s->c, r->stream)->confirmed_offset)
+                rw_count64(&s->c->drain_waited, 1);
+        }
+        position += rw_record_frame(r->payload_bytes);
+    }
+    state_of(s, number)->completed = 1;
+}
+
+/* ------------------------------------------------------------------------------------------------------ register */
+
+enum { WANT_ATTACH = 1, WANT_DETACH = 2 };
+
+static void want(rw_sequencer *s, int what, uint32_t slot, uint32_t generation)
+{
+    s->want = what;
+    s->want_slot = slot;
+    s->want_generation = generation;
+}
+
+/* Is the lane of this writer attached? If its slot has moved on, nobody waits for it and that is all right. */
+static bool know_client(rw_sequencer *s, uint32_t slot, uint32_t generation)
+{
+    client *cl = &s->clients[slot];
+    if (cl->generation == generation)
+        return true;
+    const rw_slot *shared = rw_slot_of(s->c, slot);
+    if (rw_load32(&shared->state) == RW_SLOT_FREE || rw_load32(&shared->generation) != generation)
+        return true;
+    want(s, WANT_ATTACH, slot, generation);
+    return false;
+}
+
+static void register_request(rw_sequencer *s, const rw_record *r, uint64_t position, uint64_t block)
+{
+    client *cl = &s->clients[r->slot];
+    if (r->base_offset < rw_stream_of(s->c, r->stream)->confirmed_offset) {
+        deliver(s, r); /* confirmed by a predecessor of this process */
+        return;
+    }
+    uint32_t i = (uint32_t)(s->requests++ & (RW_PENDING_MAX - 1));
+    s->entries[i] = (entry){.position = position, .next = NONE, .block = (uint32_t)block};
+    queue *q = &s->queues[r->stream];
+    if (q->head == NONE)
+        q->head = i;
+    else
+        s->entries[q->tail].next = i;
+    q->tail = i;
+    state_of(s, block)->remaining++;
+    if (cl->generation == r->generation)
+        cl->outstanding++;
+}
+
+/* RW_OK, or RW_CHORE before anything of the block is registered. */
+static int register_block(rw_sequencer *s, uint64_t number)
+{
+    const rw_block_entry *b = rw_block_entry_of(s->c, number);
+    uint64_t position = b->position + sizeof(rw_block);
+    for (uint32_t i = 0; i < b->records; i++) {
+        const rw_record *r = (const rw_record *)at(s, position);
+        if (r->kind == RW_RECORD_BATCH && !know_client(s, r->slot, r->generation))
+            return RW_CHORE;
+        position += rw_record_frame(r->payload_bytes);
+    }
+    *state_of(s, number) = (block_state){0, 0};
+    position = b->position + sizeof(rw_block);
+    for (uint32_t i = 0; i < b->records; i++) {
+        const rw_record *r = (const rw_record *)at(s, position);
+        if (r->kind == RW_RECORD_BATCH)
+            register_request(s, r, position, number);
+        position += rw_record_frame(r->payload_bytes);
+    }
+    return RW_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------- wake, release */
+
+/* Threads that tail a stream which advanced in this step. PAIR: tail */
+static void wake_tails(rw_sequencer *s)
+{
+    for (uint32_t k = 0; k < s->c->max_clients; k++) {
+        const rw_lane *lane = s->clients[k].lane;
+        if (lane == NULL)
+            continue;
+        if (rw_load32_seq(&lane->tail_any) != 0) {
+            rw_slot *slot = rw_slot_of(s->c, k);
+            rw_add32(&slot->wake, 1);
+            rw_unpark(&slot->wake, INT_MAX);
+        }
+        for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
+            uint32_t stream = rw_load32_seq(&lane->tail_streams[i]) - 1;
+            if (stream < s->c->max_streams && s->advanced[stream] == s->step)
+                rw_unpark(rw_low_half(&rw_stream_of(s->c, stream)->confirmed_offset), INT_MAX);
+        }
+    }
+}
+
+/* Once per writer and batch. PAIR: wake */
+static void wake_writers(rw_sequencer *s)
+{
+    (void)RW_POINT("d.wake.pre");
+    for (uint32_t i = 0; i < s->dirty_count; i++) {
+        uint32_t k = s->dirty[i];
+        client *cl = &s->clients[k];
+        rw_slot *slot = rw_slot_of(s->c, k);
+        cl->dirty = 0;
+        rw_add32(&slot->wake, 1);
+        if (cl->lane != NULL && rw_load32_seq(&cl->lane->completion_waiters) != 0) {
+            rw_unpark(&slot->wake, INT_MAX);
+            rw_count64(&s->c->drain_wakes, 1);
+        }
+    }
+    s->dirty_count = 0;
+}
+
+static int release(rw_sequencer *s)
+{
+    rw_control *c = s->c;
+    uint64_t n = c->released, end = c->released_end;
+    for (; n < s->registered && state_of(s, n)->completed && state_of(s, n)->remaining == 0; n++) {
+        const rw_block_entry *b = rw_block_entry_of(c, n);
+        end = b->position + b->span;
+    }
+    if (n == c->released)
+        return 0;
+    (void)RW_POINT("d.release.pre");
+    int moved = (int)(n - c->released);
+    rw_store64_seq(&c->released_end, end);
+    rw_store64_seq(&c->released, n);
+    (void)RW_POINT("d.release.post");
+    if (rw_load32_seq(&c->starved) != 0) /* PAIR: release */
+        rw_ring_fd(s->bell_fd);
+    return moved;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- step */
+
+/* Blocks that became persisted since the last look, in whatever order. */
+static int complete_blocks(rw_sequencer *s)
+{
+    int completed = 0;
+    for (uint64_t n = s->incomplete; n < s->registered; n++) {
+        block_state *b = state_of(s, n);
+        if (!b->completed && rw_load32(&rw_block_entry_of(s->c, n)->state) == RW_BLOCK_PERSISTED) { /* PAIR: block state */
+            complete(s, n);
+            completed++;
+        }
+        if (b->completed && n == s->incomplete)
+            s->incomplete = n + 1;
+        else if (!b->completed && s->c->confirm_order == 1)
+            break;
+    }
+    return completed;
+}
+
+/* Slots that are closing: let go of those with nothing left. */
+static int check_membership(rw_sequencer *s)
+{
+    uint32_t membership = rw_load32(&s->c->membership);
+    if (membership == s->membership_seen && s->closing == 0)
+        return RW_OK;
+    s->closing = 0;
+    for (uint32_t k = 0; k < s->c->max_clients; k++) {
+        const rw_slot *slot = rw_slot_of(s->c, k);
+        uint32_t generation = rw_load32(&slot->generation);
+        if (rw_load32(&slot->state) != RW_SLOT_CLOSING || rw_load32(&slot->drain_done) == generation)
+            continue;
+        s->closing++;
+        /* Nothing of it comes any more once the WAL process has let go and every block sealed by then is registered. */
+        if (rw_load32_seq(&slot->wal_done) == generation && rw_load64_seq(&s->c->sealed) == s->registered &&
+            (s->clients[k].generation != generation || s->clients[k].outstanding == 0)) {
+            want(s, WANT_DETACH, k, generation);
+            return RW_CHORE;
+        }
+    }
+    s->membership_seen = membership;
+    return RW_OK;
+}
+
+int rw_sequencer_wants(rw_sequencer *s, uint32_t *slot, uint32_t *generation)
+{
+    int want = s->want;
+    *slot = s->want_slot;
+    *generation = s->want_generation;
+    s->want = 0;
+    return want;
+}
+
+int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation)
+{
+    s->clients[slot] = (client){.lane = lane, .generation = generation};
+    return RW_OK;
+}
+
+int rw_sequencer_detach_lane(rw_sequencer *s, uint32_t slot)
+{
+    rw_slot *shared = rw_slot_of(s->c, slot);
+    uint32_t generation = rw_load32(&shared->generation);
+    s->clients[slot] = (client){0};
+    rw_store64(&shared->confirmed, 0);
+    rw_store32_seq(&shared->drain_done, generation);
+    return RW_OK;
+}
+
+int rw_sequencer_step(rw_sequencer *s)
+{
+    rw_control *c = s->c;
+    if (rw_load32_seq(&c->wal_error) != 0)
+        return RW_IO;
+    s->step++;
+    s->confirmed = 0;
+    int moved = 0;
+    uint64_t sealed = rw_load64_seq(&c->sealed); /* PAIR: seal */
+    for (; s->registered < sealed; s->registered++, moved++)
+        if (register_block(s, s->registered) != RW_OK)
+            return RW_CHORE;
+    moved += complete_blocks(s);
+    if (s->confirmed != 0) {
+        rw_count64(&c->drain_confirmed_requests, s->confirmed);
+        rw_count64(&c->drain_batches, 1);
+        rw_fence(); /* confirmed offsets and cells before the looks at the waiters' words */
+        wake_tails(s);
+    }
+    wake_writers(s);
+    moved += release(s);
+    return check_membership(s) == RW_OK ? moved : RW_CHORE;
+}
+
+int rw_sequencer_idle(const rw_sequencer *s) { return rw_load64_seq(&s->c->sealed) == rw_load64(&s->c->released); }
+
+/* PAIR: completions */
+static int park(rw_sequencer *s, uint64_t timeout_ns)
+{
+    rw_control *c = s->c;
+    rw_store32_seq(&c->drain_parked, 1);
+    uint32_t seen = rw_load32_seq(&c->completions);
+    int rc = rw_sequencer_step(s);
+    if (rc == 0) {
+        rw_count64(&c->drain_parks, 1);
+        rc = rw_park(&c->completions, seen, timeout_ns);
+    }
+    rw_store32_seq(&c->drain_parked, 0);
+    return rc;
+}
+
+int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
+{
+    uint64_t now = rw_now_ns(), end = now + timeout_ns, spin_until = now + spin_ns;
+    while (now < end) {
+        int rc = rw_sequencer_step(s);
+        now = rw_now_ns();
+        if (rc < 0)
+            return rc;
+        if (rc > 0) {
+            spin_until = now + spin_ns;
+        } else if (s->incomplete < s->registered && now < spin_until) {
+            sched_yield();
+        } else {
+            rc = park(s, end - now);
+            if (rc == RW_CHORE || rc == RW_IO || rc == RW_INTERRUPTED)
+                return rc;
+            now = rw_now_ns();
+            spin_until = now + spin_ns;
+        }
+    }
+    return RW_PENDING;
+}

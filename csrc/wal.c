@@ -1,0 +1,324 @@
+#define _GNU_SOURCE
+#include "wal.h"
+
+#include "bell.h"
+#include "block_io.h"
+#include "persisted.h"
+#include "points.h"
+#include "wait.h"
+#include "wal_state.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* A sentinel and idle threads look again on their own after this long; nothing relies on it. */
+#define NAP_NS 5000000000ull
+
+rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
+{
+    rw_wal *w = aligned_alloc(64, (sizeof *w + 63) & ~(size_t)63);
+    if (w == NULL)
+        return NULL;
+    *w = (rw_wal){.c = c, .o = *o, .bell_fd = bell_fd, .chore_fd = chore_fd};
+    w->lanes = calloc(c->max_clients, sizeof *w->lanes);
+    w->next_offset = calloc(c->max_streams, sizeof *w->next_offset);
+    w->defined = calloc(c->max_streams, 1);
+    w->touched_in = calloc(c->max_streams, sizeof *w->touched_in);
+    w->touched = calloc(o->block_bytes / sizeof(rw_record) + RW_PAGE / sizeof(rw_record) + 2, sizeof *w->touched);
+    if (!w->lanes || !w->next_offset || !w->defined || !w->touched_in || !w->touched) {
+        rw_wal_close(w);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < RW_WAL_SEGMENTS; i++)
+        w->segments[i].fd = -1;
+    rw_log_ring_open(&w->ring, c, ring, o->block_bytes);
+    for (uint32_t id = 0; id < c->max_streams; id++) {
+        const rw_stream *s = rw_stream_of(c, id);
+        w->next_offset[id] = s->next_offset;
+        w->defined[id] = s->defined_end != 0 && s->defined_end <= c->sealed_end;
+    }
+    w->segment_announced = c->sealed_end / c->segment_bytes;
+    rw_store32(&c->io_direct, o->direct);
+    rw_store32(&c->wal_pid, (uint32_t)getpid());
+    rw_store32_seq(&c->bell, (rw_peek32(&c->bell) & ~(RW_BELL_STEP - 1)) + RW_BELL_STEP); /* no threads yet */
+    return w;
+}
+
+void rw_wal_close(rw_wal *w)
+{
+    if (w == NULL)
+        return;
+    free(w->lanes);
+    free(w->next_offset);
+    free(w->defined);
+    free(w->touched_in);
+    free(w->touched);
+    free(w);
+}
+
+/* ------------------------------------------------------------------------------------------------------- the turn */
+
+static bool turn_try(rw_wal *w)
+{
+    uint32_t mine = 0;
+    return rw_peek32(&w->turn) == 0 && rw_cas32(&w->turn, &mine, 1);
+}
+
+static void turn_take(rw_wal *w)
+{
+    while (!turn_try(w))
+        sched_yield();
+}
+
+static void turn_give(rw_wal *w) { rw_store32(&w->turn, 0); }
+
+/* --------------------------------------------------------------------------------------- blocks, and who hears of them */
+
+/* PAIR: completions. The persisted bytes, or the sealed block, come before the bump; the drain announces itself in
+ * drain_parked before it looks again. */
+static void tell_drain(rw_wal *w)
+{
+    rw_add32(&w->c->completions, 1);
+    if (rw_load32_seq(&w->c->drain_parked) != 0)
+        rw_unpark(&w->c->completions, 1);
+}
+
+/* I6: the first failed write ends the epoch. Nothing is written again, no thread starts another block. */
+static int fail(rw_wal *w, const rw_block_job *job, int error)
+{
+    uint32_t none = 0;
+    rw_cas32(&w->failed, &none, (uint32_t)error);
+    rw_store32_seq(&w->c->wal_error, (uint32_t)error);
+    rw_fail_block(job->block);
+    rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_BAD);
+    rw_add32(&w->idle_seq, 1);
+    rw_unpark(&w->idle_seq, INT_MAX);
+    rw_ring_fd(w->bell_fd);
+    rw_ring_fd(w->chore_fd);
+    return RW_IO;
+}
+
+int rw_write_job(rw_wal *w, const rw_block_job *job)
+{
+    int error = rw_block_write(job->fd, w->o.direct != 0, job->block, job->length, job->file_offset);
+    if (error != 0)
+        return fail(w, job, error);
+    (void)RW_POINT("l.sync.done_unpublished");
+    rw_persist_block(job->block);
+    (void)RW_POINT("l.publish.post");
+    rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_PERSISTED); /* PAIR: block state */
+    rw_add64(&w->c->wal_writes, 1);
+    tell_drain(w);
+    return RW_OK;
+}
+
+/* Before the write: a parked drain gets up while the disk works. */
+static void rouse_drain(rw_wal *w)
+{
+    if (rw_load32_seq(&w->c->drain_parked) != 0)
+        tell_drain(w);
+}
+
+/* ------------------------------------------------------------------------------------------- watching and sleeping */
+
+/* There is, or may soon be, work and the caller will not do it: wake the sentinel, or an idle thread that will become
+ * the sentinel. */
+static void rouse_helper(rw_wal *w, bool work)
+{
+    if (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) {
+        if (work)
+            rw_ring_fd(w->bell_fd);
+    } else if (rw_load32_seq(&w->idle_count) != 0) {
+        rw_add32(&w->idle_seq, 1);
+        rw_unpark(&w->idle_seq, 1);
+    }
+}
+
+static bool ended(const rw_wal *w) { return rw_load32(&w->failed) != 0 || rw_load32(&w->finishing) != 0; }
+
+static void poll_bell(rw_wal *w)
+{
+    struct pollfd p = {.fd = w->bell_fd, .events = POLLIN};
+    struct timespec t = {.tv_sec = NAP_NS / 1000000000u};
+    (void)ppoll(&p, 1, &t, NULL);
+    uint64_t rings;
+    if (read(w->bell_fd, &rings, sizeof rings) < 0)
+        return; /* nothing rang */
+}
+
+/* Gives up watching until somebody rings or wakes this thread; watches again on return. */
+static void sleep_until_roused(rw_wal *w)
+{
+    turn_take(w);
+    bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
+    bool work = sentinel && !rw_peek32(&w->c->starved) && rw_lanes_ready(w); /* PAIR: publish/bell */
+    turn_give(w);
+    if (sentinel) {
+        if (!work && !ended(w)) {
+            rw_add64(&w->c->wal_parks, 1);
+            poll_bell(w);
+        }
+        rw_bell_change(&w->c->bell, 1, -1);
+        return;
+    }
+    rw_add32(&w->idle_count, 1);
+    uint32_t seen = rw_load32_seq(&w->idle_seq);
+    rw_bell_change(&w->c->bell, -1, 0);
+    if ((rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) && !ended(w))
+        rw_park(&w->idle_seq, seen, NAP_NS);
+    rw_sub32(&w->idle_count, 1);
+    rw_bell_change(&w->c->bell, 1, 0);
+}
+
+/* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */
+static int try_compose(rw_wal *w, rw_block_job *job)
+{
+    if (!turn_try(w))
+        return RW_PENDING;
+    int rc = rw_compose(w, job);
+    if (rc == RW_FULL && rw_peek32(&w->c->starved) == 0) {
+        /* PAIR: release. Announce first, then look once more; the drain releases first, then looks at `starved`. */
+        rw_store32_seq(&w->c->starved, 1);
+        rc = rw_compose(w, job);
+    }
+    if (rc == RW_CHORE)
+        rw_store32_seq(&w->c->starved, 1);
+    if (rc == RW_OK || rc == RW_PENDING)
+        rw_store32(&w->c->starved, 0);
+    bool more = false;
+    if (rc == RW_OK) {
+        rw_bell_change(&w->c->bell, -1, 0);
+        more = rw_lanes_ready(w); /* PAIR: publish/bell */
+    }
+    turn_give(w);
+    if (rc == RW_OK) {
+        rouse_helper(w, more);
+        rouse_drain(w);
+    }
+    return rc;
+}
+
+int rw_wal_work(rw_wal *w)
+{
+    uint64_t watch_until = 0;
+    int rc = RW_OK;
+    rw_bell_change(&w->c->bell, 1, 0);
+    while (rc == RW_OK && rw_load32(&w->failed) == 0) {
+        rw_block_job job;
+        int got = try_compose(w, &job);
+        if (got == RW_OK) {
+            rc = rw_write_job(w, &job);
+            rw_bell_change(&w->c->bell, 1, 0);
+            watch_until = rw_now_ns() + w->o.spin_ns;
+            continue;
+        }
+        if (rw_load32(&w->finishing)) {
+            if (got == RW_PENDING && turn_try(w)) {
+                bool ready = rw_lanes_ready(w);
+                turn_give(w);
+                if (!ready)
+                    break;
+            }
+            sched_yield();
+            continue;
+        }
+        bool hot = got == RW_PENDING && rw_now_ns() < watch_until;
+        if (hot && (rw_load32(&w->c->bell) & RW_BELL_WATCHERS) == 1)
+            sched_yield();
+        else
+            sleep_until_roused(w);
+    }
+    rw_bell_change(&w->c->bell, -1, 0);
+    return rw_load32(&w->failed) ? RW_IO : rc;
+}
+
+void rw_wal_finish(rw_wal *w)
+{
+    rw_store32_seq(&w->finishing, 1);
+    rw_add32(&w->idle_seq, 1);
+    rw_unpark(&w->idle_seq, INT_MAX);
+    rw_ring_fd(w->bell_fd);
+}
+
+/* ------------------------------------------------------------------------------------ from the process's main thread */
+
+int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generation)
+{
+    turn_take(w);
+    w->lanes[slot] = (rw_lane_end){
+        .lane = lane,
+        .data = (const uint8_t *)lane + sizeof *lane,
+        .bytes = lane->lane_bytes,
+        .cursor = rw_slot_of(w->c, slot)->head,
+        .generation = generation,
+        .active = rw_slot_of(w->c, slot)->fault != generation,
+        .taken = rw_slot_of(w->c, slot)->requests,
+    };
+    if (slot >= w->lanes_end)
+        w->lanes_end = slot + 1;
+    turn_give(w);
+    rw_ring_fd(w->bell_fd);
+    return RW_OK;
+}
+
+int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
+{
+    turn_take(w);
+    uint32_t generation = w->lanes[slot].generation;
+    w->lanes[slot] = (rw_lane_end){.active = 0};
+    while (w->lanes_end > 0 && w->lanes[w->lanes_end - 1].lane == NULL)
+        w->lanes_end--;
+    turn_give(w);
+    rw_slot *s = rw_slot_of(w->c, slot);
+    rw_store64_seq(&s->head, 0); /* the next generation's lane begins at 0 */
+    rw_store64(&s->requests, 0);
+    rw_store32_seq(&s->wal_done, generation);
+    return RW_OK;
+}
+
+int rw_wal_lane_idle(rw_wal *w, uint32_t slot)
+{
+    turn_take(w);
+    const rw_lane_end *e = &w->lanes[slot];
+    int idle = e->lane == NULL || !e->active || !rw_lane_ready(e);
+    turn_give(w);
+    return idle;
+}
+
+int rw_wal_add_segment(rw_wal *w, uint64_t number, int fd)
+{
+    turn_take(w);
+    rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
+    int rc = s->fd < 0 ? RW_OK : RW_FULL;
+    if (rc == RW_OK)
+        *s = (rw_wal_segment_slot){.number = number, .fd = fd};
+    rw_store32_seq(&w->c->starved, 0);
+    turn_give(w);
+    rw_ring_fd(w->bell_fd);
+    return rc;
+}
+
+int rw_wal_drop_segment(rw_wal *w)
+{
+    turn_take(w);
+    rw_log_ring_advance(&w->ring);
+    uint64_t oldest = w->ring.prefix_end / w->c->segment_bytes;
+    int fd = -1;
+    for (uint32_t i = 0; i < RW_WAL_SEGMENTS && fd < 0; i++) {
+        rw_wal_segment_slot *s = &w->segments[i];
+        if (s->fd >= 0 && s->number < oldest) {
+            fd = s->fd;
+            s->fd = -1;
+        }
+    }
+    turn_give(w);
+    return fd;
+}
+
+uint64_t rw_wal_segment(const rw_wal *w) { return rw_load64(&w->c->sealed_end) / w->c->segment_bytes; }
+
+void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }

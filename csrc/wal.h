@@ -1,0 +1,69 @@
+/* The WAL process: take -> compose -> write -> persisted, by a small pool of equal threads.
+ *
+ * Each thread composes a block and then writes that block itself, so that a lone append crosses no thread. Composing is
+ * one thread's turn at a time; writing is not, so as many blocks are in flight as there are threads, and they complete
+ * in any order.
+ *
+ *   thread:  watch ──► take the turn ──► compose, seal ──► give the turn back ──► write ──► persisted bytes ──► tell drain
+ *              ▲                                                                                                  │
+ *              └──────────────────────────────────────────────────────────────────────────────────────────────────┘
+ *
+ * Group commit needs no timer: what gathers in the lanes while blocks are being written goes into the next block. How
+ * threads watch and sleep is bell.h.
+ *
+ * THE TURN is a try-lock between the threads of this process and guards the lane cursors, the log ring and the offsets.
+ * No client and not the drain ever takes it, it is not in shared memory, and it dies with the process.
+ *
+ * REPLACEMENT. Everything a successor needs is in shared memory:
+ *   killed before seal           the block never existed; the requests are still in the lanes
+ *   after seal, before publish   lane heads and offsets follow from the tickets and offsets of the last sealed block
+ *   before or in the write       the block is not marked persisted: same bytes are written to the same place again
+ *   between two persisted bytes  the block is written again, the remaining bytes are set
+ *   before telling the drain     the drain looks on its own before it parks for long, and the successor tells it
+ */
+#ifndef RW_WAL_H
+#define RW_WAL_H
+
+#include "layout.h"
+#include "status.h"
+
+typedef struct rw_wal rw_wal;
+
+typedef struct rw_wal_options {
+    uint64_t block_bytes; /* a block is closed when it reaches this size */
+    uint64_t quota_bytes; /* what one lane may add before the next lane's turn */
+    uint64_t spin_ns;     /* how long a thread watches after its block before it sleeps */
+    uint32_t direct; /* see block_io.h */
+} rw_wal_options;
+
+/* NULL and errno if there is no memory. `chore_fd` is rung when the Python side has something to do: a segment to
+ * prepare, a lane to detach, a failed write. */
+rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd);
+void rw_wal_close(rw_wal *w);
+
+/* Before the threads start, in a successor: rebuilds cursors and offsets from the sealed blocks. Lanes must be attached.
+ * Returns how many blocks have to be written again, or RW_BAD if the memory is not what it should be. */
+int rw_wal_restore(rw_wal *w);
+/* Writes them. Segments must be added. RW_OK or RW_IO. */
+int rw_wal_rewrite(rw_wal *w);
+
+/* While threads run, from the process's main thread. */
+int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generation);
+/* Stops looking at the lane and lets its generation go; afterwards the mapping may be removed. */
+int rw_wal_detach_lane(rw_wal *w, uint32_t slot);
+/* 1: everything that was completely published has been taken, 0: not yet. */
+int rw_wal_lane_idle(rw_wal *w, uint32_t slot);
+int rw_wal_add_segment(rw_wal *w, uint64_t number, int fd);
+/* The descriptor of a segment that no block will be written to any more, or -1. The caller closes it. */
+int rw_wal_drop_segment(rw_wal *w);
+/* Number of the segment that the next block goes to. */
+uint64_t rw_wal_segment(const rw_wal *w);
+/* errno while no segment can be prepared, 0 when one could again. */
+void rw_wal_storage_full(rw_wal *w, uint32_t error);
+
+/* The body of one pool thread. RW_OK after rw_wal_finish, RW_IO after a failed write. */
+int rw_wal_work(rw_wal *w);
+/* Ends the threads once the lanes are empty and their blocks are written. */
+void rw_wal_finish(rw_wal *w);
+
+#endif

@@ -1,0 +1,65 @@
+/* What the threads of the WAL process share; private to wal.c, compose.c and restore.c. */
+#ifndef RW_WAL_STATE_H
+#define RW_WAL_STATE_H
+
+#include "atomics.h"
+#include "lane.h"
+#include "layout.h"
+#include "log_ring.h"
+#include "status.h"
+#include "wal.h"
+
+#define RW_WAL_SEGMENTS 64u
+
+typedef struct rw_wal_segment_slot {
+    uint64_t number;
+    int fd; /* -1: none */
+} rw_wal_segment_slot;
+
+/* A sealed block on its way to disk. */
+typedef struct rw_block_job {
+    uint8_t *block;
+    uint64_t number;
+    uint64_t length;
+    uint64_t file_offset;
+    int fd;
+} rw_block_job;
+
+struct rw_wal {
+    rw_control *c;
+    rw_wal_options o;
+    int bell_fd, chore_fd;
+
+    /* under the turn */
+    rw_log_ring ring;
+    rw_lane_end *lanes; /* by slot */
+    uint32_t lanes_end; /* slots below may be active */
+    uint32_t next_lane; /* whose turn it is */
+    uint64_t *next_offset;
+    uint8_t *defined;
+    uint32_t *touched; /* streams with records in the block being composed */
+    uint64_t *touched_in; /* by stream: block number + 1 that listed it */
+    uint32_t touched_count;
+    uint64_t last_timestamp_ns;
+    uint64_t segment_announced; /* highest segment number whose use was announced as a chore */
+    rw_wal_segment_slot segments[RW_WAL_SEGMENTS];
+
+    uint32_t turn __attribute__((aligned(64)));
+    uint32_t idle_seq __attribute__((aligned(64))); /* futex of threads that wait for the sentinel's place */
+    uint32_t idle_count;
+    uint32_t finishing;
+    uint32_t failed; /* errno of the first failed write */
+};
+
+/* compose.c, under the turn */
+/* RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests wait for ring space; RW_CHORE: for a segment. */
+int rw_compose(rw_wal *w, rw_block_job *job);
+bool rw_lanes_ready(const rw_wal *w);
+int rw_wal_segment_fd(const rw_wal *w, uint64_t number);
+/* After seal, and again by a successor for the last sealed block: gives lane space back, stores stream offsets. */
+void rw_publish_block(rw_wal *w);
+
+/* wal.c */
+int rw_write_job(rw_wal *w, const rw_block_job *job);
+
+#endif
