@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from engine.errors import ConfigError
 
@@ -107,13 +107,13 @@ class Config:
                 f"lane_quota_bytes ({format_size(self.lane_quota_bytes)}) is more than block_bytes"
                 f" ({format_size(self.block_bytes)}); lower the quota or raise block_bytes"
             )
-        # Recovery writes the barrier (a definition per stream) and what it carries over (up to a ring) into one segment.
+        # Recovery writes a definition per stream and what it carries over, up to a whole ring, into one segment.
         needed = self.ring_bytes + self.max_streams * STREAM_DEFINITION_BYTES + BARRIER_SLACK_BYTES
         if self.segment_bytes < needed:
             raise ConfigError(
-                f"segment_bytes ({format_size(self.segment_bytes)}) cannot hold what recovery may have to write"
-                f" at once: ring_bytes ({format_size(self.ring_bytes)}) and the names of max_streams ({self.max_streams})"
-                f" streams; raise segment_bytes to {format_size(_round_up(needed, MIB))}, or lower ring_bytes or max_streams"
+                f"segment_bytes ({format_size(self.segment_bytes)}) cannot hold what recovery may write at once:"
+                f" ring_bytes ({format_size(self.ring_bytes)}) and the names of max_streams ({self.max_streams});"
+                f" raise segment_bytes to {format_size(_round_up(needed, MIB))}, or lower ring_bytes or max_streams"
             )
 
     def _within(self, name: str, low: float, high: float) -> None:
@@ -168,7 +168,7 @@ class Setting:
 def settings() -> tuple[Setting, ...]:
     """Every setting of Config, in the order of their declaration."""
     return tuple(
-        Setting(field.name, field.metadata["kind"], field.default, field.metadata["help"], field.metadata["choices"])
+        Setting(name=field.name, default=cast(Any, field.default), **field.metadata)
         for field in dataclasses.fields(Config)
     )
 

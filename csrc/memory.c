@@ -1,0 +1,204 @@
+#define _GNU_SOURCE
+#include "memory.h"
+
+#include "atomics.h"
+#include "digest.h"
+#include "wait.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t rw_control_bytes(const rw_geometry *g)
+{
+    return rw_page_up(rw_streams_at(g->max_clients, g->completions_per_client) + (uint64_t)g->max_streams * sizeof(rw_stream));
+}
+
+uint64_t rw_lane_object_bytes(uint64_t lane_bytes) { return sizeof(rw_lane) + lane_bytes; }
+
+uint64_t rw_fingerprint(void)
+{
+#define AT(type, field) offsetof(type, field)
+    const uint64_t facts[] = {
+        RW_LAYOUT_VERSION, RW_FORMAT_VERSION, RW_PAGE, RW_LINE, RW_BLOCK_ENTRIES, RW_STREAM_NAME_MAX, RW_TAIL_INTERESTS,
+        sizeof(rw_control), AT(rw_control, fingerprint), AT(rw_control, epoch), AT(rw_control, segment_bytes),
+        AT(rw_control, uuid), AT(rw_control, max_record_bytes), AT(rw_control, confirm_order), AT(rw_control, state),
+        AT(rw_control, error), AT(rw_control, membership), AT(rw_control, stream_count), AT(rw_control, bell),
+        AT(rw_control, sealed), AT(rw_control, sealed_end), AT(rw_control, reserve_end), AT(rw_control, block_seed),
+        AT(rw_control, position_seed), AT(rw_control, completions), AT(rw_control, wal_error),
+        AT(rw_control, storage_full), AT(rw_control, io_direct), AT(rw_control, drain_parked), AT(rw_control, released),
+        AT(rw_control, released_end), AT(rw_control, wal_blocks), AT(rw_control, drain_passes),
+        sizeof(rw_slot), AT(rw_slot, generation), AT(rw_slot, lane_bytes), AT(rw_slot, head), AT(rw_slot, fault),
+        AT(rw_slot, wal_done), AT(rw_slot, requests), AT(rw_slot, wake), AT(rw_slot, drain_done), AT(rw_slot, confirmed),
+        sizeof(rw_completion), AT(rw_completion, offset),
+        sizeof(rw_block_entry), AT(rw_block_entry, position), AT(rw_block_entry, span), AT(rw_block_entry, length),
+        AT(rw_block_entry, requests), AT(rw_block_entry, records), AT(rw_block_entry, state),
+        sizeof(rw_stream), AT(rw_stream, name_bytes), AT(rw_stream, start_offset), AT(rw_stream, next_offset),
+        AT(rw_stream, defined_end), AT(rw_stream, confirmed_offset), AT(rw_stream, confirmed_bytes),
+        AT(rw_stream, last_timestamp_ns), AT(rw_stream, name),
+        sizeof(rw_lane), AT(rw_lane, slot), AT(rw_lane, generation), AT(rw_lane, lane_bytes), AT(rw_lane, epoch),
+        AT(rw_lane, fingerprint), AT(rw_lane, claim), AT(rw_lane, last_rung), AT(rw_lane, completion_waiters),
+        AT(rw_lane, room_waiters), AT(rw_lane, tail_any), AT(rw_lane, tail_streams),
+        sizeof(rw_request), AT(rw_request, crc), AT(rw_request, stream), AT(rw_request, payload_bytes),
+        AT(rw_request, count), AT(rw_request, timestamp_ns), AT(rw_request, digest), AT(rw_request, number),
+        AT(rw_request, producer_id), AT(rw_request, producer_sequence),
+        sizeof(rw_block), AT(rw_block, length), AT(rw_block, used), AT(rw_block, records), AT(rw_block, kind),
+        AT(rw_block, span), AT(rw_block, watermark), AT(rw_block, number), AT(rw_block, timestamp_ns),
+        sizeof(rw_record), AT(rw_record, kind), AT(rw_record, persisted), AT(rw_record, slot),
+        AT(rw_record, payload_bytes), AT(rw_record, count), AT(rw_record, stream), AT(rw_record, generation),
+        AT(rw_record, base_offset), AT(rw_record, timestamp_ns), AT(rw_record, digest), AT(rw_record, ticket),
+        AT(rw_record, number), AT(rw_record, producer_id), AT(rw_record, producer_sequence),
+    };
+#undef AT
+    return rw_xxh3((const uint8_t *)facts, sizeof facts);
+}
+
+void *rw_map(int fd, uint64_t header, uint64_t data, int writable)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (header % page || data % page || header + data == 0 || data > SIZE_MAX / 4) {
+        errno = EINVAL;
+        return NULL;
+    }
+    int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    /* The reservation holds the whole range, so that MAP_FIXED replaces nothing but our own pages. */
+    uint8_t *base = mmap(NULL, header + 2 * data, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return NULL;
+    if (mmap(base, header + data, protection, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED &&
+        (data == 0 || mmap(base + header + data, data, protection, MAP_SHARED | MAP_FIXED, fd, (off_t)header) != MAP_FAILED))
+        return base;
+    int error = errno;
+    munmap(base, header + 2 * data);
+    errno = error;
+    return NULL;
+}
+
+int rw_unmap(void *base, uint64_t header, uint64_t data) { return munmap(base, header + 2 * data); }
+
+static uint64_t wall_clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch, uint64_t epoch_begin,
+                       uint64_t position, uint64_t block_number)
+{
+    c->layout_version = RW_LAYOUT_VERSION;
+    c->max_clients = g->max_clients;
+    c->fingerprint = rw_fingerprint();
+    c->control_bytes = rw_control_bytes(g);
+    c->ring_bytes = g->ring_bytes;
+    c->epoch = epoch;
+    c->max_streams = g->max_streams;
+    c->completions_per_client = g->completions_per_client;
+    c->segment_bytes = g->segment_bytes;
+    memcpy(c->uuid, uuid, sizeof c->uuid);
+    c->epoch_begin = epoch_begin;
+    c->max_record_bytes = g->ring_bytes - RW_RING_RESERVE;
+    c->started_ns = wall_clock_ns();
+    c->confirm_order = g->confirm_order;
+    c->supervisor_pid = (uint32_t)getpid();
+    /* WAL's and drain's words, before either of them exists: nothing is sealed and nothing waits to be released. */
+    c->sealed = c->block_seed = c->released = block_number;
+    c->sealed_end = c->reserve_end = c->position_seed = c->released_end = position;
+    rw_store64(&c->magic, RW_CONTROL_MAGIC); /* PAIR: create/attach */
+}
+
+int rw_control_attach(const rw_control *c, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch)
+{
+    if (bytes < sizeof *c || rw_load64(&c->magic) != RW_CONTROL_MAGIC) /* PAIR: create/attach */
+        return RW_MISMATCH;
+    const rw_geometry g = {
+        .max_clients = c->max_clients,
+        .completions_per_client = c->completions_per_client,
+        .max_streams = c->max_streams,
+    };
+    bool fits = c->layout_version == RW_LAYOUT_VERSION && c->fingerprint == rw_fingerprint() && c->control_bytes == bytes &&
+                rw_control_bytes(&g) == bytes && memcmp(c->uuid, uuid, sizeof c->uuid) == 0 && c->epoch == epoch;
+    return fits ? RW_OK : RW_MISMATCH;
+}
+
+void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation, uint64_t lane_bytes)
+{
+    l->layout_version = RW_LAYOUT_VERSION;
+    l->slot = slot;
+    l->generation = generation;
+    l->lane_bytes = lane_bytes;
+    l->epoch = c->epoch;
+    l->fingerprint = c->fingerprint;
+    rw_store64(&l->magic, RW_LANE_MAGIC); /* PAIR: create/attach */
+}
+
+int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32_t slot, uint32_t generation)
+{
+    if (bytes < sizeof *l || rw_load64(&l->magic) != RW_LANE_MAGIC) /* PAIR: create/attach */
+        return RW_MISMATCH;
+    bool fits = l->layout_version == RW_LAYOUT_VERSION && l->fingerprint == c->fingerprint && l->epoch == c->epoch &&
+                l->slot == slot && l->generation == generation && rw_lane_object_bytes(l->lane_bytes) == bytes;
+    return fits ? RW_OK : RW_MISMATCH;
+}
+
+void rw_set_state(rw_control *c, uint32_t state, uint32_t error)
+{
+    rw_store32(&c->error, error);
+    rw_store32_seq(&c->state, state);
+}
+
+void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes)
+{
+    rw_slot *slot = rw_slot_of(c, k);
+    slot->pid = pid;
+    slot->lane_bytes = lane_bytes;
+    rw_store32(&slot->generation, generation);
+    rw_slot_set(c, k, RW_SLOT_ACTIVE);
+}
+
+void rw_slot_set(rw_control *c, uint32_t k, uint32_t state)
+{
+    rw_store32(&rw_slot_of(c, k)->state, state);
+    rw_add32(&c->membership, 1);
+}
+
+int rw_slot_released(rw_control *c, uint32_t k)
+{
+    const rw_slot *slot = rw_slot_of(c, k);
+    uint32_t generation = rw_load32(&slot->generation);
+    return rw_load32(&slot->wal_done) == generation && rw_load32(&slot->drain_done) == generation;
+}
+
+void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes)
+{
+    rw_stream *s = rw_stream_of(c, id);
+    memcpy(s->name, name, name_bytes);
+    s->name_bytes = name_bytes;
+    rw_store32(&s->state, RW_STREAM_OPEN); /* last: who sees it open sees its name and its offsets */
+    if (id >= c->stream_count)
+        rw_store32(&c->stream_count, id + 1);
+}
+
+void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes, uint64_t start_offset,
+                       uint64_t next_offset)
+{
+    rw_stream *s = rw_stream_of(c, id);
+    s->start_offset = start_offset;
+    s->next_offset = next_offset;
+    s->confirmed_offset = next_offset;
+    s->defined_end = 1; /* the barrier holds its definition: any position at or below the first block's says so */
+    rw_stream_open(c, id, name, name_bytes);
+}
+
+void rw_nudge(rw_control *c) { rw_unpark(&c->completions, INT_MAX); }
+
+int rw_die_with_parent(int parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return getppid() == parent ? RW_OK : RW_GONE; /* it may have died before the line above */
+}

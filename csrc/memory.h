@@ -1,0 +1,68 @@
+/* The three kinds of shared object: mapping them, filling in their headers, refusing what does not fit, and the stores
+ * that belong to the supervisor. Creating, sizing and unlinking the objects themselves is engine/memory.py's.
+ *
+ * ATTACH. The creator fills everything in and stores `magic` last, with release; who loads it with acquire sees the
+ * rest. A header that fails any check belongs to another build, engine or epoch, or is half made: all the same answer,
+ * because the client asks the supervisor again in each case.                              PAIR: create/attach
+ */
+#ifndef RW_MEMORY_H
+#define RW_MEMORY_H
+
+#include "layout.h"
+#include "status.h"
+
+/* The ring keeps this much between the largest record and its own size: headers, padding, and room to breathe. */
+#define RW_RING_RESERVE (64u * 1024u)
+
+uint64_t rw_control_bytes(const rw_geometry *g);
+uint64_t rw_lane_object_bytes(uint64_t lane_bytes);
+
+/* Digest of every size and offset that two processes have to agree on, and of the versions. Two builds with the same
+ * fingerprint read each other's memory. */
+uint64_t rw_fingerprint(void);
+
+/* Maps `header` bytes once and the `data` bytes behind them twice in a row, so that data never wraps. Both are
+ * multiples of the system's page size. NULL and errno on failure; the descriptor may be closed afterwards. */
+void *rw_map(int fd, uint64_t header, uint64_t data, int writable);
+int rw_unmap(void *base, uint64_t header, uint64_t data);
+
+/* `c` is fresh, zeroed memory of rw_control_bytes(g). `position` is where the next block goes, `block_number` its
+ * number; `epoch_begin` is the position of the epoch's barrier. */
+void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch, uint64_t epoch_begin,
+                       uint64_t position, uint64_t block_number);
+/* RW_OK or RW_MISMATCH. `bytes` is the size of the mapped object. */
+int rw_control_attach(const rw_control *c, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch);
+
+/* `l` is fresh, zeroed memory of rw_lane_object_bytes(lane_bytes). */
+void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation, uint64_t lane_bytes);
+/* RW_OK or RW_MISMATCH. */
+int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32_t slot, uint32_t generation);
+
+/* ------------------------------------------------------------------------------- supervisor only, from here on */
+
+/* The error is in place before the state that makes anyone look at it. Nobody is woken: clients wait in slices and
+ * look at the state between them. */
+void rw_set_state(rw_control *c, uint32_t state, uint32_t error);
+
+/* Gives slot k to a new generation. The slot must be free, and the lane of that generation must be complete: WAL and
+ * drain may map it as soon as they see the state. */
+void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes);
+void rw_slot_set(rw_control *c, uint32_t k, uint32_t state);
+/* 1 when WAL and drain have both let this generation go, so that its lane may be unlinked and the slot used again. */
+int rw_slot_released(rw_control *c, uint32_t k);
+
+/* A stream that has no records yet. */
+void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes);
+/* A stream as recovery found it. Also seeds the words of WAL and drain: before RW_RUNNING neither of them exists, and
+ * the supervisor stands in for both. */
+void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes, uint64_t start_offset,
+                       uint64_t next_offset);
+
+/* Wakes the drain so that it looks at the slots. It changes no word, so a drain that is just about to sleep can miss
+ * it: call again while something is still owed. */
+void rw_nudge(rw_control *c);
+
+/* In a child, first thing: SIGKILL when the parent dies. RW_GONE if `parent` is dead already. */
+int rw_die_with_parent(int parent);
+
+#endif
