@@ -1,0 +1,472 @@
+"""The synchronous face of the engine: connect, streams, appends, reads."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from engine._native import ffi, lib
+from engine.attachment import Attachment
+from engine.errors import AckTimeout, ClosedError, EngineFailed, Error, NotRunning
+from engine.lane import SLICE_NS, Lane
+from engine.reader import Cursor, Record
+from engine.receipt import FAILED, PENDING, Receipt
+
+EARLIEST = -2
+"""``start`` of a read or tail: the oldest record the stream still has."""
+LATEST = -1
+"""``start`` of a tail: only what is confirmed from now on."""
+
+_append = lib.rw_append
+_append_many = lib.rw_append_many
+
+
+class StreamInfo(NamedTuple):
+    """What is known of a stream. Offsets are dense from 0."""
+
+    name: str
+    start_offset: int
+    """Offset of the oldest record that is kept."""
+    confirmed_offset: int
+    """Offset of the next record to be confirmed: all below are on stable storage."""
+    records: int
+    confirmed_bytes: int
+    """Payload bytes confirmed since this engine started."""
+    last_timestamp_ns: int
+    """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none since its start."""
+
+
+def connect(
+    path: str | os.PathLike[str],
+    *,
+    autostart: bool = False,
+    timeout: float | None = 5.0,
+    lane_bytes: int | None = None,
+    append_timeout: float | None = 5.0,
+) -> Client:
+    """Attaches to the engine that serves the directory ``path``.
+
+    Args:
+        path: the engine's directory.
+        autostart: start an engine for the directory if none runs. It lives until its last client has gone.
+        timeout: seconds to wait for the engine to answer, recovery included; ``None`` for ever.
+        lane_bytes: size of this process's lane; a record may take half of it. Rounded up to a power of two.
+        append_timeout: seconds that an append waits for room before it raises `BackpressureTimeout`.
+
+    Raises:
+        NotRunning: no engine serves the directory, and ``autostart`` is off.
+        VersionMismatch: the engine was built from another version.
+        ShmUnavailable: there is no shared memory, or no place, for another client.
+    """
+    return Client(path, autostart=autostart, timeout=timeout, lane_bytes=lane_bytes, append_timeout=append_timeout)
+
+
+class Client:
+    """A process's connection to an engine. Threads may share it. Pickles as its path and options.
+
+    After a fork the child's first use attaches afresh. If the engine ends, pending receipts fail with `EngineFailed`, and
+    the next use attaches to its successor.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        autostart: bool = False,
+        timeout: float | None = 5.0,
+        lane_bytes: int | None = None,
+        append_timeout: float | None = 5.0,
+    ) -> None:
+        self.path = Path(path)
+        self.options: dict[str, Any] = {
+            "autostart": autostart,
+            "timeout": timeout,
+            "lane_bytes": lane_bytes,
+            "append_timeout": append_timeout,
+        }
+        self.append_timeout = float("inf") if append_timeout is None else append_timeout
+        self.lane: Lane | None = None
+        self._attachment: Attachment | None = None
+        self._lock = threading.RLock()  # attaching and closing only
+        self._closed = False
+        self._streams: dict[str, Stream] = {}
+        _clients.add(self)
+        self.attachment()
+
+    # ------------------------------------------------------------------------------------------------- attaching
+
+    def attachment(self) -> Attachment:
+        """The live attachment, made if need be.
+
+        Raises:
+            ClosedError, NotRunning, VersionMismatch, ShmUnavailable: see `connect`.
+        """
+        if self._closed:
+            raise ClosedError("this client is closed")
+        current = self._attachment
+        if current is not None and current.usable():
+            return current
+        with self._lock:
+            if self._attachment is not None and not self._attachment.usable():
+                self._drop(EngineFailed("the engine ended before this append was confirmed"))
+            if self._attachment is None:
+                self._attachment = Attachment(self.path, autostart=self.options["autostart"], timeout=self.options["timeout"])
+            return self._attachment
+
+    def open_lane(self) -> Lane:
+        """This process's lane, made with the first append."""
+        with self._lock:
+            attachment = self.attachment()
+            if self.lane is None or self.lane.lost is not None:
+                self.lane = attachment.open_lane(self.options["lane_bytes"])
+            return self.lane
+
+    def _drop(self, error: Error) -> None:
+        lane, self.lane = self.lane, None
+        attachment, self._attachment = self._attachment, None
+        if lane is not None:
+            lane.close(error)
+        for stream in self._streams.values():
+            stream.detach(lane)
+        if attachment is not None:
+            attachment.close()
+
+    def forked(self) -> None:
+        """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
+        self._lock = threading.RLock()
+        lane, self.lane = self.lane, None
+        attachment, self._attachment = self._attachment, None
+        for stream in self._streams.values():
+            stream.detach(None)
+        if lane is not None:
+            lane.forked()
+        if attachment is not None:
+            attachment.close()
+
+    # ------------------------------------------------------------------------------------------------------- use
+
+    def stream(self, name: str) -> Stream:
+        """The stream of that name, created on first use. Handles are cached and cheap.
+
+        Raises:
+            ConfigError: not a legal name (1 to 120 bytes of UTF-8, no control characters).
+            ShmUnavailable: the engine's stream table is full.
+        """
+        found = self._streams.get(name)
+        if found is None:
+            found = Stream(self, name)
+            found.id()
+            found = self._streams.setdefault(name, found)
+        return found
+
+    def streams(self) -> list[StreamInfo]:
+        """All streams that have records or were opened since the engine started, by name."""
+        return sorted(self.attachment().stream_infos())
+
+    def status(self) -> dict[str, Any]:
+        """The engine's own report: processes, counters, clients, durability."""
+        return self.attachment().status()
+
+    def close(self, timeout: float | None = 30.0) -> None:
+        """Waits until every append is confirmed, then detaches. Closing twice is allowed.
+
+        Raises:
+            AckTimeout: not all were confirmed in time. The client is closed all the same.
+            Error: an append failed and nobody had asked its receipt.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                if self.lane is not None and self.lane.lost is None:
+                    flush(self.lane, None, timeout)
+            finally:
+                self._closed = True
+                self._drop(ClosedError("the client was closed before this append was confirmed", outcome="unknown"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with contextlib.suppress(Error):
+                self.close(timeout=1.0)  # the error under way is the one to tell
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reconnect, (str(self.path), self.options)
+
+    def __repr__(self) -> str:
+        return f"<Client {str(self.path)!r}{' closed' if self._closed else ''}>"
+
+
+class Stream:
+    """A handle for one named stream. Threads may share it."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client = client
+        self.name = name
+        self._id = -1
+        self._lane: Lane | None = None
+        self._lost: Error | None = None
+
+    def id(self) -> int:
+        """Its number in the engine's stream table; asked of the engine once per attachment."""
+        if self._id < 0:
+            self._id = self.client.attachment().stream_id(self.name)
+        return self._id
+
+    def detach(self, lane: Lane | None) -> None:
+        """Forget the attachment; what was lost with ``lane`` is told by the next `flush`."""
+        if lane is not None and any(r.stream == self.name and lane.settle(r) and r.error for r in lane.pending):
+            self._lost = lane.lost
+        self._lane = None
+        self._id = -1
+
+    def _attach(self) -> Lane:
+        lane = self.client.open_lane()
+        self.id()
+        self._lane = lane
+        return lane
+
+    # --------------------------------------------------------------------------------------------------- append
+
+    def append(self, data: bytes | bytearray | memoryview | Any) -> Receipt:
+        """Appends one record and returns at once with its `Receipt`. Appends of one thread keep their order.
+
+        Args:
+            data: any C-contiguous bytes-like object; it is copied before this returns. Empty is legal. Never ``str``.
+
+        Raises:
+            TypeError: not bytes-like; encode text first.
+            RecordTooLarge: more than `limit` bytes. Nothing was written.
+            BackpressureTimeout: no room within the client's ``append_timeout``. Nothing was written.
+            StorageFull: the engine waits for disk space. Nothing was written.
+            NotRunning: the engine has ended. Nothing was written.
+        """
+        lane = self._lane
+        if lane is None or lane.lost is not None:
+            lane = self._attach()
+        number = next(lane.numbers)
+        place = number & lane.mask
+        earlier = lane.pending[place]
+        if earlier.number != number - lane.places or (earlier.outcome == PENDING and not lane.settle(earlier)):
+            lane.slow_place(number, time.monotonic() + self.client.append_timeout)
+        receipt = Receipt(lane, number, self.name, 1)
+        lane.pending[place] = receipt
+        code = _append(lane.writer, self._id, data, len(data), number) if type(data) is bytes else None
+        if code != 0:
+            self._append_slowly(lane, receipt, data, code)
+        return receipt
+
+    def _append_slowly(self, lane: Lane, receipt: Receipt, data: Any, code: int | None) -> None:
+        """The rest of `append`: other buffers than bytes, a full lane, errors."""
+        deadline = time.monotonic() + self.client.append_timeout
+        try:
+            view = data if type(data) is bytes else _buffer(data)
+            while code != 0:
+                if code is not None:
+                    lane.refused(code, len(view), deadline, self.client.append_timeout)
+                code = _append(lane.writer, self._id, view, len(view), receipt.number)
+        except BaseException as error:
+            _withdraw(receipt, error)
+            raise
+
+    def append_many(self, records: Iterable[bytes | bytearray | memoryview | Any]) -> Receipt:
+        """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
+
+        Args:
+            records: at least one bytes-like object.
+
+        Raises:
+            ValueError: no records.
+            As `append`; the limit is for the batch as a whole.
+        """
+        items = records if isinstance(records, list | tuple) else list(records)
+        try:
+            data = b"".join(items)
+        except TypeError:
+            items = [item if type(item) is bytes else bytes(_buffer(item)) for item in items]
+            data = b"".join(items)
+        if not items:
+            raise ValueError("append_many needs at least one record")
+        lengths = array.array("I", map(len, items))
+        if sum(lengths) != len(data):  # len() of a buffer whose items are wider than a byte
+            lengths = array.array("I", (memoryview(item).nbytes for item in items))
+        return self._append_batch(lengths, data)
+
+    def _append_batch(self, lengths: array.array[int], data: bytes) -> Receipt:
+        lane = self._lane
+        if lane is None or lane.lost is not None:
+            lane = self._attach()
+        number = next(lane.numbers)
+        place = number & lane.mask
+        earlier = lane.pending[place]
+        deadline = time.monotonic() + self.client.append_timeout
+        if earlier.number != number - lane.places or (earlier.outcome == PENDING and not lane.settle(earlier)):
+            lane.slow_place(number, deadline)
+        receipt = Receipt(lane, number, self.name, len(lengths))
+        lane.pending[place] = receipt
+        table = ffi.from_buffer("uint32_t[]", lengths)
+        try:
+            while (code := _append_many(lane.writer, self._id, table, len(lengths), data, len(data), number)) != 0:
+                lane.refused(code, len(data) + 4 * len(lengths), deadline, self.client.append_timeout)
+        except BaseException as error:
+            _withdraw(receipt, error)
+            raise
+        return receipt
+
+    def flush(self, timeout: float | None = 30.0) -> None:
+        """Returns when every earlier append of this process to this stream is confirmed.
+
+        Raises:
+            AckTimeout: not all were confirmed in time.
+            Error: the first append that failed and whose receipt nobody had asked.
+        """
+        lane, (lost, self._lost) = self._lane, (self._lost, None)
+        if lane is not None:
+            flush(lane, self.name, timeout)
+        if lost is not None:
+            raise lost
+
+    # ----------------------------------------------------------------------------------------------------- read
+
+    def read(self, start: int = 0, max_records: int = 1000, max_bytes: int | None = None) -> list[Record]:
+        """Confirmed records from offset ``start`` on, in order; ``[]`` when there are none (yet).
+
+        Args:
+            start: an offset, `EARLIEST` or `LATEST`.
+            max_records: at most so many.
+            max_bytes: stop before the data exceeds this; one record is returned even if it is larger.
+
+        Raises:
+            OffsetTrimmed: ``start`` lies before the oldest record that is kept.
+            CorruptionError: stored bytes are damaged; names the place.
+        """
+        attachment = self.client.attachment()
+        return attachment.reader.read(self.id(), self._offset(attachment, start), max_records, max_bytes)
+
+    def tail(self, start: int = LATEST, *, max_records: int = 1000, idle_timeout: float | None = None) -> Iterator[Record]:
+        """Follows the stream: yields each confirmed record from ``start`` on, in order, and sleeps while there is none.
+
+        Args:
+            start: an offset, `EARLIEST` or `LATEST`.
+            max_records: how many are fetched at once.
+            idle_timeout: end after so many seconds without a record; ``None`` never ends.
+
+        Raises:
+            NotRunning: the engine ended.
+            As `read`.
+        """
+        attachment = self.client.attachment()
+        stream_id = self.id()
+        # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
+        cursor = attachment.reader.cursor(stream_id, self._offset(attachment, start))
+        return self._follow(attachment, stream_id, cursor, max_records, idle_timeout)
+
+    def _follow(
+        self, attachment: Attachment, stream_id: int, cursor: Cursor, max_records: int, idle_timeout: float | None
+    ) -> Iterator[Record]:
+        waiter = attachment.waiter()
+        idle_since = time.monotonic()
+        while True:
+            records = cursor.next(max_records, None)
+            if records:
+                yield from records
+                idle_since = time.monotonic()
+                continue
+            left = SLICE_NS if idle_timeout is None else int((idle_since + idle_timeout - time.monotonic()) * 1e9)
+            if left <= 0:
+                return
+            code = lib.rw_tail_wait(waiter.writer, stream_id, cursor.offset, 0, min(left, SLICE_NS))
+            if code == lib.RW_GONE or (code != 0 and not attachment.usable()):
+                if cursor.offset < lib.rw_stream_confirmed(attachment.control, stream_id):
+                    continue  # confirmed just before the end
+                raise NotRunning("the engine ended, or this client was closed")
+
+    def _offset(self, attachment: Attachment, start: int) -> int:
+        if start == EARLIEST:
+            return int(attachment.stream(self.id()).start_offset)
+        if start == LATEST:
+            return int(lib.rw_stream_confirmed(attachment.control, self.id()))
+        if start < 0:
+            raise ValueError(f"start is {start}; it must be an offset, EARLIEST or LATEST")
+        return start
+
+    def stat(self) -> StreamInfo:
+        """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed."""
+        attachment = self.client.attachment()
+        return attachment.stream_info(self.id())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restream, (self.client, self.name)
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
+
+
+def flush(lane: Lane, stream: str | None, timeout: float | None) -> None:
+    """Waits for the receipts of a lane (of one stream, or all) and raises the first failure that nobody was told of."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for receipt in sorted(lane.outstanding(), key=lambda r: r.number):
+        if stream is not None and receipt.stream != stream:
+            continue
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            lane.wait(receipt, left)
+        except AckTimeout:
+            raise AckTimeout(f"{len(lane.outstanding())} appends are not confirmed after {timeout:g} s") from None
+        if receipt.outcome == FAILED:
+            assert receipt.error is not None
+            raise receipt.error
+
+
+def _withdraw(receipt: Receipt, error: BaseException) -> None:
+    """The append was not published; whoever gets this completion cell next must not wait for it."""
+    receipt.error = error if isinstance(error, Error) else ClosedError("this append was never made", outcome="not_appended")
+    receipt.outcome = FAILED
+
+
+def _buffer(data: Any) -> memoryview:
+    """A flat view of any C-contiguous buffer.
+
+    Raises:
+        TypeError: text, or not a buffer.
+    """
+    if isinstance(data, str):
+        raise TypeError("a record is bytes, not str: encode it first, for example data.encode()")
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"a record is a bytes-like object, not {type(data).__name__}") from None
+    if not view.c_contiguous:
+        raise TypeError("a record must be C-contiguous; copy it first, for example bytes(data)")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _reconnect(path: str, options: dict[str, Any]) -> Client:
+    return Client(path, **options)
+
+
+def _restream(client: Client, name: str) -> Stream:
+    return client.stream(name)
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,155 @@
+"""The WAL process: a Python process around the threads of csrc/wal.c.
+
+The threads take, compose and write without the GIL. This file does the housekeeping they ask for through the chore
+eventfd: lanes that come and go, segments prepared ahead, an orderly end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from typing import Any
+
+from engine import memory
+from engine._native import ffi, lib
+from engine.config import Config
+from engine.errors import Error, StorageFull
+from engine.log import segment
+from engine.log.manifest import Manifest
+from engine.processes.context import EngineContext
+
+RETRY_SECONDS = 1.0
+"""How often a segment is tried again while the disk is full."""
+
+
+class WalProcess:
+    """One life of the WAL process. Everything that outlives it is in shared memory and on disk."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self.context = context
+        self.config: Config = context.config
+        self.control = context.control.pointer
+        self.manifest = Manifest.load(context.directory)
+        self.lanes: dict[int, tuple[int, memory.Mapping]] = {}  # slot -> (generation, its lane)
+        self.stopping = False
+        self.segments_end = 0  # segments below are with the threads, or behind them
+        self.direct = segment.accepts_direct(context.directory, self.config.direct_io)
+        options = ffi.new(
+            "rw_wal_options *",
+            {
+                "block_bytes": self.config.block_bytes,
+                "quota_bytes": self.config.lane_quota_bytes,
+                "spin_ns": int(self.config.wal_spin * 1e9),
+                "direct": self.direct,
+            },
+        )
+        self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.bell_fd, context.chore_fd)
+        if self.wal == ffi.NULL:
+            raise MemoryError("no memory for the WAL process")
+        self.threads = [
+            threading.Thread(target=lib.rw_wal_work, args=(self.wal,), name=f"wal-{i}", daemon=True)
+            for i in range(self.config.blocks_in_flight)
+        ]
+
+    def run(self) -> int:
+        """Works until SIGTERM or a failed write. Returns the exit code of the process."""
+        self._follow_membership()
+        if self.context.replacement and lib.rw_wal_restore(self.wal) < 0:
+            return os.EX_SOFTWARE  # shared memory is not what it should be: only the disk is to be believed
+        self._add_segments()
+        if self.context.replacement and lib.rw_wal_rewrite(self.wal) != lib.RW_OK:
+            return os.EX_IOERR
+        signal.signal(signal.SIGTERM, self._on_stop)
+        for thread in self.threads:
+            thread.start()
+        while not self.stopping or any(thread.is_alive() for thread in self.threads):
+            self._wait_for_chores()
+            if self.control.wal_error:
+                return os.EX_IOERR
+            self._chores()
+        return os.EX_OK
+
+    def _on_stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+        lib.rw_wal_finish(self.wal)
+        os.eventfd_write(self.context.chore_fd, 1)  # the main thread may be about to sleep on it
+
+    def _wait_for_chores(self) -> None:
+        full = self.control.storage_full != 0
+        closing = any(self._slot(k).state == lib.RW_SLOT_CLOSING for k in self.lanes)
+        timeout = 0.01 if self.stopping or closing else RETRY_SECONDS if full else None
+        ready, _, _ = select.select([self.context.chore_fd], [], [], timeout)
+        if ready:
+            os.eventfd_read(self.context.chore_fd)
+
+    def _chores(self) -> None:
+        self._follow_membership()
+        self._add_segments()
+        while (fd := lib.rw_wal_drop_segment(self.wal)) >= 0:
+            os.close(fd)
+
+    # ------------------------------------------------------------------------------------------------- lanes
+
+    def _slot(self, k: int) -> Any:
+        return lib.rw_slot_of(self.control, k)
+
+    def _follow_membership(self) -> None:
+        for k in range(self.config.max_clients):
+            slot = self._slot(k)
+            if slot.state == lib.RW_SLOT_ACTIVE or (slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation):
+                self._attach(k, slot)
+            if slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation:
+                self._let_go(k)
+
+    def _attach(self, k: int, slot: Any) -> None:
+        if k in self.lanes and self.lanes[k][0] == slot.generation:
+            return
+        lane = memory.attach_lane(self.context.uuid, self.context.epoch, k, slot.generation, slot.lane_bytes, writable=False)
+        self.lanes[k] = (slot.generation, lane)
+        lib.rw_wal_attach_lane(self.wal, k, lane.pointer, slot.generation)
+
+    def _let_go(self, k: int) -> None:
+        """The writer is gone for certain. What it had completely published is taken first."""
+        if k in self.lanes and not lib.rw_wal_lane_idle(self.wal, k):
+            return
+        lib.rw_wal_detach_lane(self.wal, k)
+        if k in self.lanes:
+            self.lanes.pop(k)[1].close()
+        lib.rw_nudge(self.control)  # the drain lets go after us
+
+    # ---------------------------------------------------------------------------------------------- segments
+
+    def _add_segments(self) -> None:
+        """Hands the threads every segment from the one in use to `segments_ahead` behind it."""
+        first = lib.rw_wal_segment(self.wal)
+        if self.context.replacement:
+            first = min(first, self._oldest_unfinished())
+        self.segments_end = max(self.segments_end, first)
+        while self.segments_end <= lib.rw_wal_segment(self.wal) + self.config.segments_ahead:
+            try:
+                fd = self._segment_fd(self.segments_end)
+            except StorageFull as error:
+                lib.rw_wal_storage_full(self.wal, error.errno)
+                return
+            lib.rw_wal_add_segment(self.wal, self.segments_end, fd)
+            self.segments_end += 1
+        lib.rw_wal_storage_full(self.wal, 0)
+
+    def _oldest_unfinished(self) -> int:
+        return int(self.control.released_end // self.control.segment_bytes)
+
+    def _segment_fd(self, number: int) -> int:
+        if number >= self.manifest.named_end:
+            self.manifest = segment.prepare(self.context.directory, self.manifest, number)
+        return segment.open_for_writing(self.context.directory, self.manifest, number, direct=self.direct)
+
+
+def main(context: EngineContext) -> int:
+    """The body of the WAL process, after the fork. Returns its exit code."""
+    try:
+        return WalProcess(context).run()
+    except (Error, OSError) as error:
+        context.log.error("WAL process: %s", error)
+        return os.EX_SOFTWARE
