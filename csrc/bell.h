@@ -11,15 +11,16 @@
  *
  * WAL threads (wal.c):
  *   watch           look at the lanes; take the compose turn; compose; seal
- *   leave to write  watchers - 1, then look at the lanes once more, and rouse a helper if something is there
- *   sleep           the first one becomes the sentinel (watchers - 1, sentinel set, look once more, poll the eventfd);
- *                   the others sleep on a private futex until the sentinel's place is free
- *   a thread whose block is written always goes back to watching
+ *   leave to write  watchers - 1; rouse a helper if enough for another block is left
+ *   sleep           if no block is being written and there is no sentinel: become it (watchers - 1, sentinel set, look
+ *                   once more, poll the eventfd). Else sleep on a private futex until a helper is wanted
+ *   a thread whose block is written always goes back to watching, and looks at the lanes again
  *
  * Nothing is missed: a publisher stores `valid`, fences, loads the bell; a WAL thread changes the bell (a sequentially
  * consistent CAS) and then loads `valid`. If the publisher saw a watcher, that watcher's change of the bell comes later in
- * the total order, and so does its last look, which finds the request. If there was no sentinel and no watcher, every thread
- * is busy with a block, and looks when it is done.                                         PAIR: publish/bell
+ * the total order: either it became the sentinel, and its last look finds the request; or it writes a block, and looks when
+ * that is done. If the publisher saw neither watcher nor sentinel, some thread writes a block, and looks when that is done: the last
+ * thread never sleeps anywhere but in the sentinel's place.                                PAIR: publish/bell
  */
 #ifndef RW_BELL_H
 #define RW_BELL_H

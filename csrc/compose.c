@@ -25,6 +25,17 @@ bool rw_lanes_ready(const rw_wal *w)
     return false;
 }
 
+uint64_t rw_lanes_backlog(const rw_wal *w)
+{
+    uint64_t sum = 0;
+    for (uint32_t k = 0; k < w->lanes_end; k++) {
+        const rw_lane_end *e = &w->lanes[k];
+        uint64_t claimed = e->active ? rw_peek64(&e->lane->claim) - e->cursor : 0;
+        sum += claimed <= e->bytes ? claimed : 0; /* the word is the client's; nothing else depends on it */
+    }
+    return sum;
+}
+
 /* The lane holds what no writer of ours writes. It is never looked at again; its client finds out from `fault`. */
 static void refuse_lane(rw_wal *w, uint32_t k)
 {

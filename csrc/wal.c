@@ -125,13 +125,11 @@ static void rouse_drain(rw_wal *w)
 
 /* ------------------------------------------------------------------------------------------- watching and sleeping */
 
-/* There is, or may soon be, work and the caller will not do it: wake the sentinel, or an idle thread that will become
- * the sentinel. */
-static void rouse_helper(rw_wal *w, bool work)
+/* The caller is about to write and leaves enough for another block: get a sleeping thread to compose it meanwhile. */
+static void rouse_helper(rw_wal *w)
 {
     if (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) {
-        if (work)
-            rw_ring_fd(w->bell_fd);
+        rw_ring_fd(w->bell_fd);
     } else if (rw_load32_seq(&w->idle_count) != 0) {
         rw_add32(&w->idle_seq, 1);
         rw_unpark(&w->idle_seq, 1);
@@ -150,28 +148,36 @@ static void poll_bell(rw_wal *w)
         return; /* nothing rang */
 }
 
+/* Somebody else is sure to look at the lanes: a sentinel, or a thread whose block is on its way. */
+static bool covered(const rw_wal *w)
+{
+    return (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) || rw_load32_seq(&w->writing) != 0;
+}
+
 /* Gives up watching until somebody rings or wakes this thread; watches again on return. */
 static void sleep_until_roused(rw_wal *w)
 {
-    turn_take(w);
-    bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
-    bool work = sentinel && !rw_peek32(&w->c->starved) && rw_lanes_ready(w); /* PAIR: publish/bell */
-    turn_give(w);
-    if (sentinel) {
-        if (!work && !ended(w)) {
-            rw_add64(&w->c->wal_parks, 1);
-            poll_bell(w);
+    if (!covered(w)) {
+        turn_take(w);
+        bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
+        bool work = sentinel && !rw_peek32(&w->c->starved) && rw_lanes_ready(w); /* PAIR: publish/bell */
+        turn_give(w);
+        if (sentinel) {
+            if (!work && !ended(w)) {
+                rw_add64(&w->c->wal_parks, 1);
+                poll_bell(w);
+            }
+            rw_bell_change(&w->c->bell, 1, -1);
         }
-        rw_bell_change(&w->c->bell, 1, -1);
         return;
     }
     rw_add32(&w->idle_count, 1);
     uint32_t seen = rw_load32_seq(&w->idle_seq);
     rw_bell_change(&w->c->bell, -1, 0);
-    if ((rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) && !ended(w))
+    if (covered(w) && !ended(w))
         rw_park(&w->idle_seq, seen, NAP_NS);
-    rw_sub32(&w->idle_count, 1);
     rw_bell_change(&w->c->bell, 1, 0);
+    rw_sub32(&w->idle_count, 1);
 }
 
 /* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */
@@ -179,6 +185,10 @@ static int try_compose(rw_wal *w, rw_block_job *job)
 {
     if (!turn_try(w))
         return RW_PENDING;
+    if (rw_load32_seq(&w->writing) != 0 && rw_lanes_backlog(w) < w->o.pipeline_bytes) {
+        turn_give(w);
+        return RW_PENDING;
+    }
     int rc = rw_compose(w, job);
     if (rc == RW_FULL && rw_peek32(&w->c->starved) == 0) {
         /* PAIR: release. Announce first, then look once more; the drain releases first, then looks at `starved`. */
@@ -191,14 +201,15 @@ static int try_compose(rw_wal *w, rw_block_job *job)
         rw_store32(&w->c->starved, 0);
     bool more = false;
     if (rc == RW_OK) {
+        rw_add32(&w->writing, 1);
         rw_bell_change(&w->c->bell, -1, 0);
-        more = rw_lanes_ready(w); /* PAIR: publish/bell */
+        more = rw_lanes_backlog(w) >= w->o.pipeline_bytes;
     }
     turn_give(w);
-    if (rc == RW_OK) {
-        rouse_helper(w, more);
+    if (more)
+        rouse_helper(w);
+    if (rc == RW_OK)
         rouse_drain(w);
-    }
     return rc;
 }
 
@@ -212,7 +223,8 @@ int rw_wal_work(rw_wal *w)
         int got = try_compose(w, &job);
         if (got == RW_OK) {
             rc = rw_write_job(w, &job);
-            rw_bell_change(&w->c->bell, 1, 0);
+            rw_bell_change(&w->c->bell, 1, 0); /* before `writing` goes down: covered() holds throughout */
+            rw_sub32(&w->writing, 1);
             watch_until = rw_now_ns() + w->o.spin_ns;
             continue;
         }

@@ -49,12 +49,15 @@ struct rw_wal {
     uint32_t idle_count;
     uint32_t finishing;
     uint32_t failed; /* errno of the first failed write */
+    uint32_t writing; /* threads between seal and persisted: each looks at the lanes again when it is done */
 };
 
 /* compose.c, under the turn */
 /* RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests wait for ring space; RW_CHORE: for a segment. */
 int rw_compose(rw_wal *w, rw_block_job *job);
 bool rw_lanes_ready(const rw_wal *w);
+/* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published yet. */
+uint64_t rw_lanes_backlog(const rw_wal *w);
 int rw_wal_segment_fd(const rw_wal *w, uint64_t number);
 /* After seal, and again by a successor for the last sealed block: gives lane space back, stores stream offsets. */
 void rw_publish_block(rw_wal *w);

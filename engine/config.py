@@ -52,6 +52,9 @@ class Config:
     block_bytes: int = _setting(256 * KIB, "bytes", "A block is written when it reaches this size, or earlier.")
     blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
     lane_quota_bytes: int = _setting(64 * KIB, "bytes", "What one lane may add before the next lane's turn.")
+    pipeline_bytes: int = _setting(
+        64 * KIB, "bytes", "While blocks are being written, another one is opened only for this much."
+    )
     confirm_order: str = _setting(
         "stream", "choice", "Confirm in order within each stream, or in order of the whole log.", ("stream", "log")
     )
@@ -89,6 +92,7 @@ class Config:
         self._within("segments_ahead", 1, 64)
         self._within("blocks_in_flight", 1, 64)
         self._within("lane_quota_bytes", PAGE, GIB)
+        self._within("pipeline_bytes", 1, GIB)
         self._within("wal_spin", 0, 1)
         self._within("max_restarts", 0, 1000)
         self._within("restart_window", 1, 86400)

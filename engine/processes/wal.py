@@ -41,6 +41,7 @@ class WalProcess:
             {
                 "block_bytes": self.config.block_bytes,
                 "quota_bytes": self.config.lane_quota_bytes,
+                "pipeline_bytes": self.config.pipeline_bytes,
                 "spin_ns": int(self.config.wal_spin * 1e9),
                 "direct": self.direct,
             },
