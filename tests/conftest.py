@@ -1,0 +1,159 @@
+"""What every test stands on: a directory of its own, and proof that it left nothing behind.
+
+A test leaves something behind when, after its fixtures are torn down, a process that descends from it still runs, a
+thread that is no daemon still runs, or a shared memory object of an engine it had is still there. Such a test fails,
+and what it left is removed, so that the next test starts clean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+try:
+    import engine._native  # noqa: F401
+except ImportError as error:
+    raise pytest.UsageError(
+        f"engine._native cannot be imported here ({error}); install the checkout with: pip install -e '.[test]'"
+    ) from error
+
+PR_SET_CHILD_SUBREAPER = 36
+SHM = Path("/dev/shm")
+PREFIX = "ringwal-"
+MANIFEST_UUID = slice(24, 40)  # of a slot; a manifest has two, one page each
+GRACE_SECONDS = 10.0
+# Helper processes of multiprocessing live as long as the test process, by design.
+OF_MULTIPROCESSING = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
+# Set where nothing else runs engines on the machine: then every new object counts, known directory or not.
+EXCLUSIVE = os.environ.get("RINGWAL_TEST_EXCLUSIVE") == "1"
+
+
+def pytest_configure() -> None:
+    # An engine that its starter orphans becomes a child of the test process, and so stays in sight.
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def children_of(pid: int) -> set[int]:
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            found |= {int(word) for word in (task / "children").read_text().split()}
+        except OSError:
+            continue  # the task ended between the listing and the look
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    fresh = children_of(pid)
+    while fresh:
+        found |= fresh
+        fresh = set().union(*(children_of(child) for child in fresh)) - found
+    return found
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def own_processes() -> set[int]:
+    """Descendants of the test process, without the ones that multiprocessing keeps for itself."""
+    return {
+        pid for pid in descendants(os.getpid()) if not any(word in command_of(pid) for word in OF_MULTIPROCESSING)
+    }
+
+
+def await_death(pids: set[int], seconds: float) -> set[int]:
+    """Waits until the kernel says that each of `pids` has ended, `seconds` in all. Returns those that still run."""
+    deadline = time.monotonic() + seconds
+    left = set()
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        poller = select.poll()
+        poller.register(handle, select.POLLIN)
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            left.add(pid)
+        os.close(handle)
+    return left
+
+
+def reap(pids: set[int]) -> None:
+    for pid in pids:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            continue  # reaped by whoever started it
+
+
+def uuids_below(root: Path) -> set[str]:
+    """Engine uuids, as they begin the names of shared memory objects, of all manifests in the tree `root`."""
+    found = set()
+    for manifest in root.rglob("manifest"):
+        if manifest.is_file():
+            raw = manifest.read_bytes()
+            found |= {raw[page:][MANIFEST_UUID].hex()[:16] for page in (0, 4096)}
+    return found
+
+
+def shared_objects() -> set[str]:
+    return {entry.name for entry in SHM.iterdir() if entry.name.startswith(PREFIX)}
+
+
+def remains(root: Path, processes: set[int], objects: set[str], threads: set[threading.Thread]) -> list[str]:
+    """Says what is there now beyond `processes`, `objects` and `threads`, and removes it."""
+    said = []
+    fresh = own_processes() - processes
+    stuck = {pid: command_of(pid).replace(b"\0", b" ").decode(errors="replace") for pid in await_death(fresh, GRACE_SECONDS)}
+    for pid in stuck:
+        os.kill(pid, signal.SIGKILL)
+    await_death(set(stuck), GRACE_SECONDS)
+    reap(fresh)
+    said += [f"process {pid}: {command}" for pid, command in stuck.items()]
+
+    ours = {f"{PREFIX}{uuid}-" for uuid in uuids_below(root)}
+    for name in sorted(shared_objects() - objects):
+        if EXCLUSIVE or any(name.startswith(begin) for begin in ours):
+            (SHM / name).unlink(missing_ok=True)
+            said.append(f"shared memory /{name}")
+    said += [f"thread {thread.name}" for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    return said
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_by_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Catches what fixtures of a wider scope leave behind."""
+    before = own_processes(), shared_objects(), set(threading.enumerate())
+    yield
+    said = remains(tmp_path_factory.getbasetemp(), *before)
+    if said:
+        pytest.fail("the session left behind: " + "; ".join(said))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, nothing_left_by_session: None) -> Iterator[None]:
+    before = own_processes(), shared_objects(), set(threading.enumerate())
+    yield
+    said = remains(tmp_path, *before)
+    if said:
+        pytest.fail("the test left behind: " + "; ".join(said))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory for one engine. It does not exist yet: `run` and `connect` create it."""
+    return tmp_path / "d"
