@@ -1,0 +1,359 @@
+#include "recover.h"
+
+#include "digest.h"
+#include "record.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin, uint64_t segment_bytes,
+                              uint32_t max_streams)
+{
+    rw_recovery *s = calloc(1, sizeof *s);
+    rw_recovery_stream *streams = calloc(max_streams, sizeof *streams);
+    if (s == NULL || streams == NULL) {
+        free(s);
+        free(streams);
+        return NULL;
+    }
+    memcpy(s->uuid, uuid, sizeof s->uuid);
+    s->epoch = epoch;
+    s->segment_bytes = segment_bytes;
+    s->max_streams = max_streams;
+    s->position = s->valid_end = begin;
+    s->wanted = RW_PAGE;
+    s->streams = streams;
+    return s;
+}
+
+void rw_recovery_close(rw_recovery *s)
+{
+    if (s != NULL)
+        free(s->streams);
+    free(s);
+}
+
+const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id) { return &s->streams[id]; }
+
+void rw_recovery_cut(rw_recovery *s)
+{
+    s->pass = RW_RECOVERY_TAIL;
+    s->finding = RW_RECOVERY_NOTHING;
+    s->wanted = RW_PAGE;
+    for (uint32_t id = 0; id < s->stream_end; id++) {
+        s->streams[id].cut_offset = s->streams[id].next_offset;
+        s->streams[id].cut_state = s->streams[id].state;
+    }
+}
+
+void rw_recovery_carry(rw_recovery *s, uint64_t cut)
+{
+    s->pass = RW_RECOVERY_CARRY;
+    s->position = cut;
+    s->wanted = RW_PAGE;
+    s->resume = 0;
+    for (uint32_t id = 0; id < s->stream_end; id++) {
+        s->streams[id].next_offset = s->streams[id].cut_offset;
+        s->streams[id].state = s->streams[id].cut_state;
+    }
+}
+
+static uint64_t segment_end(const rw_recovery *s, uint64_t position)
+{
+    return (position / s->segment_bytes + 1) * s->segment_bytes;
+}
+
+/* ------------------------------------------------------------------------------------------------- one frame */
+
+enum verdict { KEEP, DROP, STOP };
+
+static enum verdict stop(rw_recovery *s, uint32_t finding, uint32_t stream)
+{
+    s->finding = finding;
+    s->finding_stream = stream;
+    return STOP;
+}
+
+/* A barrier defines streams at any offset, later blocks at 0: a stream begins with the block that defines it. */
+static enum verdict take_definition(rw_recovery *s, const rw_record *r, const uint8_t *name, bool in_barrier)
+{
+    bool prefix = s->pass == RW_RECOVERY_PREFIX;
+    if (r->stream >= s->max_streams)
+        return stop(s, RW_RECOVERY_TOO_MANY, r->stream);
+    rw_recovery_stream *t = &s->streams[r->stream];
+    if (t->state == RW_RECOVERY_STREAM_UNKNOWN && r->base_offset != 0 && !in_barrier)
+        return prefix ? stop(s, RW_RECOVERY_GAP, r->stream) : DROP;
+    if (t->name_bytes == 0) {
+        t->name_bytes = r->payload_bytes;
+        memcpy(t->name, name, r->payload_bytes);
+        t->next_offset = r->base_offset;
+        if (r->stream >= s->stream_end)
+            s->stream_end = r->stream + 1;
+    }
+    if (t->name_bytes != r->payload_bytes || memcmp(t->name, name, r->payload_bytes) != 0)
+        return stop(s, RW_RECOVERY_RENAMED, r->stream);
+    if (prefix && r->base_offset != t->next_offset)
+        return stop(s, r->base_offset > t->next_offset ? RW_RECOVERY_GAP : RW_RECOVERY_REPEAT, r->stream);
+    if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
+        t->state = RW_RECOVERY_STREAM_DEFINED;
+    return DROP; /* the next barrier holds it */
+}
+
+static bool is_next(const rw_recovery *s, const rw_record *r)
+{
+    if (r->kind != RW_RECORD_BATCH || r->stream >= s->stream_end)
+        return false;
+    const rw_recovery_stream *t = &s->streams[r->stream];
+    return t->state == RW_RECOVERY_STREAM_DEFINED && r->base_offset == t->next_offset;
+}
+
+static enum verdict take_batch(rw_recovery *s, const rw_record *r)
+{
+    bool prefix = s->pass == RW_RECOVERY_PREFIX;
+    rw_recovery_stream *t = r->stream < s->stream_end ? &s->streams[r->stream] : NULL;
+    if (t == NULL || t->state == RW_RECOVERY_STREAM_UNKNOWN)
+        return prefix ? stop(s, RW_RECOVERY_UNKNOWN, r->stream) : DROP;
+    if (r->base_offset < t->next_offset)
+        return stop(s, RW_RECOVERY_REPEAT, r->stream);
+    if (r->base_offset > t->next_offset) {
+        if (prefix)
+            return stop(s, RW_RECOVERY_GAP, r->stream);
+        t->state = RW_RECOVERY_STREAM_BROKEN;
+    }
+    if (t->state == RW_RECOVERY_STREAM_BROKEN)
+        return DROP;
+    t->next_offset += r->count;
+    return KEEP;
+}
+
+static void count_batch(rw_recovery *s, const rw_record *r, enum verdict v)
+{
+    if (s->pass == RW_RECOVERY_PREFIX) {
+        s->records += r->count;
+    } else if (s->pass == RW_RECOVERY_TAIL && v == KEEP) {
+        uint64_t frame = rw_record_frame(r->payload_bytes);
+        s->kept += r->count;
+        if (frame > s->largest_frame)
+            s->largest_frame = frame;
+    } else if (s->pass == RW_RECOVERY_TAIL) {
+        s->dropped += r->count;
+    }
+}
+
+/* The request that brought the record is gone with its lane: ticket, number, slot, generation name nothing any more. */
+static void draft_batch(rw_draft *d, const rw_record *r, const uint8_t *payload)
+{
+    rw_record copy = {
+        .kind = RW_RECORD_BATCH,
+        .payload_bytes = r->payload_bytes,
+        .count = r->count,
+        .stream = r->stream,
+        .base_offset = r->base_offset,
+        .timestamp_ns = r->timestamp_ns,
+        .digest = r->digest,
+        .producer_id = r->producer_id,
+        .producer_sequence = r->producer_sequence,
+    };
+    d->used += rw_record_put(d->base + d->used, &copy, payload, d->seed);
+    d->records++;
+}
+
+/* ------------------------------------------------------------------------------------------------- one block */
+
+/* Is this a block that the log has at this place? */
+static bool placed(const rw_recovery *s, const rw_block *h)
+{
+    uint64_t end = segment_end(s, h->position);
+    if (h->kind == RW_BLOCK_END) {
+        if (h->length != RW_PAGE || h->records != 0 || h->position + h->span != end)
+            return false;
+    } else if (h->span != h->length || h->position + h->length > end - RW_PAGE) {
+        return false;
+    }
+    if (s->pass != RW_RECOVERY_PREFIX || s->barrier_whole)
+        return h->kind == RW_BLOCK_DATA || h->kind == RW_BLOCK_END;
+    return h->kind == RW_BLOCK_BARRIER && (h->sequence & ~RW_BARRIER_LAST) == s->barrier_blocks &&
+           (s->barrier_blocks == 0 || h->previous_end == s->previous_end);
+}
+
+static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, rw_draft *draft)
+{
+    uint64_t at = s->resume ? s->resume : sizeof *h;
+    while (at < h->used) {
+        rw_record r;
+        memcpy(&r, block + at, sizeof r);
+        const uint8_t *payload = block + at + sizeof r;
+        uint64_t frame = rw_record_frame(r.payload_bytes);
+        s->resume = at; /* before the stream moves: RW_FULL repeats this frame */
+        if (s->pass == RW_RECOVERY_CARRY && draft->capacity - draft->used < frame && is_next(s, &r))
+            return RW_FULL;
+        enum verdict v;
+        if (r.kind == RW_RECORD_STREAM)
+            v = take_definition(s, &r, payload, h->kind == RW_BLOCK_BARRIER);
+        else if (h->kind == RW_BLOCK_DATA)
+            v = take_batch(s, &r);
+        else
+            v = stop(s, RW_RECOVERY_MISPLACED, r.stream);
+        if (v == STOP)
+            return RW_BAD;
+        if (r.kind == RW_RECORD_BATCH)
+            count_batch(s, &r, v);
+        if (s->pass == RW_RECOVERY_CARRY && v == KEEP)
+            draft_batch(draft, &r, payload);
+        at += frame;
+    }
+    s->resume = 0;
+    return RW_OK;
+}
+
+static void count_block(rw_recovery *s, const rw_block *h)
+{
+    s->valid_end = h->position + h->span;
+    s->blocks++;
+    s->bytes += h->length;
+    if (h->timestamp_ns > s->timestamp_ns)
+        s->timestamp_ns = h->timestamp_ns;
+    if (s->in_hole)
+        s->holes++;
+    s->in_hole = 0;
+    if (h->kind == RW_BLOCK_BARRIER) {
+        s->previous_end = h->previous_end;
+        s->barrier_blocks++;
+        s->barrier_whole = (h->sequence & RW_BARRIER_LAST) != 0;
+    }
+}
+
+static int take_block(rw_recovery *s, const rw_block *h, const uint8_t *block, rw_draft *draft)
+{
+    if (!placed(s, h)) {
+        s->finding = RW_RECOVERY_MISPLACED;
+        return RW_BAD;
+    }
+    int rc = take_frames(s, h, block, draft);
+    if (rc != RW_OK)
+        return rc;
+    if (s->pass != RW_RECOVERY_CARRY)
+        count_block(s, h);
+    s->position += h->span;
+    return RW_OK;
+}
+
+static bool page_is_blank(const uint8_t *page)
+{
+    uint64_t first;
+    memcpy(&first, page, sizeof first);
+    return first == 0 && memcmp(page, page + sizeof first, RW_PAGE - sizeof first) == 0;
+}
+
+/* No valid block here. In the tail the walk goes on behind it: an intact header says where the next block was put,
+ * otherwise the next page may hold one. */
+static int pass_over(rw_recovery *s, const uint8_t *place, uint64_t span)
+{
+    if (s->pass == RW_RECOVERY_PREFIX) {
+        s->finding = RW_RECOVERY_TORN;
+        return RW_BAD;
+    }
+    if (s->pass == RW_RECOVERY_TAIL) {
+        s->in_hole = 1;
+        if (span > RW_PAGE || !page_is_blank(place))
+            s->soiled_end = s->position + span;
+    }
+    s->position += span;
+    return RW_OK;
+}
+
+/* A watermark counts even when the body is torn: the header is whole, and what it says was true when written. */
+static void note_watermark(rw_recovery *s, const rw_block *h)
+{
+    if (h->watermark > s->watermark) {
+        s->watermark = h->watermark;
+        s->watermark_at = h->position;
+    }
+}
+
+int rw_recovery_step(rw_recovery *s, const uint8_t *window, uint64_t available, rw_draft *draft)
+{
+    const uint64_t begin = s->position, end = segment_end(s, begin);
+    int rc = RW_OK;
+    while (rc == RW_OK && s->position < end) {
+        uint64_t left = begin + available - s->position;
+        if (s->position - begin > available || left < RW_PAGE) {
+            s->wanted = RW_PAGE;
+            return RW_PENDING;
+        }
+        const uint8_t *place = window + (s->position - begin);
+        if (rw_block_check(place, UINT64_MAX, s->uuid, s->epoch, s->position) != RW_OK) {
+            rc = pass_over(s, place, RW_PAGE);
+            continue;
+        }
+        rw_block h;
+        memcpy(&h, place, sizeof h);
+        bool crosses = h.length > end - s->position || h.span > end - s->position;
+        if (!crosses && h.length > left) {
+            s->wanted = h.length;
+            return RW_PENDING;
+        }
+        note_watermark(s, &h);
+        if (!crosses && s->resume == 0 && rw_block_verify(place) != RW_OK)
+            rc = pass_over(s, place, h.span);
+        else
+            rc = take_block(s, &h, place, draft);
+    }
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------- blocks to be written */
+
+void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoch, uint64_t position)
+{
+    *d = (rw_draft){
+        .base = base,
+        .capacity = capacity,
+        .position = position,
+        .epoch = epoch,
+        .used = sizeof(rw_block),
+        .seed = rw_record_seed(epoch, position),
+    };
+}
+
+uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from)
+{
+    for (; from < s->stream_end; from++) {
+        const rw_recovery_stream *t = &s->streams[from];
+        if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
+            continue;
+        if (d->capacity - d->used < rw_record_frame(t->name_bytes))
+            break;
+        rw_record r = {
+            .kind = RW_RECORD_STREAM,
+            .payload_bytes = t->name_bytes,
+            .stream = from,
+            .base_offset = t->cut_offset,
+            .timestamp_ns = s->timestamp_ns,
+            .digest = rw_xxh3(t->name, t->name_bytes),
+        };
+        d->used += rw_record_put(d->base + d->used, &r, t->name, d->seed);
+        d->records++;
+    }
+    return from;
+}
+
+uint64_t rw_draft_seal(rw_draft *d, const uint8_t uuid[16], const rw_block *like)
+{
+    uint64_t length = rw_page_up(d->used);
+    memset(d->base + d->used, 0, length - d->used);
+    rw_block *h = (rw_block *)d->base;
+    *h = *like;
+    h->magic = RW_BLOCK_MAGIC;
+    h->format_version = RW_FORMAT_VERSION;
+    memcpy(h->uuid, uuid, sizeof h->uuid);
+    h->epoch = d->epoch;
+    h->position = d->position;
+    h->length = (uint32_t)length;
+    h->used = (uint32_t)d->used;
+    h->records = d->records;
+    h->span = like->span ? like->span : length;
+    rw_block_stamp(h);
+    return length;
+}

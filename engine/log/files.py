@@ -1,0 +1,150 @@
+"""Durable file primitives: aligned memory, reads that do not believe the page cache, writes that go all the way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import ConfigError, StorageFull
+
+PAGE = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def page_buffer(size: int) -> mmap.mmap:
+    """`size` zero bytes of private memory, aligned for direct I/O."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def page_up(size: int) -> int:
+    """`size` bytes rounded up to whole pages."""
+    return (size + PAGE - 1) // PAGE * PAGE
+
+
+@contextmanager
+def opened(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor, closed at the end. Raises OSError."""
+    fd = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names created in, or removed from, `directory` durable. Raises OSError."""
+    with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.fsync(fd)
+
+
+@contextmanager
+def storage_full(what: str) -> Iterator[None]:
+    """Turn "no space" and "quota exceeded" into StorageFull; `what` leads its message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StorageFull(f"{what}: {os.strerror(error.errno)}", error.errno) from error
+
+
+def write_all(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at byte `offset`. Raises OSError; nothing is known about the range then."""
+    while len(data) > 0:
+        written = os.pwrite(fd, data, offset)
+        data = data[written:]
+        offset += written
+
+
+def open_synced(path: Path, *, direct: bool = True) -> int:
+    """Open for reading what is on the disk, not what the page cache says is there.
+
+    Dirty pages go to the disk first; then reads bypass the cache, or, where that cannot be, start from an empty one.
+
+    Raises:
+        OSError: the file cannot be opened, or its dirty pages cannot be written.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+        if direct:
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+            except OSError:
+                direct = False
+        if not direct:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_all(fd: int, into: memoryview, offset: int) -> int:
+    """Fill `into` from byte `offset`; returns how many bytes there were. Raises OSError."""
+    done = 0
+    while done < len(into):
+        try:
+            count = os.preadv(fd, [into[done:]], offset + done)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _stop_direct(fd):
+                raise
+            continue
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def _stop_direct(fd: int) -> bool:
+    """Some file systems take the flag and then refuse the reads. False if reads were buffered already."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if not flags & os.O_DIRECT:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+def use_direct(directory: Path, setting: str) -> bool:
+    """Whether segments in `directory` are written with O_DIRECT. `setting` is Config.direct_io.
+
+    The answer comes from a real synchronous write and read of one page, not from what the file system says of itself.
+
+    Raises:
+        ConfigError: direct I/O is demanded ("on") and refused.
+        StorageFull, OSError: the page cannot be written for another reason.
+    """
+    if setting == "off":
+        return False
+    refusal = _try_direct(directory)
+    if refusal is not None and setting == "on":
+        raise ConfigError(
+            f"direct_io is 'on', but the file system of {directory} refuses direct I/O"
+            f" ({os.strerror(refusal)}); use 'auto' or 'off'"
+        )
+    return refusal is None
+
+
+def _try_direct(directory: Path) -> int | None:
+    """None, or the errno with which the file system refuses."""
+    path = directory / f".direct-{os.getpid()}"
+    page = page_buffer(PAGE)
+    try:
+        with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT) as fd, memoryview(page) as view:
+            os.pwritev(fd, [view], 0, os.RWF_DSYNC)
+            os.preadv(fd, [view], 0)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            with storage_full(f"cannot write to {directory}"):
+                raise
+        return error.errno
+    finally:
+        page.close()
+        path.unlink(missing_ok=True)
+    return None
