@@ -1,0 +1,231 @@
+"""The demo from curtain to curtain: start, write, kill, kill everything, start again, read back, count."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import operator
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import engine
+from engine.demo import DemoError, corpus
+from engine.demo.check import Findings, Promises, StreamCheck
+from engine.demo.host import EngineProcess, Writers
+from engine.demo.journal import entries
+from engine.exit_codes import TERMINATED
+
+TARGETS = ("wal", "drain", "writer", "wal", "drain")
+LABELS = {"wal": "the WAL process", "drain": "the drain process", "writer": "a writer"}
+REPLACE_TIMEOUT = 10.0  # seconds until a killed engine process must have been replaced
+AROUND_NS = 500_000_000  # a wait that touches this long after a kill is put down to it
+READ_RECORDS = 20_000
+CONNECT_TIMEOUT = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL: whom, when since the writers were busy, and the longest wait of a surviving writer around it."""
+
+    target: str
+    pid: int
+    at_seconds: float
+    longest_gap_ms: float
+
+
+@dataclass
+class Result:
+    """What the demo found; the fields are the keys of `demo --json`."""
+
+    ok: bool
+    seed: int
+    writers: int
+    streams: int
+    confirmed: int
+    recovered: int
+    lost: int
+    duplicated: int
+    out_of_order: int
+    appends_per_second: int
+    appends_per_sync: float
+    recovery_seconds: float
+    quiet_gap_ms: float
+    kills: list[Kill]
+    wrong: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Shot(NamedTuple):
+    """A SIGKILL just sent."""
+
+    target: str
+    pid: int
+    when_ns: int
+
+
+@dataclass
+class _Act:
+    """What is known when the engine has just been killed."""
+
+    kills: list[_Shot]
+    appends_per_sync: float
+
+
+def play(seed: int, seconds: float, writers: int, parent: Path | None, say: Say) -> Result:
+    """Runs the whole demo in a temporary directory of `parent` and cleans it up, also when interrupted.
+
+    `seconds` is how long the writers write. Raises DemoError when something other than the verdict goes wrong.
+    """
+    room = Path(tempfile.mkdtemp(prefix="ringwal-demo-", dir=parent))
+    directory, log = room / "engine", room / "engine.log"
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, room, ignore_errors=True)
+        stack.enter_context(_terminable())
+        first = EngineProcess(directory, log)
+        stack.callback(first.stop)
+        crew = stack.enter_context(contextlib.closing(Writers(directory, room, writers)))
+        act = _write_and_kill(first, crew, directory, dice=random.Random(seed), seconds=seconds, say=say)
+        crew.join(REPLACE_TIMEOUT)
+        began = time.monotonic()
+        second = EngineProcess(directory, log)
+        stack.callback(second.stop)
+        recovery_seconds = time.monotonic() - began
+        say(f"started again: ready after {recovery_seconds:.2f} s; reading everything back")
+        return _judge(directory, crew, act, seed, recovery_seconds)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C does, so that nothing is left behind."""
+
+    def leave(_signum: int, _frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_and_kill(
+    host: EngineProcess, crew: Writers, directory: Path, *, dice: random.Random, seconds: float, say: Say
+) -> _Act:
+    """Lets the writers work for `seconds`, kills at random moments on the way and the whole engine at the end."""
+    with engine.connect(directory, timeout=CONNECT_TIMEOUT) as watch:
+        crew.wait_busy(REPLACE_TIMEOUT)
+        began = time.monotonic()
+        say(f"{len(crew.journals)} writers at work")
+        kills = []
+        for target, moment in _plan(dice, seconds):
+            _pause(began + moment, crew)
+            kills.append(_kill(target, crew, watch, dice))
+            say(f"{time.monotonic() - began:5.2f} s  SIGKILL to {LABELS[target]} (pid {kills[-1].pid})")
+        _pause(began + seconds, crew)
+        status = watch.status()
+        crew.expect_alive()
+        host.kill()
+        say(f"{time.monotonic() - began:5.2f} s  SIGKILL to the whole engine, all writers at work")
+    return _Act(kills, appends_per_sync=status["wal_requests"] / max(1, status["wal_writes"]))
+
+
+def _plan(dice: random.Random, seconds: float) -> list[tuple[str, float]]:
+    """(target, moment) of each kill: a random order, and a random moment in each of as many equal parts of the time."""
+    order = dice.sample(TARGETS, len(TARGETS))
+    part = seconds / (len(order) + 0.5)
+    return [(target, (n + 0.3 + 0.6 * dice.random()) * part) for n, target in enumerate(order)]
+
+
+def _pause(until: float, crew: Writers) -> None:
+    """Sleeps up to a moment of time.monotonic(), watching that nobody dies uninvited."""
+    while (left := until - time.monotonic()) > 0:
+        crew.expect_alive()
+        time.sleep(min(left, 0.1))
+
+
+def _kill(target: str, crew: Writers, watch: engine.Client, dice: random.Random) -> _Shot:
+    if target == "writer":
+        now = time.monotonic_ns()
+        return _Shot(target, crew.kill(dice.choice(sorted(set(range(len(crew.journals))) - crew.killed))), now)
+    pid = watch.status()[f"{target}_pid"]
+    now = time.monotonic_ns()
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + REPLACE_TIMEOUT
+    while watch.status()[f"{target}_pid"] in (0, pid):
+        if time.monotonic() > deadline:
+            raise DemoError(f"{LABELS[target]} was not replaced within {REPLACE_TIMEOUT:.0f} s")
+        time.sleep(0.005)
+    return _Shot(target, pid, now)
+
+
+def _judge(directory: Path, crew: Writers, act: _Act, seed: int, recovery_seconds: float) -> Result:
+    findings = Findings()
+    names = corpus.streams(corpus.sources())
+    promises = Promises(names, findings)
+    heard: list[list[int]] = []  # when each surviving writer learnt of its confirmations, ns
+    span = [0, 0]
+    for writer, journal in enumerate(crew.journals):
+        noted = list(entries(journal))
+        promises.add_writer(noted)
+        times = [entry.confirmed_ns for entry in noted]
+        span = [min(span[0] or times[0], times[0]), max(span[1], times[-1])]
+        if writer not in crew.killed:
+            heard.append(times)
+    _read_back(directory, names, promises, findings)
+
+    def gap(begin_ns: int) -> float:
+        return _longest_gap(heard, begin_ns, begin_ns + AROUND_NS)
+
+    return Result(
+        ok=findings.clean,
+        seed=seed,
+        writers=len(crew.journals),
+        streams=len(names),
+        confirmed=findings.confirmed,
+        recovered=findings.recovered,
+        lost=findings.lost,
+        duplicated=findings.duplicated,
+        out_of_order=findings.out_of_order,
+        appends_per_second=round(findings.confirmed * 1e9 / max(1, span[1] - span[0])),
+        appends_per_sync=round(act.appends_per_sync, 1),
+        recovery_seconds=round(recovery_seconds, 3),
+        quiet_gap_ms=max(gap(shot.when_ns - AROUND_NS) for shot in act.kills),
+        kills=[Kill(s.target, s.pid, round((s.when_ns - span[0]) / 1e9, 2), gap(s.when_ns)) for s in act.kills],
+        wrong=findings.first,
+    )
+
+
+def _read_back(directory: Path, names: Sequence[str], promises: Promises, findings: Findings) -> None:
+    """Reads every stream of the restarted engine to its end and checks it."""
+    with engine.connect(directory, timeout=CONNECT_TIMEOUT) as client:
+        present = {info.name for info in client.streams()}
+        for place, name in enumerate(names):
+            check = StreamCheck(name, promises.of(place), findings)
+            start = 0
+            while name in present and (records := client.stream(name).read(start, max_records=READ_RECORDS)):
+                check.take(records)
+                start = records[-1].offset + 1
+            check.close()
+
+
+def _longest_gap(heard: Sequence[Sequence[int]], begin_ns: int, end_ns: int) -> float:
+    """The longest time, in ms, between two confirmations of one writer that touches the span from begin to end."""
+    longest = 0
+    for times in heard:
+        first = max(0, bisect.bisect_right(times, begin_ns) - 1)
+        last = bisect.bisect_left(times, end_ns) + 1
+        near = times[first:last]
+        longest = max([longest, *map(operator.sub, near[1:], near)])
+    return round(longest / 1e6, 1)

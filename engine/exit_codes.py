@@ -1,0 +1,48 @@
+"""Exit codes of the command line: one table, shown by `ringwal --help`, repeated in the README and tested.
+
+The numbers are those of sysexits.h. Errors are named by class, so that neither the table nor the help text needs the
+engine to be imported.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+TERMINATED = 143  # 128 + SIGTERM
+
+
+class ExitCode(NamedTuple):
+    """One row of the table: the code, what it says to a script, and the errors that end in it."""
+
+    code: int
+    meaning: str
+    errors: tuple[str, ...] = ()
+
+
+EXIT_CODES: tuple[ExitCode, ...] = (
+    ExitCode(os.EX_OK, "done"),
+    ExitCode(1, "the operation failed (no other code fits)", ("RecordTooLarge", "ClosedError", "ForkError", "Error")),
+    ExitCode(2, "the command line is wrong"),
+    ExitCode(os.EX_DATAERR, "stored data is damaged; the message names segment and position", ("CorruptionError",)),
+    ExitCode(os.EX_NOINPUT, "no such stream, offset or file",
+             ("NoSuchStreamError", "OffsetTrimmed", "FileNotFoundError")),
+    ExitCode(os.EX_UNAVAILABLE, "no engine is running on this directory", ("NotRunning",)),
+    ExitCode(os.EX_CANTCREAT, "shared memory or a file cannot be created", ("ShmUnavailable", "FileExistsError")),
+    ExitCode(os.EX_IOERR, "a write, a sync or a read failed, or the disk is full",
+             ("EngineFailed", "StorageFull", "OSError")),
+    ExitCode(os.EX_TEMPFAIL, "not now, try again: a timeout, or another engine holds the directory",
+             ("BackpressureTimeout", "AckTimeout", "Locked", "TimeoutError")),
+    ExitCode(os.EX_PROTOCOL, "client and engine are of different versions", ("VersionMismatch",)),
+    ExitCode(os.EX_NOPERM, "permission denied", ("PermissionError",)),
+    ExitCode(os.EX_CONFIG, "a setting is wrong, or two settings contradict each other", ("ConfigError",)),
+    ExitCode(INTERRUPTED, "interrupted (Ctrl-C)", ("KeyboardInterrupt",)),
+)
+
+_BY_ERROR = {name: row.code for row in EXIT_CODES for name in row.errors}
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The code of the table for `error`: its own row, or that of its nearest base class; 1 where none is named."""
+    return next((_BY_ERROR[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in _BY_ERROR), 1)

@@ -1,0 +1,209 @@
+"""Text at the edges of the command line: lines in, records and tables out. Knows no engine; pure bytes and streams."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NoReturn, Protocol
+
+LENGTH_BYTES = 4  # what a record of a batch costs beside its payload
+
+
+class RecordLike(Protocol):
+    """What printing needs of a record."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def timestamp_ns(self) -> int: ...
+
+
+# ------------------------------------------------------------------------------------------------------------ out
+
+
+class Output:
+    """Standard output as bytes. Each `write` is passed on at once, so whoever reads the pipe sees whole batches.
+
+    When the reader has gone (`ringwal read | head`) the process ends as SIGPIPE would end it: in silence. The signal is
+    not switched back on for the whole process, because a write to the engine's socket must raise, not kill.
+    """
+
+    def __init__(self, stream: BinaryIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stdout.buffer
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except BrokenPipeError:
+            _die_of_broken_pipe()
+
+    def line(self, text: str) -> None:
+        self.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+    def json(self, value: object) -> None:
+        """One JSON value on a line of its own."""
+        self.line(json.dumps(value, ensure_ascii=False))
+
+
+def _die_of_broken_pipe() -> NoReturn:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGPIPE)
+    os._exit(128 + signal.SIGPIPE)  # only if the signal is blocked
+
+
+def raw_records(records: Sequence[RecordLike]) -> bytes:
+    """The payloads, back to back."""
+    return b"".join([record.data for record in records])
+
+
+def record_lines(records: Sequence[RecordLike]) -> bytes:
+    """The payloads, each followed by a newline."""
+    return b"".join([record.data + b"\n" for record in records])
+
+
+def json_records(records: Sequence[RecordLike]) -> bytes:
+    """One JSON object a line with the keys offset, timestamp_ns, encoding and data.
+
+    `encoding` is "utf-8" where the payload is valid UTF-8, else "base64".
+    """
+    return b"".join([json.dumps(_record_object(r), ensure_ascii=False).encode() + b"\n" for r in records])
+
+
+def _record_object(record: RecordLike) -> dict[str, Any]:
+    try:
+        encoding, data = "utf-8", record.data.decode("utf-8")
+    except UnicodeDecodeError:
+        encoding, data = "base64", base64.b64encode(record.data).decode("ascii")
+    return {"offset": record.offset, "timestamp_ns": record.timestamp_ns, "encoding": encoding, "data": data}
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """Columns padded to their widest cell, numbers to the right, everything else to the left."""
+    cells = [list(header)] + [[f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    right = [bool(rows) and isinstance(rows[0][i], int) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of nested dictionaries and lists as ("a.b.0", "text") pairs, in order, for `key value` output."""
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from flat(item, f"{prefix}{key}.")
+        elif isinstance(item, (list, tuple)) and any(isinstance(i, dict) for i in item):
+            yield from flat({str(n): i for n, i in enumerate(item)}, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(item) if isinstance(item, (bool, list, tuple, type(None))) else str(item)
+
+
+def size_text(count: float) -> str:
+    """A byte count in IEC units: 512 B, 1.5 KiB, 100.0 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+class Progress:
+    """A line on stderr that is rewritten at most five times a second; silent where stderr is no terminal."""
+
+    INTERVAL = 0.2
+
+    def __init__(self, total_bytes: int | None, enabled: bool | None = None) -> None:
+        self._total = total_bytes
+        self._enabled = sys.stderr.isatty() if enabled is None else enabled
+        self._started = self._shown_at = time.monotonic()
+        self._shown = False
+
+    def update(self, records: int, done_bytes: int) -> None:
+        now = time.monotonic()
+        if not self._enabled or now - self._shown_at < self.INTERVAL:
+            return
+        self._shown_at, self._shown = now, True
+        share = f" of {size_text(self._total)}" if self._total else ""
+        rate = size_text(done_bytes / (now - self._started))
+        sys.stderr.write(f"\r\x1b[K{records:,} records, {size_text(done_bytes)}{share}, {rate}/s")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Takes the line away again."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+
+# ------------------------------------------------------------------------------------------------------------- in
+
+
+def chunks(fd: int, chunk_bytes: int) -> Iterator[bytes]:
+    """What `fd` gives, as it comes: a pipe that trickles is passed on piece by piece."""
+    while chunk := os.read(fd, chunk_bytes):
+        yield chunk
+
+
+def line_batches(pieces: Iterator[bytes], batch_bytes: int, line_limit: int) -> Iterator[list[bytes]]:
+    """Lists of lines without their newlines, in order; the last line counts whether or not a newline ends it.
+
+    A list costs at most `batch_bytes` (each line its length and LENGTH_BYTES), or is one longer line by itself. All
+    lines that are complete in what was read so far are given out before more is read. A line that has passed
+    `line_limit` bytes without an end is given out as it is, for the engine to refuse: memory stays bounded.
+    """
+    held: list[bytes] = []  # pieces of a line whose end has not come yet
+    held_bytes = 0
+    for piece in pieces:
+        head, newline, rest = piece.partition(b"\n")
+        held.append(head)
+        held_bytes += len(head)
+        if newline:
+            lines = [b"".join(held), *rest.split(b"\n")]
+            held = [lines.pop()]
+            yield from _bounded(lines, held_bytes + len(rest), batch_bytes)
+            held_bytes = len(held[0])
+        elif held_bytes > line_limit:
+            yield [b"".join(held)]
+            held, held_bytes = [], 0
+    if held_bytes:
+        yield [b"".join(held)]
+
+
+def _bounded(lines: list[bytes], total: int, batch_bytes: int) -> Iterator[list[bytes]]:
+    """`lines` in lists of bounded cost; `total` is their length together, so the usual case needs no loop."""
+    if total + LENGTH_BYTES * len(lines) <= batch_bytes:
+        yield lines
+        return
+    batch: list[bytes] = []
+    room = batch_bytes
+    for line in lines:
+        cost = len(line) + LENGTH_BYTES
+        if batch and cost > room:
+            yield batch
+            batch, room = [], batch_bytes
+        batch.append(line)
+        room -= cost
+    yield batch
+
+
+def whole(pieces: Iterator[bytes], limit: int) -> bytes:
+    """Everything as one value, read at most a piece beyond `limit` bytes: the engine refuses that much anyway."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size > limit:
+            break
+    return b"".join(held)
