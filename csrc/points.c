@@ -1,6 +1,8 @@
 #include "points.h"
 
 #ifdef RINGWAL_POINTS
+#include "atomics.h"
+
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int point_hits;
+static uint32_t point_hits;
 
 int rw_point(const char *name)
 {
@@ -23,8 +25,8 @@ int rw_point(const char *name)
     long argument = rest ? atol(rest) : 0;
     if (action == NULL || strcmp(point, name) != 0)
         return 0;
-    int seen = __sync_add_and_fetch(&point_hits, 1);
-    if (strcmp(hit, "*") != 0 && seen != atoi(hit))
+    uint32_t seen = rw_add32(&point_hits, 1) + 1;
+    if (strcmp(hit, "*") != 0 && seen != (uint32_t)atoi(hit))
         return 0;
     /* One shot for the whole engine: a replacement process must not run into the same point again. */
     const char *once = getenv("RINGWAL_POINT_ONCE");
