@@ -1,0 +1,302 @@
+#include "scan.h"
+
+#include "atomics.h"
+#include "digest.h"
+#include "record.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define GO_ON 0 /* besides the values of rw_walk_stop */
+
+/* ------------------------------------------------------------------------------------------------- the log ring */
+
+uint64_t rw_log_low(const rw_control *c)
+{
+    uint64_t reserved = rw_load64(&c->reserve_end); /* PAIR: reserve_end */
+    uint64_t low = reserved > c->ring_bytes ? reserved - c->ring_bytes : 0;
+    return low > c->position_seed ? low : c->position_seed;
+}
+
+int rw_log_holds(const rw_control *c, uint64_t position)
+{
+    rw_fence_acquire();
+    return position >= rw_log_low(c);
+}
+
+uint64_t rw_log_disk_end(const rw_control *c) { return rw_load64(&c->released_end); /* PAIR: release */ }
+
+void rw_log_area(const rw_control *c, const uint8_t *ring, rw_area *out)
+{
+    *out = (rw_area){.base = ring, .mask = c->ring_bytes - 1, .end = rw_load64(&c->sealed_end)}; /* PAIR: seal */
+}
+
+/* The place of a recent block; `number` is taken away first and stored last when the entry is used anew. */
+static int entry_position(const rw_control *c, uint64_t number, uint64_t *position)
+{
+    const rw_block_entry *e = rw_block_entry_of((rw_control *)c, number);
+    if (rw_load64(&e->number) != number)
+        return RW_OVERWRITTEN;
+    *position = rw_load64(&e->position);
+    rw_fence_acquire();
+    return rw_peek64(&e->number) == number ? RW_OK : RW_OVERWRITTEN;
+}
+
+/* Offset of the first record of `stream` in the block, UINT64_MAX if there is none. No checksum is taken: the answer is
+ * used only if rw_log_holds confirms that these were the bytes of a sealed block. */
+static uint64_t first_offset_in(const uint8_t *block, uint64_t available, uint32_t stream)
+{
+    rw_block h;
+    memcpy(&h, block, sizeof h);
+    uint64_t used = h.used < available ? h.used : available;
+    uint64_t at = sizeof h;
+    while (at + sizeof(rw_record) <= used) {
+        rw_record r;
+        memcpy(&r, block + at, sizeof r);
+        if (r.kind == RW_RECORD_BATCH && r.stream == stream)
+            return r.base_offset;
+        at += rw_record_frame(r.payload_bytes);
+    }
+    return UINT64_MAX;
+}
+
+int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint64_t offset, uint64_t *position)
+{
+    uint64_t sealed = rw_load64(&c->sealed); /* PAIR: seal */
+    uint64_t oldest = sealed > RW_BLOCK_ENTRIES ? sealed - RW_BLOCK_ENTRIES : 0;
+    if (oldest < c->block_seed)
+        oldest = c->block_seed;
+    for (uint64_t number = sealed; number-- > oldest;) {
+        if (entry_position(c, number, position) != RW_OK)
+            return RW_OVERWRITTEN;
+        const uint8_t *block = ring + (*position & (c->ring_bytes - 1));
+        uint64_t first = first_offset_in(block, c->ring_bytes, stream);
+        if (!rw_log_holds(c, *position))
+            return RW_OVERWRITTEN;
+        if (first <= offset)
+            return RW_OK;
+    }
+    return RW_OVERWRITTEN;
+}
+
+/* ------------------------------------------------------------------------------------------------------ the walk */
+
+/* The header of the block the walk stands in, copied and checked; *block is where it lies. */
+static int enter_block(const rw_area *area, rw_walk *s, rw_block *h, const uint8_t **block)
+{
+    if (s->position >= area->end)
+        return RW_WALK_END;
+    uint64_t available = area->end - s->position;
+    s->need = RW_PAGE;
+    if (available < RW_PAGE)
+        return RW_WALK_SHORT;
+    *block = area->base + ((s->position - area->origin) & area->mask);
+    memcpy(h, *block, sizeof *h);
+    if (rw_block_check((const uint8_t *)h, UINT64_MAX, s->uuid, s->epoch, s->position) != RW_OK)
+        return RW_WALK_BAD;
+    s->need = h->length;
+    if (h->length > available)
+        return RW_WALK_SHORT;
+    if (s->frame_at == 0)
+        s->frame_at = sizeof *h;
+    return GO_ON;
+}
+
+static void leave_frame(rw_walk *s, uint32_t payload_bytes)
+{
+    s->frame_at += rw_record_frame(payload_bytes);
+    s->data_at = 0;
+}
+
+static void leave_block(rw_walk *s, uint64_t span)
+{
+    s->position += span;
+    s->frame_at = s->data_at = 0;
+}
+
+/* The frame header at s->frame_at, copied and checked. */
+static int enter_frame(const uint8_t *block, const rw_block *h, const rw_walk *s, uint32_t seed, rw_record *r)
+{
+    if (h->used < s->frame_at || h->used - s->frame_at < sizeof *r)
+        return RW_WALK_BAD;
+    memcpy(r, block + s->frame_at, sizeof *r);
+    if (r->crc != rw_record_crc(r, seed) || rw_record_frame(r->payload_bytes) > h->used - s->frame_at)
+        return RW_WALK_BAD;
+    return GO_ON;
+}
+
+static uint32_t length_of(const uint8_t *payload, uint32_t i)
+{
+    uint32_t length;
+    memcpy(&length, payload + 4ull * i, sizeof length);
+    return length;
+}
+
+/* Checks the payload and moves data_at to record `index` of it. */
+static int prove(const uint8_t *payload, const rw_record *r, rw_walk *s, uint32_t index)
+{
+    if (r->digest != rw_xxh3(payload, r->payload_bytes) || rw_batch_check(payload, r->payload_bytes, r->count) != RW_OK)
+        return RW_WALK_BAD;
+    uint64_t at = s->frame_at + sizeof *r;
+    if (r->count > 1) {
+        at += 4ull * r->count;
+        for (uint32_t i = 0; i < index; i++)
+            at += length_of(payload, i);
+    }
+    s->data_at = at;
+    return GO_ON;
+}
+
+/* Collects the wanted records of one frame. */
+static int collect_frame(const rw_area *area, const uint8_t *block, const rw_record *r, rw_walk *s, rw_slices *out)
+{
+    const uint8_t *payload = block + s->frame_at + sizeof *r;
+    uint64_t payload_end = s->frame_at + sizeof *r + r->payload_bytes;
+    uint32_t index = (uint32_t)(s->next_offset - r->base_offset);
+    if (s->data_at == 0 && prove(payload, r, s, index) != GO_ON)
+        return RW_WALK_BAD;
+    for (; index < r->count && s->next_offset < s->below; index++) {
+        uint32_t length = r->count == 1 ? r->payload_bytes : length_of(payload, index);
+        if (s->data_at > payload_end || length > payload_end - s->data_at)
+            return RW_WALK_BAD; /* only if the ring was overwritten since the check above */
+        if (out->count == RW_SLICES || out->records_left == 0 || (!out->must && length > out->bytes_left))
+            return RW_WALK_FULL;
+        uint64_t begin = (uint64_t)(block - area->base) + s->data_at;
+        out->begin[out->count] = begin;
+        out->end[out->count] = begin + length;
+        out->timestamp_ns[out->count++] = r->timestamp_ns;
+        out->must = 0;
+        out->records_left--;
+        out->bytes_left -= length < out->bytes_left ? length : out->bytes_left;
+        s->data_at += length;
+        s->next_offset++;
+    }
+    return GO_ON;
+}
+
+static int collect_block(const rw_area *area, const uint8_t *block, const rw_block *h, rw_walk *s, rw_slices *out)
+{
+    uint32_t seed = rw_record_seed(h->epoch, h->position);
+    while (s->frame_at != h->used) {
+        if (s->next_offset >= s->below)
+            return RW_WALK_DONE;
+        rw_record r;
+        int stop = enter_frame(block, h, s, seed, &r);
+        if (stop != GO_ON)
+            return stop;
+        if (r.kind == RW_RECORD_BATCH && r.stream == s->stream && r.base_offset + r.count > s->next_offset) {
+            if (r.base_offset > s->next_offset)
+                return RW_WALK_AHEAD;
+            if ((stop = collect_frame(area, block, &r, s, out)) != GO_ON)
+                return stop;
+            if (s->next_offset < r.base_offset + r.count)
+                return RW_WALK_DONE; /* below lies inside the frame */
+        }
+        leave_frame(s, r.payload_bytes);
+    }
+    return GO_ON;
+}
+
+int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
+{
+    out->count = 0;
+    while (s->next_offset < s->below) {
+        rw_block h;
+        const uint8_t *block;
+        int stop = enter_block(area, s, &h, &block);
+        if (stop == GO_ON)
+            stop = collect_block(area, block, &h, s, out);
+        if (stop != GO_ON)
+            return stop;
+        leave_block(s, h.span);
+    }
+    return RW_WALK_DONE;
+}
+
+/* ------------------------------------------------------------------------------------------------------- the index */
+
+typedef struct index_writer {
+    rw_index_entry *entries;
+    uint32_t *count;
+    uint32_t *last; /* by stream: 1 + place of its newest entry; may be stale, so the entry itself is asked */
+    uint32_t streams;
+} index_writer;
+
+static void index_frame(index_writer *w, uint64_t position, const rw_record *r)
+{
+    if (r->stream < w->streams && w->last[r->stream] - 1 < *w->count) { /* 0 wraps: none */
+        rw_index_entry *e = &w->entries[w->last[r->stream] - 1];
+        if (e->position == position && e->stream == r->stream) {
+            e->count = (uint32_t)(r->base_offset + r->count - e->base_offset);
+            return;
+        }
+    }
+    w->entries[(*w->count)++] = (rw_index_entry){
+        .base_offset = r->base_offset, .position = position, .stream = r->stream, .count = r->count};
+    if (r->stream < w->streams)
+        w->last[r->stream] = *w->count;
+}
+
+static int index_block(const uint8_t *block, const rw_block *h, rw_walk *s, index_writer *w)
+{
+    uint32_t seed = rw_record_seed(h->epoch, h->position), before = *w->count;
+    for (uint32_t i = 0; i < h->records; i++) {
+        rw_record r;
+        if (enter_frame(block, h, s, seed, &r) != GO_ON) {
+            *w->count = before; /* all of a block or nothing: the walk may come here again with better bytes */
+            return RW_WALK_BAD;
+        }
+        if (r.kind == RW_RECORD_BATCH)
+            index_frame(w, h->position, &r);
+        leave_frame(s, r.payload_bytes);
+    }
+    return GO_ON;
+}
+
+int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint32_t capacity, uint32_t *count,
+                  uint32_t *last, uint32_t streams)
+{
+    index_writer w = {.entries = entries, .count = count, .last = last, .streams = streams};
+    for (;;) {
+        rw_block h;
+        const uint8_t *block;
+        s->frame_at = 0;
+        int stop = enter_block(area, s, &h, &block);
+        if (stop != GO_ON)
+            return stop;
+        s->need = h.records;
+        if (h.records > capacity - *count)
+            return RW_WALK_FULL;
+        if (index_block(block, &h, s, &w) != GO_ON)
+            return RW_WALK_BAD;
+        leave_block(s, h.span);
+    }
+}
+
+static int compare(const rw_index_entry *e, uint32_t stream, uint64_t offset)
+{
+    if (e->stream != stream)
+        return e->stream < stream ? -1 : 1;
+    return e->base_offset == offset ? 0 : e->base_offset < offset ? -1 : 1;
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+    const rw_index_entry *right = b;
+    return compare(a, right->stream, right->base_offset);
+}
+
+void rw_index_sort(rw_index_entry *entries, uint32_t count) { qsort(entries, count, sizeof *entries, compare_entries); }
+
+uint32_t rw_index_before(const rw_index_entry *entries, uint32_t count, uint32_t stream, uint64_t offset)
+{
+    uint32_t low = 0, high = count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (compare(&entries[middle], stream, offset) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
