@@ -137,15 +137,16 @@ static void confirm(rw_sequencer *s, const rw_record *r)
     rw_count64(&s->c->drain_confirmed_records, r->count);
 }
 
-/* One pass: the run behind the head that is persisted. */
-static void advance(rw_sequencer *s, uint32_t stream)
+/* One pass: the run behind the head that is persisted. With confirm_order "log" the run ends with the block that is being
+ * completed: a block before the next one of this stream may still be out. */
+static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
 {
     queue *q = &s->queues[stream];
     uint64_t run = 0;
     while (q->head != NONE) {
         const entry *e = &s->entries[q->head];
         const rw_record *r = (const rw_record *)at(s, e->position);
-        if (!rw_is_persisted(r))
+        if (!rw_is_persisted(r) || (s->c->confirm_order == 1 && e->block != (uint32_t)number))
             break;
         (void)RW_POINT("d.cursor.pre");
         confirm(s, r);
@@ -171,7 +172,7 @@ static void complete(rw_sequencer *s, uint64_t number)
         if (r->kind == RW_RECORD_BATCH) {
             const queue *q = &s->queues[r->stream];
             if (q->head != NONE && s->entries[q->head].position == position)
-                advance(s, r->stream);
+                advance(s, r->stream, number);
             else if (r->base_offset >= rw_stream_of(s->c, r->stream)->confirmed_offset)
                 rw_count64(&s->c->drain_waited, 1);
         }
@@ -385,8 +386,10 @@ int rw_sequencer_step(rw_sequencer *s)
     int moved = 0;
     uint64_t sealed = rw_load64_seq(&c->sealed); /* PAIR: seal */
     for (; s->registered < sealed; s->registered++, moved++)
-        if (register_block(s, s->registered) != RW_OK)
+        if (register_block(s, s->registered) != RW_OK) {
+            wake_writers(s); /* attaching a lane forgets who of it is dirty */
             return RW_CHORE;
+        }
     moved += complete_blocks(s);
     if (s->confirmed != 0) {
         rw_count64(&c->drain_confirmed_requests, s->confirmed);
