@@ -13,14 +13,16 @@
  *   watch           look at the lanes; take the compose turn; compose; seal
  *   leave to write  watchers - 1; rouse a helper if enough for another block is left
  *   sleep           if no block is being written and there is no sentinel: become it (watchers - 1, sentinel set, look
- *                   once more, poll the eventfd). Else sleep on a private futex until a helper is wanted
+ *                   once more, poll the eventfd). Else leave (watchers - 1), look once more unless a block is being
+ *                   written, and sleep on a private futex until a helper is wanted
  *   a thread whose block is written always goes back to watching, and looks at the lanes again
  *
  * Nothing is missed: a publisher stores `valid`, fences, loads the bell; a WAL thread changes the bell (a sequentially
  * consistent CAS) and then loads `valid`. If the publisher saw a watcher, that watcher's change of the bell comes later in
- * the total order: either it became the sentinel, and its last look finds the request; or it writes a block, and looks when
- * that is done. If the publisher saw neither watcher nor sentinel, some thread writes a block, and looks when that is done: the last
- * thread never sleeps anywhere but in the sentinel's place.                                PAIR: publish/bell
+ * the total order: either it became the sentinel or went to sleep beside one, and its last look finds the request; or it
+ * writes a block, or sleeps while another thread does, and the writing thread looks when that is done. If the publisher saw
+ * neither watcher nor sentinel, some thread writes a block, and looks when that is done: the last thread never sleeps
+ * anywhere but in the sentinel's place.                                                    PAIR: publish/bell
  */
 #ifndef RW_BELL_H
 #define RW_BELL_H

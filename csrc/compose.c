@@ -30,7 +30,8 @@ uint64_t rw_lanes_backlog(const rw_wal *w)
     uint64_t sum = 0;
     for (uint32_t k = 0; k < w->lanes_end; k++) {
         const rw_lane_end *e = &w->lanes[k];
-        uint64_t claimed = e->active ? rw_peek64(&e->lane->claim) - e->cursor : 0;
+        /* A writer that stopped between claim and publish must not make everybody's blocks small. */
+        uint64_t claimed = e->active && rw_lane_ready(e) ? rw_peek64(&e->lane->claim) - e->cursor : 0;
         sum += claimed <= e->bytes ? claimed : 0; /* the word is the client's; nothing else depends on it */
     }
     return sum;

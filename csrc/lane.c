@@ -20,6 +20,7 @@ struct rw_writer {
     const rw_completion *cells;
     uint64_t bytes;
     uint64_t limit;
+    uint64_t salt;
     uint32_t mask;
     uint32_t generation;
     int bell_fd;
@@ -39,6 +40,7 @@ rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
         .cells = rw_completions_of(c, lane->slot),
         .bytes = lane->lane_bytes,
         .limit = half < c->max_record_bytes ? half : c->max_record_bytes,
+        .salt = lane->salt,
         .mask = c->completions_per_client - 1,
         .generation = lane->generation,
         .bell_fd = bell_fd,
@@ -57,9 +59,10 @@ static int usable(const rw_writer *w)
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }
 
+/* Signed: `claim` may be old and head beyond it by now. That is room; the CAS on `claim` finds out that it was old. */
 static bool has_room(const rw_writer *w, uint64_t claim, uint64_t frame)
 {
-    return claim + frame - rw_load64(&w->slot->head) <= w->bytes;
+    return (int64_t)(claim + frame - rw_load64(&w->slot->head)) <= (int64_t)w->bytes;
 }
 
 static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
@@ -85,7 +88,7 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
 {
     rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
     rw_request h = {
-        .valid = at + 1,
+        .valid = rw_lane_valid(w->salt, at),
         .stream = stream,
         .payload_bytes = (uint32_t)payload,
         .count = count,
@@ -95,7 +98,7 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
     h.crc = rw_request_crc(&h);
     memcpy((uint8_t *)q + sizeof q->valid, (const uint8_t *)&h + sizeof h.valid, sizeof h - sizeof h.valid);
     (void)RW_POINT("w.publish.pre");
-    rw_store64(&q->valid, at + 1); /* PAIR: publish/take */
+    rw_store64(&q->valid, h.valid); /* PAIR: publish/take */
     (void)RW_POINT("w.publish.post");
 
     /* PAIR: publish/bell. The fence keeps the look at the bell behind the store of `valid`; the WAL thread changes the
@@ -264,12 +267,15 @@ static const rw_request *at_cursor(const rw_lane_end *e)
     return (const rw_request *)(e->data + (e->cursor & (e->bytes - 1)));
 }
 
-bool rw_lane_ready(const rw_lane_end *e) { return rw_load64_seq(&at_cursor(e)->valid) == e->cursor + 1; /* PAIR: publish/take */ }
+bool rw_lane_ready(const rw_lane_end *e)
+{
+    return rw_load64_seq(&at_cursor(e)->valid) == rw_lane_valid(e->salt, e->cursor); /* PAIR: publish/take */
+}
 
 int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
 {
     memcpy(out, at_cursor(e), sizeof *out);
-    if (out->valid != e->cursor + 1 || out->crc != rw_request_crc(out))
+    if (out->valid != rw_lane_valid(e->salt, e->cursor) || out->crc != rw_request_crc(out))
         return RW_BAD;
     if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes || out->count == 0)
         return RW_BAD;

@@ -9,18 +9,18 @@
  *   1 claim: CAS `claim` from p to p + frame, if p + frame - head <= lane_bytes. From here [p, p + frame) is this
  *     thread's alone.
  *   2 fill: payload, digest, header except `valid`.
- *   3 publish: store valid = p + 1, release.                                    PAIR: publish/take
+ *   3 publish: store valid = p + 1, salted, release.                            PAIR: publish/take
  *   4 look at the bell (wal.h) and ring if the WAL process asks for it.         PAIR: publish/bell
  * WAL process, one thread at a time (it holds the compose turn):
- *   take: at its cursor p, load `valid`, acquire; p + 1 means a complete request. It copies header and payload into the
+ *   take: at its cursor p, load `valid`, acquire; p + 1, salted, means a complete request. It copies header and payload into the
  *   log ring, which no client can write, and validates the copy. After the block is sealed it stores head, which gives
  *   the space back.                                                             PAIR: room
  *
  * Key invariant: head <= cursor <= claim, claim - head <= lane_bytes; bytes in [head, claim) are never claimed again.
  * Order: requests are taken in claim order, so one thread's appends keep their order, and threads are ordered by claim.
  * Laps: `valid` holds a position that never repeats, so a request of an earlier lap at the same place does not count.
- * Payload bytes of an earlier lap that look like the wanted 64-bit value must also pass the header's CRC; a writer that
- * forges both harms its own lane only.
+ * Payload bytes of an earlier lap may come from anybody; without the salt they could forge a request, or get the lane
+ * refused. A writer process that forges one harms its own lane only.
  * Wrap-around: the data area is mapped twice in a row, so a request is always contiguous.
  * A thread that stops between 1 and 3 holds up its own lane (the WAL process waits at its request) and nobody else's; no
  * thread waits for another one. If its process dies there, the request was not published and is not written.
@@ -76,6 +76,7 @@ typedef struct rw_lane_end {
     const rw_lane *lane;
     const uint8_t *data;
     uint64_t bytes;
+    uint64_t salt;
     uint64_t cursor; /* next position to take; ahead of slot->head while a block is being composed */
     uint32_t generation;
     uint32_t active;
@@ -89,6 +90,9 @@ bool rw_lane_ready(const rw_lane_end *e);
 /* Copies the request header at the cursor and validates it against everything that can be checked without the payload.
  * RW_OK, or RW_BAD: no writer of ours writes this; the lane must be refused. */
 int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out);
+
+/* What `valid` holds for a request at this position. */
+static inline uint64_t rw_lane_valid(uint64_t salt, uint64_t position) { return (position + 1) ^ salt; }
 
 static inline const uint8_t *rw_lane_payload(const rw_lane_end *e)
 {

@@ -201,7 +201,8 @@ typedef struct rw_lane {
     uint64_t lane_bytes;
     uint64_t epoch;
     uint64_t fingerprint;
-    RW_PAD(pad0, 48, 64);
+    uint64_t salt; /* random: see rw_request.valid */
+    RW_PAD(pad0, 56, 64);
     /* 64: client threads; the next lane position to be given out */
     uint64_t claim;
     uint32_t last_rung; /* value of `bell` for which this client has rung already */
@@ -215,8 +216,9 @@ typedef struct rw_lane {
     RW_PAD(tail, 192, 4096);
 } rw_lane;
 
-/* A request in a lane. `valid` is the position of the request plus 1 and is stored last, with release: it differs on
- * every lap, so what an earlier lap left behind is never taken for a request. */
+/* A request in a lane. `valid` is the position of the request plus 1, mixed with the lane's salt, and is stored last, with
+ * release. The position differs on every lap, so a header that an earlier lap left behind is never taken for a request;
+ * the salt is known to nobody who only supplies payloads, so neither are payload bytes of an earlier lap. */
 typedef struct rw_request {
     uint64_t valid;
     uint32_t crc; /* CRC-32C of this header with valid's final value and crc = 0 */
@@ -298,6 +300,7 @@ RW_AT(rw_stream, next_offset, 64);
 RW_AT(rw_stream, confirmed_offset, 96);
 RW_AT(rw_stream, name, 128);
 RW_SIZE(rw_lane, 4096);
+RW_AT(rw_lane, salt, 48);
 RW_AT(rw_lane, claim, 64);
 RW_AT(rw_lane, completion_waiters, 128);
 RW_SIZE(rw_request, 64);

@@ -7,11 +7,17 @@
 void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring, uint64_t target_bytes)
 {
     *r = (rw_log_ring){.c = c, .ring = ring, .target_bytes = target_bytes};
-    r->prefix = c->released;
-    r->prefix_end = c->released_end;
-    if (c->sealed == c->released)
-        return; /* nothing is pending; the count may start anew */
+    /* The drain may be at work and move both between the two loads; every block below either is persisted, which is all
+     * that a prefix says, and the first advance makes them agree. */
+    uint64_t released = rw_load64(&c->released);
+    r->prefix = released;
+    r->prefix_end = rw_load64(&c->released_end);
     const rw_block_entry *e = rw_block_entry_of(c, c->sealed - 1);
+    /* `sealed` alone decides. A predecessor killed inside seal may have moved sealed_end over a block that never
+     * existed; a log that went on behind it would have a hole that no crash can explain. */
+    rw_store64(&c->sealed_end, c->sealed == c->block_seed ? c->position_seed : e->position + e->span);
+    if (c->sealed == released)
+        return; /* nothing is pending; the count may start anew */
     r->requests_sealed = e->requests;
     uint64_t at = sizeof(rw_block);
     rw_frame f;
@@ -68,7 +74,9 @@ int rw_log_ring_begin(rw_log_ring *r, uint64_t need)
     uint64_t pages = rw_page_up(need), room = ring_room(r), segment = rw_log_ring_segment_room(r);
     if (pages > segment)
         return RW_TOO_LARGE;
-    if (pages > room || requests_pending(r) + r->target_bytes / sizeof(rw_record) > RW_PENDING_MAX)
+    /* A block beyond the target size has one big request and less than a page of others. */
+    uint64_t most = 1 + (r->target_bytes + RW_PAGE) / sizeof(rw_record);
+    if (pages > room || requests_pending(r) + most > RW_PENDING_MAX)
         return RW_FULL;
     uint64_t capacity = pages > r->target_bytes ? pages : r->target_bytes;
     if (capacity > room)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,7 +43,7 @@ uint64_t rw_fingerprint(void)
         AT(rw_stream, defined_end), AT(rw_stream, confirmed_offset), AT(rw_stream, confirmed_bytes),
         AT(rw_stream, last_timestamp_ns), AT(rw_stream, name),
         sizeof(rw_lane), AT(rw_lane, slot), AT(rw_lane, generation), AT(rw_lane, lane_bytes), AT(rw_lane, epoch),
-        AT(rw_lane, fingerprint), AT(rw_lane, claim), AT(rw_lane, last_rung), AT(rw_lane, completion_waiters),
+        AT(rw_lane, fingerprint), AT(rw_lane, salt), AT(rw_lane, claim), AT(rw_lane, last_rung), AT(rw_lane, completion_waiters),
         AT(rw_lane, room_waiters), AT(rw_lane, tail_any), AT(rw_lane, tail_streams),
         sizeof(rw_request), AT(rw_request, crc), AT(rw_request, stream), AT(rw_request, payload_bytes),
         AT(rw_request, count), AT(rw_request, timestamp_ns), AT(rw_request, digest), AT(rw_request, number),
@@ -134,6 +135,9 @@ void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t gen
     l->lane_bytes = lane_bytes;
     l->epoch = c->epoch;
     l->fingerprint = c->fingerprint;
+    if (getrandom(&l->salt, sizeof l->salt, 0) != sizeof l->salt)
+        l->salt = wall_clock_ns() ^ (uintptr_t)l; /* a kernel without it: still nothing a payload could know */
+    l->salt |= 1ull << 63; /* no position reaches this bit, so zeroed memory never looks valid */
     rw_store64(&l->magic, RW_LANE_MAGIC); /* PAIR: create/attach */
 }
 

@@ -10,6 +10,7 @@ static void restore_last_block(rw_wal *w, const uint8_t *block)
 {
     uint64_t at = sizeof(rw_block);
     rw_frame f;
+    w->last_timestamp_ns = ((const rw_block *)block)->timestamp_ns;
     while (rw_block_frames(block, &at, &f, 1) == 1) {
         w->defined[f.stream] = 1;
         if (w->next_offset[f.stream] < f.base_offset + f.count)
@@ -44,13 +45,15 @@ int rw_wal_restore(rw_wal *w)
 {
     rw_control *c = w->c;
     int unfinished = 0;
-    for (uint64_t n = c->released; n < c->sealed; n++) {
+    uint64_t released = rw_load64(&c->released); /* the drain may be moving it */
+    for (uint64_t n = released; n < c->sealed; n++) {
         const rw_block_entry *e = rw_block_entry_of(c, n);
         if (e->state == RW_BLOCK_BAD || sound(w, e, n) != RW_OK)
             return RW_BAD;
         unfinished += e->state == RW_BLOCK_SEALED;
     }
-    if (c->sealed > c->block_seed) {
+    /* A released block was published, and its bytes may be under what the predecessor was composing. */
+    if (c->sealed > released) {
         const rw_block_entry *last = rw_block_entry_of(c, c->sealed - 1);
         if (sound(w, last, c->sealed - 1) != RW_OK)
             return RW_BAD;
@@ -62,7 +65,7 @@ int rw_wal_restore(rw_wal *w)
 int rw_wal_rewrite(rw_wal *w)
 {
     rw_control *c = w->c;
-    for (uint64_t n = c->released; n < c->sealed; n++) {
+    for (uint64_t n = rw_load64(&c->released); n < c->sealed; n++) {
         const rw_block_entry *e = rw_block_entry_of(c, n);
         if (e->state != RW_BLOCK_SEALED)
             continue;
@@ -78,5 +81,6 @@ int rw_wal_rewrite(rw_wal *w)
         if (rc != RW_OK)
             return rc;
     }
+    rw_tell_drain(w); /* it may sleep on blocks that the predecessor persisted and did not live to tell it about */
     return RW_OK;
 }

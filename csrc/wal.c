@@ -80,7 +80,7 @@ static void turn_give(rw_wal *w) { rw_store32(&w->turn, 0); }
 
 /* PAIR: completions. The persisted bytes, or the sealed block, come before the bump; the drain announces itself in
  * drain_parked before it looks again. */
-static void tell_drain(rw_wal *w)
+void rw_tell_drain(rw_wal *w)
 {
     rw_add32(&w->c->completions, 1);
     if (rw_load32_seq(&w->c->drain_parked) != 0)
@@ -112,7 +112,7 @@ int rw_write_job(rw_wal *w, const rw_block_job *job)
     (void)RW_POINT("l.publish.post");
     rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_PERSISTED); /* PAIR: block state */
     rw_add64(&w->c->wal_writes, 1);
-    tell_drain(w);
+    rw_tell_drain(w);
     return RW_OK;
 }
 
@@ -120,7 +120,7 @@ int rw_write_job(rw_wal *w, const rw_block_job *job)
 static void rouse_drain(rw_wal *w)
 {
     if (rw_load32_seq(&w->c->drain_parked) != 0)
-        tell_drain(w);
+        rw_tell_drain(w);
 }
 
 /* ------------------------------------------------------------------------------------------- watching and sleeping */
@@ -142,10 +142,18 @@ static void poll_bell(rw_wal *w)
 {
     struct pollfd p = {.fd = w->bell_fd, .events = POLLIN};
     struct timespec t = {.tv_sec = NAP_NS / 1000000000u};
-    (void)ppoll(&p, 1, &t, NULL);
     uint64_t rings;
-    if (read(w->bell_fd, &rings, sizeof rings) < 0)
+    if (ppoll(&p, 1, &t, NULL) <= 0 || read(w->bell_fd, &rings, sizeof rings) < 0)
         return; /* nothing rang */
+}
+
+/* Under the turn: requests that could go into a block now. While starved, only a release since the latest attempt makes
+ * a difference; the ring for it may have been taken by a thread that then found the turn taken.   PAIR: release */
+static bool work_left(const rw_wal *w)
+{
+    if (rw_peek32(&w->c->starved) && rw_load64_seq(&w->c->released) == w->released_seen)
+        return false;
+    return rw_lanes_ready(w); /* PAIR: publish/bell */
 }
 
 /* Somebody else is sure to look at the lanes: a sentinel, or a thread whose block is on its way. */
@@ -154,13 +162,25 @@ static bool covered(const rw_wal *w)
     return (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) || rw_load32_seq(&w->writing) != 0;
 }
 
+/* The caller has just left watching. A publisher that saw it watch did not ring, so unless a thread that writes is going
+ * to look anyway, the caller must.                                                          PAIR: publish/bell */
+static bool left_behind(rw_wal *w)
+{
+    if (rw_load32_seq(&w->writing) != 0)
+        return false;
+    turn_take(w);
+    bool work = work_left(w);
+    turn_give(w);
+    return work;
+}
+
 /* Gives up watching until somebody rings or wakes this thread; watches again on return. */
 static void sleep_until_roused(rw_wal *w)
 {
     if (!covered(w)) {
         turn_take(w);
         bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
-        bool work = sentinel && !rw_peek32(&w->c->starved) && rw_lanes_ready(w); /* PAIR: publish/bell */
+        bool work = sentinel && work_left(w);
         turn_give(w);
         if (sentinel) {
             if (!work && !ended(w)) {
@@ -174,7 +194,7 @@ static void sleep_until_roused(rw_wal *w)
     rw_add32(&w->idle_count, 1);
     uint32_t seen = rw_load32_seq(&w->idle_seq);
     rw_bell_change(&w->c->bell, -1, 0);
-    if (covered(w) && !ended(w))
+    if (covered(w) && !ended(w) && !left_behind(w))
         rw_park(&w->idle_seq, seen, NAP_NS);
     rw_bell_change(&w->c->bell, 1, 0);
     rw_sub32(&w->idle_count, 1);
@@ -189,6 +209,7 @@ static int try_compose(rw_wal *w, rw_block_job *job)
         turn_give(w);
         return RW_PENDING;
     }
+    w->released_seen = rw_load64_seq(&w->c->released);
     int rc = rw_compose(w, job);
     if (rc == RW_FULL && rw_peek32(&w->c->starved) == 0) {
         /* PAIR: release. Announce first, then look once more; the drain releases first, then looks at `starved`. */
@@ -264,7 +285,8 @@ int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generat
     w->lanes[slot] = (rw_lane_end){
         .lane = lane,
         .data = (const uint8_t *)lane + sizeof *lane,
-        .bytes = lane->lane_bytes,
+        .bytes = rw_slot_of(w->c, slot)->lane_bytes, /* not the lane's word: its writer can change that one */
+        .salt = lane->salt,
         .cursor = rw_slot_of(w->c, slot)->head,
         .generation = generation,
         .active = rw_slot_of(w->c, slot)->fault != generation,
@@ -286,6 +308,8 @@ int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
         w->lanes_end--;
     turn_give(w);
     rw_slot *s = rw_slot_of(w->c, slot);
+    /* First, so that a successor that finds head at 0 and the generation not let go does not take its requests again. */
+    rw_store32_seq(&s->fault, generation);
     rw_store64_seq(&s->head, 0); /* the next generation's lane begins at 0 */
     rw_store64(&s->requests, 0);
     rw_store32_seq(&s->wal_done, generation);

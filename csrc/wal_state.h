@@ -41,6 +41,7 @@ struct rw_wal {
     uint64_t *touched_in; /* by stream: block number + 1 that listed it */
     uint32_t touched_count;
     uint64_t last_timestamp_ns;
+    uint64_t released_seen; /* `released` before the latest attempt to compose */
     uint64_t segment_announced; /* highest segment number whose use was announced as a chore */
     rw_wal_segment_slot segments[RW_WAL_SEGMENTS];
 
@@ -64,5 +65,6 @@ void rw_publish_block(rw_wal *w);
 
 /* wal.c */
 int rw_write_job(rw_wal *w, const rw_block_job *job);
+void rw_tell_drain(rw_wal *w);
 
 #endif
