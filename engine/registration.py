@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 import threading
@@ -171,10 +172,13 @@ class Registration:
     def alive(self) -> bool:
         """False when the engine has closed the connection: proof that it is gone, or has dropped this client."""
         try:
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-        except (BlockingIOError, InterruptedError):
+            # Asked first, because recv() on a Python socket with a timeout waits for it, whatever the flags say.
+            poller = select.poll()
+            poller.register(self._socket, select.POLLIN)
+            return not poller.poll(0) or self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except (BlockingIOError, InterruptedError):  # another thread has taken the answer that it waits for
             return True
-        except OSError:
+        except (OSError, ValueError):  # ValueError: closed
             return False
 
     def fileno(self) -> int:
