@@ -1,7 +1,8 @@
 """Builds `engine._native` (cffi, API mode) out of csrc/. Run by setup.py; nothing imports it at run time.
 
 RINGWAL_WERROR=1 turns warnings into errors. RINGWAL_SANITIZE takes what -fsanitize takes ("address,undefined",
-"thread") and builds for that instead of for speed.
+"thread") and builds for that instead of for speed. RINGWAL_POINTS=1 builds in the named points at which a test kills,
+stops or delays a process (csrc/points.h); no other build has them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def flags() -> tuple[list[str], list[str]]:
     compile_flags, link_flags = list(FLAGS), ["-pthread"]
     if os.environ.get("RINGWAL_WERROR") == "1":
         compile_flags.append("-Werror")
+    if with_points():
+        compile_flags.append("-DRINGWAL_POINTS")
     sanitizers = os.environ.get("RINGWAL_SANITIZE")
     if sanitizers:
         extra = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g", "-O1"]
@@ -36,12 +39,19 @@ def flags() -> tuple[list[str], list[str]]:
     return compile_flags, link_flags
 
 
+def with_points() -> bool:
+    """Is this a build for tests that stop processes at named points?"""
+    return os.environ.get("RINGWAL_POINTS") == "1"
+
+
 def builder() -> cffi.FFI:
     """Declares what Python may see and how to compile it."""
     headers = sorted(CSRC.glob("*.h"))
     compile_flags, link_flags = flags()
     ffi = cffi.FFI()
     ffi.cdef((CSRC / "engine.cdef").read_text())
+    if with_points():
+        ffi.cdef("int rw_point(const char *name);")
     ffi.set_source(
         "engine._native",
         "".join(f'#include "{header.name}"\n' for header in headers) + GENERATED,

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +32,7 @@ from engine.ingest import Ingest
 if TYPE_CHECKING:
     import engine
     from engine.config import Setting
+    from engine.registration import Registration
 
 BATCH_BYTES = 128 * 1024  # lines that go into one append
 RECORD_LIMIT = 1024 * 1024 * 1024  # no lane takes a larger record, so no more than this is held in memory
@@ -163,24 +167,43 @@ def _metavar(setting: Setting) -> str:
 
 @cli.command(cls=RunCommand)
 @_directory
+@click.option("--autostart", is_flag=True, hidden=True, help="End when the last client has gone.")
 @_json
-def run(directory: Path, as_json: bool, **settings: Any) -> int:
+def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None) -> int:
     """Run an engine on DIR in the foreground until SIGTERM or Ctrl-C.
 
     Recovers first, prints one line on stdout when clients can connect, logs to stderr.
     """
     from engine.processes.supervisor import Supervisor
 
-
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s ringwal %(levelname)s %(message)s")
     output = textio.Output()
 
-    def ready(facts: dict[str, Any]) -> None:
+    def ready(report: dict[str, Any]) -> None:
         if as_json:
-            output.json({"ready": True, **facts})
+            output.json({"ready": True, **report})
         else:
-            output.line(f"ready: {directory} pid {facts['pid']} epoch {facts['epoch']}")
+            output.line(f"ready: {directory} pid {report['pid']} epoch {report['epoch']}")
 
-    return Supervisor(directory, from_text(settings)).run(ready)
+    return Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
+
+
+@contextlib.contextmanager
+def _end_of(registration: Registration) -> Iterator[int]:
+    """A descriptor that becomes readable when the engine's process is gone, as the kernel says.
+
+    That is its pidfd; where its number means nothing here (another pid namespace), its end of the socket.
+    """
+    with socket.socket(fileno=os.dup(registration.fileno())) as peer:
+        pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+    if not pid:
+        yield registration.fileno()
+        return
+    ended = os.pidfd_open(pid)
+    try:
+        yield ended
+    finally:
+        os.close(ended)
 
 
 @cli.command()
@@ -193,10 +216,9 @@ def stop(directory: Path, timeout: float, as_json: bool) -> None:
     from engine.registration import Registration
 
     began = time.monotonic()
-    with contextlib.closing(Registration(directory, min(timeout, 5.0))) as registration:
+    with contextlib.closing(Registration(directory, min(timeout, 5.0))) as registration, _end_of(registration) as end:
         registration.stop()
-        # The kernel closes the engine's end of the socket when the engine is gone, and not before.
-        if not select.select([registration], [], [], timeout)[0]:
+        if not select.select([end], [], [], timeout)[0]:
             raise TimeoutError(f"the engine on {directory} is still stopping after {timeout:g} s")
     seconds = round(time.monotonic() - began, 3)
     output = textio.Output()

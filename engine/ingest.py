@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -48,6 +49,12 @@ class Ingest:
         self.first_offset = ack.offset if self.first_offset is None else self.first_offset
         self.last_offset = ack.offset + ack.count - 1
 
+    def _settle(self, wait: bool) -> None:
+        """After an error: counts what is confirmed all the same, up to the first append that is not."""
+        with contextlib.suppress(Exception):
+            while self._pending and (wait or self._pending[0][0].done()):
+                self._confirm()
+
     def finish(self) -> None:
         """Waits until everything is confirmed."""
         while self._pending:
@@ -64,6 +71,7 @@ class Ingest:
                 progress.update(self.records, self.bytes)
             self.finish()
         except Exception as error:
+            self._settle(wait=not isinstance(error, TimeoutError))
             error.add_note(f"confirmed before that: the first {self.records} records ({self.bytes} bytes) of the input")
             raise
         finally:

@@ -41,11 +41,13 @@ class Lane:
     def __init__(self, *, control: Any, lane: Any, bell_fd: int, alive: Callable[[], bool], keep: tuple[object, ...]) -> None:
         """``keep`` holds the mappings: they are released with the last receipt, as a thread may still be waiting in C."""
         self.control = control
-        self.writer = lib.rw_writer_open(control, lane, bell_fd)
+        bell = os.dup(bell_fd)  # ours: a thread may ring while the registration is being closed
+        self.writer = lib.rw_writer_open(control, lane, bell)
         if self.writer == ffi.NULL:
+            os.close(bell)
             raise MemoryError("no memory for a lane's private state")
         self._keep = keep
-        weakref.finalize(self, lib.rw_writer_close, self.writer)
+        weakref.finalize(self, _release, self.writer, bell).atexit = False
         self.slot = int(lane.slot)
         self.generation = int(lane.generation)
         self.record_limit = int(lib.rw_writer_record_limit(self.writer))
@@ -183,6 +185,11 @@ class Lane:
         for receipt in self.outstanding():
             self.settle(receipt)
         self.end(error)
+
+
+def _release(writer: Any, bell: int) -> None:
+    lib.rw_writer_close(writer)
+    os.close(bell)
 
 
 def describe_errno(number: int) -> str:

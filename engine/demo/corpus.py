@@ -5,6 +5,7 @@ A stream per top-level package or module ("json", "os", ...); HOT takes a record
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,13 +23,16 @@ class Source(NamedTuple):
 
 
 def sources(root: Path | None = None) -> list[Source]:
-    """Every .py file of the standard library (or of `root`), by path: all processes see the same list."""
+    """Every .py file of the standard library (or of `root`), in a fixed order: all processes see the same list."""
     top = root if root is not None else Path(sysconfig.get_path("stdlib"))
     found = []
-    for path in sorted(top.rglob("*.py")):
-        inside = path.relative_to(top)
-        if not SKIPPED.intersection(inside.parts):
-            found.append(Source(inside.parts[0].removesuffix(".py"), path))
+    for folder, below, names in os.walk(top):
+        below[:] = sorted(set(below) - SKIPPED)
+        package = Path(folder).relative_to(top).parts[:1]
+        for name in sorted(names):
+            if name.endswith(".py"):
+                stream = package[0] if package else name.removesuffix(".py")
+                found.append(Source(stream, Path(folder, name)))
     return found
 
 

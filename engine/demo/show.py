@@ -134,11 +134,11 @@ def _write_and_kill(
             kills.append(_kill(target, crew, watch, dice))
             say(f"{time.monotonic() - began:5.2f} s  SIGKILL to {LABELS[target]} (pid {kills[-1].pid})")
         _pause(began + seconds, crew)
-        status = watch.status()
+        counters = watch.status()["counters"]
         crew.expect_alive()
         host.kill()
         say(f"{time.monotonic() - began:5.2f} s  SIGKILL to the whole engine, all writers at work")
-    return _Act(kills, appends_per_sync=status["wal_requests"] / max(1, status["wal_writes"]))
+    return _Act(kills, appends_per_sync=counters["wal_requests"] / max(1, counters["wal_writes"]))
 
 
 def _plan(dice: random.Random, seconds: float) -> list[tuple[str, float]]:
@@ -163,7 +163,7 @@ def _kill(target: str, crew: Writers, watch: engine.Client, dice: random.Random)
     now = time.monotonic_ns()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + REPLACE_TIMEOUT
-    while watch.status()[f"{target}_pid"] in (0, pid):
+    while watch.status()[f"{target}_pid"] in (None, pid):
         if time.monotonic() > deadline:
             raise DemoError(f"{LABELS[target]} was not replaced within {REPLACE_TIMEOUT:.0f} s")
         time.sleep(0.005)

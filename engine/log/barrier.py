@@ -141,8 +141,7 @@ class EpochWriter:
         length = lib.rw_draft_seal(self._draft, self.manifest.uuid, like)
         if write:
             offset = segment.HEADER_BYTES + self.position % self._size
-            with memoryview(self._memory)[:length] as block:
-                write_all(self._fds[self.position // self._size], block, offset)
+            write_all(self._fds[self.position // self._size], memoryview(self._memory)[:length], offset)
         self.position += like.span or length
         self.block_number += 1
 
@@ -163,4 +162,3 @@ class EpochWriter:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-        self._memory.close()

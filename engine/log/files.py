@@ -17,7 +17,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def page_buffer(size: int) -> mmap.mmap:
-    """`size` zero bytes of private memory, aligned for direct I/O."""
+    """`size` zero bytes of private memory, aligned for direct I/O.
+
+    It is freed with its last reference; closing it would fail while a traceback holds a view of it.
+    """
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
@@ -136,15 +139,14 @@ def _try_direct(directory: Path) -> int | None:
     path = directory / f".direct-{os.getpid()}"
     page = page_buffer(PAGE)
     try:
-        with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT) as fd, memoryview(page) as view:
-            os.pwritev(fd, [view], 0, os.RWF_DSYNC)
-            os.preadv(fd, [view], 0)
+        with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT) as fd:
+            os.pwritev(fd, [page], 0, os.RWF_DSYNC)
+            os.preadv(fd, [page], 0)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             with storage_full(f"cannot write to {directory}"):
                 raise
         return error.errno
     finally:
-        page.close()
         path.unlink(missing_ok=True)
     return None

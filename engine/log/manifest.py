@@ -4,13 +4,12 @@
 with each write and the counter's last bit picks the slot, so the slot in force is never the one being written. No clock
 decides.
 
-    0   magic            8   b"RWMANIF1"          48  epoch          8
-    8   format version   4                        56  epoch_segment  8
-    12  zero             4                        64  first_segment  8
-    16  counter          8                        72  named_end      8
-    24  uuid            16                        80  segment_bytes  8
-    40  (uuid ends)                               88  window_bytes   8
-                                                  96  XXH3-64 of all bytes before  8
+    0   magic            8   b"RWMANIF1"          48  epoch_segment  8
+    8   format version   4                        56  first_segment  8
+    12  zero             4                        64  named_end      8
+    16  counter          8                        72  segment_bytes  8
+    24  uuid            16                        80  window_bytes   8
+    40  epoch            8                        88  XXH3-64 of all bytes before  8
 
 Every change is written to both slots, one after the other, each synced. Whatever one slot suffers later, the other says
 the same: an older state would make recovery overwrite what has been confirmed since.
@@ -113,12 +112,10 @@ def _read_slots(directory: Path) -> tuple[bytes, bytes]:
     pages = page_buffer(2 * PAGE)
     try:
         for slot in (0, 1):
-            with memoryview(pages)[slot * PAGE : (slot + 1) * PAGE] as page:
-                _read_slot(fd, page, slot)
-        return pages[:PAGE], pages[PAGE:]
+            _read_slot(fd, memoryview(pages)[slot * PAGE : (slot + 1) * PAGE], slot)
     finally:
-        pages.close()
         os.close(fd)
+    return pages[:PAGE], pages[PAGE:]
 
 
 def _read_slot(fd: int, page: memoryview, slot: int) -> None:

@@ -169,17 +169,13 @@ def _reserve(fd: int, size: int) -> None:
 def _fill(fd: int, header: bytes, segment_bytes: int) -> None:
     """Write the header page (kept as it is if `header` is empty) and zeros behind it."""
     end = HEADER_BYTES + segment_bytes
-    zeros = page_buffer(_FILL_BYTES)
-    try:
-        with memoryview(zeros) as view:
-            if header:
-                zeros[: len(header)] = header
-                write_all(fd, view[:HEADER_BYTES], 0)
-                zeros[: len(header)] = bytes(len(header))
-            for offset in range(HEADER_BYTES, end, _FILL_BYTES):
-                write_all(fd, view[: min(_FILL_BYTES, end - offset)], offset)
-    finally:
-        zeros.close()
+    zeros = memoryview(page_buffer(_FILL_BYTES))
+    if header:
+        zeros[: len(header)] = header
+        write_all(fd, zeros[:HEADER_BYTES], 0)
+        zeros[: len(header)] = bytes(len(header))
+    for offset in range(HEADER_BYTES, end, _FILL_BYTES):
+        write_all(fd, zeros[: min(_FILL_BYTES, end - offset)], offset)
 
 
 def _encode(uuid: bytes, number: int, segment_bytes: int) -> bytes:
@@ -195,14 +191,11 @@ def _check(fd: int, manifest: Manifest, number: int, place: tuple[int, int]) -> 
         raise CorruptionError(f"the segment's file has {size} bytes instead of {expected}", number, place[1] + have)
     page = page_buffer(HEADER_BYTES)
     try:
-        with memoryview(page) as view:
-            read_all(fd, view, 0)
-        body = page[: _HEADER.size]
-        (digest,) = _DIGEST.unpack_from(page, _HEADER.size)
+        read_all(fd, memoryview(page), 0)
     except OSError as error:
         raise CorruptionError(f"the segment's header cannot be read: {error.strerror}", *place) from error
-    finally:
-        page.close()
+    body = page[: _HEADER.size]
+    (digest,) = _DIGEST.unpack_from(page, _HEADER.size)
     magic, version, _, uuid, its_number, its_bytes, _ = _HEADER.unpack(body)
     if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body):
         raise CorruptionError("the segment's header is damaged", *place)

@@ -66,7 +66,6 @@ class Walk:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-        self._window.close()
         if self.scan != ffi.NULL:
             lib.rw_recovery_close(self.scan)
             self.scan = ffi.NULL
@@ -110,7 +109,6 @@ class Walk:
             return
         kept = max(0, self._base + self._held - position) if position >= self._base else 0
         if wanted > len(self._window):
-            self._window.close()
             self._window = page_buffer(page_up(wanted) + WINDOW_BYTES)
             kept = 0
         if kept:
@@ -118,8 +116,7 @@ class Walk:
         self._base, self._held = position, kept
         room = min(len(self._window), self.size - position % self.size)
         if kept < room:
-            with memoryview(self._window)[kept:room] as view:
-                self._held += self._read(position + kept, view)
+            self._held += self._read(position + kept, memoryview(self._window)[kept:room])
         if self._held < wanted:
             raise CorruptionError("the segment ends early", *self.place(position))
 

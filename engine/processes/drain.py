@@ -7,7 +7,7 @@ import signal
 
 from engine import memory
 from engine._native import ffi, lib
-from engine.errors import Error, ShmUnavailable
+from engine.errors import Error
 from engine.processes.context import EngineContext
 
 ATTACH = 1
@@ -62,15 +62,10 @@ class DrainProcess:
         if k in self.lanes:
             self.lanes.pop(k).close()
         try:
-            lane = memory.attach_lane(
-                self.context.uuid,
-                self.context.epoch,
-                k,
-                generation,
-                lib.rw_slot_of(self.control, k).lane_bytes,
-                writable=False,
-            )
-        except ShmUnavailable:
+            name = memory.object_name(self.context.uuid, self.context.epoch, memory.lane_part(k, generation))
+            lane_bytes = lib.rw_slot_of(self.control, k).lane_bytes
+            lane = memory.attach_lane(self.context.control, name, k, generation, lane_bytes, writable=False)
+        except Error:
             self.context.log.warning("lane %d of a writer that is gone cannot be opened", k)
         else:
             self.lanes[k] = lane

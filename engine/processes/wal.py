@@ -16,8 +16,7 @@ from engine import memory
 from engine._native import ffi, lib
 from engine.config import Config
 from engine.errors import Error, StorageFull
-from engine.log import segment
-from engine.log.manifest import Manifest
+from engine.log import files, manifest, segment
 from engine.processes.context import EngineContext
 
 RETRY_SECONDS = 1.0
@@ -31,11 +30,11 @@ class WalProcess:
         self.context = context
         self.config: Config = context.config
         self.control = context.control.pointer
-        self.manifest = Manifest.load(context.directory)
+        self.manifest = manifest.load(context.directory)
         self.lanes: dict[int, tuple[int, memory.Mapping]] = {}  # slot -> (generation, its lane)
         self.stopping = False
         self.segments_end = 0  # segments below are with the threads, or behind them
-        self.direct = segment.accepts_direct(context.directory, self.config.direct_io)
+        self.direct = files.use_direct(context.directory, self.config.direct_io)
         options = ffi.new(
             "rw_wal_options *",
             {
@@ -107,7 +106,8 @@ class WalProcess:
     def _attach(self, k: int, slot: Any) -> None:
         if k in self.lanes and self.lanes[k][0] == slot.generation:
             return
-        lane = memory.attach_lane(self.context.uuid, self.context.epoch, k, slot.generation, slot.lane_bytes, writable=False)
+        name = memory.object_name(self.context.uuid, self.context.epoch, memory.lane_part(k, slot.generation))
+        lane = memory.attach_lane(self.context.control, name, k, slot.generation, slot.lane_bytes, writable=False)
         self.lanes[k] = (slot.generation, lane)
         lib.rw_wal_attach_lane(self.wal, k, lane.pointer, slot.generation)
 
@@ -143,7 +143,7 @@ class WalProcess:
 
     def _segment_fd(self, number: int) -> int:
         if number >= self.manifest.named_end:
-            self.manifest = segment.prepare(self.context.directory, self.manifest, number)
+            self.manifest = segment.prepare(self.context.directory, self.manifest, number, direct=self.direct)
         return segment.open_for_writing(self.context.directory, self.manifest, number, direct=self.direct)
 
 
