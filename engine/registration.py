@@ -172,12 +172,10 @@ class Registration:
     def alive(self) -> bool:
         """False when the engine has closed the connection: proof that it is gone, or has dropped this client."""
         try:
-            # Asked first, because recv() on a Python socket with a timeout waits for it, whatever the flags say.
+            # Not by peeking at what there is to read: that may be the reply that another thread waits for.
             poller = select.poll()
-            poller.register(self._socket, select.POLLIN)
-            return not poller.poll(0) or self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-        except (BlockingIOError, InterruptedError):  # another thread has taken the answer that it waits for
-            return True
+            poller.register(self._socket, select.POLLRDHUP)
+            return not poller.poll(0)
         except (OSError, ValueError):  # ValueError: closed
             return False
 

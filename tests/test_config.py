@@ -1,0 +1,121 @@
+"""Settings are checked when they are made, and the message says what to change."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from engine.config import GIB, KIB, MIB, Config, format_size, from_text, next_power_of_two, parse_size, settings
+from engine.errors import ConfigError
+
+SMALL = {"ring_bytes": MIB, "segment_bytes": 4 * MIB, "max_streams": 256}
+
+
+def test_defaults_and_the_smallest_sizes_are_legal() -> None:
+    assert Config().confirm_order == "stream"
+    Config(**SMALL)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().ring_bytes = MIB  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"ring_bytes": 3 * MIB}, "power of two .* 4194304"),
+        ({"ring_bytes": MIB // 2}, "power of two"),
+        ({"ring_bytes": 0}, "power of two"),
+        ({"ring_bytes": -MIB}, "power of two"),
+        ({"ring_bytes": 4 * GIB}, "power of two"),
+        ({"lane_bytes": 65 * KIB}, "131072"),
+        ({"lane_bytes": 2 * GIB}, "1073741824"),
+        ({"max_outstanding": 1000}, "1024"),
+        ({"max_clients": 0}, "max_clients is 0"),
+        ({"max_streams": 0}, "max_streams is 0"),
+        ({"segment_bytes": 64 * MIB + 1}, "multiple of 1048576, for example 68157440"),
+        ({"segments_ahead": 0}, "segments_ahead"),
+        ({"block_bytes": 5000}, "multiple of 4096, for example 8192"),
+        ({"blocks_in_flight": 0}, "blocks_in_flight"),
+        ({"blocks_in_flight": 65}, "blocks_in_flight"),
+        ({"confirm_order": "lane"}, "stream, log"),
+        ({"direct_io": "maybe"}, "auto, on, off"),
+        ({"wal_spin": -1.0}, "wal_spin"),
+        ({"stop_timeout": 0}, "stop_timeout"),
+        ({"max_restarts": -1}, "max_restarts"),
+        ({"max_clients": True}, "whole number"),
+        ({"max_clients": 1.5}, "whole number"),
+        ({"wal_spin": "fast"}, "number of seconds"),
+    ],
+)
+def test_a_value_outside_its_limits_is_refused_by_name(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(values))}.*{says}|{says}"):
+        Config(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({**SMALL, "block_bytes": 512 * KIB}, r"block_bytes .*512KiB.* quarter of ring_bytes .*1MiB"),
+        ({"lane_quota_bytes": MIB}, r"lane_quota_bytes .*1MiB.* block_bytes .*256KiB"),
+        ({"ring_bytes": 64 * MIB}, "raise segment_bytes to 69MiB, or lower ring_bytes or max_streams"),
+        ({**SMALL, "max_streams": 16384}, "raise segment_bytes to 6MiB"),
+    ],
+)
+def test_settings_that_contradict_each_other_say_what_to_change(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Config(**values)
+
+
+def test_the_advised_segment_size_is_the_smallest_that_is_legal() -> None:
+    Config(ring_bytes=64 * MIB, segment_bytes=69 * MIB)
+    with pytest.raises(ConfigError):
+        Config(ring_bytes=64 * MIB, segment_bytes=68 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4096", 4096), ("0", 0), ("64KiB", 64 * KIB), ("64 MiB", 64 * MIB), ("1GiB", GIB), ("1.5k", 1536), ("2m", 2 * MIB),
+        ("7B", 7), (" 1g ", GIB),
+    ],
+)  # fmt: skip
+def test_sizes_are_written_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "64MB", "64kb", "-1", "1e6", "0.3", "1TiB", "64MiB64", "nan"])
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 64 * KIB, 3 * MIB, 5 * GIB, GIB + 1])
+def test_a_formatted_size_parses_back(size: int) -> None:
+    assert parse_size(format_size(size)) == size
+
+
+def test_every_setting_has_a_flag_a_help_text_and_a_default_that_parses() -> None:
+    for setting in settings():
+        assert setting.help.endswith(".")
+        assert setting.flag == "--" + setting.name.replace("_", "-")
+        assert setting.parse(setting.format()) == setting.default
+    assert [setting.name for setting in settings()] == [field.name for field in dataclasses.fields(Config)]
+
+
+def test_a_config_from_texts() -> None:
+    sizes = {"ring_bytes": "1MiB", "segment_bytes": "4MiB", "max_streams": "256"}
+    config = from_text({**sizes, "wal_spin": "1e-5", "direct_io": None})
+    assert config == Config(**SMALL, wal_spin=1e-5)
+    with pytest.raises(ConfigError, match="no such setting: colour"):
+        from_text({"colour": "red"})
+    with pytest.raises(ConfigError, match="max_clients is 'many'"):
+        from_text({"max_clients": "many"})
+
+
+@pytest.mark.parametrize(("value", "power"), [(0, 1), (1, 1), (2, 2), (3, 4), (4096, 4096), (4097, 8192)])
+def test_next_power_of_two(value: int, power: int) -> None:
+    assert next_power_of_two(value) == power
