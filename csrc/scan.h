@@ -14,8 +14,8 @@
  *     3 write the block                               3 load reserve_end: p >= reserve_end - ring_bytes ?
  *
  * Only the WAL process stores reserve_end, and it never goes back. If step 1 of the reader saw any byte of step 3 of
- * the writer, the two fences make the reader's step 3 see that reserve_end or a later one; the byte that was overwritten
- * lay at new position - ring_bytes, so the test fails and the copy is void. Bytes of a block that is being composed are
+ * the writer, the two fences make the reader's step 3 see that reserve_end or a later one; the overwritten byte lay at
+ * new position - ring_bytes, so the test fails and the copy is void. Bytes of a block that is being composed are
  * never looked at: the walk stops at the last confirmed record, and the block of that was sealed before (PAIR: seal).
  *
  * WHERE THE DISK TAKES OVER                                                                       PAIR: release
@@ -54,7 +54,7 @@ typedef struct rw_walk {
     uint64_t epoch;
     uint64_t position;    /* block the walk stands in */
     uint64_t frame_at;    /* byte in the block of the frame it stands at; 0: the first */
-    uint64_t data_at;     /* byte in the block of the next record; 0: the frame's digest is not checked in these bytes */
+    uint64_t data_at;     /* byte in the block of the next record; 0: the frame's digest is still to be checked */
     uint64_t next_offset; /* the record that is wanted next */
     uint64_t below;       /* confirmed offset: records at or beyond it are not looked for */
     uint64_t need;
@@ -98,8 +98,8 @@ void rw_log_area(const rw_control *c, const uint8_t *ring, rw_area *out);
  * RW_OVERWRITTEN: the ring does not hold it. A confirmed offset that is in the ring is in that block or behind it. */
 int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint64_t offset, uint64_t *position);
 
-/* Collects records of s->stream from s->next_offset on, dense, each checked against its digest, into `out` from index 0.
- * Returns an rw_walk_stop; `out->count` records are good whatever it returns (for the ring: if rw_log_holds says so). */
+/* Collects records of s->stream from s->next_offset on, dense, each checked against its digest, into `out` from index
+ * 0. Returns an rw_walk_stop; `out->count` records are good whatever it is (for the ring: if rw_log_holds says so). */
 int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out);
 
 /* Walks the area from s->position and appends an entry per stream and block at `entries[*count]`. `last` is scratch of

@@ -161,17 +161,19 @@ class LogMaker:
     def add(self, *frames: tuple[int, Sequence[bytes]], confirm: bool = True, timestamp_ns: int = 0) -> int:
         """A block with a batch per (stream, payloads), sealed and on disk. Returns its position."""
         batches = []
+        next_offset = list(self.next_offset)
         for stream, data in frames:
-            batches.append(Frame(stream, self.next_offset[stream], data, timestamp_ns))
-            self.next_offset[stream] += len(data)
+            batches.append(Frame(stream, next_offset[stream], data, timestamp_ns))
+            next_offset[stream] += len(data)
         size = len(block_bytes(batches, epoch=self.epoch, position=self.position))
         left = self.segment_bytes - self.position % self.segment_bytes
         if size > left - PAGE:
             self._seal([], kind=lib.RW_BLOCK_END, span=left)
             if confirm:
-                self.confirm()
+                self.confirm()  # of what was sealed so far: the END block releases its ring space
         position = self.position
         self._seal(batches)
+        self.next_offset = next_offset
         if confirm:
             self.confirm()
         return position

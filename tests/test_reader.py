@@ -192,7 +192,7 @@ def test_what_is_overwritten_during_the_copy_is_read_again_from_disk(log: LogMak
 
 
 def test_reading_while_the_ring_turns(log: LogMaker) -> None:
-    total = 3000
+    total = 1500
     stop = threading.Event()
 
     def write() -> None:

@@ -133,3 +133,14 @@ def test_damage_in_the_ring_is_named(log: LogMaker) -> None:
     with pytest.raises(CorruptionError) as caught:
         log.reader().read(1, 1)
     assert caught.value.position == place
+
+
+def test_a_batch_begun_in_the_ring_is_checked_again_on_disk(log: LogMaker) -> None:
+    place = add(log, 1, 5, size=50)
+    cursor = log.reader().cursor(1, 0)
+    check(cursor.next(2), 1, 0, 2, 50)
+    fill_ring(log)
+    log.damage(place, HEADERS + 5 * 4 + 4 * 50)
+    with pytest.raises(CorruptionError) as caught:
+        cursor.next()
+    assert caught.value.position == place
