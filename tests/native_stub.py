@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAD = '''"""The C core as Python sees it. Rendered by tests/native_stub.py from csrc/engine.cdef; contracts stand in csrc/*.h."""
+HEAD = '''"""The C core as Python sees it. Rendered by tests/native_stub.py from csrc/engine.cdef; contracts: csrc/*.h."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-type_ = type
-CData = Any
+CData: TypeAlias = Any
 
 class FFI:
     NULL: Final[CData]
-    CData: Final[type_]
     errno: int
     def new(self, cdecl: str, init: object = ...) -> CData: ...
     def cast(self, cdecl: str, source: object) -> CData: ...
@@ -40,9 +38,6 @@ class FFI:
     def typeof(self, cdecl: object) -> Any: ...
     def new_handle(self, x: object) -> CData: ...
     def from_handle(self, handle: CData) -> Any: ...
-    def new_allocator(
-        self, alloc: Callable[..., Any] | None = None, free: Callable[..., Any] | None = None, should_clear_after_alloc: bool = True
-    ) -> Callable[..., CData]: ...
     def list_types(self) -> tuple[list[str], list[str], list[str]]: ...
 
 class Lib:

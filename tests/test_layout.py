@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import native_stub
@@ -110,7 +111,7 @@ def test_the_areas_of_control_follow_each_other_without_overlap() -> None:
         reach(lib.rw_block_entry_of(control, 0), lib.rw_block_entry_of(control, lib.RW_BLOCK_ENTRIES - 1), "rw_block_entry"),
         reach(lib.rw_stream_of(control, 0), lib.rw_stream_of(control, 6), "rw_stream"),
     ]
-    for (_, end), (begin, _) in zip(areas, areas[1:], strict=False):
+    for (_, end), (begin, _) in pairwise(areas):
         assert end <= begin
     assert areas[-1][1] <= size
     assert all(begin % 64 == 0 for begin, _ in areas)

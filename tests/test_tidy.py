@@ -30,7 +30,10 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "log": (4, {"engine.log"}),
     "processes": (5, {"engine.processes"}),
     "reader": (5, {"engine.reader", "engine.log_extents", "engine.log_index"}),
-    "client": (6, {"engine.client", "engine.attachment", "engine.lane", "engine.receipt", "engine.futures", "engine.autostart"}),
+    "client": (
+        6,
+        {"engine.client", "engine.attachment", "engine.lane", "engine.receipt", "engine.futures", "engine.autostart"},
+    ),
     "public names": (7, {"engine"}),
     "demo": (8, {"engine.demo", "engine.ingest"}),
     "cli": (9, {"engine.cli"}),
