@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -20,11 +19,12 @@ def missing_for_build() -> str | None:
     """Returns one sentence about what the native build lacks on this machine, or None."""
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     include = sysconfig.get_path("include")
+    version = sysconfig.get_python_version()
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "probe.c")
         for header, lacking in (
             ("stdint.h", "a working C compiler with the C library's headers (Debian: apt install gcc libc6-dev)"),
-            ("Python.h", f"the headers of Python {sys.version_info[0]}.{sys.version_info[1]} (Debian: apt install python3-dev)"),
+            ("Python.h", f"the headers of Python {version} (Debian: apt install python3-dev)"),
         ):
             source.write_text(f"#include <{header}>\nint main(void) {{ return 0; }}\n")
             command = [*compiler, f"-I{include}", "-c", str(source), "-o", str(source.with_suffix(".o"))]
