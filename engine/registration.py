@@ -17,6 +17,7 @@ as the client lives.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import json
 import os
@@ -83,6 +84,19 @@ def _decode(packet: bytes, flags: int) -> Message:
     if not isinstance(message, dict):
         raise ConfigError("a message is not a JSON object")
     return message
+
+
+def _packet(connection: socket.socket) -> tuple[bytes, list[int], int]:
+    """The next packet, the descriptors that came with it, and its flags. Descriptors are close-on-exec from the start."""
+    fds = array.array("i")
+    # Not socket.recv_fds(), which drops its flags.
+    packet, ancillary, flags, _ = connection.recvmsg(
+        MESSAGE_BYTES_MAX, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return packet, list(fds), flags
 
 
 # ------------------------------------------------------------------------------------------------------- client
@@ -245,7 +259,7 @@ class Registration:
 
     def _receive(self, deadline: float | None) -> Message:
         self._set_timeout(deadline)
-        packet, fds, flags, _ = socket.recv_fds(self._socket, MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+        packet, fds, flags = _packet(self._socket)
         self._bell.extend(fds)
         if not packet:
             raise ConnectionResetError
@@ -280,7 +294,7 @@ class Connection:
             ConfigError: the packet is not a message; the connection is of no use any more.
         """
         try:
-            packet, fds, flags, _ = socket.recv_fds(self._socket, MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            packet, fds, flags = _packet(self._socket)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:

@@ -10,7 +10,7 @@ import pytest
 from engine.config import GIB, KIB, MIB, Config, format_size, from_text, next_power_of_two, parse_size, settings
 from engine.errors import ConfigError
 
-SMALL = {"ring_bytes": MIB, "segment_bytes": 4 * MIB, "max_streams": 256}
+SMALL: dict[str, Any] = {"ring_bytes": MIB, "segment_bytes": 4 * MIB, "max_streams": 256}
 
 
 def test_defaults_and_the_smallest_sizes_are_legal() -> None:

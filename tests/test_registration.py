@@ -1,0 +1,269 @@
+"""Both ends of the socket between clients and the supervisor, without an engine behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine._native import lib
+from engine.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch
+from engine.registration import (
+    MESSAGE_BYTES_MAX,
+    SOCKET_NAME,
+    Connection,
+    Listener,
+    Message,
+    Registration,
+    check_hello,
+    check_stream_name,
+)
+
+HELLO: Message = {
+    "uuid": "00" * 16,
+    "epoch": 3,
+    "control": "/c",
+    "control_bytes": 4096,
+    "log": "/l",
+    "ring_bytes": 8192,
+    "directory": "/d",
+    "config": {"lane_bytes": 65536},
+}
+WAIT = 10.0
+
+
+class Desk(threading.Thread):
+    """A supervisor's end that answers with what the test wants; `last` is the connection it serves."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.listener = Listener(directory)
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.end, self.ended = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.mute = threading.Event()
+        self.gone = threading.Event()
+        self.connections: list[Connection] = []
+
+    def run(self) -> None:
+        poller = select.poll()
+        poller.register(self.listener, select.POLLIN)
+        poller.register(self.end, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poller.poll()}
+            if self.end in ready:
+                return
+            if self.listener.fileno() in ready and (accepted := self.listener.accept()) is not None:
+                self.connections.append(accepted)
+                poller.register(accepted, select.POLLIN)
+            for connection in [c for c in self.connections if c.fileno() in ready]:
+                self.serve(connection, poller)
+
+    def serve(self, connection: Connection, poller: select.poll) -> None:
+        try:
+            request = connection.receive()
+            if request is not None and not self.mute.is_set():
+                self.answer(connection, request)
+        except EOFError:
+            poller.unregister(connection)
+            self.connections.remove(connection)
+            connection.close()
+            self.gone.set()
+        except ConfigError as error:
+            connection.refuse({}, error)
+
+    def answer(self, connection: Connection, request: Message) -> None:
+        if request["op"] == "hello":
+            connection.reply(request, HELLO, [self.bell])
+        elif request["op"] == "lane":
+            connection.reply(request, {"slot": 1, "generation": 2, "name": "/lane", "bytes": request["bytes"] * 2})
+        elif request["op"] == "stream":
+            connection.refuse(request, ShmUnavailable("the table is full", 77))
+        else:
+            connection.reply(request, {"state": "running"})
+
+    def close(self) -> None:
+        os.write(self.ended, b"x")
+        self.join(WAIT)
+        for connection in self.connections:
+            connection.close()
+        self.listener.close()
+        for fd in (self.bell, self.end, self.ended):
+            os.close(fd)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    made.start()
+    yield made
+    made.close()
+
+
+def raw_connection(directory: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.settimeout(WAIT)
+    connection.connect(str(directory / SOCKET_NAME))
+    return connection
+
+
+def test_hello_brings_the_facts_and_the_bell(desk: Desk, tmp_path: Path) -> None:
+    with contextlib.closing(Registration(tmp_path, WAIT)) as client:
+        assert client.hello.uuid == bytes(16)
+        assert (client.hello.epoch, client.hello.config) == (3, {"lane_bytes": 65536})
+        os.eventfd_write(client.bell_fd, 5)
+        assert os.eventfd_read(desk.bell) == 5
+        assert not os.get_inheritable(client.bell_fd)
+
+
+@pytest.mark.usefixtures("desk")
+def test_requests_and_refusals(tmp_path: Path) -> None:
+    with contextlib.closing(Registration(tmp_path, WAIT)) as client:
+        assert client.lane(4096) == (1, 2, "/lane", 8192)
+        assert client.status() == {"state": "running"}
+        with pytest.raises(ShmUnavailable, match="the table is full") as caught:
+            client.stream("orders")
+        assert caught.value.size == 77
+        client.stop()
+
+
+def test_the_engine_sees_who_the_client_is_and_when_it_is_gone(desk: Desk, tmp_path: Path) -> None:
+    client = Registration(tmp_path, WAIT)
+    assert (desk.connections[0].pid, desk.connections[0].uid) == (os.getpid(), os.geteuid())
+    client.close()
+    client.close()
+    assert desk.gone.wait(WAIT)
+
+
+def test_a_killed_client_is_gone_by_the_kernels_word(desk: Desk, tmp_path: Path) -> None:
+    code = "import sys, engine.registration as r; kept = r.Registration(sys.argv[1]); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        try:
+            assert client.stdout.readline() == b"\n"
+            assert not desk.gone.is_set()
+        finally:
+            client.kill()
+    assert desk.gone.wait(WAIT)
+
+
+def test_alive_until_the_engine_hangs_up_even_with_an_answer_unread(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.start()
+    try:
+        client = Registration(tmp_path, WAIT)
+        assert client.alive()
+        desk.connections[0].reply({"tag": 99}, {})
+        assert client.alive()
+    finally:
+        desk.close()
+    assert not client.alive()
+    with pytest.raises(NotRunning, match="has ended"):
+        client.status()
+    client.close()
+    assert not client.alive()
+
+
+def test_an_engine_that_does_not_answer_is_reported_and_a_late_answer_is_nobodys(desk: Desk, tmp_path: Path) -> None:
+    with contextlib.closing(Registration(tmp_path, 0.05)) as client:
+        desk.mute.set()
+        with pytest.raises(NotRunning, match=r"did not answer within 0\.05 s"):
+            client.lane(1)
+        desk.connections[0].reply({"tag": 2}, {"slot": 9, "generation": 9, "name": "/late", "bytes": 9})
+        desk.mute.clear()
+        client.timeout = WAIT
+        assert client.lane(4096).name == "/lane"
+
+
+@pytest.mark.parametrize("missing", ["directory", "socket", "listener"])
+def test_nobody_there_says_how_to_start_an_engine(tmp_path: Path, missing: str) -> None:
+    directory = tmp_path / "log"
+    if missing != "directory":
+        directory.mkdir()
+    if missing == "listener":  # what a killed engine leaves
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+            dead.bind(str(directory / SOCKET_NAME))
+    with pytest.raises(NotRunning, match=r"`ringwal run .*/log`, or connect with autostart=True"):
+        Registration(directory, WAIT)
+
+
+def test_a_directory_path_may_be_longer_than_a_socket_address(tmp_path: Path) -> None:
+    directory = tmp_path / ("d" * 200)
+    directory.mkdir()
+    desk = Desk(directory)
+    desk.start()
+    try:
+        Registration(directory, WAIT).close()
+    finally:
+        desk.close()
+    assert list(directory.iterdir()) == []
+
+
+def test_a_listener_replaces_what_a_killed_engine_left_and_is_private(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+        dead.bind(str(tmp_path / SOCKET_NAME))
+    with contextlib.closing(Listener(tmp_path)):
+        assert (tmp_path / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("packet", [b"no json", b"[1]", b"\xff\xfe", b"[" * 60000, b"x" * (MESSAGE_BYTES_MAX + 1)])
+@pytest.mark.usefixtures("desk")
+def test_what_is_no_message_is_refused_with_a_reason(tmp_path: Path, packet: bytes) -> None:
+    with raw_connection(tmp_path) as peer:
+        peer.send(packet)
+        answer = json.loads(peer.recv(MESSAGE_BYTES_MAX))
+    assert (answer["ok"], answer["error"]) == (False, "ConfigError")
+
+
+@pytest.mark.usefixtures("desk")
+def test_descriptors_that_a_client_sends_are_closed(tmp_path: Path) -> None:
+    ours, theirs = os.pipe()
+    with raw_connection(tmp_path) as peer:
+        socket.send_fds(peer, [json.dumps({"op": "status", "tag": 1}).encode()], [theirs])
+        peer.recv(MESSAGE_BYTES_MAX)
+        os.close(theirs)
+        assert os.read(ours, 1) == b""  # the last writer is gone
+    os.close(ours)
+
+
+def reply_until_dropped(connection: Connection) -> None:
+    for _ in range(100_000):
+        connection.reply({"tag": 1}, {"filler": "x" * 60000})
+
+
+def test_a_peer_that_never_reads_is_dropped_and_blocks_nobody(tmp_path: Path) -> None:
+    with contextlib.closing(Listener(tmp_path)) as listener, raw_connection(tmp_path):
+        accepted = listener.accept()
+        assert accepted is not None
+        with contextlib.closing(accepted), pytest.raises(EOFError):
+            reply_until_dropped(accepted)
+
+
+def test_a_client_of_another_build_is_told_so() -> None:
+    good = {"op": "hello", "layout": lib.rw_fingerprint(), "format": lib.RW_FORMAT_VERSION}
+    check_hello(good)
+    for changed in ({"layout": 1}, {"format": 99}, {"layout": None}):
+        with pytest.raises(VersionMismatch):
+            check_hello({**good, **changed})
+    with pytest.raises(ConfigError):
+        check_hello({"op": "status"})
+
+
+@pytest.mark.parametrize("name", ["a", "orders", "é" * 60, "with space", "日本語", "x" * 120, "a/b:c"])
+def test_legal_stream_names(name: str) -> None:
+    assert check_stream_name(name) == name.encode()
+
+
+@pytest.mark.parametrize("name", ["", "x" * 121, "é" * 61, "a\nb", "a\0b", "\x7f", "\x9b", "\ud800", b"orders", None, 7])
+def test_illegal_stream_names(name: object) -> None:
+    with pytest.raises(ConfigError, match="stream name"):
+        check_stream_name(name)
