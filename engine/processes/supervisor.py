@@ -136,8 +136,10 @@ class Supervisor:
     def _loop(self, selector: selectors.BaseSelector, crew: Crew, service: Service, slots: SlotTable) -> int:
         idle_since = time.monotonic()
         grace = AUTOSTART_FIRST_SECONDS
-        while crew.verdict is None:
+        while True:
             timeouts = [slots.collect(), crew.tick()]
+            if crew.verdict is not None:  # also by the tick: then there is nobody left to wait for
+                return crew.verdict
             if self._autostart and not crew.stopping and not len(service):
                 left = idle_since + grace - time.monotonic()
                 if left <= 0:
@@ -149,7 +151,6 @@ class Supervisor:
                 self._dispatch(key, crew, service)
             if len(service):
                 idle_since, grace = time.monotonic(), AUTOSTART_GRACE_SECONDS
-        return crew.verdict
 
     def _dispatch(self, key: selectors.SelectorKey, crew: Crew, service: Service) -> None:
         match key.data:
