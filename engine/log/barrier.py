@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine._native import ffi, lib
-from engine.errors import ConfigError
+from engine.errors import ConfigError, CorruptionError
 from engine.log import manifest as manifests
 from engine.log import segment
 from engine.log.files import PAGE, page_buffer, page_up, write_all
@@ -55,11 +55,13 @@ class EpochWriter:
         """Write everything, then make the epoch the one in force. Returns the manifest that does.
 
         Raises:
+            CorruptionError: the disk does not give the same bytes twice.
             StorageFull: a segment is needed and there is no room for it.
             ConfigError: the barrier does not fit into a segment.
             OSError: a write or sync failed.
         """
         try:
+            self._wash()
             self._open_segment(self._first)
             self._barrier(watermark=0, write=False)
             if self._walk.scan.kept:
@@ -103,12 +105,14 @@ class EpochWriter:
 
     def _carry(self) -> None:
         """Compose and write the records that are still in order beyond the cut."""
+        decided = self._walk.offsets()
         lib.rw_recovery_carry(self._walk.scan, self._cut)
         self._draft_block(self._room())
-        if not self._walk.run(self._draft, self._next_block):
-            raise AssertionError(f"the log changed while it was recovered, at {self._walk.scan.position}")
+        self._walk.run(self._draft, self._next_block)
         if self._draft.records:
             self._seal_data()
+        if self._walk.offsets() != decided:
+            raise CorruptionError("the disk does not give the same bytes twice", *self._walk.place(self._cut))
 
     def _next_block(self) -> None:
         """Write the draft and begin another one, in the next segment if this one has no room for the next record."""
@@ -145,13 +149,16 @@ class EpochWriter:
         self.position += like.span or length
         self.block_number += 1
 
+    def _wash(self) -> None:
+        """What an earlier attempt wrote for this same epoch must not show behind what this one writes."""
+        soiled = range(self._first, -(-self._walk.scan.soiled_end // self._size))
+        for number in soiled:
+            segment.wash(self._directory, number, self._size, direct=self._direct)
+
     def _open_segment(self, number: int) -> None:
-        """Make sure that the segment exists, is named, and holds zeros only; open it."""
+        """Make sure that the segment exists and is named; open it."""
         if number >= self.manifest.named_end:
             self.manifest = segment.prepare(self._directory, self.manifest, number, direct=self._direct)
-        elif self._walk.scan.soiled_end > number * self._size:
-            # What an earlier attempt wrote for this same epoch must not show behind what this one writes.
-            segment.wash(self._directory, number, self._size, direct=self._direct)
         self._fds[number] = segment.open_for_writing(self._directory, self.manifest, number, direct=self._direct)
 
     def _sync(self) -> None:

@@ -87,6 +87,11 @@ class Walk:
                 on_full()
         return True
 
+    def offsets(self) -> list[int]:
+        """Every stream's next offset, by id."""
+        streams = range(self.scan.stream_end)
+        return [lib.rw_recovery_stream_of(self.scan, stream).next_offset for stream in streams]
+
     def name_of(self, stream: int) -> str:
         """The name of a defined stream. Raises CorruptionError: it is not UTF-8."""
         entry = lib.rw_recovery_stream_of(self.scan, stream)

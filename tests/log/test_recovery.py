@@ -361,6 +361,34 @@ def test_a_place_that_the_disk_cannot_read_is_not_the_end_of_the_log(
     assert snapshot(log.directory) == before
 
 
+def test_bytes_that_change_while_they_are_recovered_are_refused(
+    log: LogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        log.put((0, b"f" * 900_000))
+    hole = log.put((0, b"lost"), state="missing")
+    kept = log.put((1, b"kept"), watermark=hole.position)
+    log.end(watermark=hole.position)
+    real, reads = os.preadv, 0
+
+    def forget(fd: int, into: Any, offset: int, *rest: int) -> int:
+        nonlocal reads
+        count = real(fd, into, offset, *rest)
+        at = PAGE + kept.position - offset
+        if 0 <= at < count and len(into[0]) > PAGE:
+            reads += 1
+            if reads > 1:
+                into[0][at : at + PAGE] = bytes(PAGE)
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", forget)
+        with pytest.raises(CorruptionError, match="same bytes twice"):
+            recover(log.directory, CONFIG)
+    assert manifests.load(log.directory).epoch == 1
+    assert offsets(recover(log.directory, CONFIG)) == {"s0": 3, "s1": 1}
+
+
 def test_settings_that_do_not_fit_the_log_are_refused(log: LogWriter) -> None:
     log.put((0, b"a"), (63, b"b"))
     before = snapshot(log.directory)
