@@ -1,0 +1,206 @@
+"""Reads a log from its files, by the format that ARCHITECTURE.md states and by nothing else.
+
+It shares no code with the engine: own CRC, own walk, the `xxhash` package for digests. What it accepts is what a careful
+stranger with the documentation would accept.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+PAGE = 4096
+MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQ")
+SEGMENT = struct.Struct("<8sII16sQQQQ")
+BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQ16s")
+RECORD = struct.Struct("<IBBHIIIIQQQQQQQ")
+BLOCK_MAGIC = 0x314B434F4C425752
+DATA, BARRIER, END = 1, 2, 3
+BATCH, DEFINITION = 1, 2
+LAST = 1 << 63
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for i in range(256):
+        c = i
+        for _ in range(8):
+            c = (c >> 1) ^ (0x82F63B78 if c & 1 else 0)
+        table.append(c)
+    return table
+
+
+_TABLE = _crc_table()
+
+
+def crc32c(data: bytes, seed: int = 0) -> int:
+    """CRC-32C of ``data``, continuing from ``seed``."""
+    c = ~seed & 0xFFFFFFFF
+    for byte in data:
+        c = (c >> 8) ^ _TABLE[(c ^ byte) & 0xFF]
+    return ~c & 0xFFFFFFFF
+
+
+class DecodeError(Exception):
+    """The files are not what the format says."""
+
+
+class Manifest(NamedTuple):
+    uuid: bytes
+    epoch: int
+    epoch_segment: int
+    named_end: int
+    segment_bytes: int
+
+
+class Frame(NamedTuple):
+    """One record of a stream, as found."""
+
+    stream: str
+    offset: int
+    data: bytes
+
+
+def manifest(directory: Path) -> Manifest:
+    """The slot in force."""
+    raw = (directory / "manifest").read_bytes()
+    best: tuple[int, Manifest] | None = None
+    for at in (0, PAGE):
+        slot = raw[at : at + MANIFEST.size]
+        magic, version, _, counter, uuid, epoch, first, _, end, size, _, digest = MANIFEST.unpack(slot)
+        if magic != b"RWMANIF1" or version != 1 or digest != xxhash.xxh3_64_intdigest(slot[:-8]):
+            continue
+        if best is None or counter > best[0]:
+            best = counter, Manifest(uuid, epoch, first, end, size)
+    if best is None:
+        raise DecodeError("no valid manifest slot")
+    return best[1]
+
+
+class Block(NamedTuple):
+    epoch: int
+    position: int
+    span: int
+    kind: int
+    previous_end: int
+    sequence: int
+    frames: list[tuple[int, int, int, int, bytes]]  # kind, stream id, base offset, count, payload
+
+
+class Log:
+    """All epochs of a log, in order."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.manifest = manifest(directory)
+        self._open: tuple[int, bytes] = (-1, b"")
+
+    def _segment(self, number: int) -> bytes:
+        if self._open[0] != number:
+            raw = (self.directory / "segments" / f"{number:020d}.seg").read_bytes()
+            head = raw[: SEGMENT.size]
+            magic, version, _, uuid, found, size, _, digest = SEGMENT.unpack(head)
+            if (magic, version, uuid, found, size) != (b"RWSEGMT1", 1, self.manifest.uuid, number, self.manifest.segment_bytes):
+                raise DecodeError(f"segment {number} has a foreign header")
+            if digest != xxhash.xxh3_64_intdigest(head[:-8]) or len(raw) != PAGE + size:
+                raise DecodeError(f"segment {number} is damaged or of the wrong size")
+            self._open = number, raw
+        return self._open[1]
+
+    def block(self, position: int, epoch: int | None = None) -> Block | None:
+        """The valid block at a log position, or None."""
+        size = self.manifest.segment_bytes
+        if position // size >= self.manifest.named_end:
+            return None
+        raw, at = self._segment(position // size), PAGE + position % size
+        head = raw[at : at + BLOCK.size]
+        magic, crc, version, uuid, own, place, length, used, count, kind, span, _, _, previous, seq, _, _ = BLOCK.unpack(head)
+        if magic != BLOCK_MAGIC or version != 1 or uuid != self.manifest.uuid or place != position:
+            return None
+        if crc != crc32c(head[:8] + bytes(4) + head[12:]) or (epoch is not None and own != epoch):
+            return None
+        frames = self._frames(raw[at : at + length], used, count, crc32c(struct.pack("<QQ", own, position)))
+        return None if frames is None else Block(own, position, span, kind, previous, seq, frames)
+
+    def _frames(self, raw: bytes, used: int, count: int, seed: int) -> list[tuple[int, int, int, int, bytes]] | None:
+        frames, at = [], BLOCK.size
+        for _ in range(count):
+            head = raw[at : at + RECORD.size]
+            if len(head) < RECORD.size:
+                return None
+            crc, kind, _, _, size, records, stream, _, base, _, digest, _, _, _, _ = RECORD.unpack(head)
+            payload = raw[at + RECORD.size : at + RECORD.size + size]
+            if crc != crc32c(bytes(4) + head[4:5] + bytes(1) + head[6:], seed) or len(payload) != size:
+                return None
+            if digest != xxhash.xxh3_64_intdigest(payload):
+                return None
+            frames.append((kind, stream, base, records, payload))
+            at += RECORD.size + (size + 7) // 8 * 8
+        return frames if at == used else None
+
+    def epochs(self) -> list[tuple[int, int, int | None]]:
+        """(epoch, first position, cut) of each; the last one's cut is None."""
+        size, found = self.manifest.segment_bytes, []
+        for number in range(self.manifest.named_end):
+            block = self.block(number * size)
+            if block is not None and block.kind == BARRIER and block.sequence & ~LAST == 0:
+                if block.epoch > self.manifest.epoch:
+                    continue
+                if found:
+                    found[-1] = (*found[-1][:2], block.previous_end)
+                found.append((block.epoch, block.position, None))
+        return found
+
+    def records(self) -> Iterator[Frame]:
+        """Every record of every epoch, as far as each is to be believed, in log order."""
+        for epoch, begin, cut in self.epochs():
+            names: dict[int, str] = {}
+            position = begin
+            while cut is None or position < cut:
+                block = self.block(position, epoch)
+                if block is None:
+                    if cut is not None:
+                        raise DecodeError(f"epoch {epoch} has no valid block at {position}, before its cut {cut}")
+                    break
+                for kind, stream, base, count, payload in block.frames:
+                    if kind == DEFINITION:
+                        names[stream] = payload.decode()
+                        continue
+                    if stream not in names:
+                        raise DecodeError(f"stream {stream} has records at {position} and no definition")
+                    for i, data in enumerate(split(payload, count)):
+                        yield Frame(names[stream], base + i, data)
+                position += block.span
+
+
+def split(payload: bytes, count: int) -> list[bytes]:
+    """The records of a batch."""
+    if count == 1:
+        return [payload]
+    lengths = struct.unpack_from(f"<{count}I", payload)
+    parts, at = [], 4 * count
+    for length in lengths:
+        parts.append(payload[at : at + length])
+        at += length
+    if at != len(payload):
+        raise DecodeError("a batch's lengths do not add up")
+    return parts
+
+
+def streams(directory: Path) -> dict[str, list[bytes]]:
+    """Every stream's records by offset, dense from 0.
+
+    Raises:
+        DecodeError: an offset is missing, comes twice, or the files are damaged.
+    """
+    found: dict[str, list[bytes]] = {}
+    for frame in Log(directory).records():
+        records = found.setdefault(frame.stream, [])
+        if frame.offset != len(records):
+            raise DecodeError(f"{frame.stream}: offset {frame.offset} follows {len(records) - 1}")
+        records.append(frame.data)
+    return found

@@ -1,0 +1,47 @@
+"""SIGKILL to the engine's processes while eight writers are busy."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+from tests.faults.host import SMALL, Engine, forget_shared_memory, writers
+from tests.faults.oracle import Verdict, judge
+
+ROLES = ("wal", "drain", "supervisor", "all")
+WRITERS = 8
+
+
+def run(directory: Path, role: str, times: int, seed: int) -> Verdict:
+    """``times`` kills of one role under load, then the whole engine is killed, started once more, stopped, and judged."""
+    chance = random.Random(f"{seed}/{role}")
+    engine_dir, journals = directory / "engine", directory
+    streams = [["hot", f"own-{i}", f"pair-{i // 2}"] for i in range(WRITERS)]
+    engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
+    try:
+        with writers(engine_dir, journals, streams, window=32, seconds=1e6) as crowd:
+            for _ in range(times):
+                crowd.await_progress()
+                time.sleep(chance.random() * 0.05)  # the moment of the kill is the random variable
+                if role in ("wal", "drain"):
+                    engine.strike(role)
+                    continue
+                if role == "supervisor":
+                    engine.strike(role)
+                    engine.await_end()
+                else:
+                    engine.kill()
+                engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
+            crowd.await_progress()
+            crowd.kill()
+            engine.kill()
+        with Engine(engine_dir, *SMALL) as last:
+            code = last.stop()
+        verdict = judge(engine_dir, crowd.journals)
+        if code != 0:
+            verdict.notes.append(f"the orderly stop ended with code {code}")
+        return verdict
+    finally:
+        engine.__exit__(None, None, None)
+        forget_shared_memory(engine_dir)

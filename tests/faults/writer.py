@@ -1,0 +1,118 @@
+"""A writer process under test. Its journal, outside the engine's directory, says what it submitted and what was confirmed.
+
+    python -m tests.faults.writer DIR JOURNAL WRITER STREAMS WINDOW SECONDS
+
+Journal lines: `s STREAM N` before an append, `c STREAM N OFFSET` after its confirmation, `n STREAM N` certainly not
+written, `u STREAM N` unknown, `g MILLISECONDS` for a pause between two confirmations that is longer than any before,
+`e REASON` if it ends early. A line is written whole or, if this process is killed, not at all past its last newline.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import sys
+import time
+from pathlib import Path
+
+import engine
+from tests.faults.payload import Origin, payload
+
+RECONNECT_SECONDS = 60.0
+
+
+class Journal:
+    """Appends lines with one write each; what was written survives this process."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def line(self, text: str) -> None:
+        os.write(self._fd, text.encode() + b"\n")
+
+
+class Writer:
+    """Appends in a window of outstanding receipts, round robin over the streams, and survives the engine."""
+
+    def __init__(self, directory: Path, journal: Path, name: str, streams: list[str], window: int) -> None:
+        self.directory, self.name, self.window = directory, name, window
+        self.journal = Journal(journal)
+        self.streams = streams
+        self.numbers = dict.fromkeys(streams, 0)
+        self.pending: collections.deque[tuple[Origin, engine.Receipt]] = collections.deque()
+        self.client = engine.connect(directory, timeout=RECONNECT_SECONDS)
+        self.last = time.monotonic()
+        self.longest = 0.0
+
+    def run(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        turn = 0
+        while time.monotonic() < end:
+            stream = self.streams[turn % len(self.streams)]
+            turn += 1
+            try:
+                self.append(Origin(stream, self.name, self.numbers[stream]))
+                while len(self.pending) >= self.window:
+                    self.settle()
+            except (engine.EngineFailed, engine.NotRunning):
+                self.reconnect()
+        while self.pending:
+            try:
+                self.settle()
+            except (engine.EngineFailed, engine.NotRunning):
+                self.reconnect()
+
+    def append(self, origin: Origin) -> None:
+        self.numbers[origin.stream] += 1
+        self.journal.line(f"s {origin.stream} {origin.number}")
+        try:
+            receipt = self.client.stream(origin.stream).append(payload(origin))
+        except engine.Error as error:
+            self.journal.line(f"{'n' if error.outcome != 'unknown' else 'u'} {origin.stream} {origin.number}")
+            raise
+        self.pending.append((origin, receipt))
+
+    def settle(self) -> None:
+        origin, receipt = self.pending.popleft()
+        try:
+            ack = receipt.result(timeout=60.0)
+        except engine.Error as error:
+            self.journal.line(f"{'n' if error.outcome == 'not_appended' else 'u'} {origin.stream} {origin.number}")
+            raise
+        now = time.monotonic()
+        if now - self.last > self.longest:
+            self.longest = now - self.last
+            self.journal.line(f"g {self.longest * 1e3:.1f}")
+        self.last = now
+        self.journal.line(f"c {origin.stream} {origin.number} {ack.offset}")
+
+    def reconnect(self) -> None:
+        """The engine is gone: what is outstanding ends, and the writer goes on with the next one."""
+        while self.pending:
+            try:
+                self.settle()
+            except engine.Error:
+                continue
+        end = time.monotonic() + RECONNECT_SECONDS
+        while time.monotonic() < end:
+            try:
+                self.client.attachment()
+            except (engine.NotRunning, engine.ShmUnavailable):
+                time.sleep(0.02)  # nothing to wait on: there is no engine
+            else:
+                return
+        raise engine.NotRunning("no engine came back")
+
+
+def main() -> None:
+    directory, journal, name, streams, window, seconds = sys.argv[1:]
+    writer = Writer(Path(directory), Path(journal), name, streams.split(","), int(window))
+    try:
+        writer.run(float(seconds))
+    except BaseException as error:
+        writer.journal.line(f"e {type(error).__name__}: {error}")
+        raise
+
+
+if __name__ == "__main__":
+    main()
