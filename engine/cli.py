@@ -75,7 +75,17 @@ _timeout = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+class VerbGroup(click.Group):
+    """Ctrl-C ends a verb with its code and without a word; click would print an empty line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="ringwal", prog_name="ringwal")
 def cli() -> None:
     """Durable, ordered appends from many processes of one host.
@@ -388,7 +398,7 @@ def _resolve(start: int | str, info: engine.StreamInfo) -> int:
 
 @cli.command()
 @click.option("--seed", type=int, help="Seed of the random moments.  [default: a new one, which is printed]")
-@click.option("--seconds", type=click.FloatRange(2, 60), default=6.0, show_default=True, help="How long to write.")
+@click.option("--seconds", type=click.FloatRange(2, 60), default=5.0, show_default=True, help="How long to write.")
 @click.option("--writers", type=click.IntRange(2, 64), default=8, show_default=True, help="Writer processes.")
 @click.option("--temp", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
               help="Where to make the temporary directory.  [default: $TMPDIR or /tmp]")

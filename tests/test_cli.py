@@ -277,8 +277,8 @@ def test_ls_and_status(served: Path) -> None:
     assert [(row["name"], row["start_offset"], row["confirmed_offset"]) for row in rows] == [("a", 0, 1), ("b", 0, 3)]
     status = json.loads(ringwal("status", served, "--json").stdout)
     assert status["state"] == "running"
-    assert status["wal_records"] >= 4
-    assert b"wal_records" in ringwal("status", served).stdout
+    assert status["counters"]["wal_records"] >= 4
+    assert b"counters.wal_records" in ringwal("status", served).stdout
 
 
 def test_a_reader_that_goes_away_ends_read_in_silence(served: Path) -> None:

@@ -8,14 +8,18 @@ import os
 import signal
 import subprocess
 import sys
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from engine import memory
 from engine.demo import corpus
 from engine.demo.check import Findings, Promises, StreamCheck
-from engine.demo.journal import Entry, Journal, digest, entries
+from engine.demo.journal import Journal, Notes, digest, notes
+from engine.log import manifest
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ def verdict(stored: list[bytes], *journals: list[tuple[int, bytes]]) -> Findings
     findings = Findings()
     promises = Promises(["s"], findings)
     for journal in journals:
-        promises.add_writer(Entry(0, offset, digest(data), 0) for offset, data in journal)
+        columns = [[0] * len(journal), [o for o, _ in journal], [digest(d) for _, d in journal], [0] * len(journal)]
+        promises.add_writer(Notes(*(array("Q", column) for column in columns)))
     check = StreamCheck("s", promises.of(0), findings)
     check.take([Record(offset, data) for offset, data in enumerate(stored)])
     check.close()
@@ -107,11 +112,10 @@ def test_journal_counts_whole_entries_only(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal(path) as journal:
         journal.add(1, 2, 3, 4)
-        journal.push()
-        assert list(entries(path)) == [Entry(1, 2, 3, 4)]
         journal.add(5, 6, 7, 8)
+    assert [list(column) for column in notes(path)] == [[1, 5], [2, 6], [3, 7], [4, 8]]
     os.truncate(path, path.stat().st_size - 1)
-    assert list(entries(path)) == [Entry(1, 2, 3, 4)]
+    assert [list(column) for column in notes(path)] == [[1], [2], [3], [4]]
 
 
 def test_corpus_names_a_stream_for_each_top_level_package(tmp_path: Path) -> None:
@@ -120,9 +124,9 @@ def test_corpus_names_a_stream_for_each_top_level_package(tmp_path: Path) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"one\ntwo\n")
     files = corpus.sources(tmp_path)
-    assert [source.stream for source in files] == ["json", "json", "os"]
+    assert [source.stream for source in files] == ["os", "json", "json"]
     assert corpus.streams(files) == ["hot", "json", "os"]
-    endless = corpus.lines(files[2:])
+    endless = corpus.lines(files[:1])
     assert [next(endless) for _ in range(3)] == [("os", b"one"), ("os", b"two"), ("os", b"one")]
 
 
@@ -144,13 +148,24 @@ def test_a_corpus_without_lines_is_an_error_and_not_an_endless_loop(tmp_path: Pa
 DEADLINE = 100.0
 
 
-def leftovers(temp: Path) -> set[Path]:
-    return set(temp.iterdir()) | {path for path in Path("/dev/shm").iterdir() if path.name.startswith("ringwal-")}
+@contextlib.contextmanager
+def running_demo(temp: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A demo in `temp` whose writers are at work, and what the names of its shared memory begin with."""
+    command = [sys.executable, "-m", "engine", "demo", "--temp", str(temp), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stderr is not None
+            while "writers at work" not in (line := demo.stderr.readline()):
+                assert line, "the demo ended early"
+            (room,) = temp.iterdir()
+            yield demo, memory.prefix(manifest.load(room / "engine").uuid)[1:]
+        finally:
+            demo.kill()
 
 
-def living(temp: Path) -> list[str]:
-    """Command lines of the processes that work in `temp`."""
-    found = []
+def left_behind(temp: Path, prefix: str) -> list[str]:
+    """Files, shared memory and command lines of processes that are still there."""
+    found = [str(path) for path in (*temp.iterdir(), *Path("/dev/shm").glob(f"{prefix}*"))]
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and str(temp).encode() in (line := (entry / "cmdline").read_bytes()):
@@ -159,33 +174,34 @@ def living(temp: Path) -> list[str]:
 
 
 def test_the_demo_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    before = leftovers(tmp_path)
-    command = [sys.executable, "-m", "engine", "demo", "--json", "--seconds", "3", "--temp", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    with running_demo(tmp_path, "--json", "--seconds", "3") as (demo, prefix):
+        out, err = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 0, err
+    result = json.loads(out)
     assert result["ok"]
     assert (result["lost"], result["duplicated"], result["out_of_order"]) == (0, 0, 0)
     assert 0 < result["confirmed"] <= result["recovered"]
     assert sorted(kill["target"] for kill in result["kills"]) == ["drain", "drain", "wal", "wal", "writer"]
-    assert leftovers(tmp_path) <= before
+    assert left_behind(tmp_path, prefix) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
-    before = leftovers(tmp_path)
-    command = [sys.executable, "-m", "engine", "demo", "--temp", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
-        assert demo.stdout is not None
-        assert demo.stderr is not None
-        try:
-            while "writers at work" not in demo.stderr.readline():
-                assert demo.poll() is None
-            demo.send_signal(signum)
-            out, _ = demo.communicate(timeout=DEADLINE)
-        finally:
-            demo.kill()
+    with running_demo(tmp_path) as (demo, prefix):
+        demo.send_signal(signum)
+        out, err = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 128 + signum
     assert out == ""
-    assert leftovers(tmp_path) <= before
-    assert living(tmp_path) == []
+    assert "Traceback" not in err
+    assert left_behind(tmp_path, prefix) == []
+
+
+def test_a_demo_interrupted_between_its_two_engines_leaves_nothing(tmp_path: Path) -> None:
+    with running_demo(tmp_path, "--seconds", "2") as (demo, prefix):
+        assert demo.stderr is not None
+        while "whole engine" not in (line := demo.stderr.readline()):
+            assert line, "the demo ended early"
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 128 + signal.SIGINT
+    assert left_behind(tmp_path, prefix) == []

@@ -7,12 +7,15 @@ ones may follow (they were written, but the engine died before it could say so);
 
 from __future__ import annotations
 
+import operator
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.demo.journal import Entry, digest
+from engine.demo.journal import Notes, digest
 from engine.textio import RecordLike
+
+SPARE = 1024  # offsets that a table of digests grows by beyond the one that is needed
 
 
 @dataclass
@@ -35,54 +38,40 @@ class Findings:
         self.first.setdefault(kind, sentence)
 
 
-class Promise:
-    """The confirmed records of one stream: a digest for each offset, 0 where nothing was confirmed."""
-
-    def __init__(self) -> None:
-        self.digests = array("Q")
-        self.count = 0
-
-    def add(self, offset: int, record_digest: int) -> bool:
-        """Whether the offset was free."""
-        if offset >= len(self.digests):
-            self.digests.frombytes(bytes(self.digests.itemsize * (offset + 1024 - len(self.digests))))
-        if self.digests[offset]:
-            return False
-        self.digests[offset] = record_digest
-        self.count += 1
-        return True
-
-
 class Promises:
-    """All confirmed records of all writers, by stream."""
+    """The confirmed records of all writers: for each stream a digest by offset, 0 where nothing was confirmed."""
 
     def __init__(self, streams: Sequence[str], findings: Findings) -> None:
         self._streams = streams
         self._findings = findings
-        self._by_stream = [Promise() for _ in streams]
+        self._digests = [array("Q") for _ in streams]
 
-    def add_writer(self, entries: Iterable[Entry]) -> None:
+    def add_writer(self, notes: Notes) -> None:
         """Takes in one writer's journal; its offsets of a stream must grow, and no two records may share an offset."""
         last = [-1] * len(self._streams)
-        for place, offset, record_digest, _ in entries:
-            self._findings.confirmed += 1
-            if not self._by_stream[place].add(offset, record_digest):
+        for place, offset, record_digest in zip(notes.places, notes.offsets, notes.digests, strict=True):
+            digests = self._digests[place]
+            if offset >= len(digests):
+                digests.frombytes(bytes(digests.itemsize * (offset + SPARE - len(digests))))
+            if digests[offset]:
                 self._findings.note("duplicated", f"{self._streams[place]}[{offset}] was confirmed for two records")
             elif offset <= last[place]:
                 name = self._streams[place]
                 self._findings.note("out_of_order", f"{name}[{offset}] was confirmed after {name}[{last[place]}]")
-            last[place] = max(last[place], offset)
+            digests[offset] = record_digest
+            last[place] = offset
+        self._findings.confirmed += len(notes.offsets)
 
-    def of(self, place: int) -> Promise:
-        return self._by_stream[place]
+    def of(self, place: int) -> array[int]:
+        return self._digests[place]
 
 
 class StreamCheck:
     """Checks one stream as it is read back, batch by batch, from offset 0."""
 
-    def __init__(self, name: str, promise: Promise, findings: Findings) -> None:
+    def __init__(self, name: str, promised: array[int], findings: Findings) -> None:
         self._name = name
-        self._promise = promise
+        self._promised = promised
         self._findings = findings
         self._kept = 0
         self._offset = 0
@@ -90,16 +79,16 @@ class StreamCheck:
         self._skipped: dict[bytes, set[int]] = {}
 
     def take(self, records: Sequence[RecordLike]) -> None:
-        """The next records of the stream, as `Stream.read` gave them."""
-        digests, following = self._promise.digests, self._next
+        """The next records of the stream, as `Stream.read` gave them: a million of them in a few seconds."""
+        first, after = self._offset, self._offset + len(records)
+        self._offset = after
         self._findings.recovered += len(records)
-        for record in records:
-            data, offset = record.data, record.offset
-            if offset != self._offset:
-                self._findings.note("out_of_order", f"{self._name}: offset {offset} follows {self._offset - 1}")
-            self._offset = offset + 1
-            if offset < len(digests) and digests[offset] == digest(data):
-                self._kept += 1
+        if [record.offset for record in records] != list(range(first, after)):
+            self._findings.note("out_of_order", f"{self._name}: the offsets from {first} on are not dense")
+        payloads = [record.data for record in records]
+        self._kept += sum(map(operator.eq, map(digest, payloads), self._promised[first:after]))
+        following = self._next
+        for offset, data in enumerate(payloads, first):
             try:
                 writer, number_text, _ = data.split(b" ", 2)
                 number = int(number_text)
@@ -126,5 +115,5 @@ class StreamCheck:
 
     def close(self) -> None:
         """The stream has been read to its end: what was promised and not seen, or seen changed, is lost."""
-        if missing := self._promise.count - self._kept:
+        if missing := len(self._promised) - self._promised.count(0) - self._kept:
             self._findings.note("lost", f"{self._name}: {missing} confirmed records are missing or changed", missing)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from engine.demo import DemoError
+from engine.demo.journal import ENTRY_BYTES
 
 READY_TIMEOUT = 20.0  # seconds until an engine must have recovered and said that it is ready
 STOP_TIMEOUT = 10.0
@@ -136,6 +137,10 @@ class Writers:
         for writer, process in enumerate(self._processes):
             if writer not in self.killed and process.poll() is not None:
                 raise DemoError(f"writer {writer} ended by itself: {tail_of(self._logs[writer])}")
+
+    def confirmed(self) -> int:
+        """Records in all journals."""
+        return sum(path.stat().st_size for path in self.journals) // ENTRY_BYTES
 
     def kill(self, writer: int) -> int:
         """SIGKILL to one writer; its pid."""

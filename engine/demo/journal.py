@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from array import array
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import xxhash
 
-_ENTRY = struct.Struct("<QQQQ")
+_ENTRY = struct.Struct("=QQQQ")
+ENTRY_BYTES = _ENTRY.size
 
 
-class Entry(NamedTuple):
-    """One confirmed record: place of its stream in `corpus.streams`, offset, digest of its bytes, and when."""
+class Notes(NamedTuple):
+    """The entries of a journal as columns, in the order in which they were written: one item for each record."""
 
-    stream: int
-    offset: int
-    digest: int
-    confirmed_ns: int  # time.monotonic_ns(), one clock for all processes of a host
+    places: array[int]
+    """Of the record's stream in `corpus.streams`."""
+    offsets: array[int]
+    digests: array[int]
+    confirmed_ns: array[int]
+    """When the writer knew: time.monotonic_ns(), one clock for all processes of a host."""
 
 
 def digest(data: bytes) -> int:
@@ -44,8 +47,8 @@ class Journal:
         self.push()
         os.close(self._fd)
 
-    def add(self, stream: int, offset: int, record_digest: int, confirmed_ns: int) -> None:
-        self._held.append(_ENTRY.pack(stream, offset, record_digest, confirmed_ns))
+    def add(self, place: int, offset: int, record_digest: int, confirmed_ns: int) -> None:
+        self._held.append(_ENTRY.pack(place, offset, record_digest, confirmed_ns))
 
     def push(self) -> None:
         data = b"".join(self._held)
@@ -54,8 +57,8 @@ class Journal:
         self._held.clear()
 
 
-def entries(path: Path) -> Iterator[Entry]:
-    """The whole entries of a journal, in the order in which they were written."""
+def notes(path: Path) -> Notes:
+    """The whole entries of a journal."""
     data = path.read_bytes()
-    whole = len(data) - len(data) % _ENTRY.size
-    return map(Entry._make, _ENTRY.iter_unpack(memoryview(data)[:whole]))
+    flat = array("Q", data[: len(data) - len(data) % ENTRY_BYTES])
+    return Notes(flat[0::4], flat[1::4], flat[2::4], flat[3::4])

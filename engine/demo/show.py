@@ -11,23 +11,27 @@ import shutil
 import signal
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import engine
+from engine import memory
 from engine.demo import DemoError, corpus
 from engine.demo.check import Findings, Promises, StreamCheck
 from engine.demo.host import EngineProcess, Writers
-from engine.demo.journal import entries
+from engine.demo.journal import notes
 from engine.exit_codes import TERMINATED
+from engine.log import manifest
 
 TARGETS = ("wal", "drain", "writer", "wal", "drain")
 LABELS = {"wal": "the WAL process", "drain": "the drain process", "writer": "a writer"}
 REPLACE_TIMEOUT = 10.0  # seconds until a killed engine process must have been replaced
 AROUND_NS = 500_000_000  # a wait that touches this long after a kill is put down to it
 READ_RECORDS = 20_000
+RECORDS_MAX = 1_500_000  # confirmed: on a fast machine the writing ends early, so that checking takes seconds only
 CONNECT_TIMEOUT = 10.0
 
 Say = Callable[[str], None]
@@ -86,12 +90,13 @@ class _Act:
 def play(seed: int, seconds: float, writers: int, parent: Path | None, say: Say) -> Result:
     """Runs the whole demo in a temporary directory of `parent` and cleans it up, also when interrupted.
 
-    `seconds` is how long the writers write. Raises DemoError when something other than the verdict goes wrong.
+    `seconds` is how long the writers write; less where they are fast. Raises DemoError if the demo itself cannot go on.
     """
     room = Path(tempfile.mkdtemp(prefix="ringwal-demo-", dir=parent))
     directory, log = room / "engine", room / "engine.log"
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, room, ignore_errors=True)
+        stack.callback(_remove_shared_memory, directory)
         stack.enter_context(_terminable())
         first = EngineProcess(directory, log)
         stack.callback(first.stop)
@@ -120,6 +125,13 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _remove_shared_memory(directory: Path) -> None:
+    """What an engine left that was killed and not started again."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in memory.leftovers(manifest.load(directory).uuid):
+            memory.unlink(name)
+
+
 def _write_and_kill(
     host: EngineProcess, crew: Writers, directory: Path, *, dice: random.Random, seconds: float, say: Say
 ) -> _Act:
@@ -129,11 +141,11 @@ def _write_and_kill(
         began = time.monotonic()
         say(f"{len(crew.journals)} writers at work")
         kills = []
-        for target, moment in _plan(dice, seconds):
-            _pause(began + moment, crew)
+        for target, moment in _plan(dice):
+            _pause(moment, began, seconds, crew)
             kills.append(_kill(target, crew, watch, dice))
             say(f"{time.monotonic() - began:5.2f} s  SIGKILL to {LABELS[target]} (pid {kills[-1].pid})")
-        _pause(began + seconds, crew)
+        _pause(1.0, began, seconds, crew)
         counters = watch.status()["counters"]
         crew.expect_alive()
         host.kill()
@@ -141,18 +153,17 @@ def _write_and_kill(
     return _Act(kills, appends_per_sync=counters["wal_requests"] / max(1, counters["wal_writes"]))
 
 
-def _plan(dice: random.Random, seconds: float) -> list[tuple[str, float]]:
-    """(target, moment) of each kill: a random order, and a random moment in each of as many equal parts of the time."""
+def _plan(dice: random.Random) -> list[tuple[str, float]]:
+    """(target, moment) of each kill: a random order, and a random moment in each of as many equal parts of the act."""
     order = dice.sample(TARGETS, len(TARGETS))
-    part = seconds / (len(order) + 0.5)
-    return [(target, (n + 0.3 + 0.6 * dice.random()) * part) for n, target in enumerate(order)]
+    return [(target, (n + 0.3 + 0.6 * dice.random()) / (len(order) + 0.5)) for n, target in enumerate(order)]
 
 
-def _pause(until: float, crew: Writers) -> None:
-    """Sleeps up to a moment of time.monotonic(), watching that nobody dies uninvited."""
-    while (left := until - time.monotonic()) > 0:
+def _pause(moment: float, began: float, seconds: float, crew: Writers) -> None:
+    """Until this share of the act is over, 0 to 1, in time or in records; watches that nobody dies uninvited."""
+    while max((time.monotonic() - began) / seconds, crew.confirmed() / RECORDS_MAX) < moment:
         crew.expect_alive()
-        time.sleep(min(left, 0.1))
+        time.sleep(0.01)
 
 
 def _kill(target: str, crew: Writers, watch: engine.Client, dice: random.Random) -> _Shot:
@@ -174,12 +185,12 @@ def _judge(directory: Path, crew: Writers, act: _Act, seed: int, recovery_second
     findings = Findings()
     names = corpus.streams(corpus.sources())
     promises = Promises(names, findings)
-    heard: list[list[int]] = []  # when each surviving writer learnt of its confirmations, ns
+    heard: list[array[int]] = []  # when each surviving writer learnt of its confirmations, ns
     span = [0, 0]
     for writer, journal in enumerate(crew.journals):
-        noted = list(entries(journal))
+        noted = notes(journal)
         promises.add_writer(noted)
-        times = [entry.confirmed_ns for entry in noted]
+        times = noted.confirmed_ns
         span = [min(span[0] or times[0], times[0]), max(span[1], times[-1])]
         if writer not in crew.killed:
             heard.append(times)
