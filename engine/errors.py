@@ -102,6 +102,7 @@ class StorageFull(Error, OSError):
 
     outcome = "not_appended"
     retriable = True
+    errno: int
 
     def __init__(self, message: str = "", errno: int = _errno.ENOSPC) -> None:
         super().__init__(message)

@@ -32,7 +32,7 @@ class Mapping:
 
     __slots__ = ("__weakref__", "_unmap", "data", "header", "name", "pointer", "writable")
 
-    def __init__(self, name: str, fd: int, header: int, data: int, writable: bool, ctype: str) -> None:
+    def __init__(self, name: str, fd: int, header: int, data: int, ctype: str, *, writable: bool) -> None:
         base = lib.rw_map(fd, header, data, writable)
         if base == ffi.NULL:
             size = header + data
@@ -188,7 +188,7 @@ def _create(name: str, header: int, data: int, ctype: str) -> Mapping:
         with _closing(shm) as fd:
             os.fchmod(fd, 0o600)  # the umask may have taken the owner's own bits away
             _allocate(name, fd, size)
-            return Mapping(name, fd, header, data, True, ctype)
+            return Mapping(name, fd, header, data, ctype, writable=True)
     except BaseException:
         unlink(name)
         raise
@@ -223,7 +223,7 @@ def _attach(name: str, header: int, data: int, writable: bool, ctype: str) -> Ma
             raise ShmUnavailable(f"shared memory {name} belongs to another user or is open to others; it is not used")
         if facts.st_size != header + data:
             raise VersionMismatch(f"shared memory {name} has {facts.st_size} bytes instead of {header + data}")
-        return Mapping(name, fd, header, data, writable, ctype)
+        return Mapping(name, fd, header, data, ctype, writable=writable)
 
 
 def _check(mapping: Mapping, code: int) -> None:

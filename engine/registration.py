@@ -26,6 +26,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -156,7 +157,8 @@ class Registration:
 
     @property
     def bell_fd(self) -> int:
-        """The eventfd that wakes the WAL process. It is closed with the registration."""
+        """The eventfd that wakes the WAL process. It stays open as long as this object exists, also after `close()`: a
+        thread may be ringing, and the number must not become another file's meanwhile."""
         return self._bell[0]
 
     def lane(self, lane_bytes: int) -> LaneGrant:
@@ -200,8 +202,6 @@ class Registration:
     def close(self) -> None:
         """Detach. Calling it again does nothing."""
         self._socket.close()
-        while self._bell:
-            os.close(self._bell.pop())
 
     def _connect(self) -> socket.socket:
         hint = f"start one with `ringwal run {self.directory}`, or connect with autostart=True"
@@ -260,7 +260,9 @@ class Registration:
     def _receive(self, deadline: float | None) -> Message:
         self._set_timeout(deadline)
         packet, fds, flags = _packet(self._socket)
-        self._bell.extend(fds)
+        for fd in fds:
+            self._bell.append(fd)
+            weakref.finalize(self, os.close, fd).atexit = False
         if not packet:
             raise ConnectionResetError
         return _decode(packet, flags)

@@ -125,6 +125,17 @@ def test_hello_brings_the_facts_and_the_bell(desk: Desk, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("desk")
+def test_the_bell_outlives_close_and_goes_with_the_last_reference(tmp_path: Path) -> None:
+    client = Registration(tmp_path, WAIT)
+    bell = client.bell_fd
+    client.close()
+    os.eventfd_write(bell, 1)
+    del client
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(bell)
+
+
+@pytest.mark.usefixtures("desk")
 def test_requests_and_refusals(tmp_path: Path) -> None:
     with contextlib.closing(Registration(tmp_path, WAIT)) as client:
         assert client.lane(4096) == (1, 2, "/lane", 8192)

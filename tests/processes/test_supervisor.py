@@ -306,9 +306,10 @@ def test_a_full_client_table_names_the_setting_and_recovers(start: Callable[...,
     with contextlib.closing(Registration(directory, WAIT)) as greedy:
         for _ in range(4):
             greedy.lane(0)
-        with contextlib.closing(Registration(directory, WAIT)) as late:
-            with pytest.raises(engine.ShmUnavailable, match="all 4 places .* larger max_clients"):
-                late.lane(0)
+        late = Registration(directory, WAIT)
+        with pytest.raises(engine.ShmUnavailable, match=r"all 4 places .* larger max_clients"):
+            late.lane(0)
+        late.close()
     wait_until(lambda: running.status()["clients"] == [])
     with contextlib.closing(Registration(directory, WAIT)) as later:
         later.lane(0)
@@ -330,7 +331,7 @@ def test_stream_ids_are_stable_and_the_table_is_bounded(start: Callable[..., Eng
         assert client.stream("b") == ids["b"]
         for i in range(13):
             client.stream(f"more-{i}")
-        with pytest.raises(engine.ShmUnavailable, match="at most 16 streams.*larger max_streams"):
+        with pytest.raises(engine.ShmUnavailable, match=r"at most 16 streams.*larger max_streams"):
             client.stream("one too many")
         with pytest.raises(engine.ConfigError):
             client.stream("bad\nname")
