@@ -130,7 +130,7 @@ class Writers:
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.writer", str(directory), str(self.journals[f"w{i}"]), f"w{i}"]
-                + [",".join(names), str(window), str(seconds)],
+                + [",".join(names), str(window), str(seconds)],  # noqa: RUF005  two halves of a command line
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
