@@ -200,6 +200,7 @@ void rw_publish_block(rw_wal *w)
             rw_store64(&s->defined_end, c->sealed_end);
     }
     w->touched_count = 0;
+    (void)RW_POINT("l.heads.pre");
     for (uint32_t k = 0; k < w->lanes_end; k++) {
         rw_lane_end *e = &w->lanes[k];
         if (!e->touched)
@@ -207,6 +208,7 @@ void rw_publish_block(rw_wal *w)
         e->touched = 0;
         rw_slot *slot = rw_slot_of(c, k);
         rw_store64_seq(&slot->head, e->cursor);
+        (void)RW_POINT("l.heads.mid");
         rw_store64(&slot->requests, e->taken);
         if (rw_load32_seq(&e->lane->room_waiters) != 0) /* PAIR: room */
             rw_unpark(rw_low_half(&slot->head), INT_MAX);

@@ -134,6 +134,7 @@ int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint3
         return rc;
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
     memcpy(to, lengths, table);
+    (void)RW_POINT("w.copy.batch");
     memcpy(to + table, data, bytes);
     publish(w, at, stream, table + bytes, count, number);
     return RW_OK;

@@ -1,5 +1,6 @@
 #include "log_ring.h"
 
+#include "points.h"
 #include "record.h"
 
 #include <string.h>
@@ -128,9 +129,11 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
     rw_store32(&e->records, r->records);
     rw_store32(&e->state, RW_BLOCK_SEALED);
     rw_store64(&e->number, number);
+    (void)RW_POINT("l.seal.entry");
 
     r->requests_sealed += r->requests;
     rw_store64(&c->sealed_end, r->position + h->span);
+    (void)RW_POINT("l.seal.end");
     rw_store64_seq(&c->sealed, number + 1); /* PAIR: seal */
     return number;
 }

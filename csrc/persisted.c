@@ -1,5 +1,7 @@
 #include "persisted.h"
 
+#include "points.h"
+
 static uint32_t settle(uint8_t *block, uint8_t outcome)
 {
     const rw_block *h = (const rw_block *)block;
@@ -8,6 +10,7 @@ static uint32_t settle(uint8_t *block, uint8_t outcome)
     for (uint32_t i = 0; i < h->records; i++) {
         rw_record *r = (rw_record *)(block + at);
         changed += rw_cas8(&r->persisted, RW_UNPERSISTED, outcome);
+        (void)RW_POINT("l.publish.mid");
         at += rw_record_frame(r->payload_bytes);
     }
     return changed;

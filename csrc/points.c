@@ -25,11 +25,14 @@ int rw_point(const char *name)
     long argument = rest ? atol(rest) : 0;
     if (action == NULL || strcmp(point, name) != 0)
         return 0;
+    /* One shot for the whole engine, while this file exists: a test makes it when the load is running, and a replacement
+     * process must not run into the same point again. Visits before it exists do not count. */
+    const char *once = getenv("RINGWAL_POINT_ONCE");
+    if (once != NULL && access(once, F_OK) != 0)
+        return 0;
     uint32_t seen = rw_add32(&point_hits, 1) + 1;
     if (strcmp(hit, "*") != 0 && seen != (uint32_t)atoi(hit))
         return 0;
-    /* One shot for the whole engine: a replacement process must not run into the same point again. */
-    const char *once = getenv("RINGWAL_POINT_ONCE");
     if (once != NULL && unlink(once) != 0)
         return 0;
     if (strcmp(action, "kill") == 0)

@@ -1,5 +1,6 @@
 /* A successor of the WAL process: cursors and offsets from the sealed blocks, unfinished blocks written again. */
 #include "persisted.h"
+#include "points.h"
 #include "record.h"
 #include "wait.h"
 #include "wal_state.h"
@@ -59,6 +60,7 @@ int rw_wal_restore(rw_wal *w)
             return RW_BAD;
         restore_last_block(w, rw_log_ring_at(&w->ring, last->position));
     }
+    (void)RW_POINT("l.restore.post");
     return unfinished;
 }
 
@@ -80,6 +82,7 @@ int rw_wal_rewrite(rw_wal *w)
         int rc = rw_write_job(w, &job);
         if (rc != RW_OK)
             return rc;
+        (void)RW_POINT("l.rewrite.mid");
     }
     rw_tell_drain(w); /* it may sleep on blocks that the predecessor persisted and did not live to tell it about */
     return RW_OK;

@@ -221,6 +221,7 @@ static void register_request(rw_sequencer *s, const rw_record *r, uint64_t posit
         s->entries[q->tail].next = i;
     q->tail = i;
     state_of(s, block)->remaining++;
+    (void)RW_POINT("d.register.mid");
     if (cl->generation == r->generation)
         cl->outstanding++;
 }
@@ -300,6 +301,7 @@ static int release(rw_sequencer *s)
     (void)RW_POINT("d.release.pre");
     int moved = (int)(n - c->released);
     rw_store64_seq(&c->released_end, end);
+    (void)RW_POINT("d.release.mid");
     rw_store64_seq(&c->released, n);
     (void)RW_POINT("d.release.post");
     if (rw_load32_seq(&c->starved) != 0) /* PAIR: release */
@@ -371,6 +373,7 @@ int rw_sequencer_detach_lane(rw_sequencer *s, uint32_t slot)
     rw_slot *shared = rw_slot_of(s->c, slot);
     uint32_t generation = rw_load32(&shared->generation);
     s->clients[slot] = (client){0};
+    (void)RW_POINT("d.detach.mid");
     rw_store64(&shared->confirmed, 0);
     rw_store32_seq(&shared->drain_done, generation);
     return RW_OK;

@@ -25,6 +25,7 @@ from engine.log import segment
 from engine.log.files import PAGE, page_buffer, page_up, write_all
 from engine.log.manifest import Manifest
 from engine.log.walk import Walk
+from engine.points import point
 
 BLOCK_BYTES = 256 << 10
 _BLOCK_HEADER_BYTES = 128
@@ -69,7 +70,9 @@ class EpochWriter:
             end, number = self.position, self.block_number
             self._sync()
             self.position, self.block_number = self.begin, 0
+            point("rec.carried")
             self._barrier(watermark=end, write=True)
+            point("rec.barrier")
             self._sync()
             self.position, self.block_number = end, number
         finally:
@@ -80,6 +83,7 @@ class EpochWriter:
             epoch_segment=self._first,
             window_bytes=window_bytes,
         )
+        point("rec.synced")
         return manifests.store(self._directory, switched)
 
     def _barrier(self, watermark: int, *, write: bool) -> None:

@@ -31,6 +31,7 @@ from engine.log.decision import Evidence, Outcome, Row, decide
 from engine.log.files import sync_directory, use_direct
 from engine.log.manifest import Manifest
 from engine.log.walk import Walk
+from engine.points import point
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,10 +105,12 @@ def recover(directory: Path, config: Config) -> Recovered:
     with Walk(directory, manifest, config.max_streams, direct=config.direct_io != "off") as walk:
         cut = _scan(walk, manifest)
         streams = _streams(walk)
+        point("rec.decided")
         direct = _settle(directory, manifest, config)
         first = -(-walk.scan.valid_end // walk.size)
         writer = EpochWriter(directory, manifest, walk, cut, first, direct=direct)
         switched = writer.write(config.ring_bytes)
+        point("rec.switched")
         return Recovered(
             manifest=switched,
             epoch_begin=writer.begin,

@@ -37,6 +37,7 @@ from engine.log.files import (
     write_all,
 )
 from engine.log.manifest import Manifest
+from engine.points import point
 
 HEADER_BYTES = PAGE
 _FILL_BYTES = 1 << 20
@@ -74,7 +75,9 @@ def create(directory: Path, uuid: bytes, number: int, segment_bytes: int, *, dir
         with storage_full(f"cannot make segment {number}"):
             with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0)) as fd:
                 _reserve(fd, HEADER_BYTES + segment_bytes)
+                point("seg.reserved")
                 _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes)
+                point("seg.filled")
                 os.fsync(fd)
             sync_directory(folder(directory))
     except BaseException:
@@ -104,7 +107,10 @@ def prepare(directory: Path, manifest: Manifest, number: int, *, direct: bool) -
     if number > manifest.named_end:
         raise ValueError(f"segment {number} cannot follow segment {manifest.named_end - 1}")
     create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct)
-    return manifests.store(directory, dataclasses.replace(manifest, named_end=number + 1))
+    point("seg.made")
+    named = manifests.store(directory, dataclasses.replace(manifest, named_end=number + 1))
+    point("seg.named")
+    return named
 
 
 def open_for_writing(directory: Path, manifest: Manifest, number: int, *, direct: bool) -> int:

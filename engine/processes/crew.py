@@ -12,6 +12,7 @@ import signal
 import time
 
 from engine._native import lib
+from engine.points import point
 from engine.processes.children import Child, Exit, RestartBudget, Role, spawn
 from engine.processes.context import LOG, EngineContext
 
@@ -58,6 +59,7 @@ class Crew:
         self._deadline = time.monotonic() + self._context.config.stop_timeout
         lib.rw_set_state(self._control, lib.RW_STOPPING, 0)
         self._ask(Role.WAL)
+        point("s.stop.asked")
 
     def tick(self) -> float | None:
         """What time brings about. Seconds until the next call is due; None: no need."""
@@ -121,6 +123,7 @@ class Crew:
 
     def _finished(self, role: Role) -> None:
         if role is Role.WAL:
+            point("s.stop.written")
             self._ask(Role.DRAIN)
         else:
             lib.rw_set_state(self._control, lib.RW_STOPPED, 0)
@@ -132,6 +135,7 @@ class Crew:
             limit = f"{config.max_restarts} replacements within {config.restart_window:g} s"
             self.fail(os.EX_SOFTWARE, 0, f"{dead.role} process {dead.pid} ended ({ended}) after {limit}; giving up")
             return
+        point("s.replace.pre")
         try:
             child = self._start(dead.role, replacement=True)
         except OSError as error:

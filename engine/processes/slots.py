@@ -14,6 +14,7 @@ from typing import Any
 from engine import memory
 from engine._native import lib
 from engine.errors import ShmUnavailable
+from engine.points import point
 from engine.processes.context import EngineContext
 from engine.registration import LaneGrant
 
@@ -55,6 +56,7 @@ class SlotTable:
         uuid, epoch = self._context.uuid, self._context.epoch
         with memory.create_lane(self._context.control, uuid, epoch, k, generation, size) as lane:
             name = lane.name
+        point("s.lane.created")
         self._free.pop()
         self._lanes[k] = name
         lib.rw_slot_open(self._control, k, generation, pid, size)
@@ -74,6 +76,7 @@ class SlotTable:
         """Free the closing slots that WAL and drain have let go. Seconds until the next look is due; None: no need."""
         for k in [k for k in self._closing if lib.rw_slot_released(self._control, k)]:
             memory.unlink(self._lanes.pop(k))
+            point("s.reclaim.mid")
             self._closing.remove(k)
             lib.rw_slot_set(self._control, k, lib.RW_SLOT_FREE)
             self._free.append(k)

@@ -23,6 +23,7 @@ from engine._native import lib
 from engine.config import Config
 from engine.log.files import sync_directory
 from engine.log.recovery import Recovered, recover
+from engine.points import point
 from engine.processes.children import Child, reap_strangers
 from engine.processes.context import LOG, EngineContext
 from engine.processes.crew import Crew
@@ -95,6 +96,7 @@ class Supervisor:
             stack.callback(listener.close)
             recovered = recover(self.directory, self.config)
             _log_recovery(recovered)
+            point("s.recovered")
             context = stack.enter_context(_shared_memory(self.directory, self.config, recovered, lock.fd))
             return self._run(context, listener, recovered)
 
@@ -116,6 +118,7 @@ class Supervisor:
             try:
                 selector.register(self._woken, selectors.EVENT_READ, None)
                 crew.start()
+                point("s.started")
                 lib.rw_set_state(control, lib.RW_RUNNING, 0)
                 facts = report(context, crew, slots, recovered)
                 LOG.info(
@@ -211,6 +214,7 @@ def _shared_memory(directory: Path, config: Config, recovered: Recovered, lock_f
             )
         )
         ring = stack.enter_context(memory.create_log(config, uuid, epoch))
+        point("s.shm.created")
         bell_fd, chore_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
         stack.callback(os.close, bell_fd)
         stack.callback(os.close, chore_fd)
@@ -229,6 +233,7 @@ def _shared_memory(directory: Path, config: Config, recovered: Recovered, lock_f
 
 def _remove_objects(uuid: bytes) -> None:
     for name in memory.leftovers(uuid):
+        point("s.unlink.pre")
         memory.unlink(name)
 
 

@@ -1,0 +1,91 @@
+"""Every named point at which the tests kill a process, what brings a process there, and what must hold afterwards.
+
+That every confirmed record survives, once and unchanged, holds for all of them and is checked for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Victim(Enum):
+    """Whose death it is, and what must hold then."""
+
+    WRITER = "the other writers go on, and the slot of the dead one comes back"
+    WAL = "the supervisor replaces it, no writer notices more than a delay, receipts stay valid"
+    DRAIN = "the supervisor replaces it, no writer notices more than a delay, receipts stay valid"
+    SUPERVISOR = "the engine dies whole; writers hear of an unknown outcome, and go on with the next engine"
+
+
+class Way(Enum):
+    """What brings the victim to the point."""
+
+    LOAD = "the writers' appends"
+    WAL_DIES = "the WAL process is killed, and its successor comes by"
+    DRAIN_DIES = "the drain process is killed, and its successor comes by"
+    WRITER_DIES = "a writer is killed, and its lane is reclaimed"
+    CLIENT_COMES = "a client asks for a lane"
+    STOP = "an orderly stop"
+    START = "the engine has been killed and is started again"
+
+
+@dataclass(frozen=True)
+class Point:
+    name: str
+    victim: Victim
+    way: Way = Way.LOAD
+    hits: tuple[int, ...] = (1, 5)
+    """At which of its visits the process dies."""
+
+
+W, L, D, S = Victim.WRITER, Victim.WAL, Victim.DRAIN, Victim.SUPERVISOR
+
+POINTS = [
+    Point("w.claim.post", W),
+    Point("w.copy.mid", W),
+    Point("w.copy.batch", W, hits=(2,)),
+    Point("w.publish.pre", W),
+    Point("w.publish.post", W),
+    Point("l.take.post", L),
+    Point("l.block.built", L),
+    Point("l.seal.entry", L),
+    Point("l.seal.end", L),
+    Point("l.block.sealed", L),
+    Point("l.heads.pre", L, hits=(3,)),
+    Point("l.heads.mid", L),
+    Point("l.write.submitted", L),
+    Point("l.write.done", L),
+    Point("l.sync.done_unpublished", L),
+    Point("l.publish.mid", L),
+    Point("l.publish.post", L),
+    Point("l.restore.post", L, Way.WAL_DIES, hits=(1,)),
+    Point("l.rewrite.mid", L, Way.WAL_DIES, hits=(1,)),
+    Point("l.detach.mid", L, Way.WRITER_DIES, hits=(1,)),
+    Point("seg.reserved", L, hits=(1,)),
+    Point("seg.filled", L, hits=(2,)),
+    Point("seg.made", L, hits=(1,)),
+    Point("seg.named", L, hits=(2,)),
+    Point("d.register.mid", D),
+    Point("d.cursor.pre", D),
+    Point("d.cursor.post", D),
+    Point("d.wake.pre", D),
+    Point("d.release.pre", D),
+    Point("d.release.mid", D, hits=(3,)),
+    Point("d.release.post", D),
+    Point("d.detach.mid", D, Way.WRITER_DIES, hits=(1,)),
+    Point("s.lane.created", S, Way.CLIENT_COMES, hits=(1,)),
+    Point("s.reclaim.mid", S, Way.WRITER_DIES, hits=(1,)),
+    Point("s.replace.pre", S, Way.WAL_DIES, hits=(1,)),
+    Point("s.stop.asked", S, Way.STOP, hits=(1,)),
+    Point("s.stop.written", S, Way.STOP, hits=(1,)),
+    Point("s.unlink.pre", S, Way.STOP, hits=(2,)),
+    Point("rec.decided", S, Way.START, hits=(1,)),
+    Point("rec.carried", S, Way.START, hits=(1,)),
+    Point("rec.barrier", S, Way.START, hits=(1,)),
+    Point("rec.synced", S, Way.START, hits=(1,)),
+    Point("rec.switched", S, Way.START, hits=(1,)),
+    Point("s.recovered", S, Way.START, hits=(1,)),
+    Point("s.shm.created", S, Way.START, hits=(1,)),
+    Point("s.started", S, Way.START, hits=(1,)),
+]
