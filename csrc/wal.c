@@ -15,8 +15,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* A sentinel and idle threads look again on their own after this long; nothing relies on it. */
-#define NAP_NS 5000000000ull
+/* A sentinel and idle threads look again on their own after this long; nothing relies on it. The native tests make it so
+ * long that a lost wake-up hangs them. */
+#ifndef RW_NAP_NS
+#define RW_NAP_NS 5000000000ull
+#endif
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
 {
@@ -141,7 +144,7 @@ static bool ended(const rw_wal *w) { return rw_load32(&w->failed) != 0 || rw_loa
 static void poll_bell(rw_wal *w)
 {
     struct pollfd p = {.fd = w->bell_fd, .events = POLLIN};
-    struct timespec t = {.tv_sec = NAP_NS / 1000000000u};
+    struct timespec t = {.tv_sec = RW_NAP_NS / 1000000000u};
     uint64_t rings;
     if (ppoll(&p, 1, &t, NULL) <= 0 || read(w->bell_fd, &rings, sizeof rings) < 0)
         return; /* nothing rang */
@@ -195,7 +198,7 @@ static void sleep_until_roused(rw_wal *w)
     uint32_t seen = rw_load32_seq(&w->idle_seq);
     rw_bell_change(&w->c->bell, -1, 0);
     if (covered(w) && !ended(w) && !left_behind(w))
-        rw_park(&w->idle_seq, seen, NAP_NS);
+        rw_park(&w->idle_seq, seen, RW_NAP_NS);
     rw_bell_change(&w->c->bell, 1, 0);
     rw_sub32(&w->idle_count, 1);
 }
@@ -310,6 +313,7 @@ int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
     rw_slot *s = rw_slot_of(w->c, slot);
     /* First, so that a successor that finds head at 0 and the generation not let go does not take its requests again. */
     rw_store32_seq(&s->fault, generation);
+    (void)RW_POINT("l.detach.mid");
     rw_store64_seq(&s->head, 0); /* the next generation's lane begins at 0 */
     rw_store64(&s->requests, 0);
     rw_store32_seq(&s->wal_done, generation);

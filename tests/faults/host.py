@@ -129,8 +129,10 @@ class Writers:
         self.journals = {f"w{i}": journals / f"w{i}.journal" for i in range(len(streams))}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.writer", str(directory), str(self.journals[f"w{i}"]), f"w{i}"]
-                + [",".join(names), str(window), str(seconds)],  # noqa: RUF005  two halves of a command line
+                [
+                    *(sys.executable, "-m", "tests.faults.writer", str(directory), str(self.journals[f"w{i}"]), f"w{i}"),
+                    *(",".join(names), str(window), str(seconds)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
