@@ -181,7 +181,7 @@ static uint32_t crc_plain(uint32_t crc, const uint8_t *p, size_t n)
     return crc;
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(RW_PORTABLE)
 #include <immintrin.h>
 
 /* The same stripes on two 256-bit accumulators. */
@@ -235,7 +235,7 @@ static uint32_t (*crc_best)(uint32_t, const uint8_t *, size_t) = crc_plain;
 __attribute__((constructor)) static void choose(void)
 {
     crc_table_fill();
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(RW_PORTABLE)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2"))
         long_best = long_avx2;

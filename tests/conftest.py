@@ -10,10 +10,13 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,7 +39,12 @@ OF_MULTIPROCESSING = (b"multiprocessing.resource_tracker", b"multiprocessing.for
 EXCLUSIVE = os.environ.get("RINGWAL_TEST_EXCLUSIVE") == "1"
 
 
-def pytest_configure() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # A base of its own: sessions that run at the same time tidy up each other's numbered directories.
+    if config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="ringwal-tests-")
+        config.add_cleanup(partial(shutil.rmtree, config.option.basetemp, ignore_errors=True))
     # An engine that its starter orphans becomes a child of the test process, and so stays in sight.
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
