@@ -1,0 +1,202 @@
+"""`python -m bench run | compare A B | list`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import compare as comparing
+from bench import environment, extras, goals, html, report, run, scenario
+
+HERE = Path(__file__).resolve().parent
+QUICK = run.Options(rounds=1, seconds=0.4, budget=40.0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Measures the engine beside the bare device and beside other stores, in one run, interleaved."""
+
+
+@cli.command("list")
+def list_() -> None:
+    """Print the scenarios, the further measurements and the contenders."""
+    for item in scenario.everything():
+        click.echo(f"{item.name:16} {item.describe()}")
+    for extra in extras.EVERYTHING:
+        click.echo(f"{extra.name:16} {extra.title}")
+    for name, contender in run.contenders().items():
+        click.echo(f"{name:16} {contender.unavailable() or contender.version()}; {contender.durability}")
+
+
+@cli.command("run")
+@click.option("--quick", is_flag=True, help="The first five goals against the cheap peers, once: under a minute.")
+@click.option(
+    "--scenario",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this scenario or measurement (repeatable; see `list`; prefix with * at the end).",
+)
+@click.option("--contender", "only", multiple=True, metavar="NAME", help="Only this contender (repeatable).")
+@click.option("--rounds", type=click.IntRange(min=1), default=None, help="Turns of every contender  [default: 3]")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=None, help="Measured window of one turn  [default: 3]")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=1),
+    default=None,
+    metavar="SECONDS",
+    help="Begin no further turn after this time  [default: 3600]",
+)
+@click.option(
+    "--soak",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Length of the memory soak.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where the data goes; its device is what is measured  [default: bench/out]",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where the report goes  [default: bench/out/<time>]",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the shuffled order.")
+def run_(
+    quick: bool, names: tuple[str, ...], only: tuple[str, ...], rounds: int | None, seconds: float | None, budget: float | None,
+    soak: float, directory: Path | None, output: Path | None, seed: int,
+) -> None:  # fmt: skip
+    """Run scenarios; print tables, write result.json, percentiles and report.html."""
+    base = QUICK if quick else run.Options()
+    options = run.Options(rounds or base.rounds, seconds or base.seconds, budget or base.budget, seed, only)
+    scenarios = [s for s in (scenario.quick() if quick and not names else scenario.everything()) if _wanted(s.name, names)]
+    further = [] if quick and not names else [extra for extra in extras.EVERYTHING if _wanted(extra.name, names)]
+    if not scenarios and not further:
+        raise click.UsageError("no such scenario; see `python -m bench list`")
+    if unknown := set(only) - run.contenders().keys():
+        raise click.UsageError(f"no such contender: {', '.join(sorted(unknown))}")
+    output = output or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
+    output.mkdir(parents=True, exist_ok=True)
+    with run.scratch(directory or HERE / "out") as scratch:
+        result = _measure(run.Runner(options, scratch, output, run.progress), scenarios, further, extras.Settings(quick, soak))
+    click.echo(report.goals_table(result["goals"]))
+    click.echo(f"\n{output / 'report.html'}")
+
+
+def _wanted(name: str, names: tuple[str, ...]) -> bool:
+    return not names or any(name == n or (n.endswith("*") and name.startswith(n[:-1])) for n in names)
+
+
+def _measure(
+    runner: run.Runner, scenarios: list[scenario.Scenario], further: list[extras.Extra], settings: extras.Settings
+) -> dict[str, Any]:
+    runner.say("describing this machine")
+    result: dict[str, Any] = {
+        "format": run.FORMAT, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv[1:],
+        "options": {"rounds": runner.options.rounds, "seconds": runner.options.seconds, "seed": runner.options.seed},
+        "environment": environment.describe(runner.scratch), "contenders": {}, "scenarios": {}, "extras": {}, "goals": [],
+    }  # fmt: skip
+    for key, value in result["environment"].items():
+        click.echo(f"{key:16} {json.dumps(value) if isinstance(value, dict) else value}")
+    if result["environment"]["load_before"] > run.CALM_LOAD:
+        click.echo("! this machine is busy: the numbers of this run are worth little", err=True)
+    result["contenders"] = runner.prepare(scenarios)
+    for item in scenarios:
+        result["scenarios"][item.name] = runner.measure(item)
+        _mark_incomparable(result)
+        runner.say("")
+        click.echo(report.scenario_table(result["scenarios"][item.name], result["contenders"]))
+        _keep(result, runner.output)
+    for extra in further:
+        if runner.over():
+            result["extras"][extra.name] = {"not_measured": "time budget used up"}
+            continue
+        runner.say(f"{extra.name}: {extra.title}")
+        result["extras"][extra.name] = found = extras.measured(extra, runner.scratch, settings, runner.say)
+        runner.say("")
+        click.echo(f"\n{extra.title}\n" + extras.text(found))
+        _keep(result, runner.output)
+    return result
+
+
+def _mark_incomparable(result: dict[str, Any]) -> None:
+    """A peer that does not sync is shown, and is nobody's best peer."""
+    for cells in (item["contenders"] for item in result["scenarios"].values()):
+        for name, cell in cells.items():
+            if "NOT comparable" in (result["contenders"].get(name, {}).get("durability") or ""):
+                cell["incomparable"] = True
+
+
+def _keep(result: dict[str, Any], output: Path) -> None:
+    result["goals"] = goals.judge(result)
+    report.save(result, output)
+
+
+@cli.command()
+@click.argument("before", type=click.Path(exists=True, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--fail",
+    "limits",
+    multiple=True,
+    metavar="METRIC:PERCENT%",
+    help="Exit with 1 if a metric got worse by more, for example p99:10%.",
+)
+@click.option("--contender", default=scenario.US, show_default=True, help="Whose numbers; `all` for everybody's.")
+def compare(before: Path, after: Path, limits: tuple[str, ...], contender: str) -> None:
+    """Compare two runs (their directories, or their result.json)."""
+    old, new = (json.loads((path / "result.json" if path.is_dir() else path).read_text()) for path in (before, after))
+    try:
+        allowed = [comparing.Limit.parse(text) for text in limits]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    found = list(comparing.changes(old, new, None if contender == "all" else contender))
+    if not found:
+        raise click.ClickException("the two runs have nothing in common")
+    rows: list[tuple[str, ...]] = [("scenario", "contender", "metric", "before", "after", "change")]
+    for change in found:
+        percent = 100 * (change.after - change.before) / change.before if change.before else 0.0
+        rows.append(
+            (
+                change.scenario,
+                change.contender,
+                change.metric,
+                report.number(change.before),
+                report.number(change.after),
+                f"{percent:+.1f} %",
+            )
+        )
+    click.echo(report.table(rows))
+    failed = comparing.failures(found, allowed)
+    for change in failed:
+        click.echo(
+            f"worse than allowed: {change.scenario} {change.contender} {change.metric} by {100 * change.worse:.1f} %", err=True
+        )
+    sys.exit(1 if failed else 0)
+
+
+@cli.command("report")
+@click.argument("result", type=click.Path(exists=True, path_type=Path))
+def report_(result: Path) -> None:
+    """Make report.html anew from a result.json (or the directory that holds it)."""
+    path = result / "result.json" if result.is_dir() else result
+    found = json.loads(path.read_text())
+    found["goals"] = goals.judge(found)
+    target = path.with_name("report.html")
+    target.write_text(html.page(found))
+    click.echo(target)
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m bench")

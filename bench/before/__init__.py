@@ -1,0 +1,1 @@
+"""The before/after model in C, and its build."""

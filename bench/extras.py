@@ -1,0 +1,80 @@
+"""What is measured once and not as a load of writers: the register, and how a failure of one leaves the others alone."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import append_cost, before_after, footprint, recovery, tail
+from bench.contender import ContenderFailedError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How far the measurements go."""
+
+    quick: bool
+    soak: float
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """One further measurement."""
+
+    name: str
+    title: str
+    measure: Callable[[Path, Settings, Callable[[str], None]], dict[str, Any]]
+
+
+EVERYTHING = (
+    Extra("append-cost", "Python cost of append(1 KiB)", lambda d, s, say: append_cost.measure(d)),
+    Extra(
+        "tail",
+        "Append to delivered at a reader in another process",
+        lambda d, s, say: tail.measure(d, 2.0 if s.quick else 10.0),
+    ),
+    Extra("startup", "Start of an engine on a fresh directory, and first append", lambda d, s, say: footprint.startup(d)),
+    Extra("idle", "Idle engine with 64 attached clients", lambda d, s, say: footprint.idle(d, 2.0 if s.quick else 15.0)),
+    Extra(
+        "memory",
+        "Memory of the engine's processes under load",
+        lambda d, s, say: footprint.soak(d, 5.0 if s.quick else s.soak, say),
+    ),
+    Extra("recovery", "Recovery of 1 KiB records after kill -9", lambda d, s, say: recovery.measure(d, s.quick, say)),
+    Extra(
+        "before-after",
+        "One lock and one request a pass, against CAS and whole runs",
+        lambda d, s, say: before_after.measure(s.quick, say),
+    ),
+)
+
+
+def measured(extra: Extra, scratch: Path, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+    """The measurement's result, or why there is none."""
+    place = scratch / extra.name
+    place.mkdir()
+    try:
+        return {"title": extra.title, **extra.measure(place, settings, say)}
+    except (ContenderFailedError, OSError) as error:
+        return {"title": extra.title, "not_measured": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+
+
+def text(found: dict[str, Any]) -> str:
+    """A result for the terminal: single values; what is long stands in the report."""
+    if "not_measured" in found:
+        return f"  not measured: {found['not_measured']}"
+    lines = []
+    for key, value in found.items():
+        if key == "title" or isinstance(value, list):
+            continue
+        shown = (
+            json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in value.items()})
+            if isinstance(value, dict)
+            else value
+        )
+        lines.append(f"  {key:28} {round(shown, 4) if isinstance(shown, float) else shown}")
+    return "\n".join(lines)

@@ -1,0 +1,239 @@
+"""One turn of one contender: writer processes, a common start, and what they bring back.
+
+Writers are forked before anything is connected; each opens its own session, says that it is ready, and sleeps until the
+start time that the runner publishes once all are ready. Results come back through files, so that a million samples cost
+the measured window nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import mmap
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import struct
+import tempfile
+import threading
+import time
+import traceback
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from bench import loops, processes
+from bench.contender import Contender, ContenderFailedError, Plan
+from bench.scenario import Scenario
+
+OPEN_TIMEOUT = 60.0
+"""Seconds for all writers to connect."""
+GRACE = 60.0
+"""Seconds beyond the window after which writers are killed and the turn counts as failed."""
+START_DELAY_NS = 20_000_000
+PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
+
+
+class Gate:
+    """The start line, in memory shared with the writers: word 0 is the start time, word 1 + i is writer i's state."""
+
+    WAITING, READY, FAILED = 0, 1, 2
+
+    def __init__(self, writers: int) -> None:
+        self.writers = writers
+        self.words = mmap.mmap(-1, 8 * (writers + 1))
+
+    def _get(self, i: int) -> int:
+        return int(struct.unpack_from("<Q", self.words, 8 * i)[0])
+
+    def set_state(self, writer: int, state: int) -> None:
+        """By the writer."""
+        struct.pack_into("<Q", self.words, 8 * (writer + 1), state)
+
+    def wait(self, writer: int) -> int:
+        """By the writer: says ready, returns the start time when it has come."""
+        self.set_state(writer, self.READY)
+        while not (start := self._get(0)):
+            time.sleep(0.001)
+        loops.sleep_until(start)
+        return start
+
+    def open(self, alive: Any) -> int:
+        """By the runner: waits for all writers and publishes the start. `alive` tells whether all still run."""
+        deadline = time.monotonic() + OPEN_TIMEOUT + 0.5 * self.writers
+        while (states := [self._get(i + 1) for i in range(self.writers)]).count(self.READY) < self.writers:
+            if self.FAILED in states:
+                raise ContenderFailedError("a writer failed before the start")
+            if time.monotonic() > deadline or not alive():
+                raise ContenderFailedError("not all writers could connect")
+            time.sleep(0.002)
+        start = loops.clock() + START_DELAY_NS
+        struct.pack_into("<Q", self.words, 0, start)
+        return start
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one contender did in one turn, all writers together."""
+
+    records: list[int] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    """Records per second of each writer."""
+    late: int = 0
+    samples: array[int] = field(default_factory=lambda: array("Q"))
+    start_ns: int = 0
+    writer_cpu_s: float = 0.0
+    server_cpu_s: float = 0.0
+    server_memory: dict[str, int] = field(default_factory=dict)
+    total_records: int = 0
+    """Warm-up included: what counters and processor time refer to."""
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+def run_turn(contender: Contender, scenario: Scenario, directory: Path, warm: float, window: float) -> Turn:
+    """Sets the contender up, lets its writers work for `warm` + `window` seconds, takes it down.
+
+    Raises:
+        ContenderFailedError: a writer failed or did not end in time; the message is its error.
+    """
+    directory.mkdir(parents=True)
+    try:
+        contender.setup(directory, scenario)
+        return _measured(contender, scenario, directory, warm, window)
+    finally:
+        contender.teardown()
+        shutil.rmtree(directory, ignore_errors=True)
+        os.sync()  # what one contender leaves to the kernel is not to disturb the next
+
+
+def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: float, window: float) -> Turn:
+    writers = contender.writers(scenario)
+    plans = [Plan(i, scenario, contender.commit_records(scenario), int(warm * 1e9), int(window * 1e9)) for i in range(writers)]
+    gate, results = Gate(writers), Path(tempfile.mkdtemp(prefix="results-", dir=directory.parent))
+    crews = [plans] if contender.workers == "threads" else [[plan] for plan in plans]
+    try:
+        counters, before = contender.counters(), processes.cpu_seconds(contender.server_pids())
+        with _crews(contender, crews, gate, results) as children:
+            try:
+                start = gate.open(lambda: all(child.is_alive() for child in children))
+            except ContenderFailedError as error:
+                raise ContenderFailedError(_told(results) or str(error)) from None
+            deadline = time.monotonic() + warm + window + GRACE
+            for child in children:
+                child.join(max(0.1, deadline - time.monotonic()))
+            if any(child.is_alive() for child in children):
+                raise ContenderFailedError(f"writers did not end within {GRACE:g} s after the window")
+        turn = _collect(results, writers, start)
+        turn.server_cpu_s = processes.cpu_seconds(contender.server_pids()) - before
+        turn.server_memory = processes.memory(contender.server_pids())
+        turn.counters = {key: value - counters.get(key, 0) for key, value in contender.counters().items()}
+        return turn
+    finally:
+        shutil.rmtree(results, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _crews(contender: Contender, crews: list[list[Plan]], gate: Gate, results: Path) -> Iterator[list[BaseProcess]]:
+    fork = multiprocessing.get_context("fork")
+    children: list[BaseProcess] = [
+        fork.Process(target=_crew, args=(contender, crew, gate, results, os.getpid())) for crew in crews
+    ]
+    try:
+        for child in children:
+            child.start()
+        yield children
+    finally:
+        for child in children:
+            if child.is_alive():
+                child.kill()
+            if child.pid is not None:
+                child.join()
+
+
+def die_with(parent: int) -> None:
+    """In a child: no orphan outlives the runner, and sleeps end on time."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _crew(contender: Contender, crew: list[Plan], gate: Gate, results: Path, parent: int) -> None:
+    """A writer process: one writer, or all of them as threads."""
+    die_with(parent)
+    if len(crew) == 1:
+        _write(contender, crew[0], gate, results)
+        return
+    threads = [threading.Thread(target=_write, args=(contender, plan, gate, results)) for plan in crew]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _write(contender: Contender, plan: Plan, gate: Gate, results: Path) -> None:
+    answer: dict[str, Any] = {}
+    samples: array[int] = array("Q")
+    try:
+        session = contender.open(plan)
+        start = gate.wait(plan.writer)
+        who = resource.RUSAGE_THREAD if contender.workers == "threads" else resource.RUSAGE_SELF
+        used = resource.getrusage(who)
+        tally = loops.run(session, plan, start)
+        after = resource.getrusage(who)
+        cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+        samples = tally.samples
+        answer = {
+            "records": tally.records,
+            "total": tally.total,
+            "ns": tally.last_ns - tally.first_ns,
+            "late": tally.late,
+            "cpu": cpu,
+        }
+        session.close()
+    except Exception as error:  # noqa: BLE001  (whatever a peer raises is its result)
+        answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+    with (results / f"{plan.writer}.samples").open("wb") as file:
+        samples.tofile(file)
+    (results / f"{plan.writer}.json").write_text(json.dumps(answer))
+    if "error" in answer:
+        gate.set_state(plan.writer, Gate.FAILED)
+
+
+def _told(results: Path) -> str | None:
+    """The first error that a writer wrote down, given a moment to write it."""
+    deadline = time.monotonic() + 2.0
+    while time.monotonic() < deadline:
+        for path in sorted(results.glob("*.json")):
+            with contextlib.suppress(ValueError):
+                if found := json.loads(path.read_text()).get("error"):
+                    return str(found)
+        time.sleep(0.02)
+    return None
+
+
+def _collect(results: Path, writers: int, start: int) -> Turn:
+    turn = Turn(start_ns=start)
+    for i in range(writers):
+        try:
+            answer = json.loads((results / f"{i}.json").read_text())
+        except FileNotFoundError:
+            raise ContenderFailedError(f"writer {i} ended without a result") from None
+        if "error" in answer:
+            raise ContenderFailedError(answer["error"])
+        turn.records.append(answer["records"])
+        turn.rates.append(answer["records"] * 1e9 / answer["ns"] if answer["ns"] else 0.0)
+        turn.late += answer["late"]
+        turn.total_records += answer["total"]
+        turn.writer_cpu_s += answer["cpu"]
+        path = results / f"{i}.samples"
+        with path.open("rb") as file:
+            turn.samples.fromfile(file, path.stat().st_size // 8)
+    return turn

@@ -1,0 +1,114 @@
+"""Recovery: how long a killed engine takes to come back, against the bare read of the same bytes.
+
+The engine is filled, every process of it is killed, the caches of its files are dropped by the direct read that gives the
+bare time, and it is started again. Taken off is what the start of an empty engine costs: interpreter, memory, segments.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import device, subject
+from bench.processes import Server
+
+MIB = 1024 * 1024
+RECORD_BYTES = 1024
+REPEATS = 3
+FILL_TIMEOUT = 120.0
+
+
+def measure(directory: Path, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Seconds and peak memory for a small and a large log."""
+    sizes = (32 * MIB, 128 * MIB) if quick else (256 * MIB, 1024 * MIB)
+    empty = statistics.median(_start_seconds(directory / f"empty-{i}", directory)[0] for i in range(REPEATS))
+    found = {}
+    for size in sizes:
+        say(f"recovery: filling {size // MIB} MiB")
+        place = directory / f"log-{size // MIB}"
+        _fill(place, size, directory)
+        runs = []
+        for _ in range(REPEATS):
+            bare_bytes, bare = device.sequential_read_seconds(sorted((place / "segments").iterdir()))
+            say(f"recovery: of {size // MIB} MiB")
+            runs.append((bare_bytes, bare, *_start_seconds(place, directory, keep=_keep_log(place))))
+        bare = statistics.median(run[1] for run in runs)
+        seconds = statistics.median(run[2] for run in runs) - empty
+        records = size // RECORD_BYTES
+        found[f"{size // MIB}_mib"] = {
+            "records": records,
+            "bare_bytes": runs[0][0],
+            "bare_read_s": bare,
+            "recovery_s": seconds,
+            "reported_s": statistics.median(run[4] for run in runs),
+            "allowed_s": 1.5 * bare + records * 1e-6,
+            "ratio_to_allowed": seconds / (1.5 * bare + records * 1e-6),
+            "peak_private_bytes": max(run[3] for run in runs),
+        }
+    return {"empty_start_s": empty, **found}
+
+
+def _keep_log(place: Path) -> Callable[[], None]:
+    """Undoes what a recovery wrote, so that the next one has the same work: manifest back, later segments gone."""
+    manifest = (place / "manifest").read_bytes()
+    before = {path.name for path in (place / "segments").iterdir()}
+
+    def undo() -> None:
+        (place / "manifest").write_bytes(manifest)
+        for path in (place / "segments").iterdir():
+            if path.name not in before:
+                path.unlink()
+
+    return undo
+
+
+def _fill(place: Path, size: int, directory: Path) -> None:
+    import engine
+
+    server = subject.start(place, {}, directory / "fill.log")
+    try:
+        with engine.connect(place) as client:
+            streams = [client.stream(f"s{i}") for i in range(4)]
+            data = os.urandom(RECORD_BYTES)
+            for i in range(size // RECORD_BYTES):
+                streams[i % 4].append(data)
+            for stream in streams:
+                stream.flush(FILL_TIMEOUT)
+    finally:
+        _kill(server)
+
+
+def _kill(server: Server) -> None:
+    server.stop(signal.SIGKILL)
+
+
+def _start_seconds(place: Path, directory: Path, keep: Callable[[], None] | None = None) -> tuple[float, int, float]:
+    """Seconds until clients can connect, the supervisor's peak of private memory, and the engine's own account."""
+    log = directory / "recover.log"
+    begin = time.perf_counter()
+    server = subject.start(place, {}, log)
+    seconds = time.perf_counter() - begin
+    try:
+        peak = _peak(server.process.pid)
+    finally:
+        _kill(server)
+    if keep is not None:
+        keep()
+    told = re.search(r" in ([0-9.]+) s", log.read_text())
+    return seconds, peak, float(told[1]) if told else 0.0
+
+
+def _peak(pid: int) -> int:
+    """High-water mark of resident memory, less what is shared memory now."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if value.strip().endswith("kB"):
+            fields[key] = int(value.split()[0]) * 1024
+    return max(0, fields["VmHWM"] - fields.get("RssShmem", 0))

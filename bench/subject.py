@@ -1,0 +1,110 @@
+"""The engine as a contender: started as a user starts it, used as a user uses it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bench.contender import Contender, PipelinedSession, Plan, Session
+from bench.processes import Server
+from bench.scenario import Scenario
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+COUNTERS = (
+    "wal_blocks",
+    "wal_requests",
+    "wal_records",
+    "wal_payload_bytes",
+    "wal_block_bytes",
+    "wal_writes",
+    "wal_parks",
+    "drain_passes",
+    "drain_confirmed_requests",
+    "drain_batches",
+    "drain_waited",
+    "drain_wakes",
+    "drain_parks",
+)
+
+
+def start(directory: Path, settings: Mapping[str, str], log: Path, timeout: float = 120.0) -> Server:
+    """An engine on `directory`, ready for clients."""
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    server = Server([sys.executable, "-m", "engine", "run", str(directory), *flags], log, cwd=CHECKOUT, env=environment)
+    server.wait_until(lambda: b"ready: " in log.read_bytes(), timeout)
+    return server
+
+
+class _Session(PipelinedSession):
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        import engine
+
+        self.client = engine.connect(directory)
+        self.streams = [self.client.stream(f"s{i}") for i in plan.streams()]
+
+    def appenders(self, plan: Plan) -> list[Callable[[], Any]]:
+        data, batch = plan.payload(), plan.scenario.batch
+        if batch:
+            return [functools.partial(stream.append_many, [data] * batch) for stream in self.streams]
+        return [functools.partial(stream.append, data) for stream in self.streams]
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class Ringwal(Contender):
+    """This engine with its defaults, except where the scenario names a setting."""
+
+    name = "ringwal"
+    durability = "every block written O_DIRECT + RWF_DSYNC (or synced) before its records are confirmed; checksummed, ordered"
+    settings: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self) -> None:
+        self.directory = Path()
+        self.server: Server | None = None
+
+    def version(self) -> str:
+        import engine
+
+        return f"ringwal {engine.__version__}"
+
+    def setup(self, directory: Path, scenario: Scenario) -> None:
+        self.directory = directory / "engine"
+        self.directory.mkdir()
+        self.server = start(self.directory, {**scenario.engine, **self.settings}, directory / "engine.log")
+
+    def open(self, plan: Plan) -> Session:
+        return _Session(self.directory, plan)
+
+    def server_pids(self) -> list[int]:
+        return self.server.pids() if self.server else []
+
+    def counters(self) -> dict[str, int]:
+        return counters(self.directory)
+
+    def teardown(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+            self.server = None
+
+
+class RingwalLog(Ringwal):
+    """The same with confirmation in order of the whole log."""
+
+    name = "ringwal-log"
+    durability = Ringwal.durability + '; confirm_order="log"'
+    settings: ClassVar[Mapping[str, str]] = {"confirm-order": "log"}
+
+
+def counters(directory: Path) -> dict[str, int]:
+    """The engine's running counters, read from its shared memory by a short-lived client."""
+    import engine
+
+    with engine.connect(directory) as client:
+        control = client.attachment().control
+        return {name: int(getattr(control, name)) for name in COUNTERS}
