@@ -192,14 +192,14 @@ def test_a_bad_setting_is_78(tmp_path: Path, flag: tuple[str, str]) -> None:
 
 
 def test_run_prints_one_ready_line_and_leaves_nothing(tmp_path: Path) -> None:
-    before = set(Path("/dev/shm").iterdir())
     host = start("run", tmp_path / "d", "--json", *SMALL)
     ready = json.loads(line_of(host))
     assert ready["ready"] is True
     assert ready["pid"] == host.pid
+    assert list(Path("/dev/shm").glob(f"ringwal-{ready['uuid'][:16]}-*"))
     code, out, _ = end(host)
     assert (code, out) == (0, b"")
-    assert set(Path("/dev/shm").iterdir()) <= before
+    assert not list(Path("/dev/shm").glob(f"ringwal-{ready['uuid'][:16]}-*"))
 
 
 def test_ctrl_c_stops_an_engine_in_order(tmp_path: Path) -> None:

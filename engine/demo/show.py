@@ -97,32 +97,48 @@ def play(seed: int, seconds: float, writers: int, parent: Path | None, say: Say)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, room, ignore_errors=True)
         stack.callback(_remove_shared_memory, directory)
-        stack.enter_context(_terminable())
+        check = stack.enter_context(_interruptible())
         first = EngineProcess(directory, log)
         stack.callback(first.stop)
         crew = stack.enter_context(contextlib.closing(Writers(directory, room, writers)))
         act = _write_and_kill(first, crew, directory, dice=random.Random(seed), seconds=seconds, say=say)
+        check()
         crew.join(REPLACE_TIMEOUT)
         began = time.monotonic()
         second = EngineProcess(directory, log)
         stack.callback(second.stop)
         recovery_seconds = time.monotonic() - began
         say(f"started again: ready after {recovery_seconds:.2f} s; reading everything back")
-        return _judge(directory, crew, act, seed, recovery_seconds)
+        check()
+        result = _judge(directory, crew, act, seed, recovery_seconds)
+        check()
+        return result
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C does, so that nothing is left behind."""
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM unwind everything, so that nothing is left behind.
 
-    def leave(_signum: int, _frame: object) -> None:
-        raise SystemExit(TERMINATED)
+    An exception that a signal handler raises is lost where Python runs a finalizer at that moment. So the signal is noted
+    too, and the function this yields raises what was lost.
+    """
+    noted: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, leave)
+    def check() -> None:
+        if noted:
+            raise KeyboardInterrupt if noted[0] == signal.SIGINT else SystemExit(TERMINATED)
+
+    def leave(number: int, _frame: object) -> None:
+        noted.append(number)
+        check()
+
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in heeded}
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _remove_shared_memory(directory: Path) -> None:
