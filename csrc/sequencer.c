@@ -329,7 +329,8 @@ static int complete_blocks(rw_sequencer *s)
     return completed;
 }
 
-/* Slots that are closing: let go of those with nothing left. */
+/* New writers and tailers: attach them, so that they can be woken. Slots that are closing: let go of those with nothing
+ * left. */
 static int check_membership(rw_sequencer *s)
 {
     uint32_t membership = rw_load32(&s->c->membership);
@@ -338,8 +339,12 @@ static int check_membership(rw_sequencer *s)
     s->closing = 0;
     for (uint32_t k = 0; k < s->c->max_clients; k++) {
         const rw_slot *slot = rw_slot_of(s->c, k);
-        uint32_t generation = rw_load32(&slot->generation);
-        if (rw_load32(&slot->state) != RW_SLOT_CLOSING || rw_load32(&slot->drain_done) == generation)
+        uint32_t state = rw_load32(&slot->state), generation = rw_load32(&slot->generation);
+        if (state == RW_SLOT_ACTIVE && s->clients[k].generation != generation) {
+            want(s, WANT_ATTACH, k, generation);
+            return RW_CHORE;
+        }
+        if (state != RW_SLOT_CLOSING || rw_load32(&slot->drain_done) == generation)
             continue;
         s->closing++;
         /* Nothing of it comes any more once the WAL process has let go and every block sealed by then is registered. */
@@ -365,6 +370,16 @@ int rw_sequencer_wants(rw_sequencer *s, uint32_t *slot, uint32_t *generation)
 int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation)
 {
     s->clients[slot] = (client){.lane = lane, .generation = generation};
+    if (lane == NULL)
+        return RW_OK;
+    /* Whoever sleeps there may sleep on something that was confirmed before anyone looked at this lane. */
+    rw_add32(&rw_slot_of(s->c, slot)->wake, 1);
+    rw_unpark(&rw_slot_of(s->c, slot)->wake, INT_MAX);
+    for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
+        uint32_t stream = rw_load32_seq(&lane->tail_streams[i]) - 1;
+        if (stream < s->c->max_streams)
+            rw_unpark(rw_low_half(&rw_stream_of(s->c, stream)->confirmed_offset), INT_MAX);
+    }
     return RW_OK;
 }
 

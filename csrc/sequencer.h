@@ -29,8 +29,8 @@ typedef struct rw_sequencer rw_sequencer;
 rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd);
 void rw_sequencer_close(rw_sequencer *s);
 
-/* What Python has to do: 1: map the lane of (slot, generation) and call attach; 2: the generation is closing and has
- * nothing left: call detach, then unmap; 0: nothing. */
+/* What Python has to do: 1: map the lane of (slot, generation) and call attach, which wakes all that sleep there; 2: the
+ * generation is closing and has nothing left: call detach, then unmap; 0: nothing. */
 int rw_sequencer_wants(rw_sequencer *s, uint32_t *slot, uint32_t *generation);
 /* `lane` may be NULL if its owner is gone: nobody waits there. */
 int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation);
