@@ -1,93 +1,131 @@
-"""The command: runs the groups of a tier and prints what came out."""
+"""The command: runs the groups of a tier, prints what came out, and says so by its exit code."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import importlib
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults import kills
-from tests.faults.host import Hung
+from tests.faults.host import Hung, NotRun
 from tests.faults.oracle import Verdict
+from tests.faults.table import TIERS, Fault
+
+GROUPS = {
+    "kills": "kills",
+    "power": "power",
+    "io": "io_errors",
+    "media": "media",
+    "clients": "clients",
+    "time": "pauses",
+    "recovery": "recoveries",
+    "leaks": "leaks",
+    "points": "points",
+    "mutants": "mutants",
+}
+"""Group and the module that does it; a module's ``faults(tier)`` lists its rows."""
+
+ROW_SECONDS_MAX = {"change": 240, "nightly": 3600, "release": 4 * 3600}
+COLUMNS = ("runs", "confirmed", "lost", "duplicated", "reordered", "hung")
+HEAD = f"{'fault':<44} {'runs':>5} {'confirmed':>9} {'lost':>4} {'dupl':>4} {'reord':>5} {'hung':>4} {'stall ms':>8}  verdict"
 
 
 @dataclasses.dataclass
-class Fault:
-    """One row of the table."""
+class Row:
+    """What became of a fault. ``reason`` is set if it was not run."""
 
-    group: str
-    name: str
-    runs: int
-    body: Callable[[Path, int], Verdict]
+    fault: Fault
+    verdict: Verdict
+    seconds: float
+    reason: str | None = None
+    kept: Path | None = None
 
+    def word(self) -> str:
+        if self.reason is not None:
+            return f"NOT RUN: {self.reason}"
+        return "kept" if self.verdict.kept() else "BROKEN"
 
-def faults(tier: str) -> list[Fault]:
-    """What a tier runs."""
-    times = {"change": 5, "nightly": 20, "release": 100}[tier]
-    return [
-        Fault("kills", f"SIGKILL {role}", times, lambda directory, seed, role=role: kills.run(directory, role, times, seed))  # type: ignore[misc]
-        for role in kills.ROLES
-    ]
+    def line(self) -> str:
+        v = self.verdict
+        return (
+            f"{f'{self.fault.group}: {self.fault.name}':<44} {v.runs:>5} {v.confirmed:>9} {v.lost:>4} {v.duplicated:>4} "
+            f"{v.reordered:>5} {v.hung:>4} {v.longest_ms:>8.0f}  {self.word()}"
+        )
 
-
-HEAD = f"{'fault':<24} {'runs':>5} {'confirmed':>10} {'lost':>5} {'dupl':>5} {'reord':>5} {'hung':>5} {'stall ms':>9}  verdict"
-
-
-def line(fault: Fault, verdict: Verdict) -> str:
-    kept = "kept" if verdict.kept() else "BROKEN"
-    return (
-        f"{fault.name:<24} {fault.runs:>5} {verdict.confirmed:>10} {verdict.lost:>5} {verdict.duplicated:>5} "
-        f"{verdict.reordered:>5} {verdict.hung:>5} {verdict.longest_ms:>9.1f}  {kept}"
-    )
+    def facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"group": self.fault.group, "fault": self.fault.name, "seconds": round(self.seconds, 1)}
+        return {**facts, **dataclasses.asdict(self.verdict), "verdict": self.word()}
 
 
-def one(fault: Fault, seed: int) -> tuple[Verdict, Path | None]:
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raises Hung in a row that does not end."""
+
+    def over(number: int, frame: object) -> None:
+        raise Hung(f"the row took more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def run(fault: Fault, seed: int, seconds: int) -> Row:
     """Runs one fault; keeps its directory if the promise was broken."""
     directory = Path(tempfile.mkdtemp(prefix="ringwal-fault-"))
+    began, reason = time.monotonic(), None
     try:
-        verdict = fault.body(directory, seed)
+        with limited(seconds):
+            verdict = fault.body(directory, seed)
+    except NotRun as error:
+        verdict, reason = Verdict(), str(error)
     except Hung as error:
-        verdict = Verdict(hung=1, notes=[str(error)])
+        verdict = Verdict(runs=1, hung=1, notes=[str(error)])
     except Exception as error:  # noqa: BLE001  whatever it is, the row is broken and says so
-        verdict = Verdict(notes=[f"{type(error).__name__}: {error}"])
+        verdict = Verdict(runs=1, notes=[f"{type(error).__name__}: {error}"])
     if verdict.kept():
         shutil.rmtree(directory)
-        return verdict, None
-    return verdict, directory
+    return Row(fault, verdict, time.monotonic() - began, reason, None if verdict.kept() else directory)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--tier", choices=("change", "nightly", "release"), default="change")
-    parser.add_argument("--only", metavar="GROUP")
+    parser.add_argument("--tier", choices=TIERS, default="change")
+    parser.add_argument("--only", metavar="GROUP", choices=sorted(GROUPS), action="append", help="may be given again")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
     parser.add_argument("--json", metavar="FILE", type=Path)
+    parser.add_argument("--row", metavar="TEXT", default="", help="only rows whose name contains this")
     options = parser.parse_args()
     print(f"tier {options.tier}, seed {options.seed}\n{HEAD}", flush=True)
-    rows, broken = [], False
-    for fault in faults(options.tier):
-        if options.only not in (None, fault.group):
-            continue
-        began = time.monotonic()
-        verdict, kept = one(fault, options.seed)
-        print(line(fault, verdict), flush=True)
-        if kept is not None:
-            broken = True
-            print(f"    seed {options.seed}, directory {kept}")
-            for note in verdict.notes:
-                print(f"    {note}")
-        row = {"group": fault.group, "fault": fault.name, "runs": fault.runs, "seconds": time.monotonic() - began}
-        rows.append({**row, **dataclasses.asdict(verdict), "kept": verdict.kept()})
+    rows = []
+    for group in options.only or GROUPS:
+        for fault in importlib.import_module(f"tests.faults.{GROUPS[group]}").faults(options.tier):
+            if options.row not in fault.name:
+                continue
+            row = run(fault, options.seed, ROW_SECONDS_MAX[options.tier])
+            rows.append(row)
+            print(row.line(), flush=True)
+            if row.kept is not None:
+                print(f"    seed {options.seed}, directory {row.kept}")
+                print("".join(f"    {note}\n" for note in row.verdict.notes), end="", flush=True)
+    missing = sum(row.reason is not None for row in rows)
+    broken = sum(row.kept is not None for row in rows)
+    print(f"{len(rows) - missing - broken} kept, {broken} broken, {missing} not run, {sum(r.seconds for r in rows):.0f} s")
     if options.json:
-        options.json.write_text(json.dumps({"tier": options.tier, "seed": options.seed, "rows": rows}, indent=1))
-    return 1 if broken else 0
+        table = {"tier": options.tier, "seed": options.seed, "rows": [row.facts() for row in rows]}
+        options.json.write_text(json.dumps(table, indent=1))
+    return 1 if broken or not rows else 0
 
 
 if __name__ == "__main__":

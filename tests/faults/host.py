@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,40 +20,92 @@ SMALL = ("--ring-bytes", "1MiB", "--segment-bytes", "4MiB", "--max-streams", "25
 """Settings under which a short run sees every wrap-around, segment change and full ring."""
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0
+"""Seconds after which something that takes milliseconds counts as hung."""
 
 
 class Hung(Exception):
     """Something that had to happen did not, for much longer than it ever takes."""
 
 
+class NotRun(Exception):
+    """This machine lacks what the fault needs; the message says what."""
+
+
+def pause(seconds: float) -> None:
+    """Lets time pass: where its length is the fault itself, or the state of another process has nothing to wait on."""
+    time.sleep(seconds)
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    """Returns when ``condition`` holds, which nothing signals. Raises Hung."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise Hung(f"waited {seconds:g} s for {what}")
+        pause(0.005)
+
+
+def children_of(pid: int) -> list[int]:
+    """Pids of its children; none if it has gone."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def await_death(pidfds: Sequence[int], seconds: float = PATIENCE) -> None:
+    """Returns when all of them are gone, and closes the descriptors. Raises Hung."""
+    try:
+        for fd in pidfds:
+            if not select.select([fd], [], [], seconds)[0]:
+                raise Hung("a process does not die")
+    finally:
+        for fd in pidfds:
+            os.close(fd)
+
+
 class Engine:
     """One life of an engine on a directory."""
 
-    def __init__(self, directory: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        root: Path = ROOT,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """``root`` is the checkout whose build is run, ``wrapper`` a command that runs the engine's.
+
+        Raises:
+            RuntimeError: it ended before it was ready; `exit_code` of the error has the code.
+        """
         self.directory = directory
         self.log = directory.parent / f"{directory.name}.log"
+        if not os.access(directory.parent, os.W_OK):
+            self.log = Path(os.devnull)
         started = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine", "run", str(directory), "--json", *flags],
+                [*wrapper, sys.executable, "-m", "engine", "run", str(directory), "--json", *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                cwd=root,
                 env={**os.environ, **(env or {})},
             )
-        self.ready = json.loads(self._first_line())
+        self.ready: dict[str, Any] = json.loads(self._first_line())
         self.start_seconds = time.monotonic() - started
 
     def _first_line(self) -> bytes:
         assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], 60)[0]:
+        if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
             self.kill()
             raise Hung("the engine did not become ready")
         line = self.process.stdout.readline()
         if not line:
-            self.process.wait()
-            raise RuntimeError(f"the engine ended with {self.process.returncode}: {self.log.read_text()[-500:]}")
+            raise EngineEnded(self.process.wait(), self.log.read_text()[-500:])
         return line
 
     def status(self) -> dict[str, Any]:
@@ -63,45 +116,44 @@ class Engine:
 
     def pid(self, role: str) -> int:
         """Of `supervisor`, `wal` or `drain`."""
-        return self.process.pid if role == "supervisor" else int(self.status()[f"{role}_pid"])
+        return int(self.ready["pid"]) if role == "supervisor" else int(self.status()[f"{role}_pid"])
 
-    def strike(self, role: str) -> int:
-        """SIGKILL to one process; returns its pid."""
+    def strike(self, role: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """A signal to one process; returns its pid."""
         pid = self.pid(role)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
 
     def kill(self) -> None:
         """SIGKILL to all of it; returns when the last one is gone."""
+        pidfds = []
+        for pid in children_of(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                pidfds.append(os.pidfd_open(pid))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._await_unlocked()
+        await_death(pidfds)
 
     def stop(self) -> int:
         """Orderly; returns the exit code."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
-        try:
-            return self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            raise Hung("the engine did not stop") from None
+        return self.await_exit()
 
-    def await_end(self) -> int:
-        """After a strike at the supervisor, or a failed write."""
+    def await_exit(self) -> int:
+        """The exit code of the supervisor, which has proven the death of the others by then."""
         try:
-            code = self.process.wait(60)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise Hung("the engine did not end") from None
-        self._await_unlocked()
-        return code
 
-    def _await_unlocked(self) -> None:
-        """Every process of the engine holds the lock; when it can be had, all are gone."""
-        import fcntl
-
+    def await_end(self) -> int:
+        """After a strike at the supervisor: the others die on the kernel's word."""
+        code = self.await_exit()
         with (self.directory / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # every process of the engine holds it
+        return code
 
     def __enter__(self) -> Self:
         return self
@@ -113,71 +165,79 @@ class Engine:
             self.process.stdout.close()
 
 
+class EngineEnded(RuntimeError):
+    """The engine ended before it was ready."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(f"the engine ended with {code}: {said}")
+        self.code = code
+
+
 def forget_shared_memory(directory: Path) -> None:
     """Removes what a killed engine left in shared memory when no successor will."""
     from engine import memory
     from tests.faults.decode import manifest
 
-    for name in memory.leftovers(manifest(directory).uuid):
-        memory.unlink(name)
+    with contextlib.suppress(OSError):
+        for name in memory.leftovers(manifest(directory).uuid):
+            memory.unlink(name)
 
 
 class Writers:
     """A crowd of writer processes with their journals."""
 
-    def __init__(self, directory: Path, journals: Path, streams: list[list[str]], *, window: int, seconds: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        journals: Path,
+        streams: list[list[str]],
+        *,
+        window: int,
+        seconds: float,
+        wrapper: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.journals = {f"w{i}": journals / f"w{i}.journal" for i in range(len(streams))}
         self.processes = [
             subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "tests.faults.writer", str(directory), str(self.journals[f"w{i}"]), f"w{i}"),
-                    *(",".join(names), str(window), str(seconds)),
+                    *(*wrapper, sys.executable, "-m", "tests.faults.writer", str(directory)),
+                    *(str(self.journals[f"w{i}"]), f"w{i}", ",".join(names), str(window), str(seconds)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
                 start_new_session=True,
+                env={**os.environ, **(env or {})},
             )
             for i, names in enumerate(streams)
         ]
 
-    def await_progress(self, lines: int = 20) -> None:
-        """Every writer that lives has confirmed something since the call."""
-        before = {name: self._size(path) for name, path in self.journals.items()}
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            living = [name for name, p in zip(self.journals, self.processes, strict=True) if p.poll() is None]
-            if all(self._size(self.journals[name]) > before[name] + 10 * lines for name in living):
-                return
-            time.sleep(0.01)  # other processes' files: there is nothing to wait on
-        raise Hung("a writer made no progress for 60 s")
+    def await_progress(self, lines: int = 20, skip: int | None = None) -> None:
+        """Every writer that lives has confirmed something since the call; ``skip`` is not asked."""
+        living = [
+            path
+            for i, (path, process) in enumerate(zip(self.journals.values(), self.processes, strict=True))
+            if i != skip and process.poll() is None
+        ]
+        before = {path: self._size(path) for path in living}
+        until(lambda: all(self._size(path) > before[path] + 10 * lines for path in living), "every writer to go on")
 
     def _size(self, path: Path) -> int:
         return path.stat().st_size if path.exists() else 0
 
-    def finish(self) -> int:
-        """Waits for all; returns how many hung and had to be killed."""
-        hung = 0
-        for process in self.processes:
-            try:
-                process.wait(90)
-            except subprocess.TimeoutExpired:
-                hung += 1
-                process.kill()
-                process.wait()
-        return hung
-
     def kill(self) -> None:
         for process in self.processes:
             if process.poll() is None:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
 @contextlib.contextmanager
-def writers(directory: Path, journals: Path, streams: list[list[str]], *, window: int, seconds: float) -> Iterator[Writers]:
-    """A crowd that is gone at the end, whatever happens."""
-    crowd = Writers(directory, journals, streams, window=window, seconds=seconds)
+def writers(directory: Path, journals: Path, streams: list[list[str]], **options: Any) -> Iterator[Writers]:
+    """A crowd that is gone at the end, whatever happens. Options as `Writers`; window 32 and no end unless told."""
+    crowd = Writers(directory, journals, streams, **{"window": 32, "seconds": 1e6, **options})
     try:
         yield crowd
     finally:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import random
-import time
+from functools import partial
 from pathlib import Path
 
-from tests.faults.host import SMALL, Engine, forget_shared_memory, writers
+from tests.faults.host import SMALL, Engine, forget_shared_memory, pause, writers
 from tests.faults.oracle import Verdict, judge
+from tests.faults.table import Fault, often
 
 ROLES = ("wal", "drain", "supervisor", "all")
 WRITERS = 8
 
 
-def run(directory: Path, role: str, times: int, seed: int) -> Verdict:
+def faults(tier: str) -> list[Fault]:
+    times = often(tier, 5, 50, 500)
+    return [Fault("kills", f"SIGKILL {role}", partial(run, role, times)) for role in ROLES]
+
+
+def run(role: str, times: int, directory: Path, seed: int) -> Verdict:
     """``times`` kills of one role under load, then the whole engine is killed, started once more, stopped, and judged."""
     chance = random.Random(f"{seed}/{role}")
     engine_dir, journals = directory / "engine", directory
     streams = [["hot", f"own-{i}", f"pair-{i // 2}"] for i in range(WRITERS)]
     engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
     try:
-        with writers(engine_dir, journals, streams, window=32, seconds=1e6) as crowd:
+        with writers(engine_dir, journals, streams) as crowd:
             for _ in range(times):
                 crowd.await_progress()
-                time.sleep(chance.random() * 0.05)  # the moment of the kill is the random variable
+                pause(chance.random() * 0.05)  # the moment of the kill is the random variable
                 if role in ("wal", "drain"):
                     engine.strike(role)
                     continue
@@ -39,8 +45,8 @@ def run(directory: Path, role: str, times: int, seed: int) -> Verdict:
         with Engine(engine_dir, *SMALL) as last:
             code = last.stop()
         verdict = judge(engine_dir, crowd.journals)
-        if code != 0:
-            verdict.notes.append(f"the orderly stop ended with code {code}")
+        verdict.runs = times
+        verdict.expect(code == 0, f"the orderly stop ended with code {code}")
         return verdict
     finally:
         engine.__exit__(None, None, None)

@@ -41,6 +41,7 @@ class Journaled:
 class Verdict:
     """Counts of what must not be; all zero is the promise kept."""
 
+    runs: int = 0
     confirmed: int = 0
     recovered: int = 0
     lost: int = 0
@@ -55,14 +56,19 @@ class Verdict:
         return not (self.lost or self.duplicated or self.reordered or self.invented or self.hung or self.notes)
 
     def add(self, other: Verdict) -> None:
-        for field in ("confirmed", "recovered", "lost", "duplicated", "reordered", "invented", "hung"):
+        for field in ("runs", "confirmed", "recovered", "lost", "duplicated", "reordered", "invented", "hung"):
             setattr(self, field, getattr(self, field) + getattr(other, field))
         self.longest_ms = max(self.longest_ms, other.longest_ms)
         self.notes += other.notes
 
+    def expect(self, holds: bool, otherwise: str) -> None:
+        """Something that has to hold beside the records; ``otherwise`` is what is wrong if it does not."""
+        if not holds:
+            self.notes.append(otherwise)
 
-def judge(directory: Path, journals: dict[str, Path]) -> Verdict:
-    """The verdict on an engine's directory, which no engine has open."""
+
+def judge(directory: Path, journals: dict[str, Path], *, strangers: tuple[str, ...] = ()) -> Verdict:
+    """The verdict on an engine's directory, which no engine has open. ``strangers``: streams of somebody without a journal."""
     said = Journaled()
     for writer, path in journals.items():
         if path.exists():
@@ -71,6 +77,8 @@ def judge(directory: Path, journals: dict[str, Path]) -> Verdict:
     at: dict[Origin, int] = {}
     latest: dict[tuple[str, str], int] = {}
     for stream, records in streams(directory).items():
+        if stream in strangers:
+            continue
         for offset, data in enumerate(records):
             origin = origin_of(data)
             if origin is None or origin.stream != stream or origin not in said.submitted or origin in said.not_written:

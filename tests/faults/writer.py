@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import engine
+from tests.faults.host import pause
 from tests.faults.payload import Origin, payload
 
 RECONNECT_SECONDS = 60.0
@@ -97,8 +98,8 @@ class Writer:
         while time.monotonic() < end:
             try:
                 self.client.attachment()
-            except (engine.NotRunning, engine.ShmUnavailable):
-                time.sleep(0.02)  # nothing to wait on: there is no engine
+            except (engine.NotRunning, engine.ShmUnavailable, OSError):  # OSError: its file system has gone
+                pause(0.02)  # there is no engine yet
             else:
                 return
         raise engine.NotRunning("no engine came back")

@@ -1,0 +1,25 @@
+"""One row of the campaign's table: what is done to the engine, how often, and by which function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults.oracle import Verdict
+
+TIERS = ("change", "nightly", "release")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """``body(directory, seed)`` does it and returns the verdict, with `Verdict.runs` counted; `host.NotRun` says why not."""
+
+    group: str
+    name: str
+    body: Callable[[Path, int], Verdict]
+
+
+def often(tier: str, change: int, nightly: int, release: int | None = None) -> int:
+    """How many times in a tier; a release has as many as a night unless it is said."""
+    return {"change": change, "nightly": nightly, "release": release or nightly}[tier]
