@@ -3,6 +3,7 @@
 #ifdef RINGWAL_POINTS
 #include "atomics.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,22 +14,32 @@
 
 static uint32_t point_hits;
 
-int rw_point(const char *name)
+/* The order in force: from the environment, or from the file that makes it a one-shot. */
+static int order(char *text, size_t size, const char *once)
 {
     const char *want = getenv("RINGWAL_POINT");
-    if (want == NULL)
-        return 0;
+    if (want != NULL)
+        return snprintf(text, size, "%s", want);
+    int fd = once ? open(once, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t n = fd >= 0 ? read(fd, text, size - 1) : -1;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
+int rw_point(const char *name)
+{
+    /* One shot for the whole engine, while this file exists: a test makes it when the load is running, and a replacement
+     * process must not run into the same point again. Visits before it exists do not count. */
+    const char *once = getenv("RINGWAL_POINT_ONCE");
     char copy[256];
-    snprintf(copy, sizeof copy, "%s", want);
+    if ((once != NULL && access(once, F_OK) != 0) || !order(copy, sizeof copy, once))
+        return 0;
     char *rest = copy;
     const char *point = strsep(&rest, ":"), *hit = strsep(&rest, ":"), *action = strsep(&rest, ":");
     long argument = rest ? atol(rest) : 0;
     if (action == NULL || strcmp(point, name) != 0)
-        return 0;
-    /* One shot for the whole engine, while this file exists: a test makes it when the load is running, and a replacement
-     * process must not run into the same point again. Visits before it exists do not count. */
-    const char *once = getenv("RINGWAL_POINT_ONCE");
-    if (once != NULL && access(once, F_OK) != 0)
         return 0;
     uint32_t seen = rw_add32(&point_hits, 1) + 1;
     if (strcmp(hit, "*") != 0 && seen != (uint32_t)atoi(hit))

@@ -166,7 +166,7 @@ class Lane:
                     self.control.storage_full,
                 )
             raise BackpressureTimeout(f"no room in this client's lane within {timeout:g} s; nothing was appended")
-        lib.rw_wait_room(self.writer, payload_bytes, min(SLICE_NS, int(left * 1e9)))
+        lib.rw_wait_room(self.writer, payload_bytes, int(min(SLICE_NS, left * 1e9)))
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
             raise NotRunning("the engine ended; nothing was appended", outcome="not_appended") from error

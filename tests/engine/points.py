@@ -14,7 +14,7 @@ class Victim(Enum):
 
     WRITER = "the other writers go on, and the slot of the dead one comes back"
     WAL = "the supervisor replaces it, no writer notices more than a delay, receipts stay valid"
-    DRAIN = "the supervisor replaces it, no writer notices more than a delay, receipts stay valid"
+    DRAIN = "as for the WAL process; what is persisted is confirmed once, by the successor"
     SUPERVISOR = "the engine dies whole; writers hear of an unknown outcome, and go on with the next engine"
 
 
@@ -23,7 +23,6 @@ class Way(Enum):
 
     LOAD = "the writers' appends"
     WAL_DIES = "the WAL process is killed, and its successor comes by"
-    DRAIN_DIES = "the drain process is killed, and its successor comes by"
     WRITER_DIES = "a writer is killed, and its lane is reclaimed"
     CLIENT_COMES = "a client asks for a lane"
     STOP = "an orderly stop"
@@ -37,6 +36,11 @@ class Point:
     way: Way = Way.LOAD
     hits: tuple[int, ...] = (1, 5)
     """At which of its visits the process dies."""
+
+    @property
+    def chained(self) -> bool:
+        """Replaced by the supervisor: one engine lives through all of these, one after the other."""
+        return self.victim in (Victim.WAL, Victim.DRAIN)
 
 
 W, L, D, S = Victim.WRITER, Victim.WAL, Victim.DRAIN, Victim.SUPERVISOR
@@ -61,11 +65,11 @@ POINTS = [
     Point("l.publish.post", L),
     Point("l.restore.post", L, Way.WAL_DIES, hits=(1,)),
     Point("l.rewrite.mid", L, Way.WAL_DIES, hits=(1,)),
-    Point("l.detach.mid", L, Way.WRITER_DIES, hits=(1,)),
     Point("seg.reserved", L, hits=(1,)),
     Point("seg.filled", L, hits=(2,)),
     Point("seg.made", L, hits=(1,)),
     Point("seg.named", L, hits=(2,)),
+    Point("l.detach.mid", L, Way.WRITER_DIES, hits=(1,)),
     Point("d.register.mid", D),
     Point("d.cursor.pre", D),
     Point("d.cursor.post", D),

@@ -38,7 +38,7 @@ _FILLING = bytes(i * 131 % 251 for i in range(40_000))
 
 def payload(stream: str, writer: int, number: int, first: int, count: int) -> bytes:
     """Record `number` that `writer` appends to `stream`, one of the `count` of a batch that begins with `first`."""
-    size = 16_000 if number % 32 == 7 else number * 37 % 600
+    size = 16_000 if number % 8 == 7 else number * 37 % 600
     return b"%b %d %d %d %d " % (stream.encode(), writer, number, first, count) + _FILLING[number % 251 :][:size]
 
 
@@ -119,6 +119,14 @@ def children_of(pid: int) -> set[int]:
     return set()
 
 
+def state_of(pid: int) -> str:
+    """The kernel's letter for what the process does: S sleeps, T is stopped, Z is dead, X is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+    except OSError:
+        return "X"
+
+
 def await_readable(fd: int, what: str, seconds: float = WAIT) -> None:
     assert select.select([fd], [], [], seconds)[0], f"waited {seconds:g} s for {what}"
 
@@ -131,13 +139,18 @@ def until(condition: Callable[[], bool], what: str) -> None:
         os.sched_yield()
 
 
-def environment(root: Path, point: str | None, once: Path | None) -> dict[str, str]:
+def arm(once: Path, order: str) -> None:
+    """Gives the order (csrc/points.h) to whoever comes by its point next."""
+    draft = once.with_suffix(".draft")
+    draft.write_text(order)
+    draft.rename(once)
+
+
+def environment(root: Path, once: Path | None = None) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if not name.startswith("RINGWAL_")}
     found["PYTHONPATH"] = str(root)
-    if point is not None:
-        found["RINGWAL_POINT"] = point
-        if once is not None:
-            found["RINGWAL_POINT_ONCE"] = str(once)
+    if once is not None:
+        found["RINGWAL_POINT_ONCE"] = str(once)
     return found
 
 
@@ -149,7 +162,6 @@ class Engine:
         directory: Path,
         root: Path = CHECKOUT,
         *,
-        point: str | None = None,
         once: Path | None = None,
         wrapper: Iterable[str] = (),
         preexec: Callable[[], None] | None = None,
@@ -166,8 +178,8 @@ class Engine:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=directory.parent,
-                env=environment(root, point, once),
-                preexec_fn=preexec,
+                env=environment(root, once),
+                preexec_fn=preexec,  # noqa: PLW1509  the test process has no other threads then
             )
         assert self.process.stdout is not None
         await_readable(self.process.stdout.fileno(), "the engine to start")
@@ -220,10 +232,9 @@ class Writers:
         count: int,
         streams: list[str],
         *,
-        point: str | None = None,
         once: Path | None = None,
     ) -> None:
-        """`point` is for writer 0 only."""
+        """`once` is where writer 0, and no other, finds an order (`arm`)."""
         self.streams = streams
         self.paths = [directory.parent / f"journal-{k}" for k in range(count)]
         pipes = [os.pipe2(os.O_NONBLOCK) for _ in range(count)]
@@ -235,15 +246,14 @@ class Writers:
             "journals": [str(path) for path in self.paths],
             "progress": [writer for _, writer in pipes],
             "stop": stop,
-            "point": point,
-            "once": str(once),
+            "once": str(once or ""),
         }
         fds = (stop, *(writer for _, writer in pipes))
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "writers.py"), json.dumps(order)],
             stdout=subprocess.PIPE,
             cwd=directory.parent,
-            env=environment(root, None, None),
+            env=environment(root),
             pass_fds=fds,
         )
         for fd in fds:
@@ -263,6 +273,16 @@ class Writers:
             for _ in range(2):
                 await_readable(self.progress[k], f"writer {k} to go on")
                 assert os.read(self.progress[k], 1), f"writer {k} has ended"
+
+    def await_gone(self, path: Path, what: str) -> None:
+        """Until `path` does not exist. There is no descriptor for that, but the writers tell of the time."""
+        told = set(self.progress)
+        deadline = time.monotonic() + WAIT
+        while path.exists():
+            assert time.monotonic() < deadline, f"waited {WAIT:g} s for {what}"
+            for fd in select.select(list(told), [], [], 0.05)[0]:
+                if not os.read(fd, 65536):
+                    told.discard(fd)
 
     def stop(self) -> list[int]:
         """The exit codes (or -signal), by writer."""

@@ -118,8 +118,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.close(1)
-            if k == 0 and order["point"]:
-                os.environ["RINGWAL_POINT"] = order["point"]
+            if k == 0 and order["once"]:
                 os.environ["RINGWAL_POINT_ONCE"] = order["once"]
             for other, fd in enumerate(order["progress"]):
                 if other != k:
