@@ -114,8 +114,7 @@ def _end_of(registration: Registration) -> Iterator[int]:
 
 @cli.command()
 @kit.directory_argument
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
-              metavar="SECONDS", help="How long to wait until it has stopped.")
+@kit.wait_option(60.0, "How long to wait until it has stopped.")
 @kit.json_option
 def stop(directory: Path, timeout: float, as_json: bool) -> None:
     """Stop the engine of DIR in order: what was appended is confirmed first."""
@@ -179,7 +178,7 @@ def _info_object(info: engine.StreamInfo) -> dict[str, Any]:
 @click.option("--lines", is_flag=True, help="Each line of the input is a record (without its newline).")
 @click.option("--lane-bytes", callback=kit.size_value, metavar="SIZE",
               help="Size of this writer's lane, for example 64MiB; a record may take up to half of it.")
-@kit.timeout_option
+@kit.wait_option(30.0, "How long to wait for an answer, for room, or for a confirmation.")
 @kit.json_option
 def append(
     *, directory: Path, stream: str, file: str, lines: bool, lane_bytes: int | None, timeout: float, as_json: bool

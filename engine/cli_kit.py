@@ -61,10 +61,15 @@ directory_argument = click.argument("directory", metavar="DIR", type=click.Path(
 stream_argument = click.argument("stream")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output with stable keys.")
 raw_option = click.option("--raw", is_flag=True, help="Payloads back to back, without the newlines between them.")
-timeout_option = click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
-    help="How long to wait for the engine to answer.",
-)
+
+
+def wait_option(seconds: float, what: str) -> Callable[[Verb], Verb]:
+    """--timeout, with the default and the meaning that it has for one verb."""
+    positive = click.FloatRange(min=0, min_open=True)
+    return click.option("--timeout", type=positive, default=seconds, show_default=True, metavar="SECONDS", help=what)
+
+
+timeout_option = wait_option(5.0, "How long to wait for the engine to answer.")
 
 
 def setting_options(verb: Verb) -> Verb:

@@ -23,7 +23,7 @@ def test_the_example_runs_and_finds_every_record(tmp_path: Path) -> None:
         [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("on stable storage: Ack(stream='orders'") == 4
+    assert done.stdout.count("Ack(stream='orders'") == 4  # the processes' prints may mix within a line
     assert done.stdout.endswith("4000 records, in order\n")
 
 

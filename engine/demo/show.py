@@ -72,7 +72,7 @@ class Result:
 
 
 class _Shot(NamedTuple):
-    """A SIGKILL just sent."""
+    """A SIGKILL just sent, by time.monotonic_ns()."""
 
     target: str
     pid: int
@@ -84,6 +84,7 @@ class _Act:
     """What is known when the engine has just been killed."""
 
     kills: list[_Shot]
+    began: float  # time.monotonic()
     appends_per_sync: float
 
 
@@ -166,7 +167,7 @@ def _write_and_kill(
         crew.expect_alive()
         host.kill()
         say(f"{time.monotonic() - began:5.2f} s  SIGKILL to the whole engine, all writers at work")
-    return _Act(kills, appends_per_sync=counters["wal_requests"] / max(1, counters["wal_writes"]))
+    return _Act(kills, began, appends_per_sync=counters["wal_requests"] / max(1, counters["wal_writes"]))
 
 
 def _plan(dice: random.Random) -> list[tuple[str, float]]:
@@ -229,7 +230,7 @@ def _judge(directory: Path, crew: Writers, act: _Act, seed: int, recovery_second
         appends_per_sync=round(act.appends_per_sync, 1),
         recovery_seconds=round(recovery_seconds, 3),
         quiet_gap_ms=max(gap(shot.when_ns - AROUND_NS) for shot in act.kills),
-        kills=[Kill(s.target, s.pid, round((s.when_ns - span[0]) / 1e9, 2), gap(s.when_ns)) for s in act.kills],
+        kills=[Kill(s.target, s.pid, round(s.when_ns / 1e9 - act.began, 2), gap(s.when_ns)) for s in act.kills],
         wrong=findings.first,
     )
 
