@@ -112,6 +112,11 @@ def _measure(
     if result["environment"]["load_before"] > run.CALM_LOAD:
         click.echo("! this machine is busy: the numbers of this run are worth little", err=True)
     result["contenders"] = runner.prepare(scenarios)
+    runner.say("")
+    click.echo()
+    for name, fact in result["contenders"].items():
+        text = fact.get("durability") or f"not measured: {fact['not_measured']}"
+        click.echo(f"{name:12} {fact.get('version', ''):30} {text}")
     for item in scenarios:
         result["scenarios"][item.name] = runner.measure(item)
         _mark_incomparable(result)

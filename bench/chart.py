@@ -11,9 +11,14 @@ WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
 COLOURS = {
     "ringwal": "#d1495b", "ringwal-log": "#8f5fbf", "device": "#6b7280", "fdatasync": "#a3a9b5", "flock-file": "#9c6644",
-    "sqlite": "#2a7fb8", "lmdb": "#3a9d5d", "rocksdb": "#c98a1b", "redis": "#b5568f", "postgresql": "#37a3a3", "nats": "#7a8b2d",
+    "sqlite": "#2a7fb8", "lmdb": "#3a9d5d", "rocksdb": "#c98a1b", "redis": "#b5568f", "postgresql": "#37a3a3",
+    "nats": "#7a8b2d",
     "before": "#6b7280", "before-sharded": "#2a7fb8", "after": "#d1495b",
 }  # fmt: skip
+OURS = ("ringwal", "after")
+"""Drawn last and thicker."""
+MARKED = 24
+"""Lines with more points get no dots."""
 OTHERS = ("#d1495b", "#2a7fb8", "#3a9d5d", "#c98a1b", "#8f5fbf")
 
 
@@ -49,9 +54,10 @@ class Axis:
                 low, high = 10 ** math.floor(math.log10(low) + 1e-9), 10 ** math.ceil(math.log10(high) - 1e-9)
                 if high <= low:
                     high = low * 10
-            span = math.log(high / low)
+            span: float = math.log(high / low)
+            length = end - begin
             ticks = self.ticks or {v: short(v) for v in _decades(low, high)}
-            return (lambda v: float(begin + (end - begin) * math.log(max(v, low) / low) / span)), ticks
+            return (lambda v: begin + length * float(math.log(max(v, low) / low)) / span), ticks
         low = min(0.0, low)
         step = _step((high - low) or 1.0)
         high = math.ceil(high / step - 1e-9) * step or 1.0
@@ -65,8 +71,8 @@ def _decades(low: float, high: float) -> list[float]:
 
 def _step(span: float) -> float:
     raw = span / 5
-    base = 10 ** math.floor(math.log10(raw))
-    return next(base * m for m in (1, 2, 2.5, 5, 10) if base * m >= raw * 0.999)
+    base: float = 10.0 ** math.floor(math.log10(raw))
+    return next((base * m for m in (1, 2, 2.5, 5) if base * m >= raw * 0.999), base * 10)
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x: Axis, y: Axis) -> str:
@@ -78,46 +84,21 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x: Axis, y: Axis)
     every = [point for points in shown.values() for point in points]
     at_x, ticks_x = x.scale([p[0] for p in every], LEFT, WIDTH - RIGHT)
     at_y, ticks_y = y.scale([p[1] for p in every], HEIGHT - BOTTOM, TOP)
-    parts = _frame(x, y, at_x, ticks_x, at_y, ticks_y)
-    for i, (name, points) in sorted(enumerate(shown.items()), key=lambda item: item[1][0] in ("ringwal", "after")):
-        ours = name in ("ringwal", "after")
+    parts = [
+        *_labels(x.label, y.label),
+        *_rows({at_y(v): t for v, t in ticks_y.items()}),
+        *_columns({at_x(v): t for v, t in ticks_x.items()}),
+    ]
+    for i, (name, points) in sorted(enumerate(shown.items()), key=lambda item: item[1][0] in OURS):
         tint = colour(name, i)
         places = [(at_x(a), at_y(b)) for a, b in points]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{tint}" stroke-width="{2.6 if ours else 1.6}"/>')
-        if len(places) <= 24:
+        parts.append(tag("polyline", points=path, fill="none", stroke=tint, stroke_width=2.6 if name in OURS else 1.6))
+        if len(places) <= MARKED:
             for (a, b), (vx, vy) in zip(places, points, strict=True):
-                parts.append(
-                    f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{tint}"><title>{escape(name)}: {short(vx)}, {short(vy)}</title></circle>'
-                )
+                hint = tag("title", f"{name}: {short(vx)}, {short(vy)}")
+                parts.append(tag("circle", hint, cx=a, cy=b, r=3, fill=tint))
     return _figure(parts, HEIGHT, list(shown))
-
-
-def _frame(
-    x: Axis,
-    y: Axis,
-    at_x: Callable[[float], float],
-    ticks_x: Mapping[float, str],
-    at_y: Callable[[float], float],
-    ticks_y: Mapping[float, str],
-) -> list[str]:
-    parts = []
-    for value, text in ticks_y.items():
-        place = at_y(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{escape(text)}</text>')
-    for value, text in ticks_x.items():
-        place = at_x(value)
-        parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>')
-    parts.append(
-        f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x.label)}</text>'
-    )
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
-        f'<text class="label" x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{escape(y.label)}</text>'
-    )
-    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,28 +119,20 @@ def bars(items: Sequence[Bar], unit: str) -> str:
         return ""
     row, left, right = 26, 110, 150
     height = row * len(items) + 28
-    most = max(max(bar.high for bar in items), 1e-12)
+    unit_length = (WIDTH - left - right) / max(*(bar.high for bar in items), 1e-12)
     parts = []
     for i, bar in enumerate(items):
         top = 6 + i * row
-
-        def at(value: float) -> float:
-            return left + (WIDTH - left - right) * value / most
-
-        parts.append(f'<text x="{left - 8}" y="{top + 14}" text-anchor="end">{escape(bar.name)}</text>')
-        parts.append(
-            f'<rect x="{left}" y="{top + 2}" width="{max(1.0, at(bar.value) - left):.1f}" height="{row - 9}" rx="2" fill="{colour(bar.name, i)}"/>'
-        )
-        parts.append(
-            f'<line class="spread" x1="{at(bar.low):.1f}" x2="{at(bar.high):.1f}" y1="{top + 10.5}" y2="{top + 10.5}"/>'
-        )
-        parts.append(
-            f'<text x="{at(max(bar.high, bar.value)) + 8:.1f}" y="{top + 14}">{short(bar.value)}{escape(" " + bar.note if bar.note else "")}</text>'
-        )
-    parts.append(
-        f'<text class="label" x="{left}" y="{height - 6}">{escape(unit)}; the line shows the spread over the rounds</text>'
-    )
-    return _figure(parts, height, [])
+        length, low, high = (unit_length * value for value in (bar.value, bar.low, bar.high))
+        said = f"{short(bar.value)} {bar.note}".strip()
+        parts += [
+            tag("text", escape(bar.name), x=left - 8, y=top + 14, text_anchor="end"),
+            tag("rect", x=left, y=top + 2, width=max(1.0, length), height=row - 9, rx=2, fill=colour(bar.name, i)),
+            tag("line", class_="spread", x1=left + low, x2=left + high, y1=top + 10.5, y2=top + 10.5),
+            tag("text", escape(said), x=left + max(length, high) + 8, y=top + 14),
+        ]
+    legend = f"{escape(unit)}; the line shows the spread over the rounds"
+    return _figure([*parts, tag("text", legend, class_="label", x=left, y=height - 6)], height, [])
 
 
 def groups(names: Sequence[str], series: Mapping[str, Sequence[float | None]], y: Axis) -> str:
@@ -167,23 +140,57 @@ def groups(names: Sequence[str], series: Mapping[str, Sequence[float | None]], y
     values = [value for column in series.values() for value in column if value is not None and value > 0]
     if not values:
         return ""
-    at_y, ticks_y = y.scale([*values, min(values) if y.log else 0.0], HEIGHT - BOTTOM, TOP)
+    floor = HEIGHT - BOTTOM
+    at_y, ticks_y = y.scale([*values, min(values) if y.log else 0.0], floor, TOP)
     slot = (WIDTH - LEFT - RIGHT) / len(names)
-    parts = _frame(Axis(""), y, lambda v: v, {}, at_y, ticks_y)
     width = slot * 0.76 / len(series)
+    parts = [*_labels("", y.label), *_rows({at_y(v): t for v, t in ticks_y.items()})]
     for i, (name, column) in enumerate(series.items()):
         for k, value in enumerate(column):
             if value is None or value <= 0:
                 continue
+            hint = tag("title", f"{name}, {escape(names[k])}: {short(value)}")
             left, top = LEFT + slot * (k + 0.12) + i * width, at_y(value)
-            parts.append(
-                f'<rect x="{left:.1f}" y="{top:.1f}" width="{width - 1.5:.1f}" height="{max(1.0, HEIGHT - BOTTOM - top):.1f}" fill="{colour(name, i)}"><title>{escape(name)}, {escape(names[k])}: {short(value)}</title></rect>'
-            )
+            size = {"width": width - 1.5, "height": max(1.0, floor - top)}
+            parts.append(tag("rect", hint, x=left, y=top, fill=colour(name, i), **size))
     for k, name in enumerate(names):
-        parts.append(
-            f'<text x="{LEFT + slot * (k + 0.5):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle" class="small">{escape(name)}</text>'
-        )
+        middle = LEFT + slot * (k + 0.5)
+        parts.append(tag("text", escape(name), class_="small", x=middle, y=floor + 16, text_anchor="middle"))
     return _figure(parts, HEIGHT, list(series))
+
+
+def tag(name: str, content: str = "", **attributes: str | float) -> str:
+    """An element; `stroke_width` becomes `stroke-width`, `class_` becomes `class`. The content is SVG already."""
+    texts = (
+        f'{key.rstrip("_").replace("_", "-")}="{f"{value:.1f}" if isinstance(value, float) else value}"'
+        for key, value in attributes.items()
+    )
+    return f"<{name} {' '.join(texts)}>{content}</{name}>"
+
+
+def _rows(ticks: Mapping[float, str]) -> list[str]:
+    parts = []
+    for place, text in ticks.items():
+        parts.append(tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=place, y2=place))
+        parts.append(tag("text", escape(text), x=LEFT - 6, y=place + 4, text_anchor="end"))
+    return parts
+
+
+def _columns(ticks: Mapping[float, str]) -> list[str]:
+    parts = []
+    for place, text in ticks.items():
+        parts.append(tag("line", class_="grid", x1=place, x2=place, y1=TOP, y2=HEIGHT - BOTTOM))
+        parts.append(tag("text", escape(text), x=place, y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
+    return parts
+
+
+def _labels(x: str, y: str) -> list[str]:
+    across, up = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    turned = f"rotate(-90 14 {up})"
+    return [
+        tag("text", escape(x), class_="label", x=across, y=HEIGHT - 8, text_anchor="middle"),
+        tag("text", escape(y), class_="label", x=14, y=up, text_anchor="middle", transform=turned),
+    ]
 
 
 def _figure(parts: Sequence[str], height: float, legend: Sequence[str]) -> str:

@@ -29,8 +29,8 @@ class Plan:
     def streams(self) -> range | list[int]:
         """The streams this writer appends to. Many streams are dealt out among the writers; few are shared by all."""
         count, writers = self.scenario.streams, self.scenario.writers
-        if count >= writers and count > 1:
-            return range(self.writer, count, writers)
+        if count >= writers:
+            return range(self.writer % writers, count, writers)  # a limit may have more writers than the scenario
         return [self.writer % count]
 
     def payload(self) -> bytes:

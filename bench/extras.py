@@ -22,33 +22,50 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """What a measurement gets: a directory of its own, how far to go, and where to say how far it is."""
+
+    directory: Path
+    settings: Settings
+    say: Callable[[str], None]
+
+    def pick(self, quick: float, full: float) -> float:
+        """Seconds for this kind of run."""
+        return quick if self.settings.quick else full
+
+
+@dataclass(frozen=True, slots=True)
 class Extra:
     """One further measurement."""
 
     name: str
     title: str
-    measure: Callable[[Path, Settings, Callable[[str], None]], dict[str, Any]]
+    measure: Callable[[Task], dict[str, Any]]
 
 
 EVERYTHING = (
-    Extra("append-cost", "Python cost of append(1 KiB)", lambda d, s, say: append_cost.measure(d)),
+    Extra("append-cost", "Python cost of append(1 KiB)", lambda t: append_cost.measure(t.directory)),
     Extra(
         "tail",
         "Append to delivered at a reader in another process",
-        lambda d, s, say: tail.measure(d, 2.0 if s.quick else 10.0),
+        lambda t: tail.measure(t.directory, t.pick(2.0, 10.0)),
     ),
-    Extra("startup", "Start of an engine on a fresh directory, and first append", lambda d, s, say: footprint.startup(d)),
-    Extra("idle", "Idle engine with 64 attached clients", lambda d, s, say: footprint.idle(d, 2.0 if s.quick else 15.0)),
+    Extra("startup", "Start of an engine on a fresh directory, and first append", lambda t: footprint.startup(t.directory)),
+    Extra("idle", "Idle engine with 64 attached clients", lambda t: footprint.idle(t.directory, t.pick(2.0, 15.0))),
     Extra(
         "memory",
         "Memory of the engine's processes under load",
-        lambda d, s, say: footprint.soak(d, 5.0 if s.quick else s.soak, say),
+        lambda t: footprint.soak(t.directory, t.pick(5.0, t.settings.soak), t.say),
     ),
-    Extra("recovery", "Recovery of 1 KiB records after kill -9", lambda d, s, say: recovery.measure(d, s.quick, say)),
+    Extra(
+        "recovery",
+        "Recovery of 1 KiB records after kill -9",
+        lambda t: recovery.measure(t.directory, t.settings.quick, t.say),
+    ),
     Extra(
         "before-after",
         "One lock and one request a pass, against CAS and whole runs",
-        lambda d, s, say: before_after.measure(s.quick, say),
+        lambda t: before_after.measure(t.settings.quick, t.say),
     ),
 )
 
@@ -58,7 +75,7 @@ def measured(extra: Extra, scratch: Path, settings: Settings, say: Callable[[str
     place = scratch / extra.name
     place.mkdir()
     try:
-        return {"title": extra.title, **extra.measure(place, settings, say)}
+        return {"title": extra.title, **extra.measure(Task(place, settings, say))}
     except (ContenderFailedError, OSError) as error:
         return {"title": extra.title, "not_measured": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
 

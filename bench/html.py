@@ -5,25 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from bench import chart, html_model
 from bench.stats import NOT_PEERS, best_peer
 
-STYLE = """
-:root { color-scheme: light dark; --text: #1c2128; --soft: #5b6472; --line: #d8dde4; --back: #fff; --panel: #f6f7f9; --good: #1a7f37; --bad: #c0392b; }
-@media (prefers-color-scheme: dark) { :root { --text: #e4e7eb; --soft: #9aa4b2; --line: #363d47; --back: #14171b; --panel: #1c2026; --good: #4cc26a; --bad: #ff7b6b; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 1360px; margin: 0 auto; padding: 24px; }
-h1 { margin: 0 0 4px; } h2 { margin: 44px 0 8px; border-bottom: 1px solid var(--line); padding-bottom: 4px; } h3 { margin: 20px 0 4px; font-size: 15px; }
-p, li { max-width: 76em; } .soft { color: var(--soft); } .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 20px; } .panel { background: var(--panel); border-radius: 8px; padding: 10px 14px; }
-table { border-collapse: collapse; font-size: 13px; margin: 10px 0; width: 100%; display: block; overflow-x: auto; }
-th, td { padding: 3px 10px; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; white-space: nowrap; } th { color: var(--soft); font-weight: 600; }
-td:first-child, th:first-child, td.wide, th.wide { text-align: left; } td.wide { white-space: normal; min-width: 16em; }
-tr.ours td { font-weight: 600; } svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--text); } svg text.label { fill: var(--soft); } svg text.small { font-size: 9.5px; }
-svg .grid { stroke: var(--line); stroke-width: 1; } svg .spread { stroke: var(--text); stroke-width: 1.5; opacity: .65; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 12px; color: var(--soft); } .key i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px; }
-"""
+STYLE = Path(__file__).with_name("report.css").read_text()
 
 
 def page(result: dict[str, Any]) -> str:
@@ -31,7 +19,8 @@ def page(result: dict[str, Any]) -> str:
     scenarios = result["scenarios"]
     loads = {name: item for name, item in scenarios.items() if not name.startswith(("writers-", "size-"))}
     parts = [
-        f"<h1>ringwal benchmark</h1><p class=soft>{escape(result['time'])} · commit {escape(str(result['environment']['commit']))}"
+        f"<h1>ringwal benchmark</h1><p class=soft>{escape(result['time'])}"
+        f" · commit {escape(str(result['environment']['commit']))}"
         f" · {result['options']['rounds']} rounds, medians; contenders take turns in shuffled order</p>",
         _environment(result["environment"]),
         _goals(result["goals"]),
@@ -47,6 +36,18 @@ def page(result: dict[str, Any]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>ringwal benchmark</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
     )
+
+
+SECONDS = chart.Axis("seconds")
+
+
+def _log(label: str) -> chart.Axis:
+    return chart.Axis(label, log=True)
+
+
+def panel(title: str, content: str) -> str:
+    """A framed chart or table under its title."""
+    return f"<div class=panel><h3>{escape(title)}</h3>{content}</div>"
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], wide: Sequence[int] = ()) -> str:
@@ -130,16 +131,22 @@ def _scenario(item: dict[str, Any], facts: dict[str, Any]) -> str:
         if name not in ("device", "fdatasync")
     }
     charts = (
-        f"<div class=panel><h3>Records per second</h3>{chart.bars(bars, 'durable records per second')}</div>"
-        f"<div class=panel><h3>Latency percentiles</h3>{percentiles}</div>"
-        f"<div class=panel><h3>Latency over time (p99 of each slice, last round)</h3>{chart.lines(over_time, chart.Axis('seconds'), chart.Axis('p99, us', log=True))}</div>"
+        panel("Records per second", chart.bars(bars, "durable records per second")),
+        panel("Latency percentiles", percentiles),
+        panel("Latency over time (p99 of each slice, last round)", chart.lines(over_time, SECONDS, _log("p99, us"))),
     )
-    return f"{head}<div class=pair>{charts}</div>{_numbers(item, cells, facts)}<ul class=soft>{missing}</ul>"
+    return f"{head}<div class=trio>{''.join(charts)}</div>{_numbers(item, cells, facts)}<ul class=soft>{missing}</ul>"
 
 
 def _bar(label: str, cell: dict[str, Any], key: str, note: str = "") -> chart.Bar:
     low, high = cell["spread"][key]
     return chart.Bar(label, cell["median"][key], low, high, note)
+
+
+NUMBERS = (
+    "contender, durability", "records/s", "MB/s", "× best peer", "p50 us", "p99 us", "p99.9 us", "max us", "slowest / fastest",
+    "CPU us/record, writers", "server", "server MB",
+)  # fmt: skip
 
 
 def _numbers(item: dict[str, Any], cells: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
@@ -150,27 +157,20 @@ def _numbers(item: dict[str, Any], cells: dict[str, dict[str, Any]], facts: dict
         times = f"{m['records_per_s'] / best[1]:.2f}" if best and best[1] else "–"
         cost = m["writer_cpu_us_per_record"], m["server_cpu_us_per_record"]
         memory = m.get("server_memory.private", 0) / 1e6
-        rows.append(("ours" if name.startswith("ringwal") else "", (
-            escape(name), f"{m['records_per_s']:,.0f}", f"{m['bytes_per_s'] / 1e6:,.1f}", times,
-            *(_us(m.get(f"latency_us.{key}")) for key in ("p50", "p99", "p999", "max")), f"{m['fairness']:.2f}",
-            f"{cost[0]:.2f}", f"{cost[1]:.2f}" if cost[1] else "–", f"{memory:.0f}" if memory else "–", escape(facts.get(name, {}).get("durability", "")),
-        )))  # fmt: skip
-    head = (
-        "contender",
-        "records/s",
-        "MB/s",
-        "× best peer",
-        "p50 us",
-        "p99 us",
-        "p99.9 us",
-        "max us",
-        "slowest / fastest",
-        "CPU us/record, writers",
-        "server",
-        "server MB",
-        "durability",
-    )
-    return table(head, rows, wide=(12,))
+        durability = escape(facts.get(name, {}).get("durability", ""))
+        row = [
+            f"{escape(name)}<br><small>{durability}</small>",
+            f"{m['records_per_s']:,.0f}",
+            f"{m['bytes_per_s'] / 1e6:,.1f}",
+            times,
+            *(_us(m.get(f"latency_us.{key}")) for key in ("p50", "p99", "p999", "max")),
+            f"{m['fairness']:.2f}",
+            f"{cost[0]:.2f}",
+            f"{cost[1]:.2f}" if cost[1] else "–",
+            f"{memory:.0f}" if memory else "–",
+        ]
+        rows.append(("ours" if name.startswith("ringwal") else "", row))
+    return table(NUMBERS, rows, wide=(0,))
 
 
 def _sweep(scenarios: dict[str, Any], prefix: str, key: str) -> dict[str, list[tuple[float, float]]]:
@@ -187,57 +187,44 @@ def _sweeps(scenarios: dict[str, Any]) -> str:
     writers, sizes = _sweep(scenarios, "writers-", "records_per_s"), _sweep(scenarios, "size-", "bytes_per_s")
     parts = []
     if writers:
-        ticks = {n: f"{n:g}" for n in sorted({p[0] for points in writers.values() for p in points})}
-        axis = chart.Axis("writer processes, one append outstanding each", log=True, ticks=ticks)
+        axis = _writers_axis(writers)
         p99 = _sweep(scenarios, "writers-", "latency_us.p99")
-        parts.append(
-            f"<div class=panel><h3>Throughput against writers (1 KiB)</h3>{chart.lines(writers, axis, chart.Axis('records per second', log=True))}</div>"
-        )
-        parts.append(
-            f"<div class=panel><h3>p99 against writers (1 KiB)</h3>{chart.lines(p99, axis, chart.Axis('p99, us', log=True))}</div>"
-        )
+        parts.append(panel("Throughput against writers (1 KiB)", chart.lines(writers, axis, _log("records per second"))))
+        parts.append(panel("p99 against writers (1 KiB)", chart.lines(p99, axis, _log("p99, us"))))
     if sizes:
-        ticks = {
-            n: f"{n / 1024:g}K" if n >= 1024 else f"{n:g}" for n in sorted({p[0] for points in sizes.values() for p in points})
-        }
-        mega = {who: [(x, y / 1e6) for x, y in points] for who, points in sizes.items()}
+        values = sorted({p[0] for points in sizes.values() for p in points})
+        ticks = {n: f"{n / 1024:g}K" if n >= 1024 else f"{n:g}" for n in values}
         axis = chart.Axis("record size, bytes; 4 writers", log=True, ticks=ticks)
-        parts.append(
-            f"<div class=panel><h3>Bandwidth against record size</h3>{chart.lines(mega, axis, chart.Axis('MB per second', log=True))}</div>"
-        )
+        mega = {who: [(x, y / 1e6) for x, y in points] for who, points in sizes.items()}
         records = _sweep(scenarios, "size-", "records_per_s")
-        parts.append(
-            f"<div class=panel><h3>Records against record size</h3>{chart.lines(records, axis, chart.Axis('records per second', log=True))}</div>"
-        )
+        parts.append(panel("Bandwidth against record size", chart.lines(mega, axis, _log("MB per second"))))
+        parts.append(panel("Records against record size", chart.lines(records, axis, _log("records per second"))))
     return f"<h2>Scaling</h2><div class=pair>{''.join(parts)}</div>" if parts else ""
 
 
+def _writers_axis(series: dict[str, list[tuple[float, float]]]) -> chart.Axis:
+    ticks = {n: f"{n:g}" for n in sorted({n for points in series.values() for n, _ in points})}
+    return chart.Axis("writer processes, one append outstanding each", log=True, ticks=ticks)
+
+
+BATCHING = """<p>A synced write carries what gathered in the lanes while the writes before it were under way; a pass over a
+stream confirms the whole persisted run behind its head. Neither waits for a timer.</p>"""
+
+
 def _batching(scenarios: dict[str, Any]) -> str:
-    syncs, passes = _sweep(scenarios, "writers-", "confirmed_per_sync"), _sweep(scenarios, "writers-", "confirmed_per_pass")
-    series = {
-        "confirmations per sync": syncs.get("ringwal", []),
-        "confirmations per pass over a stream": passes.get("ringwal", []),
-    }
-    bars = {key: [
-        _bar(name, cell, key)
-        for name, item in scenarios.items() if "-" not in name or not name.split("-")[1].isdigit()
-        for who, cell in _cells(item).items() if who == "ringwal" and key in cell["median"]
-    ] for key in ("confirmed_per_sync", "confirmed_per_pass")}  # fmt: skip
+    loads = {name: item for name, item in scenarios.items() if not name.startswith(("writers-", "size-"))}
+    kinds = {"confirmed_per_sync": "synced write", "confirmed_per_pass": "pass over a stream"}
+    sweep = {f"per {what}": _sweep(scenarios, "writers-", key).get("ringwal", []) for key, what in kinds.items()}
     parts = []
-    if any(series.values()):
-        ticks = {n: f"{n:g}" for points in series.values() for n, _ in points}
-        axis = chart.Axis("writer processes, one append outstanding each", log=True, ticks=ticks)
-        parts.append(
-            f"<div class=panel><h3>Group commit against writers</h3>{chart.lines(series, axis, chart.Axis('confirmations', log=True))}</div>"
-        )
-    for key, title in (
-        ("confirmed_per_sync", "Confirmations per synced write"),
-        ("confirmed_per_pass", "Confirmations per pass over a stream"),
-    ):
-        if bars[key]:
-            parts.append(f"<div class=panel><h3>{title}</h3>{chart.bars(bars[key], 'appends confirmed at once, mean')}</div>")
-    text = "<p>A synced write carries what gathered in the lanes while the writes before it were under way; a pass over a stream confirms the whole persisted run behind its head. Both need no timer.</p>"
-    return f"<h2>How much is confirmed at once</h2>{text}<div class=pair>{''.join(parts)}</div>" if parts else ""
+    if any(sweep.values()):
+        figure = chart.lines(sweep, _writers_axis(sweep), _log("appends confirmed at once, mean"))
+        parts.append(panel("Group commit against writers", figure))
+    for key, what in kinds.items():
+        cells = {name: _cells(item).get("ringwal") for name, item in loads.items()}
+        bars = [_bar(name, cell, key) for name, cell in cells.items() if cell and key in cell["median"]]
+        if bars:
+            parts.append(panel(f"Confirmations per {what}", chart.bars(bars, "appends confirmed at once, mean")))
+    return f"<h2>How much is confirmed at once</h2>{BATCHING}<div class=pair>{''.join(parts)}</div>" if parts else ""
 
 
 def _extras(extras: dict[str, Any]) -> str:
@@ -254,7 +241,7 @@ def _extras(extras: dict[str, Any]) -> str:
         if points := found.get("points"):
             series = {"private": [(t, a / 1e6) for t, a, _ in points], "shared": [(t, b / 1e6) for t, _, b in points]}
             figure = chart.lines(series, chart.Axis("seconds"), chart.Axis("MB, engine processes together"))
-        parts.append(f"<div class=panel><h3>{escape(found['title'])}</h3>{figure}{table(('', ''), rows, wide=(1,))}</div>")
+        parts.append(panel(found["title"], figure + table(("", ""), rows, wide=(1,))))
     return f"<h2>Further measurements</h2><div class=pair>{''.join(parts)}</div>" if parts else ""
 
 
@@ -271,5 +258,8 @@ def _contenders(facts: dict[str, Any]) -> str:
     for name, fact in facts.items():
         text = f"not measured: {fact['not_measured']}" if "not_measured" in fact else fact["durability"]
         rows.append(("", (escape(name), escape(fact.get("version", "–")), escape(fact.get("writers", "–")), escape(text))))
-    kinds = f"<p class=soft>Limits and variants of the engine itself ({', '.join(NOT_PEERS)}) are never counted as a peer; a peer that does not sync is shown and not counted.</p>"
+    kinds = (
+        f"<p class=soft>Limits and the engine itself ({', '.join(NOT_PEERS)}) are never counted as a peer; a peer that"
+        " does not sync is shown and not counted.</p>"
+    )
     return "<h2>Contenders</h2>" + kinds + table(("name", "version", "writers", "durability"), rows, wide=(3,))

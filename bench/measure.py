@@ -33,7 +33,7 @@ from bench.contender import Contender, ContenderFailedError, Plan
 from bench.scenario import Scenario
 
 OPEN_TIMEOUT = 60.0
-"""Seconds for all writers to connect."""
+"""Seconds for all writers to connect, besides half a second for each and a millisecond for each stream."""
 GRACE = 60.0
 """Seconds beyond the window after which writers are killed and the turn counts as failed."""
 START_DELAY_NS = 20_000_000
@@ -64,9 +64,9 @@ class Gate:
         loops.sleep_until(start)
         return start
 
-    def open(self, alive: Any) -> int:
+    def open(self, alive: Any, timeout: float) -> int:
         """By the runner: waits for all writers and publishes the start. `alive` tells whether all still run."""
-        deadline = time.monotonic() + OPEN_TIMEOUT + 0.5 * self.writers
+        deadline = time.monotonic() + timeout
         while (states := [self._get(i + 1) for i in range(self.writers)]).count(self.READY) < self.writers:
             if self.FAILED in states:
                 raise ContenderFailedError("a writer failed before the start")
@@ -115,13 +115,14 @@ def run_turn(contender: Contender, scenario: Scenario, directory: Path, warm: fl
 def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: float, window: float) -> Turn:
     writers = contender.writers(scenario)
     plans = [Plan(i, scenario, contender.commit_records(scenario), int(warm * 1e9), int(window * 1e9)) for i in range(writers)]
+    patience = OPEN_TIMEOUT + 0.5 * writers + scenario.streams / 1000
     gate, results = Gate(writers), Path(tempfile.mkdtemp(prefix="results-", dir=directory.parent))
     crews = [plans] if contender.workers == "threads" else [[plan] for plan in plans]
     try:
         counters, before = contender.counters(), processes.cpu_seconds(contender.server_pids())
         with _crews(contender, crews, gate, results) as children:
             try:
-                start = gate.open(lambda: all(child.is_alive() for child in children))
+                start = gate.open(lambda: all(child.is_alive() for child in children), patience)
             except ContenderFailedError as error:
                 raise ContenderFailedError(_told(results) or str(error)) from None
             deadline = time.monotonic() + warm + window + GRACE

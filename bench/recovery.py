@@ -1,7 +1,8 @@
 """Recovery: how long a killed engine takes to come back, against the bare read of the same bytes.
 
-The engine is filled, every process of it is killed, the caches of its files are dropped by the direct read that gives the
-bare time, and it is started again. Taken off is what the start of an empty engine costs: interpreter, memory, segments.
+The engine is filled and every process of it is killed. Then, three times: the log's bytes are read bare (past the page
+cache), the engine is started and killed, and what its recovery wrote is undone, so that the next start has the same work.
+From the time until clients can connect is taken off what the start of an empty engine costs: interpreter, memory, segments.
 """
 
 from __future__ import annotations
@@ -32,24 +33,27 @@ def measure(directory: Path, quick: bool, say: Callable[[str], None]) -> dict[st
     for size in sizes:
         say(f"recovery: filling {size // MIB} MiB")
         place = directory / f"log-{size // MIB}"
-        _fill(place, size, directory)
+        log_bytes = _fill(place, size, directory)
         runs = []
         for _ in range(REPEATS):
-            bare_bytes, bare = device.sequential_read_seconds(sorted((place / "segments").iterdir()))
+            bare = device.sequential_read_seconds(sorted((place / "segments").iterdir()), log_bytes)
             say(f"recovery: of {size // MIB} MiB")
-            runs.append((bare_bytes, bare, *_start_seconds(place, directory, keep=_keep_log(place))))
-        bare = statistics.median(run[1] for run in runs)
-        seconds = statistics.median(run[2] for run in runs) - empty
+            runs.append((bare, *_start_seconds(place, directory, keep=_keep_log(place))))
+        bare, wall, peak, told = (statistics.median(column) for column in zip(*runs, strict=True))
         records = size // RECORD_BYTES
+        # The engine's own account leaves out its start; the clock outside includes it. The less flattering one counts.
+        seconds = max(told, wall - empty)
+        allowed = 1.5 * bare + records * 1e-6
         found[f"{size // MIB}_mib"] = {
             "records": records,
-            "bare_bytes": runs[0][0],
+            "log_bytes": log_bytes,
             "bare_read_s": bare,
+            "start_s": wall,
+            "told_s": told,
             "recovery_s": seconds,
-            "reported_s": statistics.median(run[4] for run in runs),
-            "allowed_s": 1.5 * bare + records * 1e-6,
-            "ratio_to_allowed": seconds / (1.5 * bare + records * 1e-6),
-            "peak_private_bytes": max(run[3] for run in runs),
+            "allowed_s": allowed,
+            "ratio_to_allowed": seconds / allowed,
+            "peak_private_bytes": peak,
         }
     return {"empty_start_s": empty, **found}
 
@@ -68,7 +72,8 @@ def _keep_log(place: Path) -> Callable[[], None]:
     return undo
 
 
-def _fill(place: Path, size: int, directory: Path) -> None:
+def _fill(place: Path, size: int, directory: Path) -> int:
+    """Returns how many bytes of log the records take."""
     import engine
 
     server = subject.start(place, {}, directory / "fill.log")
@@ -80,6 +85,7 @@ def _fill(place: Path, size: int, directory: Path) -> None:
                 streams[i % 4].append(data)
             for stream in streams:
                 stream.flush(FILL_TIMEOUT)
+        return subject.counters(place)["wal_block_bytes"]
     finally:
         _kill(server)
 

@@ -40,14 +40,17 @@ class Scenario:
         """The load in one line."""
         how = f"append_many of {self.batch}" if self.batch else "single appends"
         loop = f"open loop, {self.rate:,} records/s" if self.loop == "open" else "closed loop"
-        plural = "s" if self.writers > 1 else ""
-        text = f"{loop}; {self.writers} writer{plural} x {self.outstanding} outstanding, {self.record_bytes:,} B, {self.streams:,} stream"
-        text += f"{'s' if self.streams > 1 else ''}, {how}"
+        writers, streams = _count(self.writers, "writer"), _count(self.streams, "stream")
+        text = f"{loop}; {writers} x {self.outstanding} outstanding, {self.record_bytes:,} B, {streams}, {how}"
         if self.peer_batch > 1:
             text += f"; peers may commit {self.peer_batch} records at once"
         if self.engine:
             text += "; engine settings " + ", ".join(f"{k}={v}" for k, v in self.engine.items())
         return text
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' if n != 1 else ''}"
 
 
 MANY_STREAMS = {"max-streams": "131072"}
@@ -118,7 +121,7 @@ SHAPES = (HOT, ORDER_MIXED, OPEN)
 def writer_sweep(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)) -> tuple[Scenario, ...]:
     """Throughput against writers, one outstanding each."""
     return tuple(
-        Scenario(f"writers-{n}", f"{n} writers, one outstanding", writers=n, contenders=(US, *PEERS), weight=0.4)
+        Scenario(f"writers-{n}", f"{_count(n, 'writer')}, one outstanding", writers=n, contenders=(US, *PEERS), weight=0.4)
         for n in counts
     )
 
