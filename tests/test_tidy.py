@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     ),
     "public names": (7, {"engine"}),
     "demo": (8, {"engine.demo", "engine.ingest"}),
-    "cli": (9, {"engine.cli"}),
+    "cli": (9, {"engine.cli", "engine.cli_kit"}),
     "__main__": (10, {"engine.__main__"}),
 }
 BUILD_ONLY = {"engine.build_native"}
