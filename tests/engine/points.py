@@ -37,11 +37,6 @@ class Point:
     hits: tuple[int, ...] = (1, 5)
     """At which of its visits the process dies."""
 
-    @property
-    def chained(self) -> bool:
-        """Replaced by the supervisor: one engine lives through all of these, one after the other."""
-        return self.victim in (Victim.WAL, Victim.DRAIN)
-
 
 W, L, D, S = Victim.WRITER, Victim.WAL, Victim.DRAIN, Victim.SUPERVISOR
 

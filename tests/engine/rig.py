@@ -232,9 +232,9 @@ class Writers:
         count: int,
         streams: list[str],
         *,
-        once: Path | None = None,
+        once: Iterable[Path] = (),
     ) -> None:
-        """`once` is where writer 0, and no other, finds an order (`arm`)."""
+        """`once`: where the first writers, each in a file of its own, find an order (`arm`)."""
         self.streams = streams
         self.paths = [directory.parent / f"journal-{k}" for k in range(count)]
         pipes = [os.pipe2(os.O_NONBLOCK) for _ in range(count)]
@@ -246,7 +246,7 @@ class Writers:
             "journals": [str(path) for path in self.paths],
             "progress": [writer for _, writer in pipes],
             "stop": stop,
-            "once": str(once or ""),
+            "once": [str(path) for path in once],
         }
         fds = (stop, *(writer for _, writer in pipes))
         self.process = subprocess.Popen(
@@ -302,7 +302,8 @@ class Writers:
             os.close(self._stop)
         if self.process.poll() is None:
             for pid in children_of(self.process.pid):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait(WAIT)
         assert self.process.stdout is not None

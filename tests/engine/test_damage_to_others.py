@@ -51,7 +51,7 @@ def test_a_writer_that_ends_in_the_middle_of_a_copy_costs_the_others_nothing(
 ) -> None:
     running = start()
     once = directory.parent / "once"
-    writers = write(points_build, 4, STREAMS, once=once)
+    writers = write(points_build, 4, STREAMS, once=[once])
     writers.await_progress()
     arm(once, f"w.copy.mid:1:{action}")
     victim = writers.pids[0]

@@ -118,8 +118,8 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.close(1)
-            if k == 0 and order["once"]:
-                os.environ["RINGWAL_POINT_ONCE"] = order["once"]
+            if k < len(order["once"]):
+                os.environ["RINGWAL_POINT_ONCE"] = order["once"][k]
             for other, fd in enumerate(order["progress"]):
                 if other != k:
                     os.close(fd)
