@@ -9,7 +9,8 @@ from typing import Any
 import cffi
 
 HERE = Path(__file__).resolve().parent
-SOURCES = (HERE / "confirm.c", HERE / "model.c", HERE / "model.h", Path(__file__).resolve())
+ATOMICS = HERE.parent.parent / "csrc" / "atomics.h"
+SOURCES = (ATOMICS, HERE / "confirm.c", HERE / "model.c", HERE / "model.h", Path(__file__).resolve())
 CDEF = """
 enum { MODEL_STREAMS, MODEL_INFLIGHT, MODEL_COMPLETERS, MODEL_BUCKETS, ... };
 enum model_way { MODEL_BEFORE, MODEL_AFTER, ... };
@@ -57,7 +58,7 @@ def _compile(target: Path) -> None:
         "_before_after",
         '#include "model.h"\n',
         sources=[str(path) for path in SOURCES if path.suffix == ".c"],
-        include_dirs=[str(HERE)],
+        include_dirs=[str(HERE), str(ATOMICS.parent)],
         libraries=["m"],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread"],
         extra_link_args=["-pthread"],

@@ -1,6 +1,8 @@
 /* Before and after: see model.h. */
 #include "model.h"
 
+#include "atomics.h"
+
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -49,7 +51,7 @@ static void confirm(model *m, model_worker *w, uint32_t stream, uint64_t n)
     w->latency[bucket_of(now - r->submitted_ns)]++;
     w->delay[bucket_of(now > s->ideal_ns ? now - s->ideal_ns : 0)]++;
     w->confirmed++;
-    __atomic_store_n(&r->persisted, 0, __ATOMIC_RELAXED); /* the head's store publishes it */
+    r->persisted = 0; /* nobody else looks at it until the head has moved on */
 }
 
 /* Tells owners, outside the lock, that slots of theirs are free; one wake each. */
@@ -57,8 +59,11 @@ static void tell(model *m, model_worker *w, uint32_t stream, uint32_t owners)
 {
     for (; owners; owners &= owners - 1) {
         model_worker *owner = &m->workers[__builtin_ctz(owners)];
-        __atomic_fetch_or(&owner->fresh[stream / 64], 1ull << (stream % 64), __ATOMIC_SEQ_CST);
-        if (owner != w && __atomic_load_n(&owner->parked, __ATOMIC_SEQ_CST) && __atomic_exchange_n(&owner->parked, 0, __ATOMIC_SEQ_CST)) {
+        uint64_t *word = &owner->fresh[stream / 64], seen = rw_peek64(word);
+        while (!rw_cas64(word, &seen, seen | 1ull << (stream % 64)))
+            ;
+        uint32_t asleep = 1;
+        if (owner != w && rw_load32_seq(&owner->parked) && rw_cas32(&owner->parked, &asleep, 0)) {
             syscall(SYS_futex, &owner->parked, FUTEX_WAKE, 1, NULL, NULL, 0);
             w->wakes++;
         }
@@ -79,7 +84,7 @@ static void complete_before(model *m, model_worker *w, uint32_t stream, uint64_t
         if (slot_of(m, s, head)->persisted) {
             confirm(m, w, stream, head);
             owners = 1u << model_owner(&m->options, stream, head);
-            __atomic_store_n(&s->head, head + 1, __ATOMIC_RELEASE);
+            rw_store64(&s->head, head + 1);
         }
         more = owners && slot_of(m, s, head + 1)->persisted;
         w->empty_holds += !owners;
@@ -93,20 +98,20 @@ static void complete_before(model *m, model_worker *w, uint32_t stream, uint64_t
 static void complete_after(model *m, model_worker *w, uint32_t stream, uint64_t sequence)
 {
     model_stream *s = &m->streams[stream];
-    uint8_t unset = 0;
-    __atomic_compare_exchange_n(&slot_of(m, s, sequence)->persisted, &unset, 1, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-    if (__atomic_load_n(&s->head, __ATOMIC_SEQ_CST) != sequence)
+    rw_cas8(&slot_of(m, s, sequence)->persisted, 0, 1);
+    if (rw_load64_seq(&s->head) != sequence)
         return; /* not the head: whoever completes the head, or is draining now, sees the flag */
     uint64_t got = take(w, lock_of(m, stream));
     uint32_t owners = 0;
     uint64_t run = 0, head = s->head;
-    while (__atomic_load_n(&slot_of(m, s, head)->persisted, __ATOMIC_SEQ_CST)) {
+    while (rw_load8(&slot_of(m, s, head)->persisted)) {
         do {
             confirm(m, w, stream, head);
             owners |= 1u << model_owner(&m->options, stream, head);
             head++, run++;
-        } while (run % m->options.inflight && __atomic_load_n(&slot_of(m, s, head)->persisted, __ATOMIC_ACQUIRE));
-        __atomic_store_n(&s->head, head, __ATOMIC_SEQ_CST);
+        } while (run % m->options.inflight && rw_load8(&slot_of(m, s, head)->persisted));
+        rw_store64_seq(&s->head, head);
+        rw_fence(); /* before the flag of the new head is read */
     }
     w->empty_holds += !run;
     w->longest_run = w->longest_run > run ? w->longest_run : run;

@@ -1,6 +1,8 @@
 /* The simulated I/O around the two ways: timers, submission, sleep. The same for both. */
 #include "model.h"
 
+#include "atomics.h"
+
 #include <errno.h>
 #include <linux/futex.h>
 #include <math.h>
@@ -101,7 +103,7 @@ static void submit(completer *c, uint32_t stream)
 {
     const model_options *o = &c->shared->options;
     model_stream *s = &c->shared->streams[stream];
-    uint64_t limit = __atomic_load_n(&s->head, __ATOMIC_ACQUIRE) + o->inflight, n = c->next[stream];
+    uint64_t limit = rw_load64(&s->head) + o->inflight, n = c->next[stream];
     for (; n < limit; n++) {
         if (model_owner(o, stream, n) != c->me)
             continue;
@@ -115,32 +117,36 @@ static void submit(completer *c, uint32_t stream)
 
 static void submit_fresh(completer *c)
 {
-    for (uint32_t i = 0; i < MODEL_STREAMS / 64; i++)
-        for (uint64_t bits = __atomic_exchange_n(&c->worker->fresh[i], 0, __ATOMIC_SEQ_CST); bits; bits &= bits - 1)
+    for (uint32_t i = 0; i < MODEL_STREAMS / 64; i++) {
+        uint64_t bits = rw_load64(&c->worker->fresh[i]);
+        while (bits && !rw_cas64(&c->worker->fresh[i], &bits, 0))
+            ;
+        for (; bits; bits &= bits - 1)
             submit(c, i * 64 + (uint32_t)__builtin_ctzll(bits));
+    }
 }
 
 /* Sleeps until the first timer, the end, or a slot of ours is free. Announce, look again, sleep. */
 static void rest(completer *c, uint64_t until_ns)
 {
     model_worker *w = c->worker;
-    __atomic_store_n(&w->parked, 1, __ATOMIC_SEQ_CST);
+    rw_store32_seq(&w->parked, 1);
     bool fresh = false;
     for (uint32_t i = 0; i < MODEL_STREAMS / 64; i++)
-        fresh |= __atomic_load_n(&w->fresh[i], __ATOMIC_SEQ_CST) != 0;
+        fresh |= rw_load64_seq(&w->fresh[i]) != 0;
     if (!fresh) {
         struct timespec at = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
         syscall(SYS_futex, &w->parked, FUTEX_WAIT_BITSET, 1, &at, NULL, FUTEX_BITSET_MATCH_ANY);
     }
-    __atomic_store_n(&w->parked, 0, __ATOMIC_SEQ_CST);
+    rw_store32_seq(&w->parked, 0);
 }
 
 /* The last one to come sets the start for all. */
 static uint64_t meet(model *m)
 {
-    if (__atomic_add_fetch(&m->ready, 1, __ATOMIC_SEQ_CST) == m->options.completers)
-        __atomic_store_n(&m->start_ns, model_now(), __ATOMIC_SEQ_CST);
-    while (!__atomic_load_n(&m->start_ns, __ATOMIC_SEQ_CST))
+    if (rw_add32(&m->ready, 1) + 1 == m->options.completers)
+        rw_store64_seq(&m->start_ns, model_now());
+    while (!rw_load64_seq(&m->start_ns))
         usleep(200);
     return m->start_ns;
 }
