@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from engine.errors import Error
 from engine.textio import Progress
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class Ingest:
             while self._pending and (wait or self._pending[0][0].done()):
                 self._confirm()
 
+    def _say_unknown(self, error: Exception) -> None:
+        """An error may know the fate of its own append only; here the caller asks about the whole input."""
+        error.add_note(f"{sum(receipt.count for receipt, _ in self._pending)} records after these: outcome unknown")
+        if isinstance(error, Error):
+            error.outcome, error.retriable = "unknown", False
+
     def finish(self) -> None:
         """Waits until everything is confirmed."""
         while self._pending:
@@ -73,6 +80,8 @@ class Ingest:
         except Exception as error:
             self._settle(wait=not isinstance(error, TimeoutError))
             error.add_note(f"confirmed before that: the first {self.records} records ({self.bytes} bytes) of the input")
+            if self._pending:
+                self._say_unknown(error)
             raise
         finally:
             progress.close()

@@ -9,12 +9,15 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import errors
+from engine._native import ffi
 from engine.config import settings
 from engine.exit_codes import EXIT_CODES, exit_code_of
 
@@ -265,6 +268,60 @@ def test_a_record_too_large_says_how_far_it_came(served: Path) -> None:
     assert b"lane" in done.stderr
     assert b"the first 2 records" in done.stderr
     assert ringwal("read", served, "s").stdout == b"a\nb\n"
+
+
+def freeze(pid: int) -> None:
+    """Returns when every thread of the process stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + DEADLINE
+    while any(b") T " not in (task / "stat").read_bytes() for task in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def claimed(report: dict[str, Any]) -> int:
+    """Lane position up to which the one writer of this engine has claimed room."""
+    lanes = Path("/dev/shm").glob(f"ringwal-{report['uuid'][:16]}-*-lane*")
+    with max(lanes, key=lambda path: path.stat().st_size).open("rb") as lane:
+        lane.seek(ffi.offsetof("rw_lane", "claim"))
+        return int.from_bytes(lane.read(8), sys.byteorder)
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [(b"", "EngineFailed"), (b"a line of text\n" * 300_000, "NotRunning")],  # the lane takes the first, not the second
+)
+def test_an_engine_that_is_killed_under_an_append_leaves_its_outcome_unknown(
+    tmp_path: Path, more: bytes, error: str
+) -> None:
+    host = start("run", tmp_path / "d", "--json", *SMALL)
+    report = json.loads(line_of(host))
+    feeder = start("append", tmp_path / "d", "s", "--lines", "--json")
+    assert feeder.stdin is not None
+    feeder.stdin.write(b"first\n")
+    feeder.stdin.flush()
+    follower = start("tail", tmp_path / "d", "s", "--start", "0", "--max-records", "1")
+    assert line_of(follower) == b"first\n"
+    follower.communicate(timeout=DEADLINE)
+    before = claimed(report)
+    freeze(report["wal_pid"])  # what comes now is published and never written
+    feeder.stdin.write(b"second\nthird\n")
+    feeder.stdin.flush()
+    deadline = time.monotonic() + DEADLINE
+    while claimed(report) == before:
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    assert end(host, signal.SIGKILL)[0] == -signal.SIGKILL
+    out, err = feeder.communicate(more, timeout=DEADLINE)
+    assert (feeder.returncode, out) == (exit_code_of(vars(errors)[error]("")), b"")
+    value = json.loads(err)
+    assert (value["error"], value["outcome"], value["retriable"]) == (error, "unknown", False)
+    assert "the first 1 records" in value["notes"][0]
+    assert value["notes"][1].endswith("outcome unknown")
+    again = start("run", tmp_path / "d", *SMALL)
+    line_of(again)
+    assert ringwal("read", tmp_path / "d", "s").stdout == b"first\n"
+    assert end(again)[0] == 0
 
 
 def test_ls_and_status(served: Path) -> None:
