@@ -22,7 +22,7 @@ class Ack(NamedTuple):
 
     stream: str
     offset: int
-    count: int
+    count: int  # type: ignore[assignment]  # the field wins over tuple.count, which no Ack needs
 
 
 class Receipt:
