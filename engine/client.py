@@ -272,7 +272,7 @@ class Stream:
         """The rest of `append`: other buffers than bytes, a full lane, errors."""
         deadline = time.monotonic() + self.client.append_timeout
         try:
-            view = data if type(data) is bytes else _buffer(data)
+            view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
             while code != 0:
                 if code is not None:
                     lane.refused(code, len(view), deadline, self.client.append_timeout)

@@ -162,15 +162,14 @@ def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_di
             stream = client.stream("s")
             receipts: list[engine.Receipt] = []
             with pytest.raises(engine.StorageFull) as caught:
-                for _ in range(3000):
-                    receipts.append(stream.append(bytes(8000)))
+                receipts.extend(stream.append(bytes(8000)) for _ in range(3000))
             assert (caught.value.errno, caught.value.outcome, caught.value.retriable) == (errno.ENOSPC, "not_appended", True)
             assert client.status()["storage_full"] == os.strerror(errno.ENOSPC)
             ballast.unlink()
             subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
             assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(len(receipts)))
             assert stream.append(b"next").result(WAIT).offset == len(receipts)
-            assert client.status()["storage_full"] is None
+            until(lambda: client.status()["storage_full"] is None, "the engine has room again")
         assert running.terminate() == 0
     finally:
         running.close()
@@ -184,13 +183,15 @@ def test_a_failed_write_ends_the_epoch_and_recovery_brings_back_what_was_confirm
     running = start(points_build, once=once)
     confirmed: dict[int, bytes] = {}
     with engine.connect(directory) as one, engine.connect(directory) as two:
+        streams = [one.stream("s"), two.stream("s")]
+        streams[1].append(b"first").result(WAIT)
         arm(once, f"l.write.submitted:20:errno:{number}")
         failed = []
-        for client in (one, two):
-            stream, n = client.stream("s"), 0
+        for stream in streams:
+            n = 0
             with pytest.raises(engine.Error) as caught:
                 while True:
-                    data = b"%d of %d" % (n, id(client))
+                    data = b"%d of %d" % (n, id(stream))
                     receipt = stream.append(data)
                     confirmed[receipt.result(WAIT).offset] = data
                     n += 1

@@ -1,0 +1,177 @@
+"""Lives of engines: started by clients, idle, killed, stopped; what they leave and what they refuse."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rig import CHECKOUT, WAIT, Engine, arm, children_of, environment, read_all, state_of, until
+
+import engine
+from engine import memory
+
+AUTOSTART = """
+import engine, sys
+sys.stdin.read(1)
+with engine.connect(sys.argv[1], autostart=True, timeout=30.0) as client:
+    receipts = [client.stream("s").append(b"%s %d" % (sys.argv[2].encode(), n)) for n in range(100)]
+    offsets = [receipt.result().offset for receipt in receipts]
+    print(client.status()["pid"], flush=True)
+    sys.stdin.read(1)
+"""
+
+
+def test_two_clients_start_one_engine_and_it_ends_after_the_last(directory: Path) -> None:
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-c", AUTOSTART, str(directory), str(k)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env=environment(CHECKOUT),
+        )
+        for k in range(2)
+    ]
+    for client in clients:
+        assert client.stdin is not None
+        client.stdin.write(b"!")
+        client.stdin.flush()
+    pids = {int(client.stdout.readline()) for client in clients if client.stdout}
+    assert len(pids) == 1
+    pid = pids.pop()
+    ended = os.pidfd_open(pid)
+    try:
+        clients[0].communicate(b"!", timeout=WAIT)
+        with engine.connect(directory) as client:
+            records = [record.data for record in read_all(client.stream("s"))]
+            for k in range(2):
+                assert [data for data in records if data.startswith(b"%d " % k)] == [b"%d %d" % (k, n) for n in range(100)]
+        clients[1].communicate(b"!", timeout=WAIT)
+        assert [client.returncode for client in clients] == [0, 0]
+        # Its parent has gone, so the kernel's word about it is a descriptor of its own.
+        until(lambda: state_of(pid) in "ZX", "the engine has ended with its last client")
+    finally:
+        os.close(ended)
+    uuid = (directory / "manifest").read_bytes()[24:40]
+    assert memory.leftovers(uuid) == []
+    with pytest.raises(engine.NotRunning):
+        engine.connect(directory)
+
+
+def test_an_idle_engine_sleeps(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    with engine.connect(directory) as client:
+        tail = client.stream("s").tail()
+        client.stream("s").append(b"x").result(WAIT)
+        next(tail)
+    pids = {running.process.pid, *children_of(running.process.pid)}
+    assert len(pids) == 3
+    until(lambda: not running.status()["clients"], "the last client has gone")
+    before = switches(pids)
+    # Time is what this test is about: how often each thread wakes up while there is nothing to do.
+    time.sleep(3.0)
+    after = switches(pids)
+    assert after.keys() == before.keys()
+    assert {task: after[task] - before[task] for task in after if after[task] - before[task] > 4} == {}
+
+
+def switches(pids: set[int]) -> dict[str, int]:
+    """How often each thread of the processes went to sleep so far."""
+    found = {}
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            lines = dict(line.split(":\t") for line in (task / "status").read_text().splitlines() if ":\t" in line)
+            found[str(task)] = int(lines["voluntary_ctxt_switches"])
+    return found
+
+
+def test_a_killed_engine_leaves_its_memory_to_the_next_and_a_stopped_one_nothing(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    running = start()
+    client = engine.connect(directory)
+    stream = client.stream("s")
+    stream.append(b"x").result(WAIT)
+    running.kill()
+    uuid = bytes.fromhex(running.facts["uuid"])
+    left = set(memory.leftovers(uuid))
+    assert len(left) == 3
+    running = start()
+    assert not left & set(memory.leftovers(uuid))
+    assert stream.append(b"y").result(WAIT).offset == 1
+    assert running.terminate() == 0
+    assert memory.leftovers(uuid) == []
+    assert sorted(path.name for path in directory.iterdir()) == ["lock", "manifest", "segments"]
+    with pytest.raises(engine.NotRunning) as caught:
+        stream.append(b"z")
+    assert caught.value.outcome in (None, "not_appended")
+    client.close()
+
+
+def test_an_engine_that_is_killed_fails_every_receipt_with_an_unknown_outcome(
+    points_build: Path, directory: Path, start: Callable[..., Engine]
+) -> None:
+    once = directory.parent / "once"
+    running = start(points_build, once=once)
+    client = engine.connect(directory)
+    stream = client.stream("s")
+    stream.append(b"known").result(WAIT)
+    arm(once, "l.write.done:1:stop")  # on the disk, and nobody knows
+    receipts = [stream.append(b"unknown %d" % n) for n in range(10)]
+    until(lambda: not once.exists(), "the block has been written")
+    running.kill()
+    for receipt in receipts:
+        with pytest.raises(engine.EngineFailed) as caught:
+            receipt.result(WAIT)
+        assert caught.value.outcome == "unknown"
+    with pytest.raises(engine.Error) as told:
+        stream.flush(WAIT)
+        client.close(WAIT)
+        raise engine.EngineFailed("flush has nothing more to tell: every receipt was asked")
+    assert told.value.outcome == "unknown"
+    start()
+    with engine.connect(directory) as reader:
+        records = [record.data for record in reader.stream("s").read(0)]
+        assert records[0] == b"known"
+        assert records[1:] == [b"unknown %d" % n for n in range(len(records) - 1)]
+        assert len(records) >= 2  # the block was whole, so recovery keeps it
+
+
+def test_clients_come_and_go_and_places_come_back(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(max_clients=4)
+    uuid = bytes.fromhex(running.facts["uuid"])
+    clients = [engine.connect(directory) for _ in range(4)]
+    for client in clients:
+        client.stream("s").append(b"x").result(WAIT)
+    with engine.connect(directory) as late:  # looking needs no place
+        assert len(late.stream("s").read(0)) == 4
+        with pytest.raises(engine.ShmUnavailable, match="max_clients"):
+            late.stream("s").append(b"no place")
+        clients.pop().close()
+        until(lambda: len(running.status()["clients"]) == 3, "a place has come back")
+        assert late.stream("s").append(b"a place").result(WAIT).offset == 4
+    for client in clients:
+        client.close()
+    for n in range(30):
+        with engine.connect(directory) as client:
+            assert client.stream("s").append(b"x").result(WAIT).offset == 5 + n
+        until(lambda: not running.status()["clients"], "the place has come back")
+    assert len(memory.leftovers(uuid)) == 2
+    assert running.terminate() == 0
+
+
+def test_sigterm_confirms_what_was_appended(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    client = engine.connect(directory)
+    stream = client.stream("s")
+    receipts = [stream.append(b"%d" % n) for n in range(2000)]
+    running.process.send_signal(signal.SIGTERM)
+    assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(2000))
+    assert running.wait() == 0
+    client.close()
