@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from log.writer import CONFIG, MIB, PAGE, LogWriter
 
-from engine._native import lib
+from engine._native import ffi, lib
 from engine.errors import ConfigError, CorruptionError
 from engine.log import manifest as manifests
 from engine.log import segment
@@ -132,6 +132,15 @@ def test_a_damaged_barrier_is_refused(log: LogWriter, at: int) -> None:
     log = LogWriter(log.directory, recover(log.directory, CONFIG))
     log.flip(log.begin + at, 1)
     refused(log, "barrier that begins the epoch", log.begin)
+
+
+def test_a_barrier_block_out_of_sequence_is_refused(log: LogWriter) -> None:
+    image = ffi.new("uint8_t[]", log.file(0).read_bytes()[PAGE : 2 * PAGE])
+    header = ffi.cast("rw_block *", image)
+    header.sequence = lib.RW_BARRIER_LAST | 1
+    lib.rw_block_stamp(header)
+    log.write_at(0, bytes(ffi.buffer(image)))
+    refused(log, "does not belong", 0)
 
 
 def test_a_missing_barrier_is_not_an_empty_log(log: LogWriter) -> None:
