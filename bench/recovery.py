@@ -1,7 +1,7 @@
 """Recovery: how long a killed engine takes to come back, against the bare read of the same bytes.
 
 The engine is filled and every process of it is killed. Then, three times: the log's bytes are read bare (past the page
-cache), the engine is started and killed, and what its recovery wrote is undone, so that the next start has the same work.
+cache), the engine is started and stopped, and what its recovery wrote is undone, so that the next start has the same work.
 From the time until clients can connect is taken off what the start of an empty engine costs: interpreter, memory, segments.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import device, subject
-from bench.processes import Server
 
 MIB = 1024 * 1024
 RECORD_BYTES = 1024
@@ -87,11 +85,7 @@ def _fill(place: Path, size: int, directory: Path) -> int:
                 stream.flush(FILL_TIMEOUT)
         return subject.counters(place)["wal_block_bytes"]
     finally:
-        _kill(server)
-
-
-def _kill(server: Server) -> None:
-    server.stop(signal.SIGKILL)
+        subject.kill(server, place)
 
 
 def _start_seconds(place: Path, directory: Path, keep: Callable[[], None] | None = None) -> tuple[float, int, float]:
@@ -103,7 +97,7 @@ def _start_seconds(place: Path, directory: Path, keep: Callable[[], None] | None
     try:
         peak = _peak(server.process.pid)
     finally:
-        _kill(server)
+        server.stop()
     if keep is not None:
         keep()
     told = re.search(r" in ([0-9.]+) s", log.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 from bench.contender import Contender, PipelinedSession, Plan, Session
 from bench.processes import Server
 from bench.scenario import Scenario
+from engine.log import manifest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COUNTERS = (
@@ -38,6 +40,22 @@ def start(directory: Path, settings: Mapping[str, str], log: Path, timeout: floa
     server = Server([sys.executable, "-m", "engine", "run", str(directory), *flags], log, cwd=CHECKOUT, env=environment)
     server.wait_until(lambda: b"ready: " in log.read_bytes(), timeout)
     return server
+
+
+def kill(server: Server, directory: Path) -> None:
+    """Ends every process of the engine at once, as a crash would, and removes the shared memory that nobody will reuse."""
+    server.stop(signal.SIGKILL)
+    forget(directory)
+
+
+def forget(directory: Path) -> None:
+    """Removes what an engine that did not end in order left in shared memory."""
+    try:
+        uuid = manifest.load(directory).uuid
+    except FileNotFoundError:
+        return
+    for path in Path("/dev/shm").glob(f"ringwal-{uuid.hex()[:16]}-*"):
+        path.unlink()
 
 
 class _Session(PipelinedSession):
@@ -94,6 +112,7 @@ class Ringwal(Contender):
         if self.server is not None:
             self.server.stop()
             self.server = None
+            forget(self.directory)
 
 
 class RingwalLog(Ringwal):
