@@ -49,7 +49,7 @@ int rw_point(const char *name)
     if (strcmp(action, "kill") == 0)
         kill(getpid(), SIGKILL);
     else if (strcmp(action, "stop") == 0)
-        kill(getpid(), SIGSTOP);
+        raise(SIGSTOP); /* to this thread, or it might go on for a while before the others have stopped it */
     else if (strcmp(action, "delay") == 0)
         nanosleep(&(struct timespec){argument / 1000, argument % 1000 * 1000000}, NULL);
     else if (strcmp(action, "errno") == 0)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from rig import WAIT, Engine, read_all
 
 import engine
@@ -34,7 +35,7 @@ def test_the_same_records_from_the_ring_and_from_several_segments(directory: Pat
         assert [record.data for record in read_all(stream)] == [data_of(n) for n in range(count)]
         assert [record.data for record in stream.read(count - 5)] == [data_of(n) for n in range(count - 5, count)]
         assert [record.offset for record in stream.read(500, max_records=3)] == [500, 501, 502]
-        assert len(stream.read(500, max_bytes=3 * RECORD)) == 3
+        assert len(stream.read(500, max_bytes=3 * RECORD + 100)) == 3
         assert len(stream.read(500, max_bytes=1)) == 1
         assert stream.read(count) == []
         assert stream.read(engine.LATEST) == []
@@ -109,7 +110,10 @@ def test_a_tail_ends_with_its_engine_and_after_its_idle_timeout(directory: Path,
         running.kill()
         follower.join(WAIT)
         assert [type(error) for error in failed] == [engine.NotRunning]
-        # The next use attaches to the successor.
         start()
+        with pytest.raises(engine.EngineFailed) as caught:
+            stream.append(b"into the lane of the dead").result(WAIT)
+        assert caught.value.outcome == "unknown"
+        # The next use attaches to the successor.
         assert stream.append(b"y").result(WAIT).offset == 1
         assert [record.data for record in stream.read(0)] == [b"x", b"y"]
