@@ -40,12 +40,15 @@ static uint64_t segment_left(const rw_log_ring *r) { return r->c->segment_bytes 
 
 uint64_t rw_log_ring_segment_room(const rw_log_ring *r) { return segment_left(r) - RW_PAGE; }
 
-/* Ring bytes behind sealed_end that hold nothing anybody still needs. PAIR: release */
+/* Ring bytes behind sealed_end that hold nothing anybody still needs. `released` alone decides: a drain killed between its
+ * stores of released_end and released has a successor that reads the blocks from `released` on. PAIR: release */
 static uint64_t ring_room(const rw_log_ring *r)
 {
-    if (r->c->sealed - rw_load64_seq(&r->c->released) >= RW_BLOCK_ENTRIES)
+    uint64_t released = rw_load64_seq(&r->c->released);
+    if (r->c->sealed - released >= RW_BLOCK_ENTRIES)
         return 0;
-    return r->c->ring_bytes - (r->c->sealed_end - rw_load64_seq(&r->c->released_end));
+    uint64_t needed = released < r->c->sealed ? rw_block_entry_of(r->c, released)->position : r->c->sealed_end;
+    return r->c->ring_bytes - (r->c->sealed_end - needed);
 }
 
 static uint64_t requests_pending(const rw_log_ring *r)

@@ -8,7 +8,7 @@
  *    overwritten
  *
  * The ring holds the bytes of the log at position modulo ring_bytes. A block is composed at sealed_end; it may reach up
- * to released_end + ring_bytes. Everything here runs under the compose turn (wal.h), so it is one thread at a time.
+ * to the first block not released + ring_bytes. Everything here runs under the compose turn (wal.h), so it is one thread at a time.
  *
  * reserve_end is stored before any byte below it is written. A reader copies, then loads reserve_end again: what lies at
  * or above reserve_end - ring_bytes was not touched while it copied.             PAIR: reserve_end
