@@ -51,13 +51,17 @@ def _log_path(path: Path) -> Path:
 def _start(path: Path) -> subprocess.Popen[bytes]:
     """Starts an engine that outlives this process and ends with its last client."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The engine must run the code that this process runs, whatever the current directory holds.
+    package = str(Path(__file__).resolve().parent.parent)
+    search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     with _log_path(path).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "engine", "run", "--autostart", str(path)],
+            [sys.executable, "-P", "-m", "engine", "run", "--autostart", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
             start_new_session=True,
+            env={**os.environ, "PYTHONPATH": search},
         )
 
 
