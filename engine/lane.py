@@ -70,14 +70,13 @@ class Lane:
         """Looks for the result. True if the receipt is settled now."""
         if receipt.outcome != PENDING:
             return True
-        if self.lost is not None:
-            self._fail(receipt, self.lost)
-            return True
-        found = lib.rw_completion_poll(self.writer, receipt.number)
+        found = lib.rw_completion_poll(self.writer, receipt.number)  # first: it may have been confirmed before the end
         if found >= 0:
             receipt.outcome = found
         elif found == lib.RW_FAILED_REQUEST:
             self._fail(receipt, self.end(EngineFailed("the engine could not write this append")))
+        elif self.lost is not None:
+            self._fail(receipt, self.lost)
         return receipt.outcome != PENDING
 
     def _fail(self, receipt: Receipt, error: Error) -> None:
@@ -117,7 +116,8 @@ class Lane:
         state = self.control.state
         if state == lib.RW_STOPPED:
             return EngineFailed("the engine was stopped before this append was confirmed")
-        return EngineFailed(f"the engine failed ({describe_errno(self.control.error)})")
+        error = int(self.control.error)
+        return EngineFailed(f"the engine failed ({describe_errno(error)})", error or None)
 
     def end(self, error: Error) -> Error:
         """Marks the lane as of no use; every receipt that is still pending ends with this error."""
@@ -140,7 +140,7 @@ class Lane:
             else:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise BackpressureTimeout(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
+                    raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
                 try:
                     self.wait(earlier, min(left, 0.1))
                 except AckTimeout:
@@ -159,17 +159,22 @@ class Lane:
             raise NotRunning(f"nothing was appended: {error}", outcome="not_appended") from error
         left = deadline - time.monotonic()
         if left <= 0:
-            if self.control.storage_full:
-                raise StorageFull(
-                    f"the engine cannot prepare another segment ({describe_errno(self.control.storage_full)}): "
-                    "free space in its directory and it goes on by itself; nothing was appended",
-                    self.control.storage_full,
-                )
-            raise BackpressureTimeout(f"no room in this client's lane within {timeout:g} s; nothing was appended")
+            raise self._no_room(f"no room in this client's lane within {timeout:g} s; nothing was appended")
         lib.rw_wait_room(self.writer, payload_bytes, int(min(SLICE_NS, left * 1e9)))
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
             raise NotRunning("the engine ended; nothing was appended", outcome="not_appended") from error
+
+    def _no_room(self, otherwise: str) -> Error:
+        """The append timeout has passed: because the disk is full, or because the engine is slow (``otherwise``)."""
+        full = int(self.control.storage_full)
+        if not full:
+            return BackpressureTimeout(otherwise)
+        return StorageFull(
+            f"the engine cannot prepare another segment ({describe_errno(full)}): "
+            "free space in its directory and it goes on by itself; nothing was appended",
+            full,
+        )
 
     # ------------------------------------------------------------------------------------------------- life cycle
 
@@ -179,6 +184,8 @@ class Lane:
     def forked(self) -> None:
         """In the child of a fork: the lane stays the parent's."""
         self.lost = ForkError("this receipt was made before a fork; only the parent can wait for it")
+        for receipt in self.outstanding():
+            self._fail(receipt, self.lost)
 
     def close(self, error: Error) -> None:
         """No more appends. Results that are in by now are kept; what is pending ends with ``error``."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
 import select
@@ -359,6 +360,10 @@ class Listener:
             accepted, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
             return None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                return None  # the machine is short of something: those who are here go on, those who knock wait
+            raise
         accepted.settimeout(0)
         connection = Connection(accepted)
         if connection.uid in (os.geteuid(), 0):

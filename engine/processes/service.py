@@ -19,6 +19,9 @@ from engine.registration import Connection, Listener, Message, check_hello
 OTHER_DESCRIPTORS = 64
 """Descriptors of the supervisor that are not connections, generously."""
 
+SPARE_DESCRIPTORS = 12
+"""Kept back from connections: a lane, a report or a replacement needs some for a moment, whoever is knocking."""
+
 
 class Service:
     """Serves the clients of one epoch. Everything granted on a connection is taken back when the kernel ends it."""
@@ -44,7 +47,7 @@ class Service:
         self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
         # Clients that only look need no slot, so there may be more connections than slots.
         self._limit = 2 * context.config.max_clients + 64
-        _allow_descriptors(self._limit + OTHER_DESCRIPTORS)
+        self._descriptors = _allow_descriptors(self._limit + OTHER_DESCRIPTORS) - SPARE_DESCRIPTORS
         selector.register(listener, selectors.EVENT_READ, listener)
 
     def __len__(self) -> int:
@@ -57,6 +60,10 @@ class Service:
             return
         if len(self._connections) >= self._limit:
             self._refuse(connection, {"tag": 1}, ShmUnavailable(f"the engine serves {self._limit} connections already"))
+            connection.close()
+            return
+        if connection.fileno() >= self._descriptors:  # the kernel gives out the lowest number that is free
+            self._refuse(connection, {"tag": 1}, ShmUnavailable("the engine may not open more files (RLIMIT_NOFILE)"))
             connection.close()
             return
         self._connections[connection] = []
@@ -97,8 +104,8 @@ class Service:
                 connection.reply(request, self._hello(), [self._context.bell_fd])
                 return
             connection.reply(request, self._do(connection, request))
-        except Error as error:
-            self._refuse(connection, request, error)
+        except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
+            self._refuse(connection, request, error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}"))
             if not connection.greeted:
                 raise EOFError from error
             return
@@ -149,9 +156,11 @@ class Service:
                 raise
 
 
-def _allow_descriptors(needed: int) -> None:
-    """Raise this process's own limit as far as the system lets it."""
+def _allow_descriptors(needed: int) -> int:
+    """Raise this process's own limit as far as the system lets it. Returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+        soft = max(soft, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return needed if soft == resource.RLIM_INFINITY else soft

@@ -214,14 +214,17 @@ class Writers:
         ]
 
     def await_progress(self, lines: int = 20, skip: int | None = None) -> None:
-        """Every writer that lives has confirmed something since the call; ``skip`` is not asked."""
-        living = [
-            path
-            for i, (path, process) in enumerate(zip(self.journals.values(), self.processes, strict=True))
-            if i != skip and process.poll() is None
-        ]
-        before = {path: self._size(path) for path in living}
-        until(lambda: all(self._size(path) > before[path] + 10 * lines for path in living), "every writer to go on")
+        """Every writer has confirmed something since the call; ``skip`` is not asked. Raises Hung."""
+        chosen = {i: path for i, path in enumerate(self.journals.values()) if i != skip}
+        before = {path: self._size(path) for path in chosen.values()}
+
+        def gone_on() -> bool:
+            for i, process in enumerate(self.processes):
+                if i != skip and process.poll() is not None:
+                    raise RuntimeError(f"writer w{i} ended with {process.returncode}")
+            return all(self._size(path) > before[path] + 10 * lines for path in chosen.values())
+
+        until(gone_on, "every writer to go on")
 
     def _size(self, path: Path) -> int:
         return path.stat().st_size if path.exists() else 0

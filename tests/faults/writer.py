@@ -10,16 +10,20 @@ written, `u STREAM N` unknown, `g MILLISECONDS` for a pause between two confirma
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import engine
 from tests.faults.host import pause
 from tests.faults.payload import Origin, payload
 
 RECONNECT_SECONDS = 60.0
+T = TypeVar("T")
 
 
 class Journal:
@@ -41,7 +45,7 @@ class Writer:
         self.streams = streams
         self.numbers = dict.fromkeys(streams, 0)
         self.pending: collections.deque[tuple[Origin, engine.Receipt]] = collections.deque()
-        self.client = engine.connect(directory, timeout=RECONNECT_SECONDS)
+        self.client = connect(directory)
         self.last = time.monotonic()
         self.longest = 0.0
 
@@ -63,8 +67,25 @@ class Writer:
             except (engine.EngineFailed, engine.NotRunning):
                 self.reconnect()
 
+    def fill(self, count: int, records: int) -> None:
+        """So many appends to the first stream, ``count`` outstanding at a time."""
+        stream = self.streams[0]
+        for _ in range(records):
+            self.append(Origin(stream, self.name, self.numbers[stream]))
+            while len(self.pending) >= count:
+                self.settle()
+        while self.pending:
+            self.settle()
+
+    def pour(self, records: int) -> None:
+        """So many appends to the first stream, settling only what has settled."""
+        for _ in range(records):
+            self.append(Origin(self.streams[0], self.name, self.numbers[self.streams[0]]))
+            while self.pending and self.pending[0][1].done():
+                self.settle()
+
     def append(self, origin: Origin) -> None:
-        self.numbers[origin.stream] += 1
+        self.numbers[origin.stream] = origin.number + 1
         self.journal.line(f"s {origin.stream} {origin.number}")
         try:
             receipt = self.client.stream(origin.stream).append(payload(origin))
@@ -87,22 +108,32 @@ class Writer:
         self.last = now
         self.journal.line(f"c {origin.stream} {origin.number} {ack.offset}")
 
-    def reconnect(self) -> None:
-        """The engine is gone: what is outstanding ends, and the writer goes on with the next one."""
+    def abandon(self) -> None:
+        """The engine is gone: what is outstanding ends."""
         while self.pending:
-            try:
+            with contextlib.suppress(engine.Error):
                 self.settle()
-            except engine.Error:
-                continue
-        end = time.monotonic() + RECONNECT_SECONDS
-        while time.monotonic() < end:
-            try:
-                self.client.attachment()
-            except (engine.NotRunning, engine.ShmUnavailable, OSError):  # OSError: its file system has gone
-                pause(0.02)  # there is no engine yet
-            else:
-                return
-        raise engine.NotRunning("no engine came back")
+
+    def reconnect(self) -> None:
+        """Goes on with the next engine."""
+        self.abandon()
+        persist(self.client.attachment)
+
+
+def persist(attempt: Callable[[], T]) -> T:
+    """Tries until there is an engine; its file system may be away for a while, too. Raises as the last attempt did."""
+    end = time.monotonic() + RECONNECT_SECONDS
+    while True:
+        try:
+            return attempt()
+        except (engine.NotRunning, engine.ShmUnavailable, OSError):
+            if time.monotonic() > end:
+                raise
+        pause(0.02)
+
+
+def connect(directory: Path) -> engine.Client:
+    return persist(lambda: engine.connect(directory, timeout=RECONNECT_SECONDS))
 
 
 def main() -> None:

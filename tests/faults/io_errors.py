@@ -1,0 +1,358 @@
+"""Writes and syncs that fail, once or for ever, at every call of a short script; short writes; no space; no descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+from functools import partial
+from pathlib import Path
+
+import engine
+from tests.faults.disk import disk
+from tests.faults.host import SMALL, Engine, EngineEnded, NotRun, forget_shared_memory, pause, until, writers
+from tests.faults.oracle import Verdict, judge
+from tests.faults.payload import Origin
+from tests.faults.shim import Mode, Shim
+from tests.faults.table import Fault, often
+from tests.faults.writer import Writer
+
+SCRIPT = 12
+"""Appends of the short script, one outstanding at a time: each is a block, a write, and a sync."""
+TROUBLE = (engine.EngineFailed, engine.NotRunning)
+
+
+def faults(tier: str) -> list[Fault]:
+    few = often(tier, 2, SCRIPT)
+    rows = [
+        Fault("io", f"write fails {mode.name.lower()}, {errno.errorcode[error]}", partial(sweep, "write_block", mode, error, few))
+        for mode, error in (
+            (Mode.ONCE, errno.EIO),
+            (Mode.EVER, errno.EIO),
+            (Mode.ONCE, errno.ENOSPC),
+            (Mode.ONCE, errno.EDQUOT),
+            (Mode.EVER, errno.EFBIG),
+        )
+    ]
+    rows += [
+        Fault("io", f"sync fails {mode.name.lower()}, EIO", partial(sweep, "datasync", mode, errno.EIO, few))
+        for mode in (Mode.ONCE, Mode.EVER)
+    ]
+    return [
+        *rows,
+        Fault("io", "short writes", partial(harmless, Mode.SHORT, 0)),
+        Fault("io", "interrupted writes", partial(harmless, Mode.ONCE, errno.EINTR)),
+        Fault("io", "write fails under load", partial(under_load, often(tier, 2, 20))),
+        Fault("io", "preparing and recovering, call by call", partial(starts, often(tier, 6, 200))),
+        Fault("io", "reads fail in recovery, call by call", partial(reads, often(tier, 3, 50))),
+        Fault("io", "no space for a segment", no_space),
+        Fault("io", "no descriptors left", no_descriptors),
+        Fault("io", "thin device runs out", partial(thin, "auto")),
+        Fault("io", "thin device runs out, buffered", partial(thin, "off")),
+        Fault("io", "file system shut down under load", partial(shut_down, often(tier, 2, 30))),
+    ]
+
+
+def numbers(count: int, limit: int, chance: random.Random) -> list[int]:
+    """Which calls to fail: all up to the limit, or a sample of them."""
+    return list(range(1, limit + 1)) if count >= limit else sorted(chance.sample(range(1, limit + 1), count))
+
+
+def sweep(call: str, mode: Mode, error: int, count: int, directory: Path, seed: int) -> Verdict:
+    """The script, once for each call that fails; each time everything confirmed is there after a restart."""
+    total = Verdict()
+    for at in numbers(count, SCRIPT, random.Random(f"{seed}/{call}/{mode}/{error}")):
+        part = directory / f"at-{at}"
+        part.mkdir()
+        total.add(_script(part, call, mode, error, at))
+    return total
+
+
+def _script(directory: Path, call: str, mode: Mode, error: int, at: int) -> Verdict:
+    engine_dir, journal = directory / "engine", directory / "w0.journal"
+    flags = (*SMALL, "--direct-io", "off" if call == "datasync" else "auto")
+    shim = Shim(directory / "shim")
+    notes: list[str] = []
+    with Engine(engine_dir, *flags, env=shim.env) as running:
+        writer = Writer(engine_dir, journal, "w0", ["hot"], 1)
+        bystander = Writer(engine_dir, directory / "w1.journal", "w1", ["calm"], 1)
+        bystander.append(Origin("calm", "w1", 0))
+        bystander.settle()
+        shim.arm((call,), at, mode, error, segments_only=True)
+        confirmed = 0
+        with contextlib.suppress(*TROUBLE):
+            for n in range(SCRIPT):
+                writer.append(Origin("hot", "w0", n))
+                try:
+                    writer.settle()
+                except engine.EngineFailed as failed:
+                    if failed.errno != error:
+                        notes.append(f"EngineFailed says errno {failed.errno} instead of {error}")
+                    raise
+                confirmed += 1
+        if confirmed != at - 1:
+            notes.append(f"{confirmed} appends were confirmed, and call {at} failed")
+        for one in (writer, bystander):
+            try:
+                one.append(Origin("calm", one.name, 1000))
+                one.settle()
+            except TROUBLE:
+                continue
+            notes.append(f"{one.name} had an append confirmed after the failure")
+        code = running.await_exit()
+        for one in (writer, bystander):
+            one.abandon()
+    if code != os.EX_IOERR:
+        notes.append(f"the engine ended with code {code}")
+    if shim.failures == 0 or shim.later != 0:
+        notes.append(f"{shim.failures} failures, and {shim.later} calls on the same file afterwards")
+    verdict = _again(engine_dir, {"w0": journal, "w1": directory / "w1.journal"}, flags)
+    verdict.notes += notes
+    return verdict
+
+
+def _again(engine_dir: Path, journals: dict[str, Path], flags: tuple[str, ...] = SMALL) -> Verdict:
+    """A start without the fault, an orderly stop, and the verdict on what is there."""
+    try:
+        with Engine(engine_dir, *flags) as last:
+            code = last.stop()
+    finally:
+        forget_shared_memory(engine_dir)
+    verdict = judge(engine_dir, journals)
+    verdict.runs = 1
+    verdict.expect(code == 0, f"the orderly stop ended with code {code}")
+    return verdict
+
+
+def harmless(mode: Mode, error: int, directory: Path, seed: int) -> Verdict:
+    """What a write may do without having failed: nobody notices."""
+    engine_dir, journal = directory / "engine", directory / "w0.journal"
+    total = Verdict()
+    for at in (1, 2, 7):
+        shim = Shim(directory / f"shim-{at}")
+        with Engine(engine_dir, *SMALL, env=shim.env) as running:
+            writer = Writer(engine_dir, journal, "w0", ["hot"], 1)
+            writer.numbers["hot"] = 1000 * at
+            shim.arm(("write_block",), at, mode, error, segments_only=True)
+            writer.fill(64, 300)
+            writer.client.close()
+            code = running.stop()
+        total.expect(code == 0 and shim.calls >= at, f"code {code} after {shim.calls} writes")
+        total.runs += 1
+    total.add(_again(engine_dir, {"w0": journal}))
+    total.runs -= 1
+    return total
+
+
+def under_load(times: int, directory: Path, seed: int) -> Verdict:
+    """Several blocks in flight, many callers: each hears of it, and goes on with the next engine."""
+    chance = random.Random(f"{seed}/load")
+    engine_dir, notes = directory / "engine", []
+    running = Engine(engine_dir, *SMALL)
+    try:
+        with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(4)]) as crowd:
+            for i in range(times):
+                crowd.await_progress()
+                running.kill()
+                shim = Shim(directory / f"shim-{i}")
+                running = Engine(engine_dir, *SMALL, env=shim.env)
+                crowd.await_progress()
+                shim.arm(("write_block",), chance.randrange(1, 200), Mode(i % 2))
+                if (code := running.await_exit()) != os.EX_IOERR:
+                    notes.append(f"the engine ended with code {code}")
+                running = Engine(engine_dir, *SMALL)
+                crowd.await_progress()
+        running.kill()
+    finally:
+        running.__exit__(None, None, None)
+    verdict = _again(engine_dir, crowd.journals)
+    verdict.runs, verdict.notes = times, verdict.notes + notes
+    return verdict
+
+
+def _base(directory: Path, records: int = 200) -> tuple[Path, Path]:
+    """A killed log with confirmed records, and their journal."""
+    engine_dir, journal = directory / "engine", directory / "w0.journal"
+    with Engine(engine_dir, *SMALL) as running:
+        writer = Writer(engine_dir, journal, "w0", ["hot", "calm"], 8)
+        for n in range(records):
+            writer.append(Origin(("hot", "calm")[n % 2], "w0", n))
+            if n % 4 == 3:
+                while writer.pending:
+                    writer.settle()
+        running.kill()
+        writer.abandon()
+    return engine_dir, journal
+
+
+def _prepared(running: Engine) -> bool:
+    segments = running.status()["segments"]
+    return bool(segments["files"] > segments["current"] + 1)
+
+
+def starts(count: int, directory: Path, seed: int) -> Verdict:
+    """The N-th write, sync or allocation of a start fails: of recovery, of a segment's making, of the manifest."""
+    engine_dir, journal = _base(directory)
+    calls = ("write", "datasync", "sync", "allocate")
+    notes: list[str] = []
+    counter = Shim(directory / "shim")
+    counter.arm(calls, 1 << 30)
+    with Engine(engine_dir, *SMALL, env=counter.env) as running:
+        until(lambda: _prepared(running), "the segment ahead")
+        running.stop()
+    chosen = numbers(count, counter.calls, random.Random(f"{seed}/starts"))
+    for at in chosen:
+        for mode in (Mode.ONCE, Mode.EVER):
+            shim = Shim(directory / "shim")
+            shim.arm(calls, at, mode, (errno.EIO, errno.ENOSPC)[at % 2])
+            try:
+                with Engine(engine_dir, *SMALL, env=shim.env) as running:
+                    running.stop()
+            except EngineEnded as ended:
+                if ended.code in (0, 1) or ended.code < 0:
+                    notes.append(f"call {at} failed, and the start ended with {ended}")
+    verdict = _again(engine_dir, {"w0": journal})
+    verdict.runs, verdict.notes = 2 * len(chosen), verdict.notes + notes
+    return verdict
+
+
+def reads(count: int, directory: Path, seed: int) -> Verdict:
+    """A read that fails in recovery is never taken for the end of the log."""
+    engine_dir, journal = _base(directory)
+    notes: list[str] = []
+    for at in range(1, count + 1):
+        for mode in (Mode.ONCE, Mode.EVER, Mode.SHORT):
+            shim = Shim(directory / "shim")
+            shim.arm(("read",), at, mode)
+            try:
+                with Engine(engine_dir, *SMALL, env=shim.env) as running:
+                    running.stop()
+                if mode is not Mode.SHORT and shim.failures and at > 2:
+                    notes.append(f"read {at} failed {mode.name}, and the engine started all the same")
+            except EngineEnded as ended:
+                if ended.code in (0, 1) or ended.code < 0 or mode is Mode.SHORT:
+                    notes.append(f"read {at} {mode.name}: the start ended with {ended}")
+    verdict = _again(engine_dir, {"w0": journal})
+    verdict.runs, verdict.notes = 3 * count, verdict.notes + notes
+    return verdict
+
+
+def no_space(directory: Path, seed: int) -> Verdict:
+    """The disk is full when a segment is needed: StorageFull, and on it goes when there is space again."""
+    with disk(directory, "ext4", 64 << 20) as medium:
+        engine_dir, journal = medium.mount / "engine", directory / "w0.journal"
+        notes: list[str] = []
+        try:
+            with Engine(engine_dir, *SMALL) as running:
+                writer = Writer(engine_dir, journal, "w0", ["hot"], 8)
+                writer.fill(8, 1000)
+                writer.client.append_timeout = 0.5
+                ballast = medium.mount / "ballast"
+                room = os.statvfs(medium.mount)
+                with ballast.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, (room.f_bavail - 300) * room.f_bsize)
+                try:
+                    writer.pour(500_000)
+                    notes.append("the disk is full, and no append heard of it")
+                except engine.StorageFull as full:
+                    if full.errno != errno.ENOSPC or full.outcome != "not_appended":
+                        notes.append(f"StorageFull says errno {full.errno}, outcome {full.outcome}")
+                ballast.unlink()
+                writer.client.append_timeout = 20.0
+                writer.fill(8, 500)
+                writer.client.close()
+                code = running.stop()
+                if code != 0:
+                    notes.append(f"the engine ended with code {code}")
+        finally:
+            forget_shared_memory(engine_dir)
+        verdict = judge(engine_dir, {"w0": journal})
+        verdict.runs, verdict.notes = 1, verdict.notes + notes
+        return verdict
+
+
+def no_descriptors(directory: Path, seed: int) -> Verdict:
+    """The supervisor has no descriptor for another client: those it has go on, and there is room again when some leave."""
+    engine_dir = directory / "engine"
+    verdict = Verdict()
+    try:
+        with Engine(engine_dir, *SMALL, wrapper=("prlimit", "--nofile=40:40")) as running:
+            with writers(engine_dir, directory, [["hot"]]) as crowd:
+                crowd.await_progress()
+                held = []
+                for _ in range(60):
+                    try:
+                        held.append(engine.connect(engine_dir, timeout=0.2))
+                    except engine.Error:
+                        continue
+                verdict.expect(0 < len(held) < 60, f"{len(held)} of 60 clients came in with 40 descriptors")
+                crowd.await_progress()
+                for client in held:
+                    client.close()
+                with engine.connect(engine_dir, timeout=10.0) as late:
+                    late.stream("late").append(b"").result()
+                crowd.await_progress()
+            verdict.expect(running.stop() == 0, "no orderly stop")
+    finally:
+        forget_shared_memory(engine_dir)
+    verdict.add(judge(engine_dir, crowd.journals, strangers=("late",)))
+    verdict.runs = 1
+    return verdict
+
+
+def thin(direct: str, directory: Path, seed: int) -> Verdict:
+    """The device has less than it promised: writes fail, then a sync may say success. Nothing is believed after the first."""
+    small, notes = directory / "thin", []
+    small.mkdir()
+    mounted = os.geteuid() == 0 and os.system(f"mount -t tmpfs -o size=28m tmpfs {small}") == 0  # noqa: S605
+    if not mounted:
+        raise NotRun("needs root, to mount a small tmpfs")
+    flags = (*SMALL, "--direct-io", direct)
+    try:
+        with disk(small, "ext4") as medium:
+            engine_dir = medium.mount / "engine"
+            try:
+                with Engine(engine_dir, *flags) as running:
+                    with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(2)]) as crowd:
+                        code = running.await_exit()
+                        # Power goes with it: what the page cache shows is lost, as on a real device.
+                        medium.cut()
+                        if code not in (os.EX_IOERR, os.EX_SOFTWARE):
+                            notes.append(f"the engine ended with code {code}")
+                        crowd.kill()
+                os.system(f"mount -o remount,size=300m {small}")  # noqa: S605
+                medium.again()
+                verdict = _again(engine_dir, crowd.journals, flags)
+            finally:
+                forget_shared_memory(engine_dir)
+    finally:
+        os.system(f"umount {small}")  # noqa: S605
+    verdict.notes += notes
+    return verdict
+
+
+def shut_down(times: int, directory: Path, seed: int) -> Verdict:
+    """Every operation of the file system fails from one moment to the next, and nobody kills the engine."""
+    chance = random.Random(f"{seed}/shut_down")
+    with disk(directory, "ext4") as medium:
+        engine_dir, notes = medium.mount / "engine", []
+        running = Engine(engine_dir, *SMALL)
+        try:
+            with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(3)]) as crowd:
+                for _ in range(times):
+                    crowd.await_progress()
+                    pause(chance.random() * 0.05)
+                    medium.cut()
+                    if (code := running.await_exit()) not in (os.EX_IOERR, os.EX_SOFTWARE):
+                        notes.append(f"the engine ended with code {code}")
+                    medium.again()
+                    running = Engine(engine_dir, *SMALL)
+                crowd.await_progress()
+            running.kill()
+            verdict = _again(engine_dir, crowd.journals)
+        finally:
+            running.__exit__(None, None, None)
+            forget_shared_memory(engine_dir)
+        verdict.runs, verdict.notes = times, verdict.notes + notes
+        return verdict
