@@ -63,9 +63,7 @@ class Oracle:
 
 def layouts() -> st.SearchStrategy[list[list[tuple[int, int]]]]:
     """Blocks of (stream, count)."""
-    return st.lists(
-        st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=5), min_size=1, max_size=7
-    )
+    return st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=5), min_size=1, max_size=7)
 
 
 def check(memory: Memory, oracle: Oracle, offsets: dict[int, int], ends: dict[int, list[tuple[int, int]]]) -> None:
