@@ -29,6 +29,7 @@ typedef struct { model_worker workers[...]; model_stream streams[...]; ...; } mo
 uint64_t model_bytes(void);
 void model_init(model *m, const model_options *o);
 int model_work(model *m, uint32_t completer);
+void model_complete(model *m, model_worker *w, uint32_t stream, uint64_t sequence);
 uint64_t model_bucket_floor(uint32_t bucket);
 """
 

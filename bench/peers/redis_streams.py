@@ -33,7 +33,11 @@ class _Session(BlockingSession):
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(ANSWER_TIMEOUT)
-        self.socket.connect(str(path))
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
 
     def commit(self, stream: int, records: Sequence[bytes]) -> None:
         key = b"s%d" % stream

@@ -1,0 +1,431 @@
+"""The benchmark runner: what it counts, what it says about failures, and that it leaves nothing behind. No speeds."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import threading
+import xml.etree.ElementTree as ET
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench import before_after, compare, device, goals, html, html_model, loops, measure, peers, run, stats, subject
+from bench.__main__ import cli
+from bench.before import build
+from bench.contender import BlockingSession, Contender, ContenderFailedError, PipelinedSession, Plan
+from bench.scenario import ONE, Scenario, everything
+
+S = 1_000_000_000
+
+
+class Clock:
+    """A clock that only the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0
+        monkeypatch.setattr(loops, "clock", lambda: self.now)
+        monkeypatch.setattr(loops, "sleep_until", self.sleep_until)
+
+    def sleep_until(self, when: int) -> None:
+        self.now = max(self.now, when)
+
+
+class Store(BlockingSession):
+    """Takes the given times for its commits, then the last of them for ever."""
+
+    def __init__(self, clock: Clock, *service: int) -> None:
+        self.clock, self.service = clock, list(service)
+        self.commits: list[tuple[int, int]] = []
+
+    def commit(self, stream: int, records: Sequence[bytes]) -> None:
+        self.clock.now += self.service.pop(0) if len(self.service) > 1 else self.service[0]
+        self.commits.append((stream, len(records)))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def plan(scenario: Scenario, window: float, commit_records: int = 1, warm: float = 0.0, writer: int = 0) -> Plan:
+    return Plan(writer, scenario, commit_records, int(warm * S), int(window * S))
+
+
+def test_closed_loop_counts_what_ended_inside_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    store = Store(clock, S)
+    tally = loops.run(store, plan(ONE, window=4.5, warm=2, commit_records=10), 0)
+    assert store.commits == [(0, 10)] * 7  # the seventh begins inside and ends after the window
+    assert (tally.records, tally.total) == (50, 70)  # at 2 s, exactly the begin of the window, one has ended
+    assert list(tally.samples[::2]) == [S] * 6
+    assert list(tally.samples[1::2]) == [2 * S, 3 * S, 4 * S, 5 * S, 6 * S, 7 * S]
+
+
+def test_open_loop_charges_a_stall_to_everyone_it_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    scenario = Scenario("open", "", loop="open", rate=10)
+    tally = loops.run(Store(clock, S, 0), plan(scenario, window=2), 0)
+    latencies = [latency * 10 // S for latency in tally.samples[::2]]
+    assert latencies == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1] + [0] * 10
+    assert (tally.records, tally.late) == (20, 0)
+
+
+def test_open_loop_commits_what_is_due_at_once_where_batches_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    store = Store(clock, S, 0)
+    loops.run(store, plan(Scenario("open", "", loop="open", rate=10), window=2, commit_records=4), 0)
+    assert [count for _, count in store.commits[:4]] == [1, 4, 4, 2]
+
+
+def test_open_loop_says_how_many_came_too_late_to_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    tally = loops.run(Store(clock, 5 * S), plan(Scenario("open", "", loop="open", rate=10), window=2), 0)
+    assert (tally.records, tally.late) == (1, 19)
+
+
+class Pending:
+    """A receipt that is confirmed at a given time."""
+
+    def __init__(self, clock: Clock, at: int) -> None:
+        self.clock, self.at = clock, at
+
+    def done(self) -> bool:
+        return self.clock.now >= self.at
+
+    def result(self, timeout: float) -> None:
+        if self.at > self.clock.now + timeout * S:
+            self.clock.now += int(timeout * S)
+            raise TimeoutError
+        self.clock.now = max(self.clock.now, self.at)
+
+
+class Pipeline(PipelinedSession):
+    """Confirms each append a fixed time after it was made, and keeps count of what is outstanding."""
+
+    def __init__(self, clock: Clock, delay: int) -> None:
+        self.clock, self.delay = clock, delay
+        self.made: list[Pending] = []
+        self.most = 0
+
+    def appenders(self, plan: Plan) -> list[Any]:
+        return [self.append]
+
+    def append(self) -> Pending:
+        self.clock.now += 1000
+        self.made.append(Pending(self.clock, self.clock.now + self.delay))
+        self.most = max(self.most, sum(not receipt.done() for receipt in self.made[-1100:]))
+        return self.made[-1]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("outstanding", [1, 16, 100, 1000])
+def test_a_pipelined_writer_keeps_to_its_number_of_outstanding_appends(
+    monkeypatch: pytest.MonkeyPatch, outstanding: int
+) -> None:
+    clock = Clock(monkeypatch)
+    session = Pipeline(clock, delay=10_000_000)
+    scenario = Scenario("pipelined", "", outstanding=outstanding)
+    tally = loops.run(session, plan(scenario, window=0.1, warm=0.02), 0)
+    assert session.most == outstanding
+    assert tally.total == len(session.made)
+    per_window = outstanding * 10  # one set of outstanding appends every 10 ms and a little
+    assert 0.75 * per_window <= tally.records * 0.1 * S / (tally.last_ns - tally.first_ns) <= per_window * 1.1
+    assert min(tally.samples[::2]) >= 10_000_000
+
+
+def test_a_pipelined_open_loop_counts_from_the_intended_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    session = Pipeline(clock, delay=S)
+    tally = loops.run(session, plan(Scenario("open", "", loop="open", rate=10), window=1), 0)
+    assert tally.records == tally.total == 10
+    assert all(S <= latency < S + 100_000 for latency in tally.samples[::2])
+
+
+@pytest.mark.parametrize(("writers", "streams"), [(1, 1), (4, 1), (4, 4), (4, 100), (16, 1), (3, 7)])
+def test_streams_are_dealt_out_once_and_extra_writers_have_one_too(writers: int, streams: int) -> None:
+    scenario = Scenario("deal", "", writers=writers, streams=streams)
+    hands = [list(plan(scenario, 1, writer=i).streams()) for i in range(writers)]
+    assert {stream for hand in hands for stream in hand} == set(range(streams))
+    if streams >= writers:
+        assert sum(map(len, hands)) == streams
+    assert all(list(plan(scenario, 1, writer=i).streams()) for i in range(writers * 3))  # as a limit's depth needs
+
+
+def test_no_percentile_is_given_that_the_samples_do_not_support() -> None:
+    hundred = stats.latency_us(range(1000, 101_000, 1000))
+    assert (hundred["p50"], hundred["p99"], hundred["max"], hundred["n"]) == (50.0, 99.0, 100.0, 100)
+    assert "p999" not in hundred
+    assert stats.latency_us([]) == {"n": 0}
+    assert stats.latency_us(range(1000))["p999"] == 0.998
+
+
+def test_the_timeline_puts_each_sample_into_its_slice() -> None:
+    samples = array("Q", [5000, S, 7000, 2 * S])
+    assert [(round(t), p50, most) for t, p50, _, most in stats.timeline_us(samples, 0)] == [(1, 5, 5), (2, 7, 7)]
+
+
+class BrokenSession(BlockingSession):
+    """Fails at its first commit."""
+
+    def commit(self, stream: int, records: Sequence[bytes]) -> None:
+        raise OSError("commit broke")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Broken(Contender):
+    """Fails at the given step."""
+
+    name = "broken"
+    durability = "none"
+
+    def __init__(self, step: str) -> None:
+        self.step, self.ended = step, False
+
+    def version(self) -> str:
+        return "1"
+
+    def setup(self, directory: Path, scenario: Scenario) -> None:
+        if self.step == "setup":
+            raise ContenderFailedError("setup broke")
+
+    def open(self, plan: Plan) -> BlockingSession:
+        if self.step == "open":
+            raise OSError("open broke")
+        return BrokenSession()
+
+    def teardown(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("step", ["setup", "open", "commit"])
+def test_a_contender_that_fails_is_taken_down_and_its_own_words_are_kept(tmp_path: Path, step: str) -> None:
+    contender = Broken(step)
+    with pytest.raises(ContenderFailedError, match=f"{step} broke"):
+        measure.run_turn(contender, Scenario("x", "", writers=3), tmp_path / "turn", 0.01, 0.05)
+    assert contender.ended
+    assert not multiprocessing.active_children()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_turn_of_the_engine_counts_what_the_engine_counts(tmp_path: Path) -> None:
+    scenario = Scenario("x", "", writers=2, outstanding=32, streams=3)
+    turn = measure.run_turn(subject.Ringwal(), scenario, tmp_path / "turn", 0.1, 0.3)
+    # Each stream was touched once before the window; the runner's own look appends nothing.
+    assert turn.counters["wal_records"] == turn.counters["drain_confirmed_requests"]
+    assert turn.counters["wal_records"] >= turn.total_records > 0
+    assert 0 < sum(turn.records) <= turn.total_records
+    assert len(turn.rates) == 2
+    assert turn.server_memory["private"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("peer", peers.everyone(), ids=lambda peer: peer.name)
+def test_a_peer_really_writes(peer: Contender, tmp_path: Path) -> None:
+    reason = peer.unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o711)  # a server that will not run as root must be able to enter
+    scenario = Scenario("x", "", peer_batch=3)
+    try:
+        peer.prepare(tmp_path)
+        (tmp_path / "turn").mkdir()
+        peer.setup(tmp_path / "turn", scenario)
+        session = peer.open(plan(scenario, 1))
+        assert isinstance(session, BlockingSession)
+        session.commit(0, [b"only-one-%d" % i + b"." * 500 for i in range(1)])
+        session.commit(0, [b"of-three-%d" % i + b"." * 500 for i in range(3)])
+        session.close()
+    finally:
+        peer.teardown()
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for wanted in (b"only-one-0", b"of-three-0", b"of-three-1", b"of-three-2"):
+        assert wanted in stored
+
+
+def test_the_device_writes_where_it_says(tmp_path: Path) -> None:
+    limit = device.Fdatasync()
+    limit.prepare(tmp_path)
+    before = limit.path.read_bytes()[: 64 * 1024]
+    turn = measure.run_turn(limit, ONE, tmp_path / "turn", 0.0, 0.1)
+    assert turn.records[0] > 0
+    after = limit.path.read_bytes()[: 64 * 1024]
+    assert before[:4096] != after[:4096]
+
+
+# ------------------------------------------------------------------------------------------------- before and after
+
+
+def model_of(streams: int, inflight: int, way: str) -> tuple[Any, Any, Any]:
+    module = build.load()
+    ffi, lib = module.ffi, module.lib
+    state = ffi.cast("model *", memory := ffi.new("char[]", lib.model_bytes()))
+    options = ffi.new("model_options *")
+    options.way = lib.MODEL_AFTER if way == "after" else lib.MODEL_BEFORE
+    options.streams, options.inflight, options.completers, options.locks = streams, inflight, 2, 1
+    lib.model_init(state, options)
+    return lib, state, memory
+
+
+@pytest.mark.parametrize(
+    ("way", "order", "holds", "empty", "longest"),
+    [
+        ("before", range(8), 8, 0, 1),
+        ("before", range(7, -1, -1), 15, 7, 1),  # seven flags behind the head, then eight passes of one
+        ("after", range(8), 8, 0, 1),
+        ("after", range(7, -1, -1), 1, 0, 8),  # seven flags that cost no lock, then one pass
+        ("before", [1, 0, 3, 2, 5, 4, 7, 6], 12, 4, 1),
+        ("after", [1, 0, 3, 2, 5, 4, 7, 6], 4, 0, 2),
+    ],
+)
+def test_before_and_after_take_the_lock_as_they_claim(
+    way: str, order: Sequence[int], holds: int, empty: int, longest: int
+) -> None:
+    lib, state, _memory = model_of(1, 8, way)
+    worker = state.workers + 0  # a pointer to the first
+    done: set[int] = set()
+    for request in order:
+        lib.model_complete(state, worker, 0, request)
+        done.add(request)
+        assert state.streams[0].head == next(i for i in range(9) if i not in done)
+    assert (worker.confirmed, worker.holds, worker.empty_holds, worker.longest_run) == (8, holds, empty, longest)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("shape", before_after.SHAPES, ids=lambda shape: shape[0])
+def test_before_and_after_confirm_everything_in_order_under_load(shape: tuple[str, int, int], kind: before_after.Kind) -> None:
+    case = before_after.Case(*shape, "heavy-tailed", kind)
+    for way in case.ways():
+        # `run` refuses a turn in which confirmations and heads differ; a way that hangs confirms next to nothing.
+        found = before_after.run(build.load(), case, way, 20_000_000, 1)
+        assert found["confirmed_per_s"] * 0.02 >= 1
+        if way != "after":
+            assert found["confirmed_per_hold"] <= 1
+
+
+# --------------------------------------------------------------------------------------------- what becomes of it
+
+
+def cell(rate: float, p50: float = 100.0, p99: float = 200.0, fairness: float = 1.0) -> dict[str, Any]:
+    middle = {
+        "records_per_s": rate, "bytes_per_s": rate * 1024, "fairness": fairness, "latency_us.p50": p50, "latency_us.p99": p99,
+        "latency_us.max": p99 * 2, "latency_us.n": 1000, "writer_cpu_us_per_record": 1.0, "server_cpu_us_per_record": 2.0,
+    }  # fmt: skip
+    return {
+        "median": middle, "spread": {key: (value, value) for key, value in middle.items()}, "turns": [{}],
+        "curve_us": [(0.5, p50), (0.99, p99)], "timeline_us": [(0.1, p50, p99, p99)],
+    }  # fmt: skip
+
+
+def result(**scenarios: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "time": "now", "environment": {"commit": "abc", "cpu": "<one & only>"}, "options": {"rounds": 1}, "contenders": {},
+        "scenarios": {
+            name.replace("_", "-"): {"title": name, "load": "load", "contenders": cells} for name, cells in scenarios.items()
+        },
+        "extras": {},
+    }  # fmt: skip
+    found["goals"] = goals.judge(found)
+    return found
+
+
+def verdicts(found: dict[str, Any]) -> dict[int, str]:
+    return {goal["number"]: goal["verdict"] for goal in found["goals"]}
+
+
+def test_goals_take_ratios_inside_the_run_and_do_not_invent_what_is_missing() -> None:
+    found = result(
+        one={"ringwal": cell(1, p50=124, p99=290), "device": cell(1, p50=100, p99=200)},
+        sixteen={"ringwal": cell(400, p50=100, p99=400, fairness=0.8), "sqlite": cell(100), "lmdb": cell(90)},
+    )
+    assert verdicts(found) == {1: "yes", 2: "yes"} | dict.fromkeys(range(3, 13), "not measured")
+    slower = result(
+        one={"ringwal": cell(1, p50=126, p99=290), "device": cell(1, p50=100, p99=200)},
+        sixteen={"ringwal": cell(399, p50=100, p99=400, fairness=0.8), "sqlite": cell(100), "device": cell(9)},
+    )
+    assert verdicts(slower)[1] == verdicts(slower)[2] == "no"
+
+
+def test_a_peer_that_does_not_sync_is_nobodys_best_peer() -> None:
+    cells = {"ringwal": cell(400), "sqlite": cell(100), "nats": cell(1000) | {"incomparable": True}, "device": cell(9999)}
+    assert stats.best_peer({"contenders": cells}) == ("sqlite", 100)
+
+
+def test_compare_fails_only_past_the_limit_and_only_for_the_worse(tmp_path: Path) -> None:
+    before, after = result(one={"ringwal": cell(100, p99=200)}), result(one={"ringwal": cell(120, p99=225)})
+    found = list(compare.changes(before, after, "ringwal"))
+    assert not compare.failures(found, [compare.Limit.parse("p99:13%"), compare.Limit.parse("throughput:0%")])
+    assert [c.metric for c in compare.failures(found, [compare.Limit.parse("p99:12%")])] == ["p99"]
+    for name, value in (("a", before), ("b", after)):
+        (tmp_path / name).write_text(json.dumps(value))
+    paths = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert CliRunner().invoke(cli, ["compare", *paths, "--fail", "p99:12%"]).exit_code == 1
+    assert CliRunner().invoke(cli, ["compare", *paths, "--fail", "p99:13%"]).exit_code == 0
+    assert CliRunner().invoke(cli, ["compare", *paths, "--fail", "p99"]).exit_code == 2
+
+
+def test_the_page_needs_nothing_else_and_its_drawings_are_well_formed() -> None:
+    cells = {"ringwal": cell(400), "sqlite": cell(100), "lmdb": {"not_measured": "no <such> package"}}
+    sweeps = {f"{kind}_{n}": {"ringwal": cell(n * 10), "sqlite": cell(n)} for kind in ("writers", "size") for n in (1, 4, 16)}
+    found = result(one=cells, empty={"lmdb": {"not_measured": "gone"}}, **sweeps)
+    rows = [
+        {"shape": shape, "times": "even", "completers": "threads", "way": way, **dict.fromkeys(
+            (key for key, _, _ in html_model.COLUMNS), 1.5)}
+        for shape in ("1 in flight", "8 in flight") for way in ("before", "after")
+    ]  # fmt: skip
+    found["extras"] = {
+        "before-after": {"title": "b", "rows": rows, "summary": {"1 in flight": 1.0}},
+        "memory": {"title": "m", "points": [(0.0, 1e6, 2e6), (1.0, 1e6, 2e6)], "growth_bytes": 0},
+        "idle": {"title": "i", "not_measured": "why"},
+    }
+    page = html.page(found)
+    drawings = re.findall(r"<svg.*?</svg>", page)
+    assert len(drawings) >= 10
+    for drawing in drawings:
+        ET.fromstring(drawing)
+    assert "&lt;one &amp; only&gt;" in page
+    assert "no &lt;such&gt; package" in page
+    assert not re.search(r"(src|href)=|https?:|@import|<script", page)
+
+
+def test_a_run_leaves_a_report_and_nothing_else(tmp_path: Path) -> None:
+    arguments = [
+        "--scenario",
+        "one",
+        "--contender",
+        "ringwal",
+        "--contender",
+        "flock-file",
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.1",
+    ]
+    places = ["--directory", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, ["run", *arguments, *places], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert {"result.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    cells = found["scenarios"]["one"]["contenders"]
+    assert set(cells) == {"ringwal", "flock-file"}
+    assert all(len(c["turns"]) == 2 and c["median"]["records_per_s"] > 0 for c in cells.values())
+    assert list((tmp_path / "data").iterdir()) == []
+    assert "One writer, one outstanding" in done.output
+    again = CliRunner().invoke(cli, ["compare", str(tmp_path / "out"), str(tmp_path / "out"), "--fail", "p99:0%"])
+    assert again.exit_code == 0
+
+
+def test_names_are_unique_and_every_scenario_names_known_contenders() -> None:
+    scenarios, known = everything(), run.contenders()
+    assert len({s.name for s in scenarios}) == len(scenarios)
+    assert all(set(s.contenders) <= set(known) for s in scenarios)
+    assert {s.name for s in scenarios} >= {"one", "sixteen", "pipelined", "batches", "large", "streams-100000", "sixty-four"}
+    assert threading.active_count() == 1  # nothing of the above started anything
