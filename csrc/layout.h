@@ -135,7 +135,7 @@ typedef struct rw_slot {
     RW_PAD(pad0, 24, 64);
     /* 64: WAL */
     uint64_t head;      /* lane position up to which requests are in sealed blocks; low half is a futex */
-    uint32_t fault;     /* generation whose lane was refused (it held something that no writer of ours writes) */
+    uint32_t fault;     /* generation whose lane is not looked at any more: refused for what it held, or let go */
     uint32_t wal_done;  /* generation that the WAL process has let go of */
     uint64_t requests;  /* taken, for `status` */
     RW_PAD(pad1, 24, 64);

@@ -63,8 +63,8 @@ void rig_payload(const rig *r, uint32_t k, uint64_t number, const rig_request *q
 /* Publishes it, waiting for room as often as it takes. */
 void rig_append(rig *r, rw_writer *w, uint32_t k, uint64_t number, uint8_t *scratch);
 
-/* Decodes all segment files: every block valid, offsets dense per stream, every payload as its sender made it, and every
- * completed request there: offsets[k][i] is the result of `numbers(k, i)`. Returns records. */
+/* Decodes all segment files: every block valid, offsets dense per stream, every payload as its sender made it, every
+ * result's request there once, at its offset, and no other. Returns how many records there are. */
 typedef struct rig_result {
     uint32_t lane;
     uint64_t number, offset;
