@@ -302,6 +302,18 @@ int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generat
     return RW_OK;
 }
 
+int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation)
+{
+    turn_take(w);
+    w->lanes[slot] = (rw_lane_end){.generation = generation};
+    turn_give(w);
+    rw_slot *s = rw_slot_of(w->c, slot);
+    rw_store32_seq(&s->fault, generation);
+    rw_unpark(rw_low_half(&s->head), INT_MAX);
+    rw_unpark(&s->wake, INT_MAX);
+    return RW_OK;
+}
+
 int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
 {
     turn_take(w);

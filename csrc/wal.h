@@ -52,6 +52,8 @@ int rw_wal_rewrite(rw_wal *w);
 
 /* While threads run, from the process's main thread. */
 int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generation);
+/* Instead of attaching: the lane's memory is not what it should be. Only its client hears of it. */
+int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation);
 /* Stops looking at the lane and lets its generation go; afterwards the mapping may be removed. */
 int rw_wal_detach_lane(rw_wal *w, uint32_t slot);
 /* 1: everything that was completely published has been taken, 0: not yet. */

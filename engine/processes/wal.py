@@ -31,7 +31,7 @@ class WalProcess:
         self.config: Config = context.config
         self.control = context.control.pointer
         self.manifest = manifest.load(context.directory)
-        self.lanes: dict[int, tuple[int, memory.Mapping]] = {}  # slot -> (generation, its lane)
+        self.lanes: dict[int, tuple[int, memory.Mapping | None]] = {}  # slot -> (generation, its lane; None: refused)
         self.stopping = False
         self.segments_end = 0  # segments below are with the threads, or behind them
         self.direct = files.use_direct(context.directory, self.config.direct_io)
@@ -107,17 +107,24 @@ class WalProcess:
         if k in self.lanes and self.lanes[k][0] == slot.generation:
             return
         name = memory.object_name(self.context.uuid, self.context.epoch, memory.lane_part(k, slot.generation))
-        lane = memory.attach_lane(self.context.control, name, k, slot.generation, slot.lane_bytes, writable=False)
-        self.lanes[k] = (slot.generation, lane)
-        lib.rw_wal_attach_lane(self.wal, k, lane.pointer, slot.generation)
+        try:
+            lane = memory.attach_lane(self.context.control, name, k, slot.generation, slot.lane_bytes, writable=False)
+        except Error as error:  # its client can write all of it, the header too; that must harm nobody else
+            self.context.log.warning("lane %d of process %d is refused: %s", k, slot.pid, error)
+            self.lanes[k] = (slot.generation, None)
+            lib.rw_wal_refuse_lane(self.wal, k, slot.generation)
+        else:
+            self.lanes[k] = (slot.generation, lane)
+            lib.rw_wal_attach_lane(self.wal, k, lane.pointer, slot.generation)
 
     def _let_go(self, k: int) -> None:
         """The writer is gone for certain. What it had completely published is taken first."""
         if k in self.lanes and not lib.rw_wal_lane_idle(self.wal, k):
             return
         lib.rw_wal_detach_lane(self.wal, k)
-        if k in self.lanes:
-            self.lanes.pop(k)[1].close()
+        _, lane = self.lanes.pop(k, (0, None))
+        if lane is not None:
+            lane.close()
         lib.rw_nudge(self.control)  # the drain lets go after us
 
     # ---------------------------------------------------------------------------------------------- segments
