@@ -127,6 +127,13 @@ def state_of(pid: int) -> str:
         return "X"
 
 
+def stop_process(pid: int) -> None:
+    """SIGSTOP, and wait until each of its threads has stopped: until then some go on."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = [Path(task, "stat") for task in Path(f"/proc/{pid}/task").iterdir()]
+    until(lambda: all(task.read_text().rsplit(") ", 1)[1][0] == "T" for task in tasks), f"process {pid} has stopped")
+
+
 def await_readable(fd: int, what: str, seconds: float = WAIT) -> None:
     assert select.select([fd], [], [], seconds)[0], f"waited {seconds:g} s for {what}"
 

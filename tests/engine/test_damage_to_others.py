@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rig import CHECKOUT, WAIT, Engine, Writers, arm, environment, read_all, state_of, until, verify
+from rig import CHECKOUT, WAIT, Engine, Writers, arm, environment, read_all, state_of, stop_process, until, verify
 
 import engine
 
@@ -84,7 +84,7 @@ def test_a_forked_child_attaches_afresh_and_its_parent_does_not_notice(
         orders = client.stream("orders")
         done, pending = orders.append(b"0"), orders.append(b"1")
         assert done.result(WAIT).offset == 0
-        os.kill(running.facts["drain_pid"], signal.SIGSTOP)
+        stop_process(running.facts["drain_pid"])
         pending = orders.append(b"2")
         pid = os.fork()
         if pid == 0:
@@ -189,7 +189,7 @@ def test_ctrl_c_ends_every_wait(
     wait: str, directory: Path, start: Callable[..., Engine], child: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     running = start(max_outstanding=64)
-    os.kill(running.facts["wal_pid"], signal.SIGSTOP)  # nothing comes to an end by itself
+    stop_process(running.facts["wal_pid"])  # nothing comes to an end by itself
     waiting = child(INTERRUPTED.format(wait=WAITS[wait]), directory)
     assert waiting.stdout is not None
     assert waiting.stdout.read(1) == b"."

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rig import CHECKOUT, SMALL, WAIT, Engine, arm, environment, until
+from rig import CHECKOUT, SMALL, WAIT, Engine, arm, environment, stop_process, until
 
 import engine
 from engine import memory
@@ -26,7 +26,7 @@ MIB = 1 << 20
 def held(start: Callable[..., Engine]) -> Iterator[Engine]:
     """An engine whose WAL process is stopped: nothing is taken from any lane until it is let go on."""
     running = start(max_outstanding=16)
-    os.kill(running.facts["wal_pid"], signal.SIGSTOP)
+    stop_process(running.facts["wal_pid"])
     yield running
     os.kill(running.facts["wal_pid"], signal.SIGCONT)
 
