@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import resource
@@ -78,7 +79,8 @@ class Service:
         except EOFError:
             self.drop(connection)
         except ConfigError as error:  # not a message: there is no telling what else is wrong with the peer
-            self._refuse(connection, {}, error)
+            with contextlib.suppress(EOFError):  # it has gone already
+                self._refuse(connection, {}, error)
             self.drop(connection)
 
     def drop(self, connection: Connection) -> None:
