@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
+from bench import chart, environment, extras, goals, html, report, run, scenario
 from bench import compare as comparing
-from bench import environment, extras, goals, html, report, run, scenario
 
 HERE = Path(__file__).resolve().parent
 QUICK = run.Options(rounds=1, seconds=0.4, budget=40.0)
@@ -189,6 +189,19 @@ def compare(before: Path, after: Path, limits: tuple[str, ...], contender: str) 
             f"worse than allowed: {change.scenario} {change.contender} {change.metric} by {100 * change.worse:.1f} %", err=True
         )
     sys.exit(1 if failed else 0)
+
+
+@cli.command()
+@click.argument("result", type=click.Path(exists=True, path_type=Path))
+@click.argument("name")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+def picture(result: Path, name: str, target: Path) -> None:
+    """Write one chart of a run as an SVG file that stands alone: a scenario's name, `writers` or `sizes`."""
+    found = json.loads((result / "result.json" if result.is_dir() else result).read_text())
+    try:
+        target.write_text(chart.alone(html.figure(found, name)))
+    except KeyError:
+        raise click.UsageError(f"the run has no {name}") from None
 
 
 @cli.command("report")

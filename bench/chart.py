@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,14 +18,16 @@ COLOURS = {
 }  # fmt: skip
 OURS = ("ringwal", "after")
 """Drawn last and thicker."""
+ALONE = """text { font: 11px system-ui, sans-serif; fill: #1c2128; } text.label { fill: #5b6472; }
+.grid { stroke: #d8dde4; } .spread { stroke: #1c2128; stroke-width: 1.5; opacity: .65; }"""
 MARKED = 24
 """Lines with more points get no dots."""
 OTHERS = ("#d1495b", "#2a7fb8", "#3a9d5d", "#c98a1b", "#8f5fbf")
 
 
 def colour(name: str, i: int = 0) -> str:
-    """The same name has the same colour in every chart."""
-    return COLOURS.get(name, OTHERS[i % len(OTHERS)])
+    """The same name has the same colour in every chart, also with a remark in brackets behind it."""
+    return COLOURS.get(name.partition(" (")[0], OTHERS[i % len(OTHERS)])
 
 
 def short(value: float) -> str:
@@ -109,7 +112,6 @@ class Bar:
     value: float
     low: float
     high: float
-    note: str = ""
 
 
 def bars(items: Sequence[Bar], unit: str) -> str:
@@ -117,19 +119,18 @@ def bars(items: Sequence[Bar], unit: str) -> str:
     items = sorted(items, key=lambda bar: -bar.value)
     if not items:
         return ""
-    row, left, right = 26, 110, 150
+    row, left, right = 26, 130, 90
     height = row * len(items) + 28
     unit_length = (WIDTH - left - right) / max(*(bar.high for bar in items), 1e-12)
     parts = []
     for i, bar in enumerate(items):
         top = 6 + i * row
         length, low, high = (unit_length * value for value in (bar.value, bar.low, bar.high))
-        said = f"{short(bar.value)} {bar.note}".strip()
         parts += [
             tag("text", escape(bar.name), x=left - 8, y=top + 14, text_anchor="end"),
             tag("rect", x=left, y=top + 2, width=max(1.0, length), height=row - 9, rx=2, fill=colour(bar.name, i)),
             tag("line", class_="spread", x1=left + low, x2=left + high, y1=top + 10.5, y2=top + 10.5),
-            tag("text", escape(said), x=left + max(length, high) + 8, y=top + 14),
+            tag("text", short(bar.value), x=left + max(length, high) + 8, y=top + 14),
         ]
     legend = f"{escape(unit)}; the line shows the spread over the rounds"
     return _figure([*parts, tag("text", legend, class_="label", x=left, y=height - 6)], height, [])
@@ -199,3 +200,23 @@ def _figure(parts: Sequence[str], height: float, legend: Sequence[str]) -> str:
     )
     legend_html = f'<div class="legend">{keys}</div>' if keys else ""
     return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img">{"".join(parts)}</svg>{legend_html}'
+
+
+def alone(figure: str) -> str:
+    """The drawing of a figure as a file of its own, on white, with its legend drawn into it."""
+    drawing, _, legend = figure.partition("</svg>")
+    if not drawing:
+        raise KeyError("nothing to draw")
+    names = re.findall(r'<span class="key"><i style="background:([^"]+)"></i>([^<]*)</span>', legend)
+    begin, _, content = drawing.partition(">")
+    height = float(begin.split('viewBox="')[1].split('"')[0].split()[3])
+    keys, at = [], LEFT
+    for tint, name in names:
+        keys.append(tag("rect", x=at, y=height + 2, width=10, height=10, rx=2, fill=tint))
+        keys.append(tag("text", name, x=at + 14, y=height + 11))
+        at += 26 + 7 * len(name)
+    full = height + (20 if names else 0)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {full:g}"><style>{ALONE}</style>'
+        f"{tag('rect', width=WIDTH, height=full, fill='#fff')}{content}{''.join(keys)}</svg>\n"
+    )

@@ -108,6 +108,10 @@ class Contender(abc.ABC):
         """Processes that work for the writers and are not writers."""
         return []
 
+    def server_processes(self) -> dict[str, list[int]]:
+        """The same by what they are; one name for all where nobody asks which of them costs what."""
+        return {"server": pids} if (pids := self.server_pids()) else {}
+
     def counters(self) -> dict[str, int]:
         """The contender's own running counters, read before and after the turn."""
         return {}

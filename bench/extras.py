@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import append_cost, before_after, footprint, recovery, tail
+from bench import append_cost, before_after, footprint, reading, recovery, tail
 from bench.contender import ContenderFailedError
 
 
@@ -49,6 +49,11 @@ EVERYTHING = (
         "tail",
         "Append to delivered at a reader in another process",
         lambda t: tail.measure(t.directory, t.pick(2.0, 10.0)),
+    ),
+    Extra(
+        "read",
+        "Ordered reads of 1 KiB records",
+        lambda t: reading.measure(t.directory, int(t.pick(30_000, 200_000))),
     ),
     Extra("startup", "Start of an engine on a fresh directory, and first append", lambda t: footprint.startup(t.directory)),
     Extra("idle", "Idle engine with 64 attached clients", lambda t: footprint.idle(t.directory, t.pick(2.0, 15.0))),

@@ -64,6 +64,22 @@ def _us(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def figure(result: dict[str, Any], name: str) -> str:
+    """One chart by name: throughput of a scenario, against `writers`, or bandwidth against `sizes`. Raises KeyError."""
+    scenarios = result["scenarios"]
+    if name == "writers":
+        series = _sweep(scenarios, "writers-", "records_per_s")
+        return chart.lines(series, _writers_axis(series), _log("durable records per second"))
+    if name == "sizes":
+        series = _sweep(scenarios, "size-", "bytes_per_s")
+        mega = {who: [(x, y / 1e6) for x, y in points] for who, points in series.items()}
+        return chart.lines(mega, _sizes_axis(series), _log("durable MB per second"))
+    cells = _cells(scenarios[name])
+    return chart.bars(
+        [_bar(_label(who, cell), cell, "records_per_s") for who, cell in cells.items()], "durable records per second"
+    )
+
+
 def _environment(facts: dict[str, Any]) -> str:
     rows = []
     for key, value in facts.items():
@@ -111,13 +127,8 @@ def _scenario(item: dict[str, Any], facts: dict[str, Any]) -> str:
     head = f"<h2>{escape(item['title'])}</h2><p class=soft>{escape(item['load'])}</p>"
     if not cells:
         return head + f"<ul class=soft>{missing}</ul>"
-    bars = [_bar(name, cell, "records_per_s", "not synced" if cell.get("incomparable") else "") for name, cell in cells.items()]
-    curves = {
-        name: [
-            (1 / (1 - min(q, 1 - 1 / max(2, cell["median"].get("latency_us.n", 2)))), us) for q, us in cell["curve_us"] if q < 1
-        ]
-        for name, cell in cells.items()
-    }
+    bars = [_bar(_label(name, cell), cell, "records_per_s") for name, cell in cells.items()]
+    curves = {_label(name, cell): [(1 / (1 - q), us) for q, us in cell["curve_us"] if q < 1] for name, cell in cells.items()}
     ticks = {1: "0", 2: "50 %", 10: "90 %", 100: "99 %", 1000: "99.9 %", 10000: "99.99 %"}
     far = max((p[0] for points in curves.values() for p in points), default=1)
     percentiles = chart.lines(
@@ -126,7 +137,7 @@ def _scenario(item: dict[str, Any], facts: dict[str, Any]) -> str:
         chart.Axis("latency, us", log=True),
     )
     over_time = {
-        name: [(t, p99) for t, _, p99, _ in cell["timeline_us"]]
+        _label(name, cell): [(t, p99) for t, _, p99, _ in cell["timeline_us"]]
         for name, cell in cells.items()
         if name not in ("device", "fdatasync")
     }
@@ -135,12 +146,17 @@ def _scenario(item: dict[str, Any], facts: dict[str, Any]) -> str:
         panel("Latency percentiles", percentiles),
         panel("Latency over time (p99 of each slice, last round)", chart.lines(over_time, SECONDS, _log("p99, us"))),
     )
-    return f"{head}<div class=trio>{''.join(charts)}</div>{_numbers(item, cells, facts)}<ul class=soft>{missing}</ul>"
+    numbers = _numbers(item, cells, facts) + _processes(cells)
+    return f"{head}<div class=pair>{''.join(charts)}</div>{numbers}<ul class=soft>{missing}</ul>"
 
 
-def _bar(label: str, cell: dict[str, Any], key: str, note: str = "") -> chart.Bar:
+def _label(name: str, cell: dict[str, Any]) -> str:
+    return f"{name} (not synced)" if cell.get("incomparable") else name
+
+
+def _bar(label: str, cell: dict[str, Any], key: str) -> chart.Bar:
     low, high = cell["spread"][key]
-    return chart.Bar(label, cell["median"][key], low, high, note)
+    return chart.Bar(label, cell["median"][key], low, high)
 
 
 NUMBERS = (
@@ -156,7 +172,7 @@ def _numbers(item: dict[str, Any], cells: dict[str, dict[str, Any]], facts: dict
         m = cell["median"]
         times = f"{m['records_per_s'] / best[1]:.2f}" if best and best[1] else "–"
         cost = m["writer_cpu_us_per_record"], m["server_cpu_us_per_record"]
-        memory = m.get("server_memory.private", 0) / 1e6
+        memory = m.get("server_private_bytes", 0) / 1e6
         durability = escape(facts.get(name, {}).get("durability", ""))
         row = [
             f"{escape(name)}<br><small>{durability}</small>",
@@ -173,13 +189,25 @@ def _numbers(item: dict[str, Any], cells: dict[str, dict[str, Any]], facts: dict
     return table(NUMBERS, rows, wide=(0,))
 
 
+def _processes(cells: dict[str, dict[str, Any]]) -> str:
+    """What each of the engine's processes costs per record."""
+    said = []
+    middle = cells.get("ringwal", {}).get("median", {})
+    for key, cpu in middle.items():
+        if key.startswith("processes.") and key.endswith(".cpu_us_per_record"):
+            name = key.split(".")[1]
+            memory = middle[f"processes.{name}.private"] / 1e6
+            said.append(f"{escape(name)} {cpu:.2f} us of processor time a record, {memory:.0f} MB private")
+    return f"<p class=soft>ringwal's processes: {'; '.join(said)}.</p>" if said else ""
+
+
 def _sweep(scenarios: dict[str, Any], prefix: str, key: str) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
     for name, item in scenarios.items():
         if name.startswith(prefix):
             for who, cell in _cells(item).items():
                 if key in cell["median"]:
-                    series.setdefault(who, []).append((float(name.removeprefix(prefix)), cell["median"][key]))
+                    series.setdefault(_label(who, cell), []).append((float(name.removeprefix(prefix)), cell["median"][key]))
     return {who: sorted(points) for who, points in series.items()}
 
 
@@ -192,9 +220,7 @@ def _sweeps(scenarios: dict[str, Any]) -> str:
         parts.append(panel("Throughput against writers (1 KiB)", chart.lines(writers, axis, _log("records per second"))))
         parts.append(panel("p99 against writers (1 KiB)", chart.lines(p99, axis, _log("p99, us"))))
     if sizes:
-        values = sorted({p[0] for points in sizes.values() for p in points})
-        ticks = {n: f"{n / 1024:g}K" if n >= 1024 else f"{n:g}" for n in values}
-        axis = chart.Axis("record size, bytes; 4 writers", log=True, ticks=ticks)
+        axis = _sizes_axis(sizes)
         mega = {who: [(x, y / 1e6) for x, y in points] for who, points in sizes.items()}
         records = _sweep(scenarios, "size-", "records_per_s")
         parts.append(panel("Bandwidth against record size", chart.lines(mega, axis, _log("MB per second"))))
@@ -205,6 +231,12 @@ def _sweeps(scenarios: dict[str, Any]) -> str:
 def _writers_axis(series: dict[str, list[tuple[float, float]]]) -> chart.Axis:
     ticks = {n: f"{n:g}" for n in sorted({n for points in series.values() for n, _ in points})}
     return chart.Axis("writer processes, one append outstanding each", log=True, ticks=ticks)
+
+
+def _sizes_axis(series: dict[str, list[tuple[float, float]]]) -> chart.Axis:
+    values = sorted({n for points in series.values() for n, _ in points})
+    ticks = {n: f"{n / 1024:g}K" if n >= 1024 else f"{n:g}" for n in values}
+    return chart.Axis("record size, bytes; 4 writers", log=True, ticks=ticks)
 
 
 BATCHING = """<p>A synced write carries what gathered in the lanes while the writes before it were under way; a pass over a

@@ -89,8 +89,10 @@ class Turn:
     samples: array[int] = field(default_factory=lambda: array("Q"))
     start_ns: int = 0
     writer_cpu_s: float = 0.0
-    server_cpu_s: float = 0.0
-    server_memory: dict[str, int] = field(default_factory=dict)
+    server_cpu_s: dict[str, float] = field(default_factory=dict)
+    """By process."""
+    server_memory: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By process: resident private and shared bytes at the end."""
     total_records: int = 0
     """Warm-up included: what counters and processor time refer to."""
     counters: dict[str, int] = field(default_factory=dict)
@@ -119,7 +121,8 @@ def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: f
     gate, results = Gate(writers), Path(tempfile.mkdtemp(prefix="results-", dir=directory.parent))
     crews = [plans] if contender.workers == "threads" else [[plan] for plan in plans]
     try:
-        counters, before = contender.counters(), processes.cpu_seconds(contender.server_pids())
+        servers, counters = contender.server_processes(), contender.counters()
+        before = {name: processes.cpu_seconds(pids) for name, pids in servers.items()}
         with _crews(contender, crews, gate, results) as children:
             try:
                 start = gate.open(lambda: all(child.is_alive() for child in children), patience)
@@ -131,8 +134,9 @@ def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: f
             if any(child.is_alive() for child in children):
                 raise ContenderFailedError(f"writers did not end within {GRACE:g} s after the window")
         turn = _collect(results, writers, start)
-        turn.server_cpu_s = processes.cpu_seconds(contender.server_pids()) - before
-        turn.server_memory = processes.memory(contender.server_pids())
+        servers = contender.server_processes()  # anew: some servers start a process for each connection
+        turn.server_cpu_s = {name: processes.cpu_seconds(pids) - before.get(name, 0) for name, pids in servers.items()}
+        turn.server_memory = {name: processes.memory(pids) for name, pids in servers.items()}
         turn.counters = {key: value - counters.get(key, 0) for key, value in contender.counters().items()}
         return turn
     finally:

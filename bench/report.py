@@ -48,6 +48,8 @@ def scenario_table(result: dict[str, Any], facts: dict[str, Any]) -> str:
         ))  # fmt: skip
         if problem := cell.get("problem"):
             notes.append(f"  {name}: some turns missing: {problem}")
+        if middle.get("late"):
+            notes.append(f"  {name}: {middle['late']:,.0f} records whose time had come were not begun within the window")
     notes += [
         f"  {name}: not measured: {cell['not_measured']}"
         for name, cell in result["contenders"].items()

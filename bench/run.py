@@ -162,8 +162,12 @@ class Runner:
                 "latency_us": stats.latency_us(latencies),
                 "late": turn.late,
                 "writer_cpu_us_per_record": turn.writer_cpu_s * 1e6 / total,
-                "server_cpu_us_per_record": turn.server_cpu_s * 1e6 / total,
-                "server_memory": turn.server_memory,
+                "server_cpu_us_per_record": sum(turn.server_cpu_s.values()) * 1e6 / total,
+                "server_private_bytes": sum(memory["private"] for memory in turn.server_memory.values()),
+                "processes": {
+                    name: {"cpu_us_per_record": cpu * 1e6 / total, **turn.server_memory[name]}
+                    for name, cpu in turn.server_cpu_s.items()
+                },
                 "counters": turn.counters,
                 **_batching(turn.counters),
             }

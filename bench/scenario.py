@@ -113,9 +113,10 @@ OPEN = Scenario(
     streams=4,
     contenders=(US, "flock-file", "sqlite", "lmdb", "rocksdb", "redis", "postgresql", "nats"),
 )
+OPEN_FAST = replace(OPEN, name="open-loop-fast", title="Open loop at a rate that needs group commit", rate=40_000, weight=0.5)
 
 GOALS = (ONE, SIXTEEN, PIPELINED, BATCHES, LARGE, SOME_STREAMS, ALL_STREAMS, SIXTY_FOUR)
-SHAPES = (HOT, ORDER_MIXED, OPEN)
+SHAPES = (HOT, ORDER_MIXED, OPEN, OPEN_FAST)
 
 
 def writer_sweep(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)) -> tuple[Scenario, ...]:

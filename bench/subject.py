@@ -105,6 +105,17 @@ class Ringwal(Contender):
     def server_pids(self) -> list[int]:
         return self.server.pids() if self.server else []
 
+    def server_processes(self) -> dict[str, list[int]]:
+        import engine
+
+        with engine.connect(self.directory) as client:
+            control = client.attachment().control
+            named = {int(control.wal_pid): "WAL", int(control.drain_pid): "drain"}
+        found: dict[str, list[int]] = {}
+        for pid in self.server_pids():
+            found.setdefault(named.get(pid, "supervisor"), []).append(pid)
+        return found
+
     def counters(self) -> dict[str, int]:
         return counters(self.directory)
 

@@ -223,7 +223,8 @@ def test_a_turn_of_the_engine_counts_what_the_engine_counts(tmp_path: Path) -> N
     assert turn.counters["wal_records"] >= turn.total_records > 0
     assert 0 < sum(turn.records) <= turn.total_records
     assert len(turn.rates) == 2
-    assert turn.server_memory["private"] > 0
+    assert set(turn.server_cpu_s) == set(turn.server_memory) == {"supervisor", "WAL", "drain"}
+    assert all(memory["private"] > 0 for memory in turn.server_memory.values())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -394,6 +395,19 @@ def test_the_page_needs_nothing_else_and_its_drawings_are_well_formed() -> None:
     assert "&lt;one &amp; only&gt;" in page
     assert "no &lt;such&gt; package" in page
     assert not re.search(r"(src|href)=|https?:|@import|<script", page)
+
+
+@pytest.mark.parametrize("name", ["writers", "sizes", "one"])
+def test_a_picture_stands_alone(tmp_path: Path, name: str) -> None:
+    cells = {"ringwal": cell(400), "sqlite": cell(100)}
+    found = result(one=cells, writers_1=cells, writers_4=cells, size_128=cells, size_1024=cells)
+    (tmp_path / "result.json").write_text(json.dumps(found))
+    done = CliRunner().invoke(cli, ["picture", str(tmp_path), name, str(tmp_path / "a.svg")], catch_exceptions=False)
+    assert done.exit_code == 0
+    drawing = ET.fromstring((tmp_path / "a.svg").read_text())
+    texts = "".join(drawing.itertext())
+    assert "ringwal" in texts
+    assert "sqlite" in texts
 
 
 def test_a_run_leaves_a_report_and_nothing_else(tmp_path: Path) -> None:
