@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -86,6 +87,7 @@ def run_(
         raise click.UsageError("no such scenario; see `python -m bench list`")
     if unknown := set(only) - run.contenders().keys():
         raise click.UsageError(f"no such contender: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what runs is taken down
     output = output or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True, exist_ok=True)
     with run.scratch(directory or HERE / "out") as scratch:

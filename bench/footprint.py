@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import measure as measuring
 from bench import processes, subject
 from bench.contender import ContenderFailedError
 
@@ -75,7 +74,7 @@ def idle(directory: Path, seconds: float) -> dict[str, Any]:
 def _attach(directory: Path, count: Any, parent: int) -> None:
     import engine
 
-    measuring.die_with(parent)
+    processes.die_with(parent)
     client = engine.connect(directory, timeout=60)
     client.stream("idle").append(b"attached").result()
     count.release()
@@ -125,7 +124,7 @@ def _load(directory: Path, i: int, stop: Any, parent: int) -> None:
     """About 4 MB/s a writer, so that ten minutes fit on any disk: memory is meant, not speed."""
     import engine
 
-    measuring.die_with(parent)
+    processes.die_with(parent)
     with engine.connect(directory, timeout=60) as client:
         streams = [client.stream(f"soak-{i}-{k}") for k in range(16)]
         data = os.urandom(1024)

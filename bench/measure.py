@@ -8,14 +8,12 @@ the measured window nothing.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import mmap
 import multiprocessing
 import os
 import resource
 import shutil
-import signal
 import struct
 import tempfile
 import threading
@@ -37,7 +35,6 @@ OPEN_TIMEOUT = 60.0
 GRACE = 60.0
 """Seconds beyond the window after which writers are killed and the turn counts as failed."""
 START_DELAY_NS = 20_000_000
-PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 
 
 class Gate:
@@ -161,18 +158,9 @@ def _crews(contender: Contender, crews: list[list[Plan]], gate: Gate, results: P
                 child.join()
 
 
-def die_with(parent: int) -> None:
-    """In a child: no orphan outlives the runner, and sleeps end on time."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _crew(contender: Contender, crew: list[Plan], gate: Gate, results: Path, parent: int) -> None:
     """A writer process: one writer, or all of them as threads."""
-    die_with(parent)
+    processes.die_with(parent)
     if len(crew) == 1:
         _write(contender, crew[0], gate, results)
         return

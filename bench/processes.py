@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from bench.contender import ContenderFailedError
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 15.0
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 
 
 def tree(pid: int) -> list[int]:
@@ -56,6 +60,19 @@ def memory(pids: Iterable[int]) -> dict[str, int]:
     return {"private": sums["Pss_Anon"] + sums["Pss_File"], "shared": sums["Pss_Shmem"]}
 
 
+def end_with(parent: int, number: int = signal.SIGTERM) -> None:
+    """In a child: it does not outlive the runner, however that ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def die_with(parent: int) -> None:
+    """In a writer: ends with the runner, and its sleeps end on time. Servers keep the sleep that they have everywhere."""
+    end_with(parent, signal.SIGKILL)
+    LIBC.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
 class Server:
     """One server process of a contender, from start to certain end. Its output goes to a file for error messages."""
 
@@ -63,7 +80,13 @@ class Server:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, **options
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(end_with, os.getpid()),  # noqa: PLW1509  (the runner has no threads)
+                **options,
             )
 
     def wait_until(self, ready: Callable[[], bool], timeout: float = START_TIMEOUT) -> None:

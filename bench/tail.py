@@ -15,8 +15,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from bench import loops, stats, subject
-from bench import measure as measuring
+from bench import loops, processes, stats, subject
 from bench.contender import ContenderFailedError
 
 RATE = 500
@@ -71,7 +70,7 @@ def measure(directory: Path, seconds: float) -> dict[str, Any]:
 def _read(directory: Path, count: int, ready: Any, answer: Path, parent: int) -> None:
     import engine
 
-    measuring.die_with(parent)
+    processes.die_with(parent)
     delivered = array("Q")
     with engine.connect(directory) as client:
         follow = client.stream("tail").tail(start=0)
