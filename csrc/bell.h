@@ -17,6 +17,11 @@
  *                   written, and sleep on a private futex until a helper is wanted
  *   a thread whose block is written always goes back to watching, and looks at the lanes again
  *
+ *
+ * A write that takes long (RW_SLOW_NS) no longer counts as one whose thread looks soon: beside it, small blocks are opened
+ * at once and a sentinel is kept. One idle thread, the guard, wakes up after that time to find it out; there is a guard
+ * only while something is being written.
+ *
  * Nothing is missed: a publisher stores `valid`, fences, loads the bell; a WAL thread changes the bell (a sequentially
  * consistent CAS) and then loads `valid`. If the publisher saw a watcher, that watcher's change of the bell comes later in
  * the total order: either it became the sentinel or went to sleep beside one, and its last look finds the request; or it

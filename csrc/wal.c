@@ -18,8 +18,9 @@
 /* A sentinel and idle threads look again on their own after this long; nothing relies on it. The native tests make it so
  * long that a lost wake-up hangs them. */
 #ifndef RW_NAP_NS
-#define RW_NAP_NS 5000000000ull
+#define RW_NAP_NS 60000000000ull
 #endif
+#define RW_SLOW_NS 2000000ull
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
 {
@@ -159,17 +160,29 @@ static bool work_left(const rw_wal *w)
     return rw_lanes_ready(w); /* PAIR: publish/bell */
 }
 
-/* Somebody else is sure to look at the lanes: a sentinel, or a thread whose block is on its way. */
-static bool covered(const rw_wal *w)
+/* A block has been on its way for so long that nobody should wait for it: one stuck write must not hold up the rest. */
+static bool slow(const rw_wal *w)
 {
-    return (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) || rw_load32_seq(&w->writing) != 0;
+    uint64_t now = rw_now_ns();
+    for (uint32_t i = 0; i < rw_load32(&w->threads); i++) {
+        uint64_t started = rw_load64(&w->started[i]);
+        if (started != 0 && started + RW_SLOW_NS <= now)
+            return true;
+    }
+    return false;
 }
+
+/* A thread whose block is on its way will look at the lanes soon. */
+static bool written_soon(const rw_wal *w) { return rw_load32_seq(&w->writing) != 0 && !slow(w); }
+
+/* Somebody else is sure to look at the lanes: a sentinel, or a thread whose block is on its way. */
+static bool covered(const rw_wal *w) { return (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) || written_soon(w); }
 
 /* The caller has just left watching. A publisher that saw it watch did not ring, so unless a thread that writes is going
  * to look anyway, the caller must.                                                          PAIR: publish/bell */
 static bool left_behind(rw_wal *w)
 {
-    if (rw_load32_seq(&w->writing) != 0)
+    if (written_soon(w))
         return false;
     turn_take(w);
     bool work = work_left(w);
@@ -194,13 +207,19 @@ static void sleep_until_roused(rw_wal *w)
         }
         return;
     }
+    /* One idle thread, the guard, sleeps for a short time only while blocks are being written: if one of them turns out
+     * to be slow, the guard is there to compose, or to become the sentinel. */
+    uint32_t none = 0;
+    bool guard = rw_load32_seq(&w->writing) != 0 && rw_cas32(&w->guard, &none, 1);
     rw_add32(&w->idle_count, 1);
     uint32_t seen = rw_load32_seq(&w->idle_seq);
     rw_bell_change(&w->c->bell, -1, 0);
     if (covered(w) && !ended(w) && !left_behind(w))
-        rw_park(&w->idle_seq, seen, RW_NAP_NS);
+        rw_park(&w->idle_seq, seen, guard ? RW_SLOW_NS : RW_NAP_NS);
     rw_bell_change(&w->c->bell, 1, 0);
     rw_sub32(&w->idle_count, 1);
+    if (guard)
+        rw_store32_seq(&w->guard, 0);
 }
 
 /* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */
@@ -208,7 +227,7 @@ static int try_compose(rw_wal *w, rw_block_job *job)
 {
     if (!turn_try(w))
         return RW_PENDING;
-    if (rw_load32_seq(&w->writing) != 0 && rw_lanes_backlog(w) < w->o.pipeline_bytes) {
+    if (written_soon(w) && rw_lanes_backlog(w) < w->o.pipeline_bytes) {
         turn_give(w);
         return RW_PENDING;
     }
@@ -230,7 +249,7 @@ static int try_compose(rw_wal *w, rw_block_job *job)
         more = rw_lanes_backlog(w) >= w->o.pipeline_bytes;
     }
     turn_give(w);
-    if (more)
+    if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 && !(rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL)))
         rouse_helper(w);
     if (rc == RW_OK)
         rouse_drain(w);
@@ -239,14 +258,16 @@ static int try_compose(rw_wal *w, rw_block_job *job)
 
 int rw_wal_work(rw_wal *w)
 {
-    uint64_t watch_until = 0;
+    uint64_t watch_until = 0, *started = &w->started[rw_add32(&w->threads, 1) % RW_WAL_THREADS];
     int rc = RW_OK;
     rw_bell_change(&w->c->bell, 1, 0);
     while (rc == RW_OK && rw_load32(&w->failed) == 0) {
         rw_block_job job;
         int got = try_compose(w, &job);
         if (got == RW_OK) {
+            rw_store64(started, rw_now_ns());
             rc = rw_write_job(w, &job);
+            rw_store64(started, 0);
             rw_bell_change(&w->c->bell, 1, 0); /* before `writing` goes down: covered() holds throughout */
             rw_sub32(&w->writing, 1);
             watch_until = rw_now_ns() + w->o.spin_ns;

@@ -10,6 +10,7 @@
 #include "wal.h"
 
 #define RW_WAL_SEGMENTS 64u
+#define RW_WAL_THREADS  64u
 
 typedef struct rw_wal_segment_slot {
     uint64_t number;
@@ -50,6 +51,9 @@ struct rw_wal {
     uint32_t idle_count;
     uint32_t finishing;
     uint32_t failed; /* errno of the first failed write */
+    uint32_t guard; /* an idle thread sleeps for a short time only, in case a write turns out to be slow */
+    uint32_t threads;
+    uint64_t started[RW_WAL_THREADS]; /* by thread: when its write began; 0: it writes nothing */
     uint32_t writing; /* threads between seal and persisted: each looks at the lanes again when it is done */
 };
 
