@@ -15,7 +15,7 @@ from bench import chart, environment, extras, goals, html, report, run, scenario
 from bench import compare as comparing
 
 HERE = Path(__file__).resolve().parent
-QUICK = run.Options(rounds=1, seconds=0.4, budget=40.0)
+QUICK = run.Options(rounds=1, seconds=0.3, budget=50.0)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
