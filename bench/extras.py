@@ -48,7 +48,7 @@ EVERYTHING = (
     Extra(
         "tail",
         "Append to delivered at a reader in another process",
-        lambda t: tail.measure(t.directory, t.pick(2.0, 10.0)),
+        lambda t: tail.measure(t.directory, t.pick(1.0, 10.0)),
     ),
     Extra(
         "read",
