@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import cffi
 HERE = Path(__file__).resolve().parent
 ATOMICS = HERE.parent.parent / "csrc" / "atomics.h"
 SOURCES = (ATOMICS, HERE / "confirm.c", HERE / "model.c", HERE / "model.h", Path(__file__).resolve())
+MODULE = f"_before_after{sysconfig.get_config_var('EXT_SUFFIX')}"
+"""One file per interpreter: the name holds its version."""
 CDEF = """
 enum { MODEL_STREAMS, MODEL_INFLIGHT, MODEL_COMPLETERS, MODEL_BUCKETS, ... };
 enum model_way { MODEL_BEFORE, MODEL_AFTER, ... };
@@ -37,13 +42,12 @@ uint64_t model_bucket_floor(uint32_t bucket);
 def load() -> Any:
     """The built module, with `ffi` and `lib`."""
     target = HERE / "build"
-    stamp = target / "stamp"
+    stamp = target / f"{MODULE}.stamp"
     newest = max(path.stat().st_mtime_ns for path in SOURCES)
-    if not stamp.exists() or stamp.read_text() != str(newest):
+    if not (target / MODULE).exists() or not stamp.exists() or stamp.read_text() != str(newest):
         _compile(target)
         stamp.write_text(str(newest))
-    [path] = [path for path in target.iterdir() if path.name.startswith("_before_after.") and path.suffix == ".so"]
-    spec = importlib.util.spec_from_file_location("_before_after", path)
+    spec = importlib.util.spec_from_file_location("_before_after", target / MODULE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -52,7 +56,6 @@ def load() -> Any:
 
 
 def _compile(target: Path) -> None:
-    target.mkdir(exist_ok=True)
     ffi = cffi.FFI()
     ffi.cdef(CDEF)
     ffi.set_source(
@@ -64,4 +67,9 @@ def _compile(target: Path) -> None:
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread"],
         extra_link_args=["-pthread"],
     )
-    ffi.compile(tmpdir=str(target))
+    with tempfile.TemporaryDirectory() as scratch:
+        built = ffi.compile(tmpdir=scratch)
+        target.mkdir(exist_ok=True)
+        part = target / "part"
+        shutil.copy(built, part)
+        part.replace(target / MODULE)
