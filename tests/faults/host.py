@@ -74,23 +74,22 @@ class Engine:
         env: Mapping[str, str] | None = None,
         root: Path = ROOT,
         wrapper: Sequence[str] = (),
+        log: Path | None = None,
     ) -> None:
-        """``root`` is the checkout whose build is run, ``wrapper`` a command that runs the engine's.
+        """``root`` is the checkout whose build is run, ``wrapper`` a command that runs the engine's, ``log`` for what it says.
 
         Raises:
             RuntimeError: it ended before it was ready; `exit_code` of the error has the code.
         """
         self.directory = directory
-        self.log = directory.parent / f"{directory.name}.log"
-        if not os.access(directory.parent, os.W_OK):
-            self.log = Path(os.devnull)
+        self.log = log or directory.parent / f"{directory.name}.log"
         started = time.monotonic()
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as said:
             self.process = subprocess.Popen(
                 [*wrapper, sys.executable, "-m", "engine", "run", str(directory), "--json", *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=said,
                 start_new_session=True,
                 cwd=root,
                 env={**os.environ, **(env or {})},
