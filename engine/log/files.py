@@ -136,7 +136,7 @@ def use_direct(directory: Path, setting: str) -> bool:
 
 def _try_direct(directory: Path) -> int | None:
     """None, or the errno with which the file system refuses."""
-    path = directory / f".direct-{os.getpid()}"
+    path = directory / ".direct"  # one name: what a crash left here, the next start removes
     page = page_buffer(PAGE)
     try:
         with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT) as fd:

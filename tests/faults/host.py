@@ -75,15 +75,16 @@ class Engine:
         root: Path = ROOT,
         wrapper: Sequence[str] = (),
         log: Path | None = None,
+        wait: bool = True,
     ) -> None:
         """``root`` is the checkout whose build is run, ``wrapper`` a command that runs the engine's, ``log`` for what it says.
+        Without ``wait`` the caller has to call `await_ready`.
 
         Raises:
-            RuntimeError: it ended before it was ready; `exit_code` of the error has the code.
+            EngineEnded: it ended before it was ready.
         """
         self.directory = directory
         self.log = log or directory.parent / f"{directory.name}.log"
-        started = time.monotonic()
         with self.log.open("ab") as said:
             self.process = subprocess.Popen(
                 [*wrapper, sys.executable, "-m", "engine", "run", str(directory), "--json", *flags],
@@ -94,8 +95,13 @@ class Engine:
                 cwd=root,
                 env={**os.environ, **(env or {})},
             )
-        self.ready: dict[str, Any] = json.loads(self._first_line())
-        self.start_seconds = time.monotonic() - started
+        self.ready: dict[str, Any] = {}
+        if wait:
+            self.await_ready()
+
+    def await_ready(self) -> None:
+        """Raises EngineEnded, Hung."""
+        self.ready = json.loads(self._first_line())
 
     def _first_line(self) -> bytes:
         assert self.process.stdout is not None
@@ -195,7 +201,10 @@ class Writers:
         seconds: float,
         wrapper: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        first: Mapping[str, str] | None = None,
+        root: Path = ROOT,
     ) -> None:
+        """``env`` is for all of them, ``first`` for the first one only; ``root`` as in `Engine`."""
         self.journals = {f"w{i}": journals / f"w{i}.journal" for i in range(len(streams))}
         self.processes = [
             subprocess.Popen(
@@ -205,9 +214,9 @@ class Writers:
                 ],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                cwd=ROOT,
+                cwd=root,
                 start_new_session=True,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, **(env or {}), **((first or {}) if i == 0 else {})},
             )
             for i, names in enumerate(streams)
         ]

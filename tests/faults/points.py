@@ -1,0 +1,132 @@
+"""Every named point, at several visits: the process there is killed, stopped for a while, or held up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import engine
+from tests.engine.points import POINTS, Point, Victim, Way
+from tests.faults import build
+from tests.faults.host import SMALL, Engine, Writers, children_of, forget_shared_memory, pause, until, writers
+from tests.faults.oracle import Verdict, judge
+from tests.faults.table import Fault, often
+
+ACTIONS = ("kill", "stop", "delay:200")
+STREAMS = [["hot", f"own-{i}"] for i in range(3)]
+RARE_SECONDS = 3.0
+"""A visit that has not come by then under this load does not come: not every point is passed five times."""
+
+
+def faults(tier: str) -> list[Fault]:
+    hits, share = often(tier, 1, 3), often(tier, 1, 1000)
+    return [
+        Fault("points", f"{action.split(':')[0]} in the {victim.name.lower()}", partial(run, victim, action, (1, 2, 5)[:hits], share))
+        for victim in Victim
+        for action in (ACTIONS if tier != "change" else ACTIONS[1:2])
+    ]
+
+
+def run(victim: Victim, action: str, hits: tuple[int, ...], share: int, directory: Path, seed: int) -> Verdict:
+    chance, total = random.Random(f"{seed}/{victim}/{action}"), Verdict()
+    chosen = [point for point in POINTS if point.victim is victim]
+    for point in chosen if share >= len(chosen) else chance.sample(chosen, share):
+        for hit in hits if point.way is Way.LOAD else (1,):
+            part = directory / f"{point.name}-{hit}"
+            part.mkdir()
+            found = one(point, hit, action, part)
+            found.notes = [f"{point.name}:{hit}:{action}: {note}" for note in found.notes]
+            total.add(found)
+    return total
+
+
+def one(point: Point, hit: int, action: str, directory: Path) -> Verdict:
+    """One visit under load; then everything is killed, and the log judged."""
+    engine_dir, once, root = directory / "engine", directory / "once", build.with_points()
+    trap = build.at(point.name, hit, action, once)
+    at_writer = point.victim is Victim.WRITER
+    flags = (*SMALL, "--max-restarts", "1000", "--pipeline-bytes", "1" if hit > 1 else "64KiB")
+    first = trap if at_writer else None
+    running = Engine(engine_dir, *flags, root=root, env=None if at_writer else trap)
+    verdict = Verdict()
+    try:
+        with writers(engine_dir, directory, STREAMS, root=root, first=first) as crowd:
+            crowd.await_progress()
+            dies = action == "kill" and (at_writer or point.way is Way.WRITER_DIES)
+            if point.way is Way.START:
+                running.kill()
+                once.touch()
+                running = Engine(engine_dir, *flags, root=root, env=trap, wait=False)
+            else:
+                once.touch()
+                provoke(point.way, running, crowd)
+            visited = came_by(once)
+            if visited and action == "stop":
+                go_on(running, crowd)
+            ends = visited and point.victim is Victim.SUPERVISOR and action == "kill"
+            if ends or point.way is Way.STOP:
+                code = running.await_exit()
+                verdict.expect(code == (-signal.SIGKILL if ends else 0), f"the engine ended with code {code}")
+                running = Engine(engine_dir, *flags, root=root)
+            elif point.way is Way.START:
+                running.await_ready()
+            dies = (dies and visited) or point.way is Way.WRITER_DIES
+            crowd.await_progress(skip=0 if dies else None)
+            verdict.runs += visited
+        running.kill()
+        with Engine(engine_dir, *flags) as last:
+            verdict.expect((code := last.stop()) == 0, f"the orderly stop ended with code {code}")
+        verdict.add(judge(engine_dir, crowd.journals))
+        return verdict
+    finally:
+        running.__exit__(None, None, None)
+        forget_shared_memory(engine_dir)
+
+
+def provoke(way: Way, running: Engine, crowd: Writers) -> None:
+    """Brings the victim to the point."""
+    if way is Way.WRITER_DIES:
+        crowd.processes[0].kill()
+        crowd.processes[0].wait()
+    elif way is Way.WAL_DIES:
+        running.strike("wal")
+    elif way is Way.STOP:
+        running.process.terminate()
+    elif way is Way.CLIENT_COMES:
+        with contextlib.suppress(engine.Error), engine.connect(running.directory, timeout=1.0) as client:
+            client.open_lane()
+
+
+def came_by(once: Path) -> bool:
+    """The visit that counts removes the file."""
+    end = time.monotonic() + RARE_SECONDS
+    while once.exists() and time.monotonic() < end:
+        pause(0.01)
+    with contextlib.suppress(FileNotFoundError):
+        once.unlink()
+        return False
+    return True
+
+
+def go_on(running: Engine, crowd: Writers) -> None:
+    """Whoever stopped at the point stays there for a while, and is told to go on."""
+    everybody = [running.process.pid, *children_of(running.process.pid), *(process.pid for process in crowd.processes)]
+    stopped = [pid for pid in everybody if state(pid) == "T"]
+    if not stopped:
+        until(lambda: any(state(pid) == "T" for pid in everybody), "a process to stop", 5)
+    pause(0.2)
+    for pid in everybody:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def state(pid: int) -> str:
+    """As in /proc: T is stopped; empty if it has gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
