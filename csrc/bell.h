@@ -4,7 +4,7 @@
  *
  *   bits 0-7    how many WAL threads watch the lanes (they will look again without being asked)
  *   bit  8      a sentinel: one WAL thread sleeps on the bell's eventfd, or is about to
- *   bits 9-31   sequence, bumped by every change
+ *   bits 9-63   sequence, bumped by every change; it never comes round
  *
  * A publisher rings if nobody watches and there is a sentinel. It remembers the value for which it rang, so that one
  * lane rings at most once for one state of the bell; the eventfd keeps the ring until the sentinel takes it.
@@ -34,22 +34,22 @@
 
 #include "atomics.h"
 
-#define RW_BELL_WATCHERS 0xffu
-#define RW_BELL_SENTINEL 0x100u
-#define RW_BELL_STEP     0x200u
+#define RW_BELL_WATCHERS 0xffull
+#define RW_BELL_SENTINEL 0x100ull
+#define RW_BELL_STEP     0x200ull
 
-static inline bool rw_bell_wanted(uint32_t bell) { return (bell & (RW_BELL_WATCHERS | RW_BELL_SENTINEL)) == RW_BELL_SENTINEL; }
+static inline bool rw_bell_wanted(uint64_t bell) { return (bell & (RW_BELL_WATCHERS | RW_BELL_SENTINEL)) == RW_BELL_SENTINEL; }
 
 /* Adds `watchers` (-1, 0, 1) and sets (1) or clears (-1) the sentinel. False, and no change, if the sentinel's place is
  * wanted and taken. */
-static inline bool rw_bell_change(uint32_t *bell, int watchers, int sentinel)
+static inline bool rw_bell_change(uint64_t *bell, int64_t watchers, int64_t sentinel)
 {
-    uint32_t old = rw_peek32(bell), next;
+    uint64_t old = rw_peek64(bell), next;
     do {
         if (sentinel > 0 && (old & RW_BELL_SENTINEL))
             return false;
-        next = old + (uint32_t)watchers + (uint32_t)sentinel * RW_BELL_SENTINEL + RW_BELL_STEP;
-    } while (!rw_cas32(bell, &old, next));
+        next = old + (uint64_t)watchers + (uint64_t)sentinel * RW_BELL_SENTINEL + RW_BELL_STEP;
+    } while (!rw_cas64(bell, &old, next));
     return true;
 }
 

@@ -104,9 +104,9 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
     /* PAIR: publish/bell. The fence keeps the look at the bell behind the store of `valid`; the WAL thread changes the
      * bell first and looks at the lanes second. One of the two sees the other. */
     rw_fence();
-    uint32_t bell = rw_peek32(&w->c->bell);
-    if (rw_bell_wanted(bell) && rw_peek32(&w->lane->last_rung) != bell) {
-        rw_store32(&w->lane->last_rung, bell);
+    uint64_t bell = rw_peek64(&w->c->bell);
+    if (rw_bell_wanted(bell) && rw_peek64(&w->lane->last_rung) != bell) {
+        rw_store64(&w->lane->last_rung, bell);
         rw_ring_fd(w->bell_fd);
     }
 }

@@ -92,8 +92,8 @@ typedef struct rw_control {
     uint32_t stream_count;
     RW_PAD(pad1, 16, 64);
     /* 192: WAL, read by every publisher */
-    uint32_t bell;
-    RW_PAD(pad2, 4, 64);
+    uint64_t bell;
+    RW_PAD(pad2, 8, 64);
     /* 256: WAL, read by the drain and by readers */
     uint64_t sealed;
     uint64_t sealed_end;
@@ -205,8 +205,8 @@ typedef struct rw_lane {
     RW_PAD(pad0, 56, 64);
     /* 64: client threads; the next lane position to be given out */
     uint64_t claim;
-    uint32_t last_rung; /* value of `bell` for which this client has rung already */
-    RW_PAD(pad1, 12, 64);
+    uint64_t last_rung; /* value of `bell` for which this client has rung already */
+    RW_PAD(pad1, 16, 64);
     /* 128: client threads */
     uint32_t completion_waiters; /* threads that sleep on rw_slot.wake */
     uint32_t room_waiters;       /* threads that sleep on rw_slot.head */

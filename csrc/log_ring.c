@@ -10,7 +10,7 @@ void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring, uint64_t tar
     *r = (rw_log_ring){.c = c, .ring = ring, .target_bytes = target_bytes};
     /* The drain may be at work and move both between the two loads; every block below either is persisted, which is all
      * that a prefix says, and the first advance makes them agree. */
-    uint64_t released = rw_load64(&c->released);
+    uint64_t released = rw_first_unreleased(c);
     r->prefix = released;
     r->prefix_end = rw_load64(&c->released_end);
     const rw_block_entry *e = rw_block_entry_of(c, c->sealed - 1);
@@ -40,15 +40,12 @@ static uint64_t segment_left(const rw_log_ring *r) { return r->c->segment_bytes 
 
 uint64_t rw_log_ring_segment_room(const rw_log_ring *r) { return segment_left(r) - RW_PAGE; }
 
-/* Ring bytes behind sealed_end that hold nothing anybody still needs. `released` alone decides: a drain killed between its
- * stores of released_end and released has a successor that reads the blocks from `released` on. PAIR: release */
+/* Ring bytes behind sealed_end that hold nothing anybody still needs. PAIR: release */
 static uint64_t ring_room(const rw_log_ring *r)
 {
-    uint64_t released = rw_load64_seq(&r->c->released);
-    if (r->c->sealed - released >= RW_BLOCK_ENTRIES)
+    if (r->c->sealed - rw_load64_seq(&r->c->released) >= RW_BLOCK_ENTRIES)
         return 0;
-    uint64_t needed = released < r->c->sealed ? rw_block_entry_of(r->c, released)->position : r->c->sealed_end;
-    return r->c->ring_bytes - (r->c->sealed_end - needed);
+    return r->c->ring_bytes - (r->c->sealed_end - rw_load64_seq(&r->c->released_end));
 }
 
 static uint64_t requests_pending(const rw_log_ring *r)

@@ -8,7 +8,7 @@
  *    overwritten
  *
  * The ring holds the bytes of the log at position modulo ring_bytes. A block is composed at sealed_end; it may reach up
- * to the first block not released + ring_bytes. Everything here runs under the compose turn (wal.h), so it is one thread at a time.
+ * to released_end + ring_bytes. Everything here runs under the compose turn (wal.h), so it is one thread at a time.
  *
  * reserve_end is stored before any byte below it is written. A reader copies, then loads reserve_end again: what lies at
  * or above reserve_end - ring_bytes was not touched while it copied.             PAIR: reserve_end
@@ -43,6 +43,17 @@ typedef struct rw_log_ring {
 } rw_log_ring;
 
 void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring, uint64_t target_bytes);
+
+/* The first block whose ring bytes are still needed. The drain stores released_end first and `released` second: killed or
+ * stopped between the two, it leaves `released` behind, and the blocks between may be composed over already. Their
+ * entries are safe: those go by `released`. For a process that starts beside the other one.        PAIR: release */
+static inline uint64_t rw_first_unreleased(const rw_control *c)
+{
+    uint64_t n = rw_load64_seq(&c->released), end = rw_load64_seq(&c->released_end), sealed = rw_load64_seq(&c->sealed);
+    while (n < sealed && rw_block_entry_of((rw_control *)c, n)->position < end)
+        n++;
+    return n;
+}
 
 /* Moves `prefix` over the blocks that are persisted. */
 void rw_log_ring_advance(rw_log_ring *r);

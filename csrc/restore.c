@@ -46,7 +46,7 @@ int rw_wal_restore(rw_wal *w)
 {
     rw_control *c = w->c;
     int unfinished = 0;
-    uint64_t released = rw_load64(&c->released); /* the drain may be moving it */
+    uint64_t released = rw_first_unreleased(c); /* the drain may be moving it */
     for (uint64_t n = released; n < c->sealed; n++) {
         const rw_block_entry *e = rw_block_entry_of(c, n);
         if (e->state == RW_BLOCK_BAD || sound(w, e, n) != RW_OK)
@@ -67,7 +67,7 @@ int rw_wal_restore(rw_wal *w)
 int rw_wal_rewrite(rw_wal *w)
 {
     rw_control *c = w->c;
-    for (uint64_t n = rw_load64(&c->released); n < c->sealed; n++) {
+    for (uint64_t n = rw_first_unreleased(c); n < c->sealed; n++) {
         const rw_block_entry *e = rw_block_entry_of(c, n);
         if (e->state != RW_BLOCK_SEALED)
             continue;

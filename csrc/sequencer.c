@@ -2,6 +2,7 @@
 #include "sequencer.h"
 
 #include "atomics.h"
+#include "log_ring.h"
 #include "persisted.h"
 #include "points.h"
 #include "record.h"
@@ -78,7 +79,11 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
     }
     for (uint32_t i = 0; i < c->max_streams; i++)
         s->queues[i] = (queue){NONE, NONE};
-    s->registered = s->incomplete = c->released;
+    uint64_t first = rw_first_unreleased(c);
+    rw_store64_seq(&c->released, first);
+    s->registered = s->incomplete = first;
+    if (rw_load32_seq(&c->starved) != 0) /* a predecessor may have released and not lived to ring. PAIR: release */
+        rw_ring_fd(bell_fd);
     s->membership_seen = rw_load32(&c->membership) - 1;
     rw_store32(&c->drain_pid, (uint32_t)getpid());
     rw_store32(&c->drain_parked, 0);
@@ -110,10 +115,14 @@ static void deliver(rw_sequencer *s, const rw_record *r)
     if (cl->generation != r->generation)
         return; /* the writer is gone; its slot may belong to somebody else */
     rw_completion *cell = rw_completions_of(s->c, r->slot) + (r->number & (s->c->completions_per_client - 1));
-    rw_store64(&cell->number, 0);
-    rw_fence_release();
-    rw_store64(&cell->offset, r->base_offset);
-    rw_store64(&cell->number, r->number);
+    /* A predecessor may have delivered this request, or the next one of this cell; a client that reads the cell again and
+     * again must not see the two change places. */
+    if (rw_peek64(&cell->number) < r->number) {
+        rw_store64(&cell->number, 0);
+        rw_fence_release();
+        rw_store64(&cell->offset, r->base_offset);
+        rw_store64(&cell->number, r->number);
+    }
     if (!cl->dirty) {
         cl->dirty = 1;
         s->dirty[s->dirty_count++] = r->slot;

@@ -48,7 +48,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
     w->segment_announced = c->sealed_end / c->segment_bytes;
     rw_store32(&c->io_direct, o->direct);
     rw_store32(&c->wal_pid, (uint32_t)getpid());
-    rw_store32_seq(&c->bell, (rw_peek32(&c->bell) & ~(RW_BELL_STEP - 1)) + RW_BELL_STEP); /* no threads yet */
+    rw_store64_seq(&c->bell, (rw_peek64(&c->bell) & ~(RW_BELL_STEP - 1)) + RW_BELL_STEP); /* no threads yet */
     return w;
 }
 
@@ -132,7 +132,7 @@ static void rouse_drain(rw_wal *w)
 /* The caller is about to write and leaves enough for another block: get a sleeping thread to compose it meanwhile. */
 static void rouse_helper(rw_wal *w)
 {
-    if (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) {
+    if (rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL) {
         rw_ring_fd(w->bell_fd);
     } else if (rw_load32_seq(&w->idle_count) != 0) {
         rw_add32(&w->idle_seq, 1);
@@ -176,7 +176,7 @@ static bool slow(const rw_wal *w)
 static bool written_soon(const rw_wal *w) { return rw_load32_seq(&w->writing) != 0 && !slow(w); }
 
 /* Somebody else is sure to look at the lanes: a sentinel, or a thread whose block is on its way. */
-static bool covered(const rw_wal *w) { return (rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL) || written_soon(w); }
+static bool covered(const rw_wal *w) { return (rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL) || written_soon(w); }
 
 /* The caller has just left watching. A publisher that saw it watch did not ring, so unless a thread that writes is going
  * to look anyway, the caller must.                                                          PAIR: publish/bell */
@@ -249,7 +249,7 @@ static int try_compose(rw_wal *w, rw_block_job *job)
         more = rw_lanes_backlog(w) >= w->o.pipeline_bytes;
     }
     turn_give(w);
-    if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 && !(rw_load32_seq(&w->c->bell) & RW_BELL_SENTINEL)))
+    if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 && !(rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL)))
         rouse_helper(w);
     if (rc == RW_OK)
         rouse_drain(w);
@@ -284,7 +284,7 @@ int rw_wal_work(rw_wal *w)
             continue;
         }
         bool hot = got == RW_PENDING && rw_now_ns() < watch_until;
-        if (hot && (rw_load32(&w->c->bell) & RW_BELL_WATCHERS) == 1)
+        if (hot && (rw_load64(&w->c->bell) & RW_BELL_WATCHERS) == 1)
             sched_yield();
         else
             sleep_until_roused(w);

@@ -71,6 +71,8 @@ class Lane:
         if receipt.outcome != PENDING:
             return True
         found = lib.rw_completion_poll(self.writer, receipt.number)  # first: it may have been confirmed before the end
+        if receipt.outcome != PENDING:
+            return True  # by another thread, and the cell may have been used anew since
         if found >= 0:
             receipt.outcome = found
         elif found == lib.RW_FAILED_REQUEST:
@@ -95,6 +97,8 @@ class Lane:
                 )
             found = lib.rw_completion_wait(self.writer, receipt.number, spin, left)
             spin = 0
+            if receipt.outcome != PENDING:
+                return
             if found >= 0:
                 receipt.outcome = found
             elif found not in (lib.RW_PENDING, lib.RW_INTERRUPTED):

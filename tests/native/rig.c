@@ -46,7 +46,7 @@ static void remove_files(const rig *r)
 static void dump(const rig *r)
 {
     rw_control *c = r->c;
-    fprintf(stderr, "seed %lu state %u bell %#x starved %u wal_error %u drain_parked %u completions %u\n", r->seed, c->state,
+    fprintf(stderr, "seed %lu state %u bell %#lx starved %u wal_error %u drain_parked %u completions %u\n", r->seed, c->state,
             c->bell, c->starved, c->wal_error, c->drain_parked, c->completions);
     fprintf(stderr, "sealed %lu end %lu reserve %lu released %lu end %lu\n", c->sealed, c->sealed_end, c->reserve_end,
             c->released, c->released_end);
@@ -56,7 +56,7 @@ static void dump(const rig *r)
         const rw_slot *s = rw_slot_of(c, k);
         const rw_lane *l = r->lanes[k];
         if (l != NULL)
-            fprintf(stderr, "lane %u state %u gen %u head %lu claim %lu fault %u rung %#x waiters %u room %u done %u %u\n", k,
+            fprintf(stderr, "lane %u state %u gen %u head %lu claim %lu fault %u rung %#lx waiters %u room %u done %u %u\n", k,
                     s->state, s->generation, s->head, l->claim, s->fault, l->last_rung, l->completion_waiters,
                     l->room_waiters, s->wal_done, s->drain_done);
     }
