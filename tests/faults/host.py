@@ -16,7 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-SMALL = ("--ring-bytes", "1MiB", "--segment-bytes", "4MiB", "--max-streams", "256", "--block-bytes", "64KiB")
+SMALL = (
+    *("--ring-bytes", "1MiB", "--lane-bytes", "64KiB", "--block-bytes", "64KiB"),
+    *("--segment-bytes", "4MiB", "--max-streams", "256"),
+)
 """Settings under which a short run sees every wrap-around, segment change and full ring."""
 
 ROOT = Path(__file__).resolve().parents[2]
