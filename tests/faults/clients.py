@@ -120,8 +120,15 @@ def dial(running: Engine) -> socket.socket:
 
 def packet(chance: random.Random) -> bytes:
     hello = {"op": "hello", "tag": 1, "layout": chance.getrandbits(64), "format": 1, "pid": 1, "role": "client"}
-    request = {"op": chance.choice(("lane", "stream", "status", "stop", "", None, [], 5)), "tag": chance.choice((1, "x", None, {}))}
-    broken = {**request, "bytes": chance.choice((-1, 0, 1 << 80, "many", None)), "name": chance.choice(("", "\0", "x" * 500, 5, []))}
+    request: dict[str, object] = {
+        "op": chance.choice(("lane", "stream", "status", "stop", "", None, [], 5)),
+        "tag": chance.choice((1, "x", None, {})),
+    }
+    broken = {
+        **request,
+        "bytes": chance.choice((-1, 0, 1 << 80, "many", None)),
+        "name": chance.choice(("", "\0", "x" * 500, 5, [])),
+    }
     return chance.choice(
         (
             chance.randbytes(chance.randrange(1, 300)),
@@ -154,15 +161,14 @@ def garbage(count: int, running: Engine, crowd: Writers, seed: int, verdict: Ver
                     peer.recv(1 << 16)
     for fd in fds:
         os.close(fd)
-    peer = engine.connect(running.directory)
-    registration = peer.attachment().registration
-    raw = registration._socket
+    greeted = engine.connect(running.directory)
+    raw = greeted.attachment().registration._socket
     for _ in range(20):
         message = packet(chance)
         if b'"stop"' not in message:
             with contextlib.suppress(OSError):
                 raw.send(message)
-    peer.close()
+    greeted.close()
 
 
 def never_reads(running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> None:

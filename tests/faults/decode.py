@@ -156,14 +156,15 @@ class Log:
 
     def epochs(self) -> list[tuple[int, int, int | None]]:
         """(epoch, first position, cut) of each; the last one's cut is None."""
-        size, found = self.manifest.segment_bytes, []
+        size = self.manifest.segment_bytes
+        found: list[tuple[int, int, int | None]] = []
         for number in range(self.manifest.named_end):
             block = self.block(number * size)
             if block is not None and block.kind == BARRIER and block.sequence & ~LAST == 0:
                 if block.epoch > self.manifest.epoch:
                     continue
                 if found:
-                    found[-1] = (*found[-1][:2], block.previous_end)
+                    found[-1] = (found[-1][0], found[-1][1], block.previous_end)
                 found.append((block.epoch, block.position, None))
         return found
 

@@ -35,9 +35,8 @@ class Disk:
 
     def attach(self) -> None:
         """Mounts it; the file system's own recovery runs."""
-        done = subprocess.run(
-            ["mount", "-t", self.kind, "-o", "loop", str(self.image), str(self.mount)], capture_output=True, text=True, check=False
-        )
+        mount = ["mount", "-t", self.kind, "-o", "loop", str(self.image), str(self.mount)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise NotRun(f"mount says: {done.stderr.strip()}")
 
@@ -45,7 +44,7 @@ class Disk:
         """Unmounts it. Somebody may have it open for a moment: a writer that looks for its engine."""
 
         def unmounted() -> bool:
-            return subprocess.run(["umount", str(self.mount)], capture_output=True, check=False).returncode == 0
+            return command("umount", self.mount)
 
         until(unmounted, f"{self.mount} to be free", 30)
 
@@ -71,6 +70,11 @@ class Disk:
             fcntl.ioctl(fd, number, argument)
         finally:
             os.close(fd)
+
+
+def command(*words: str | Path) -> bool:
+    """Whether a command of the system's does what it is told."""
+    return subprocess.run(list(map(str, words)), capture_output=True, check=False).returncode == 0
 
 
 @contextlib.contextmanager

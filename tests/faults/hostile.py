@@ -28,7 +28,7 @@ LANE = 64 << 10
 def lane_of(client: engine.Client) -> tuple[Any, memoryview]:
     """This client's lane and all of its memory."""
     lane = client.open_lane()
-    mapping = lane._keep[1]
+    mapping: Any = lane._keep[1]
     return lane, memoryview(ffi.buffer(mapping.pointer, HEADER + LANE))
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import engine
-from tests.faults.disk import disk
+from tests.faults.disk import command, disk
 from tests.faults.host import SMALL, Engine, EngineEnded, NotRun, forget_shared_memory, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.payload import Origin
@@ -26,7 +26,11 @@ TROUBLE = (engine.EngineFailed, engine.NotRunning)
 def faults(tier: str) -> list[Fault]:
     few = often(tier, 2, SCRIPT)
     rows = [
-        Fault("io", f"write fails {mode.name.lower()}, {errno.errorcode[error]}", partial(sweep, "write_block", mode, error, few))
+        Fault(
+            "io",
+            f"write fails {mode.name.lower()}, {errno.errorcode[error]}",
+            partial(sweep, "write_block", mode, error, few),
+        )
         for mode, error in (
             (Mode.ONCE, errno.EIO),
             (Mode.EVER, errno.EIO),
@@ -305,29 +309,28 @@ def thin(direct: str, directory: Path, seed: int) -> Verdict:
     """The device has less than it promised: writes fail, then a sync may say success. Nothing is believed after the first."""
     small, notes = directory / "thin", []
     small.mkdir()
-    mounted = os.geteuid() == 0 and os.system(f"mount -t tmpfs -o size=28m tmpfs {small}") == 0  # noqa: S605
-    if not mounted:
+    if os.geteuid() != 0 or not command("mount", "-t", "tmpfs", "-o", "size=28m", "tmpfs", small):
         raise NotRun("needs root, to mount a small tmpfs")
     flags = (*SMALL, "--direct-io", direct)
     try:
         with disk(small, "ext4") as medium:
             engine_dir = medium.mount / "engine"
             try:
-                with Engine(engine_dir, *flags) as running:
-                    with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(2)]) as crowd:
-                        code = running.await_exit()
-                        # Power goes with it: what the page cache shows is lost, as on a real device.
-                        medium.cut()
-                        if code not in (os.EX_IOERR, os.EX_SOFTWARE):
-                            notes.append(f"the engine ended with code {code}")
-                        crowd.kill()
-                os.system(f"mount -o remount,size=300m {small}")  # noqa: S605
+                streams = [["hot", f"own-{i}"] for i in range(2)]
+                with Engine(engine_dir, *flags) as running, writers(engine_dir, directory, streams) as crowd:
+                    code = running.await_exit()
+                    # Power goes with it: what the page cache shows is lost, as on a real device.
+                    medium.cut()
+                    if code not in (os.EX_IOERR, os.EX_SOFTWARE):
+                        notes.append(f"the engine ended with code {code}")
+                    crowd.kill()
+                command("mount", "-o", "remount,size=300m", small)
                 medium.again()
                 verdict = _again(engine_dir, crowd.journals, flags)
             finally:
                 forget_shared_memory(engine_dir)
     finally:
-        os.system(f"umount {small}")  # noqa: S605
+        command("umount", small)
     verdict.notes += notes
     return verdict
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,8 @@ def _cycles(times: int, directory: Path, chance: random.Random) -> Verdict:
         strange = {path.name for path in engine_dir.iterdir()} - FILES
         verdict.expect(not strange, f"files are left: {strange}")
         names = sorted(path.name for path in (engine_dir / "segments").iterdir())
-        verdict.expect(names == [f"{n:020d}.seg" for n in range(state.named_end)], f"segments are {names}, named to {state.named_end}")
+        named = [f"{n:020d}.seg" for n in range(state.named_end)]
+        verdict.expect(names == named, f"segments are {names}, and {named} are named")
         return verdict
     finally:
         running.__exit__(None, None, None)
@@ -85,7 +87,9 @@ def descriptors(times: int, directory: Path, seed: int) -> Verdict:
         with writers(engine_dir, directory, STREAMS) as second:
             second.await_progress()
             # A segment more may be open at the moment of the look.
-            until(lambda: all(now <= then + 1 for now, then in zip(_open(running), before, strict=True)), "descriptors to be closed", 10)
+            until(
+                lambda: all(map(operator.le, _open(running), (count + 1 for count in before))), "descriptors to be closed", 10
+            )
         code = running.stop()
     verdict.expect(code == 0, f"the orderly stop ended with code {code}")
     return verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -194,58 +195,65 @@ def run(trials: Trials, count: int, directory: Path, seed: int) -> Verdict:
     return verdict
 
 
+def _always(must: str) -> Callable[[int], str]:
+    return lambda _: must
+
+
+ALWAYS = {must: _always(must) for must in ("refuse", "harmless", "end")}
+
+
 def _bits(base: Base, position: int, bits: Iterable[int], must: Callable[[int], str]) -> Iterable[tuple[str, Damage, str]]:
     file, at = base.place(position)
     for bit in bits:
         yield f"bit {bit} at position {position}", flip(file, 8 * at + bit), must(bit)
 
 
-def header_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
-    return _bits(base, base.blocks[len(base.blocks) // 2], sample(range(1024), count, chance), lambda bit: "refuse")
+def header_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+    return _bits(base, base.blocks[len(base.blocks) // 2], sample(range(1024), count, chance), ALWAYS["refuse"])
 
 
-def last_header_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def last_header_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     # Nothing on the disk says that the very last block was persisted: it looks like one that a crash tore.
-    return _bits(base, base.blocks[-1], sample(range(1024), count, chance), lambda bit: "end")
+    return _bits(base, base.blocks[-1], sample(range(1024), count, chance), ALWAYS["end"])
 
 
-def record_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def record_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     persisted_byte = range(40, 48)  # only meaningful in memory
     bits = sample(range(640), count, chance)
     return _bits(base, base.blocks[5] + 128, bits, lambda bit: "harmless" if bit in persisted_byte else "refuse")
 
 
-def payload_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def payload_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     for _ in range(count):
         position = chance.choice(base.blocks[3:-2])
         block = decode.Log(base.directory).block(position)
         assert block is not None
         at = 128 + 80 + chance.randrange(len(block.frames[0][4]))
-        yield from _bits(base, position, [8 * at + chance.randrange(8)], lambda bit: "refuse")
+        yield from _bits(base, position, [8 * at + chance.randrange(8)], ALWAYS["refuse"])
 
 
-def padding_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def padding_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     for _ in range(count):
-        yield from _bits(base, chance.choice(base.blocks[1:]), [8 * chance.randrange(4000, 4096)], lambda bit: "harmless")
+        yield from _bits(base, chance.choice(base.blocks[1:]), [8 * chance.randrange(4000, 4096)], ALWAYS["harmless"])
 
 
-def barrier_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
-    return _bits(base, base.blocks[0], sample(range(1024), count, chance), lambda bit: "refuse")
+def barrier_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+    return _bits(base, base.blocks[0], sample(range(1024), count, chance), ALWAYS["refuse"])
 
 
-def segment_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def segment_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     file, _ = base.place(base.blocks[0])
     for bit in sample(range(512), count, chance):
         yield f"bit {bit} of the segment header", flip(file, bit), "refuse"
 
 
-def manifest_bits(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def manifest_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     # Both slots say the same; a slot of an unknown version is refused rather than passed over.
     for bit in sample(range(2 * 768), count, chance):
         yield f"bit {bit % 768} of slot {bit // 768}", flip("manifest", bit % 768 + bit // 768 * 8 * decode.PAGE), "harmless"
 
 
-def manifest_gone(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def manifest_gone(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     for _ in range(count):
         bits = [chance.randrange(768) + slot * 8 * decode.PAGE for slot in (0, 1)]
         yield f"bits {bits} of the manifest", both(*(flip("manifest", bit) for bit in bits)), "refuse"
@@ -254,7 +262,7 @@ def manifest_gone(base: Base, _: Path, count: int, chance: random.Random) -> Ite
     yield "half a manifest", truncate("manifest", decode.PAGE), "harmless"
 
 
-def truncations(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def truncations(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     file, at = base.place(base.blocks[-2])
     for size in sample(range(at, at + 8192), count, chance):
         yield f"{file} cut to {size} bytes", truncate(file, size), "refuse"
@@ -267,7 +275,7 @@ def segments(base: Base, directory: Path, count: int, chance: random.Random) -> 
         yield f"{name} missing", partial(_remove, name), "refuse"
         if (foreign.directory / "segments" / name).exists():
             yield f"{name} of another log", partial(_copy, foreign.directory / "segments" / name, name), "refuse"
-    for one, other in zip(names, names[1:], strict=False):
+    for one, other in itertools.pairwise(names):
         yield f"{one} twice", partial(_copy, base.directory / "segments" / one, other), "refuse"
     beyond = f"{len(names):020d}.seg"
     yield "a segment that was never named", partial(_copy, base.directory / "segments" / names[0], beyond), "harmless"
@@ -281,7 +289,7 @@ def _copy(source: Path, name: str, at: Path) -> None:
     (at / "segments" / name).write_bytes(source.read_bytes())
 
 
-def stale(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+def stale(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     """Old blocks, whole and valid in their own place, behind the end: of this epoch, of the one before, shifted."""
     end = base.blocks[-1] + decode.PAGE
     file, at = base.place(end)
@@ -295,7 +303,8 @@ def stale(base: Base, _: Path, count: int, chance: random.Random) -> Iterable[tu
         yield f"{length} old bytes at {offset} of {file}", overwrite(file, offset, source[start : start + length]), "harmless"
     garbage = chance.randbytes(decode.PAGE)
     yield "garbage at the end", overwrite(file, at, garbage), "harmless"
-    yield "a header with a huge length", overwrite(file, at, own[decode.PAGE :][:48] + struct.pack("<I", 0xFFFFF000)), "harmless"
+    huge = own[decode.PAGE :][:48] + struct.pack("<I", 0xFFFFF000)
+    yield "a header with a huge length", overwrite(file, at, huge), "harmless"
 
 
 def older(count: int, directory: Path, seed: int) -> Verdict:

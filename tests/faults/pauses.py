@@ -6,7 +6,7 @@ import os
 import select
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,21 +35,31 @@ LOCKED = 75
 
 def faults(tier: str) -> list[Fault]:
     seconds, times = often(tier, 1, 30), often(tier, 2, 3)
+    storm_seconds = often(tier, 2, 60)
+
+    def storm(name: str, kind: str) -> Fault:
+        return Fault("time", name, partial(stormy, storm_seconds, {"RINGWAL_FAULT_STORM": kind}))
+
     return [
-        *(Fault("time", f"SIGSTOP {role} for {seconds} s", partial(stopped, role, seconds, times)) for role in ("wal", "drain", "supervisor")),
+        *(
+            Fault("time", f"SIGSTOP {role} for {seconds} s", partial(stopped, role, seconds, times))
+            for role in ("wal", "drain", "supervisor")
+        ),
         Fault("time", f"SIGSTOP a writer for {seconds} s", partial(writer_stopped, seconds, often(tier, 3, 10))),
         Fault("time", "SIGSTOP, then SIGKILL in the stop", partial(stopped_and_killed, often(tier, 3, 30))),
         Fault("time", "everything frozen at once", partial(all_stopped, seconds)),
-        Fault("time", "signal storm in the writers", partial(stormy, often(tier, 2, 60), {"RINGWAL_FAULT_STORM": "signals"}, ())),
-        Fault("time", "fork storm in the writers", partial(stormy, often(tier, 3, 60), {"RINGWAL_FAULT_STORM": "forks"}, ())),
-        Fault("time", "spawning threads in the writers", partial(stormy, often(tier, 2, 60), {"RINGWAL_FAULT_STORM": "threads"}, ())),
+        storm("signal storm in the writers", "signals"),
+        storm("fork storm in the writers", "forks"),
+        storm("writers whose threads spawn", "threads"),
         Fault("time", "writers in pid namespaces", partial(namespaces, often(tier, 2, 20))),
         Fault("time", "frozen file system", partial(frozen, seconds)),
         Fault("time", "supervisor killed, file system frozen", partial(frozen_and_killed, seconds)),
     ]
 
 
-def finish(running: Engine, engine_dir: Path, journals: Mapping[str, Path], verdict: Verdict, **options: tuple[str, ...]) -> Verdict:
+def finish(
+    running: Engine, engine_dir: Path, journals: Mapping[str, Path], verdict: Verdict, **options: tuple[str, ...]
+) -> Verdict:
     """An orderly stop and the records."""
     verdict.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
     verdict.add(judge(engine_dir, dict(journals), **options))
@@ -123,10 +133,10 @@ def all_stopped(seconds: int, directory: Path, seed: int) -> Verdict:
         return finish(running, engine_dir, crowd.journals, verdict)
 
 
-def stormy(seconds: int, env: Mapping[str, str], wrapper: Sequence[str], directory: Path, seed: int) -> Verdict:
+def stormy(seconds: int, env: Mapping[str, str], directory: Path, seed: int) -> Verdict:
     engine_dir, verdict = directory / "engine", Verdict(runs=1)
     with Engine(engine_dir, *SMALL) as running:
-        with writers(engine_dir, directory, STREAMS, env=env, wrapper=wrapper) as crowd:
+        with writers(engine_dir, directory, STREAMS, env=env) as crowd:
             crowd.await_progress()
             pause(seconds)
             crowd.await_progress()

@@ -45,7 +45,8 @@ def run(count: int, directory: Path, seed: int) -> Verdict:
 def _base(directory: Path) -> Path:
     """Killed under load, with many blocks in flight."""
     base = directory / "base"
-    with Engine(base, *SMALL, "--pipeline-bytes", "1") as engine, writers(base, directory, [["hot", f"own-{i}"] for i in range(4)]) as crowd:
+    streams = [["hot", f"own-{i}"] for i in range(4)]
+    with Engine(base, *SMALL, "--pipeline-bytes", "1") as engine, writers(base, directory, streams) as crowd:
         crowd.await_progress(50)
         engine.kill()
     forget_shared_memory(base)
@@ -55,20 +56,19 @@ def _base(directory: Path) -> Path:
 def _punch(base: Path) -> bool:
     """Removes a block that, as far as the disk can tell, was still in flight at the kill; False if there is none."""
     log = decode.Log(base)
+    size = log.manifest.segment_bytes
     epoch, position, _ = log.epochs()[-1]
     found: list[tuple[int, int]] = []  # position, watermark
     while (block := log.block(position, epoch)) is not None:
-        path, at = base / "segments" / f"{position // log.manifest.segment_bytes:020d}.seg", position % log.manifest.segment_bytes
-        with path.open("rb") as file:
-            file.seek(decode.PAGE + at + WATERMARK)
+        with (base / "segments" / f"{position // size:020d}.seg").open("rb") as file:
+            file.seek(decode.PAGE + position % size + WATERMARK)
             found.append((position, struct.unpack("<Q", file.read(8))[0]))
         position += block.span
     for i in range(len(found) - 2, 0, -1):
         place = found[i][0]
         if all(watermark <= place for _, watermark in found[i + 1 :]):
-            path = base / "segments" / f"{place // log.manifest.segment_bytes:020d}.seg"
-            with path.open("r+b") as file:
-                file.seek(decode.PAGE + place % log.manifest.segment_bytes)
+            with (base / "segments" / f"{place // size:020d}.seg").open("r+b") as file:
+                file.seek(decode.PAGE + place % size)
                 file.write(bytes(decode.PAGE))
             return True
     return False

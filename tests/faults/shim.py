@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import enum
 import errno
 import functools
@@ -34,10 +35,9 @@ def library() -> Path:
         raise NotRun("needs a C compiler")
     built = Path(tempfile.mkdtemp(prefix="ringwal-shim-")) / "shim.so"
     source = Path(__file__).with_name("shim.c")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "csrc"), "-o", str(built), str(source)],
-        check=True,
-    )
+    flags = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "csrc"))
+    subprocess.run([compiler, *flags, "-o", str(built), str(source)], check=True)
+    atexit.register(shutil.rmtree, built.parent, ignore_errors=True)
     return built
 
 

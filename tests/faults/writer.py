@@ -148,7 +148,7 @@ def connect(directory: Path) -> engine.Client:
 def storm(kind: str) -> None:
     """What else goes on in this process: a signal a millisecond, or children that use the client they inherited."""
     if kind == "signals":
-        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        signal.signal(signal.SIGALRM, lambda *_: None)
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     elif kind == "threads":
         threading.Thread(target=lambda: [subprocess.run(["true"], check=False) for _ in range(1 << 30)], daemon=True).start()
