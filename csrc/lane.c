@@ -3,6 +3,7 @@
 
 #include "bell.h"
 #include "digest.h"
+#include "memory.h"
 #include "points.h"
 #include "record.h"
 #include "wait.h"
@@ -45,6 +46,7 @@ rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
         .generation = lane->generation,
         .bell_fd = bell_fd,
     };
+    rw_prefault(w->data, 2 * w->bytes, 1);
     return w;
 }
 

@@ -80,6 +80,16 @@ void *rw_map(int fd, uint64_t header, uint64_t data, int writable)
     return NULL;
 }
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+void rw_prefault(void *at, uint64_t bytes, int writable)
+{
+    (void)madvise(at, bytes, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+}
+
 int rw_unmap(void *base, uint64_t header, uint64_t data) { return munmap(base, header + 2 * data); }
 
 static uint64_t wall_clock_ns(void)

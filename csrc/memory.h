@@ -25,6 +25,9 @@ uint64_t rw_fingerprint(void);
  * multiples of the system's page size. NULL and errno on failure; the descriptor may be closed afterwards. */
 void *rw_map(int fd, uint64_t header, uint64_t data, int writable);
 int rw_unmap(void *base, uint64_t header, uint64_t data);
+/* Puts the pages of a mapping into this process's page table now rather than one by one on first touch, which costs a
+ * microsecond each in the middle of an append. Where the kernel cannot (before 5.14), nothing happens. */
+void rw_prefault(void *at, uint64_t bytes, int writable);
 
 /* `c` is fresh, zeroed memory of rw_control_bytes(g). `position` is where the next block goes, `block_number` its
  * number; `epoch_begin` is the position of the epoch's barrier. */

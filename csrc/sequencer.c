@@ -3,6 +3,7 @@
 
 #include "atomics.h"
 #include "log_ring.h"
+#include "memory.h"
 #include "persisted.h"
 #include "points.h"
 #include "record.h"
@@ -15,6 +16,10 @@
 #include <unistd.h>
 
 #define NONE UINT32_MAX
+
+/* How long the drain stays awake after its last progress when nothing is in flight: the next block of a caller that waits
+ * for each append comes sooner. Waking the drain costs the WAL thread about 4 us before every such write. */
+#define LULL_NS 100000u
 
 /* A request that waits in its stream's queue. */
 typedef struct entry {
@@ -79,6 +84,7 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
     }
     for (uint32_t i = 0; i < c->max_streams; i++)
         s->queues[i] = (queue){NONE, NONE};
+    rw_prefault(ring, 2 * c->ring_bytes, 0);
     uint64_t first = rw_first_unreleased(c);
     rw_store64_seq(&c->released, first);
     s->registered = s->incomplete = first;
@@ -448,7 +454,7 @@ static int park(rw_sequencer *s, uint64_t timeout_ns)
 
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
 {
-    uint64_t now = rw_now_ns(), end = now + timeout_ns, spin_until = now + spin_ns;
+    uint64_t now = rw_now_ns(), end = now + timeout_ns, spin_until = now + spin_ns, lull_until = now;
     while (now < end) {
         int rc = rw_sequencer_step(s);
         now = rw_now_ns();
@@ -456,7 +462,8 @@ int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
             return rc;
         if (rc > 0) {
             spin_until = now + spin_ns;
-        } else if (s->incomplete < s->registered && now < spin_until) {
+            lull_until = now + LULL_NS;
+        } else if (now < (s->incomplete < s->registered ? spin_until : lull_until)) {
             sched_yield();
         } else {
             rc = park(s, end - now);

@@ -42,7 +42,7 @@ int rw_sequencer_detach_lane(rw_sequencer *s, uint32_t slot);
 int rw_sequencer_step(rw_sequencer *s);
 
 /* Steps until RW_CHORE, RW_IO or the time is over (RW_PENDING), or a signal came (RW_INTERRUPTED). Spins while blocks are in
- * flight, for at most spin_ns without progress, then parks. */
+ * flight, for at most spin_ns without progress, and for a moment after its last progress; then parks. */
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns);
 
 /* 1: every sealed block is released. */

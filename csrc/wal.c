@@ -3,6 +3,7 @@
 
 #include "bell.h"
 #include "block_io.h"
+#include "memory.h"
 #include "persisted.h"
 #include "points.h"
 #include "wait.h"
@@ -40,6 +41,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
     for (uint32_t i = 0; i < RW_WAL_SEGMENTS; i++)
         w->segments[i].fd = -1;
     rw_log_ring_open(&w->ring, c, ring, o->block_bytes);
+    rw_prefault(ring, 2 * c->ring_bytes, 1);
     for (uint32_t id = 0; id < c->max_streams; id++) {
         const rw_stream *s = rw_stream_of(c, id);
         w->next_offset[id] = s->next_offset;
