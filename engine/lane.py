@@ -121,7 +121,9 @@ class Lane:
         if state == lib.RW_STOPPED:
             return EngineFailed("the engine was stopped before this append was confirmed")
         error = int(self.control.error)
-        return EngineFailed(f"the engine failed ({describe_errno(error)})", error or None)
+        if error == 0:
+            return EngineFailed("the engine was killed, or gave up, before this append was confirmed")
+        return EngineFailed(f"the engine failed ({describe_errno(error)})", error)
 
     def end(self, error: Error) -> Error:
         """Marks the lane as of no use; every receipt that is still pending ends with this error."""

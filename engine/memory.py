@@ -17,7 +17,7 @@ import posix_ipc
 
 from engine._native import ffi, lib
 from engine.config import LANE_BYTES_MAX, LANE_BYTES_MIN, PAGE, Config, format_size, next_power_of_two
-from engine.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch, raise_for
+from engine.errors import ConfigError, Error, NotRunning, ShmUnavailable, VersionMismatch, raise_for
 
 SHM_DIRECTORY = "/dev/shm"
 # A lane that carries only wait flags, for clients that read and tail. Nothing fits into it.
@@ -93,6 +93,20 @@ def unlink(name: str) -> None:
     """Remove the name; mappings stay valid until they are closed. Nothing happens if there is no such object."""
     with contextlib.suppress(posix_ipc.ExistentialError):
         posix_ipc.unlink_shared_memory(name)
+
+
+def declare_dead(name: str) -> None:
+    """Store in the control area of an engine that was killed that it has failed, so that a client's next append is refused
+    instead of going into a lane that nobody reads. For the holder of the directory's lock; another build's memory is left."""
+    try:
+        control = _attach(name, os.stat(SHM_DIRECTORY + name).st_size, 0, True, "rw_control *")
+    except (Error, OSError):
+        return
+    with control:
+        found = control.pointer
+        ours = control.bytes >= ffi.sizeof("rw_control") and found.fingerprint == lib.rw_fingerprint()
+        if ours and found.state not in (lib.RW_STOPPED, lib.RW_FAILED):
+            lib.rw_set_state(found, lib.RW_FAILED, 0)
 
 
 def lane_size(requested: int) -> int:

@@ -232,8 +232,11 @@ def _shared_memory(directory: Path, config: Config, recovered: Recovered, lock_f
 
 
 def _remove_objects(uuid: bytes) -> None:
+    """Remove what an engine of this log left. A client that still has it mapped is told that its engine is gone."""
     for name in memory.leftovers(uuid):
         point("s.unlink.pre")
+        if name.endswith("-control"):
+            memory.declare_dead(name)
         memory.unlink(name)
 
 
