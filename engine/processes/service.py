@@ -107,7 +107,8 @@ class Service:
                 return
             connection.reply(request, self._do(connection, request))
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
-            self._refuse(connection, request, error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}"))
+            told = error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}")
+            self._refuse(connection, request, told)
             if not connection.greeted:
                 raise EOFError from error
             return
