@@ -11,6 +11,7 @@ import errno
 import os
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import posix_ipc
@@ -99,7 +100,8 @@ def declare_dead(name: str) -> None:
     """Store in the control area of an engine that was killed that it has failed, so that a client's next append is refused
     instead of going into a lane that nobody reads. For the holder of the directory's lock; another build's memory is left."""
     try:
-        control = _attach(name, os.stat(SHM_DIRECTORY + name).st_size, 0, True, "rw_control *")
+        size = Path(SHM_DIRECTORY + name).stat().st_size
+        control = _attach(name, size, 0, writable=True, ctype="rw_control *")
     except (Error, OSError):
         return
     with control:
