@@ -83,10 +83,10 @@ MUTANTS = [
         units("tests/csrc/test_sequencer.py"),
     ),
     Mutant(
-        "ring space given back before it is confirmed",
+        "ring space given back before its block is known to be written",
         "csrc/sequencer.c",
         "state_of(s, n)->completed && state_of(s, n)->remaining == 0; n++)",
-        "state_of(s, n)->completed; n++)",
+        "state_of(s, n)->remaining == 0; n++)",
         units("tests/csrc/test_sequencer.py"),
     ),
     Mutant(

@@ -27,9 +27,9 @@ def faults(tier: str) -> list[Fault]:
 
 def run(count: int, directory: Path, seed: int) -> Verdict:
     chance = random.Random(f"{seed}/recovery")
-    base, verdict = _base(directory), Verdict()
-    hole = _punch(base)
-    verdict.expect(hole, "no block of the tail could have been missing: nothing was carried over")
+    verdict = Verdict()
+    bases = (_base(directory / f"attempt-{i}") for i in range(20))
+    base = next(base for base in bases if _punch(base))  # a kill does not always find several blocks in flight
     (base / "engine.sock").unlink()
     quiet = shutil.copytree(base, directory / "quiet")
     with Engine(quiet, *SMALL) as engine:
@@ -44,6 +44,7 @@ def run(count: int, directory: Path, seed: int) -> Verdict:
 
 def _base(directory: Path) -> Path:
     """Killed under load, with many blocks in flight."""
+    directory.mkdir()
     base = directory / "base"
     streams = [["hot", f"own-{i}"] for i in range(4)]
     with Engine(base, *SMALL, "--pipeline-bytes", "1") as engine, writers(base, directory, streams) as crowd:
