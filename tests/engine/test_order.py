@@ -53,3 +53,23 @@ def test_a_block_that_is_late_holds_up_its_own_streams_only(
         assert client.status()["counters"]["wal_writes"] == writes + 2
         assert [receipt.result(WAIT).offset for receipt in receipts] == [1, 1, 2]
     assert running.terminate() == 0
+
+
+def test_what_comes_after_a_stuck_write_does_not_wait_for_it(
+    points_build: Path, directory: Path, start: Callable[..., Engine]
+) -> None:
+    once = directory.parent / "once"
+    running = start(points_build, once=once)
+    with engine.connect(directory) as client:
+        stuck, free = client.stream("stuck"), client.stream("free")
+        stuck.append(b"warm").result(WAIT)
+        free.append(b"warm").result(WAIT)
+        arm(once, f"l.write.submitted:1:delay:{DELAY_MS}")
+        late = stuck.append(b"late")
+        until(lambda: not once.exists(), "its write has begun")
+        # Too little for a further block in flight, were it not for the one that is stuck.
+        for _ in range(5):
+            free.append(b"now").result(WAIT)
+        assert not late.done()
+        assert late.result(WAIT).offset == 1
+    assert running.terminate() == 0
