@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from rig import WAIT, Engine, read_all
 
 import engine
@@ -112,9 +112,9 @@ def test_a_tail_ends_with_its_engine_and_after_its_idle_timeout(directory: Path,
         follower.join(WAIT)
         assert [type(error) for error in failed] == [engine.NotRunning]
         start()
-        # An append does not ask whether the engine lives: this one may still go to the lane of the dead.
-        with contextlib.suppress(engine.EngineFailed):
-            stream.append(b"lost").result(WAIT)
-        read = [b"x", *([b"lost"] if stream.stat().records == 2 else [])]
-        assert stream.append(b"y").result(WAIT).offset == len(read)
-        assert [record.data for record in stream.read(0)] == [*read, b"y"]
+        # The successor has told this client that its engine is gone; the use after that attaches afresh.
+        with pytest.raises(engine.NotRunning) as refused:
+            stream.append(b"refused")
+        assert refused.value.outcome == "not_appended"
+        assert stream.append(b"y").result(WAIT).offset == 1
+        assert [record.data for record in stream.read(0)] == [b"x", b"y"]
