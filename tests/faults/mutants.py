@@ -180,7 +180,7 @@ MUTANTS = [
         "engine/log/manifest.py",
         "        for _ in range(2):\n            manifest = dataclasses.replace",
         "        for _ in range(1):\n            manifest = dataclasses.replace",
-        rows("media", "manifest's slots"),
+        units("tests/log/test_manifest.py"),
     ),
     Mutant(
         "records beyond a hole are not carried over",

@@ -15,6 +15,7 @@ class Journaled:
 
     submitted: set[Origin] = dataclasses.field(default_factory=set)
     confirmed: dict[Origin, int] = dataclasses.field(default_factory=dict)
+    batches: list[tuple[Origin, int]] = dataclasses.field(default_factory=list)
     not_written: set[Origin] = dataclasses.field(default_factory=set)
     complaints: list[str] = dataclasses.field(default_factory=list)
     longest_ms: float = 0.0
@@ -29,7 +30,9 @@ class Journaled:
                 self.complaints.append(f"{writer}: {' '.join(rest)}")
             else:
                 origin = Origin(rest[0], writer, int(rest[1]))
-                if kind == "s":
+                if kind == "b":
+                    self.batches.append((origin, int(rest[2])))
+                elif kind == "s":
                     self.submitted.add(origin)
                 elif kind == "c":
                     self.confirmed[origin] = int(rest[2])
@@ -95,6 +98,11 @@ def judge(directory: Path, journals: dict[str, Path], *, strangers: tuple[str, .
                 verdict.reordered += 1
                 verdict.notes.append(f"{origin} comes after number {latest[key]}")
             latest[key] = origin.number
+    for first, count in said.batches:
+        places = [at.get(first._replace(number=first.number + i)) for i in range(count)]
+        begin = places[0]
+        if places != [None] * count and (begin is None or places != list(range(begin, begin + count))):
+            verdict.notes.append(f"the batch from {first} on is torn: {places}")
     for origin, offset in said.confirmed.items():
         if at.get(origin) != offset:
             verdict.lost += 1

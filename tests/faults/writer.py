@@ -2,9 +2,10 @@
 
     python -m tests.faults.writer DIR JOURNAL WRITER STREAMS WINDOW SECONDS
 
-Journal lines: `s STREAM N` before an append, `c STREAM N OFFSET` after its confirmation, `n STREAM N` certainly not
-written, `u STREAM N` unknown, `g MILLISECONDS` for a pause between two confirmations that is longer than any before,
-`e REASON` if it ends early. A line is written whole or, if this process is killed, not at all past its last newline.
+Journal lines: `b STREAM N COUNT` before a batch, then `s STREAM N` before its append, for each of its records;
+`c STREAM N OFFSET` after the confirmation, `n STREAM N` certainly not written, `u STREAM N` unknown, `g MILLISECONDS` for
+a pause between two confirmations that is longer than any before, `e REASON` if it ends early. A line is written whole or,
+if this process is killed, not at all past its last newline.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Writer:
         self.journal = Journal(journal)
         self.streams = streams
         self.numbers = dict.fromkeys(streams, 0)
-        self.pending: collections.deque[tuple[Origin, engine.Receipt]] = collections.deque()
+        self.pending: collections.deque[tuple[list[Origin], engine.Receipt]] = collections.deque()
         self.client = connect(directory)
         self.last = time.monotonic()
         self.longest = 0.0
@@ -65,7 +66,7 @@ class Writer:
             if self.between is not None and turn % 100 == 0:
                 self.between()
             try:
-                self.append(Origin(stream, self.name, self.numbers[stream]))
+                self.append(Origin(stream, self.name, self.numbers[stream]), 3 if turn % 7 == 5 else 1)
                 while len(self.pending) >= self.window:
                     self.settle()
             except (engine.EngineFailed, engine.NotRunning):
@@ -93,29 +94,38 @@ class Writer:
             while self.pending and self.pending[0][1].done():
                 self.settle()
 
-    def append(self, origin: Origin) -> None:
-        self.numbers[origin.stream] = origin.number + 1
-        self.journal.line(f"s {origin.stream} {origin.number}")
+    def append(self, origin: Origin, count: int = 1) -> None:
+        """One record, or a batch of ``count`` that begins with this one."""
+        batch = [Origin(origin.stream, origin.writer, origin.number + i) for i in range(count)]
+        self.numbers[origin.stream] = origin.number + count
+        if count > 1:
+            self.journal.line(f"b {origin.stream} {origin.number} {count}")
+        self.note("s", batch)
         try:
-            receipt = self.client.stream(origin.stream).append(payload(origin))
+            stream = self.client.stream(origin.stream)
+            receipt = stream.append(payload(origin)) if count == 1 else stream.append_many(list(map(payload, batch)))
         except engine.Error as error:
-            self.journal.line(f"{'n' if error.outcome != 'unknown' else 'u'} {origin.stream} {origin.number}")
+            self.note("u" if error.outcome == "unknown" else "n", batch)
             raise
-        self.pending.append((origin, receipt))
+        self.pending.append((batch, receipt))
+
+    def note(self, kind: str, batch: list[Origin]) -> None:
+        self.journal.line("\n".join(f"{kind} {origin.stream} {origin.number}" for origin in batch))
 
     def settle(self) -> None:
-        origin, receipt = self.pending.popleft()
+        batch, receipt = self.pending.popleft()
         try:
             ack = receipt.result(timeout=60.0)
         except engine.Error as error:
-            self.journal.line(f"{'n' if error.outcome == 'not_appended' else 'u'} {origin.stream} {origin.number}")
+            self.note("n" if error.outcome == "not_appended" else "u", batch)
             raise
         now = time.monotonic()
         if now - self.last > self.longest:
             self.longest = now - self.last
             self.journal.line(f"g {self.longest * 1e3:.1f}")
         self.last = now
-        self.journal.line(f"c {origin.stream} {origin.number} {ack.offset}")
+        lines = (f"c {origin.stream} {origin.number} {ack.offset + i}" for i, origin in enumerate(batch))
+        self.journal.line("\n".join(lines))
 
     def abandon(self) -> None:
         """The engine is gone: what is outstanding ends."""
