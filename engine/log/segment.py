@@ -2,7 +2,8 @@
 
 `DIR/segments/<number, 20 digits>.seg` is one page of header and then `segment_bytes` of data: log position P lies in
 segment P // segment_bytes, at byte 4096 + P % segment_bytes of its file. The data area is written with zeros ahead of
-time, because a durable write into blocks that exist is much faster than one that has to make them.
+time, because a durable write into blocks that exist is much faster than one that has to make them; under a load that
+would spend too much of the disk on zeros it is reserved only (pace.py), which reads as zeros too.
 
     0   magic            8   b"RWSEGMT1"          32  number         8
     8   format version   4                        40  segment_bytes  8
@@ -62,8 +63,9 @@ def numbers(directory: Path) -> list[int]:
     return sorted(int(match[1]) for path in folder(directory).iterdir() if (match := _NAME.fullmatch(path.name)))
 
 
-def create(directory: Path, uuid: bytes, number: int, segment_bytes: int, *, direct: bool) -> None:
-    """Make segment `number`, filled with zeros and durable, name included. A file of that name is replaced.
+def create(directory: Path, uuid: bytes, number: int, segment_bytes: int, *, direct: bool, fill: bool = True) -> None:
+    """Make segment `number`, durable, name included; its data is zeros, written (`fill`) or, where the file system can,
+    reserved. A file of that name is replaced.
 
     Raises:
         StorageFull: there is no room; nothing is left behind.
@@ -74,9 +76,9 @@ def create(directory: Path, uuid: bytes, number: int, segment_bytes: int, *, dir
     try:
         with storage_full(f"cannot make segment {number}"):
             with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0)) as fd:
-                _reserve(fd, HEADER_BYTES + segment_bytes)
+                reserved = _reserve(fd, HEADER_BYTES + segment_bytes)
                 point("seg.reserved")
-                _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes)
+                _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes if fill or not reserved else 0)
                 point("seg.filled")
                 os.fsync(fd)
             sync_directory(folder(directory))
@@ -92,10 +94,10 @@ def wash(directory: Path, number: int, segment_bytes: int, *, direct: bool) -> N
         os.fsync(fd)
 
 
-def prepare(directory: Path, manifest: Manifest, number: int, *, direct: bool) -> Manifest:
+def prepare(directory: Path, manifest: Manifest, number: int, *, direct: bool, fill: bool = True) -> Manifest:
     """Make segment `number` usable: make it, then name it in the manifest. Returns the manifest in force afterwards.
 
-    `number` is `manifest.named_end`; nothing happens if the segment is named already.
+    `number` is `manifest.named_end`; nothing happens if the segment is named already. `fill` as for `create`.
 
     Raises:
         StorageFull: there is no room; nothing has changed, and it may be tried again.
@@ -106,7 +108,7 @@ def prepare(directory: Path, manifest: Manifest, number: int, *, direct: bool) -
         return manifest
     if number > manifest.named_end:
         raise ValueError(f"segment {number} cannot follow segment {manifest.named_end - 1}")
-    create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct)
+    create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct, fill=fill)
     point("seg.made")
     named = manifests.store(directory, dataclasses.replace(manifest, named_end=number + 1))
     point("seg.named")
@@ -163,13 +165,15 @@ def remove_orphans(directory: Path, manifest: Manifest) -> list[int]:
     return orphans
 
 
-def _reserve(fd: int, size: int) -> None:
-    """Ask for all the room at once: it is contiguous then, and its lack shows before the long write."""
+def _reserve(fd: int, size: int) -> bool:
+    """Ask for all the room at once: it is contiguous then, and its lack shows before the long write. False: cannot be."""
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
+        return False
+    return True
 
 
 def _fill(fd: int, header: bytes, segment_bytes: int) -> None:

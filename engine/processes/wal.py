@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import threading
+import time
 from typing import Any
 
 from engine import memory
@@ -17,6 +18,7 @@ from engine._native import ffi, lib
 from engine.config import Config
 from engine.errors import Error, StorageFull
 from engine.log import files, manifest, segment
+from engine.log.pace import Pace
 from engine.processes.context import EngineContext
 
 RETRY_SECONDS = 1.0
@@ -33,6 +35,7 @@ class WalProcess:
         self.manifest = manifest.load(context.directory)
         self.lanes: dict[int, tuple[int, memory.Mapping | None]] = {}  # slot -> (generation, its lane; None: refused)
         self.stopping = False
+        self.pace = Pace()
         self.segments_end = 0  # segments below are with the threads, or behind them
         self.direct = files.use_direct(context.directory, self.config.direct_io)
         options = ffi.new(
@@ -150,7 +153,9 @@ class WalProcess:
 
     def _segment_fd(self, number: int) -> int:
         if number >= self.manifest.named_end:
-            self.manifest = segment.prepare(self.context.directory, self.manifest, number, direct=self.direct)
+            began, fill = time.monotonic(), self.pace.worth_filling()
+            self.manifest = segment.prepare(self.context.directory, self.manifest, number, direct=self.direct, fill=fill)
+            self.pace.prepared(time.monotonic() - began, filled=fill)
         return segment.open_for_writing(self.context.directory, self.manifest, number, direct=self.direct)
 
 

@@ -15,6 +15,7 @@ from engine.errors import ConfigError, CorruptionError, StorageFull
 from engine.log import files, segment
 from engine.log import manifest as manifests
 from engine.log.manifest import Manifest
+from engine.log.pace import Pace
 
 PAGE = 4096
 SIZE = 2 << 20
@@ -166,3 +167,23 @@ def test_reads_fall_back_where_direct_ones_are_refused(tmp_path: Path, monkeypat
     assert files.read_all(fd, memoryview(into), 0) == PAGE - 1
     os.close(fd)
     assert into == b"x" * (PAGE - 1)
+
+
+def test_a_segment_that_is_only_reserved_reads_as_zeros_and_takes_its_room(tmp_path: Path) -> None:
+    segment.folder(tmp_path).mkdir()
+    segment.create(tmp_path, bytes(16), 0, SIZE, direct=False, fill=False)
+    path = segment.path_of(tmp_path, 0)
+    assert path.stat().st_size == segment.HEADER_BYTES + SIZE
+    assert path.stat().st_blocks * 512 >= SIZE
+    assert not any(path.read_bytes()[segment.HEADER_BYTES :])
+
+
+def test_filling_pauses_while_segments_are_used_up_faster_than_it_pays() -> None:
+    pace = Pace()
+    assert pace.worth_filling()
+    pace.prepared(1e6, filled=True)  # a segment would have to last for months
+    assert not pace.worth_filling()
+    pace.prepared(0.0, filled=False)
+    assert not pace.worth_filling()  # what filling takes is remembered
+    pace.prepared(0.0, filled=True)
+    assert pace.worth_filling()
