@@ -107,6 +107,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--row", metavar="TEXT", default="", help="only rows whose name contains this")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left behind
     print(f"tier {options.tier}, seed {options.seed}\n{HEAD}", flush=True)
     rows = []
     for group in options.only or GROUPS:

@@ -12,7 +12,7 @@ from pathlib import Path
 import engine
 from tests.engine.points import POINTS, Point, Victim, Way
 from tests.faults import build
-from tests.faults.host import SMALL, Engine, Writers, children_of, forget_shared_memory, pause, until, writers
+from tests.faults.host import SMALL, Engine, NotRun, Writers, children_of, forget_shared_memory, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault
 
@@ -44,6 +44,8 @@ def run(point: Point, action: str, hits: tuple[int, ...], directory: Path, seed:
         found = one(point, hit, action, part)
         found.notes = [f"{point.name}:{hit}:{action}: {note}" for note in found.notes]
         total.add(found)
+    if total.runs == 0 and total.kept():
+        raise NotRun("nobody came by in time")
     return total
 
 
