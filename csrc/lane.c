@@ -24,8 +24,14 @@ struct rw_writer {
     uint64_t salt;
     uint32_t mask;
     uint32_t generation;
+    uint32_t spins_missed; /* waits in a row that outlasted their spin; a hint that threads may tread on */
     int bell_fd;
 };
+
+/* Once so many waits outlasted their spin, only every so many-th still spins: waiting takes long here, and the processor is
+ * better left to those that are waited for. */
+#define SPINS_MISSED_MAX 4u
+#define SPIN_RETRY       16u
 
 rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
 {
@@ -186,11 +192,17 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
         return rc;
     if (spin_ns > timeout_ns)
         spin_ns = timeout_ns;
+    uint32_t missed = rw_peek32(&w->spins_missed);
+    if (missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0)
+        spin_ns = 0;
+    rw_store32(&w->spins_missed, missed + 1);
     for (uint64_t end = rw_now_ns() + spin_ns; spin_ns != 0 && rw_now_ns() < end;) {
         sched_yield();
         rc = rw_completion_poll(w, number);
-        if (rc != RW_PENDING)
+        if (rc != RW_PENDING) {
+            rw_store32(&w->spins_missed, 0);
             return rc;
+        }
     }
     rw_add32(&w->lane->completion_waiters, 1);
     /* PAIR: wake. The drain fills the cell, bumps `wake`, then looks at completion_waiters. */

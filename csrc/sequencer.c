@@ -21,6 +21,9 @@
  * for each append comes sooner. Waking the drain costs the WAL thread about 4 us before every such write. */
 #define LULL_NS 100000u
 
+#define FEW_REQUESTS 64u
+#define FEW_BYTES    (128u * 1024u)
+
 /* A request that waits in its stream's queue. */
 typedef struct entry {
     uint64_t position; /* log position of its record header */
@@ -56,6 +59,7 @@ struct rw_sequencer {
     uint32_t *dirty;     /* slots with new completions in this step */
     uint32_t dirty_count;
     uint64_t requests;   /* registered so far: the next entry */
+    uint64_t waiting;    /* of those, not confirmed */
     uint64_t registered; /* blocks */
     uint64_t incomplete; /* first block whose persisted bytes were not acted upon */
     uint64_t step;
@@ -166,6 +170,7 @@ static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
         (void)RW_POINT("d.cursor.pre");
         confirm(s, r);
         s->blocks[e->block & (RW_BLOCK_ENTRIES - 1)].remaining--;
+        s->waiting--;
         q->head = e->next;
         run++;
     }
@@ -236,6 +241,7 @@ static void register_request(rw_sequencer *s, const rw_record *r, uint64_t posit
         s->entries[q->tail].next = i;
     q->tail = i;
     state_of(s, block)->remaining++;
+    s->waiting++;
     (void)RW_POINT("d.register.mid");
     if (cl->generation == r->generation)
         cl->outstanding++;
@@ -452,6 +458,14 @@ static int park(rw_sequencer *s, uint64_t timeout_ns)
     return rc;
 }
 
+/* Is somebody likely to wait for each of the few things that are under way? With more than that, throughput is what counts:
+ * on a machine with few processors a spinning drain takes what writers and WAL threads need, and it is woken once per
+ * block, which is then a large one. */
+static bool few_under_way(const rw_sequencer *s)
+{
+    return s->waiting <= FEW_REQUESTS && rw_peek64(&s->c->sealed_end) - s->c->released_end <= FEW_BYTES;
+}
+
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
 {
     uint64_t now = rw_now_ns(), end = now + timeout_ns, spin_until = now + spin_ns, lull_until = now;
@@ -463,7 +477,7 @@ int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
         if (rc > 0) {
             spin_until = now + spin_ns;
             lull_until = now + LULL_NS;
-        } else if (now < (s->incomplete < s->registered ? spin_until : lull_until)) {
+        } else if (few_under_way(s) && now < (s->incomplete < s->registered ? spin_until : lull_until)) {
             sched_yield();
         } else {
             rc = park(s, end - now);
