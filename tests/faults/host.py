@@ -128,9 +128,11 @@ class Engine:
 
     def strike(self, role: str, number: signal.Signals = signal.SIGKILL) -> int:
         """A signal to one process; returns its pid."""
-        pid = self.pid(role)
-        os.kill(pid, number)
-        return pid
+        while True:
+            pid = self.pid(role)
+            with contextlib.suppress(ProcessLookupError):  # the one before it, whose successor has just been started
+                os.kill(pid, number)
+                return pid
 
     def kill(self) -> None:
         """SIGKILL to all of it; returns when the last one is gone."""
