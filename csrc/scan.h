@@ -20,10 +20,9 @@
  *
  * WHERE THE DISK TAKES OVER                                                                       PAIR: release
  *
- *   Ring space is reserved only below the first block not released + ring_bytes, so rw_log_low <= rw_log_disk_end always; and blocks
+ *   Ring space is reserved only below released_end + ring_bytes, so rw_log_low <= rw_log_disk_end always; and blocks
  *   below released_end are confirmed, so all of them are on disk. Load low first: the store of reserve_end came after
- *   the WAL process's load of `released`, and that was stored after released_end, so a reader that sees the one sees at
- *   least that value of the other.
+ *   the WAL process's load of released_end, so a reader that sees the one sees at least that value of the other.
  */
 #ifndef RW_SCAN_H
 #define RW_SCAN_H
