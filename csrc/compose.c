@@ -145,7 +145,7 @@ static int take_quota(rw_wal *w, uint32_t k)
     uint64_t need;
     int rc;
     while (w->ring.used < end && (rc = next_request(w, k, &q, &need)) == RW_OK) {
-        if (need > rw_log_ring_left(&w->ring))
+        if (!rw_log_ring_fits(&w->ring, need))
             return RW_FULL;
         if (take(w, k, &q) != RW_OK)
             break;

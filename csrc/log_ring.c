@@ -75,9 +75,10 @@ int rw_log_ring_begin(rw_log_ring *r, uint64_t need)
     uint64_t pages = rw_page_up(need), room = ring_room(r), segment = rw_log_ring_segment_room(r);
     if (pages > segment)
         return RW_TOO_LARGE;
-    /* A block beyond the target size has one big request and less than a page of others. */
-    uint64_t most = 1 + (r->target_bytes + RW_PAGE) / sizeof(rw_record);
-    if (pages > room || requests_pending(r) + most > RW_PENDING_MAX)
+    /* A block beyond the target size has one big request and less than a page of others; `most` binds a writer that, once
+     * the block was opened for its big request, puts many small ones in its place. */
+    r->most = (uint32_t)(1 + (r->target_bytes + RW_PAGE) / sizeof(rw_record));
+    if (pages > room || requests_pending(r) + r->most > RW_PENDING_MAX)
         return RW_FULL;
     uint64_t capacity = pages > r->target_bytes ? pages : r->target_bytes;
     if (capacity > room)

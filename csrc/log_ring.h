@@ -35,6 +35,7 @@ typedef struct rw_log_ring {
     uint64_t capacity;
     uint32_t records;  /* frames */
     uint32_t requests; /* frames that are batches */
+    uint32_t most;     /* requests that it may have: what the tables of WAL process and drain are made for */
     uint32_t seed;
 
     uint64_t requests_sealed;
@@ -65,7 +66,11 @@ uint64_t rw_log_ring_segment_room(const rw_log_ring *r);
  * yet; RW_TOO_LARGE: the segment has no room, an END block is due. */
 int rw_log_ring_begin(rw_log_ring *r, uint64_t need);
 
-static inline uint64_t rw_log_ring_left(const rw_log_ring *r) { return r->capacity - r->used; }
+/* May one more request, whose frames take `need` bytes, go into the open block? */
+static inline bool rw_log_ring_fits(const rw_log_ring *r, uint64_t need)
+{
+    return need <= r->capacity - r->used && r->requests < r->most;
+}
 
 /* Opens an END block over the rest of the segment; RW_FULL if the ring has no room for its span. */
 int rw_log_ring_begin_end(rw_log_ring *r);

@@ -21,6 +21,10 @@ static int header_check(const rw_block *h, const uint8_t uuid[16], uint64_t epoc
         return RW_BAD;
     if (h->length < RW_PAGE || h->length % RW_PAGE || h->used < sizeof *h || h->used > h->length || h->span < h->length)
         return RW_BAD;
+    /* Who walks on by `span` must come to a further place of a block, and who makes room for `records` must not be asked
+     * for the moon. */
+    if (h->span % RW_PAGE || h->span > UINT64_MAX - position || h->records > (h->used - sizeof *h) / sizeof(rw_record))
+        return RW_BAD;
     return RW_OK;
 }
 

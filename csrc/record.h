@@ -11,7 +11,8 @@
  * A block is valid if and only if
  *   1. its header has the magic, the format version and a right CRC,
  *   2. its uuid, epoch and position are the ones expected at that place,
- *   3. length is a multiple of 4096 and fits, used <= length, span >= length,
+ *   3. length and span are multiples of 4096, length fits, used <= length <= span, the next position does not wrap, and
+ *      `used` has room for so many records,
  *   4. every one of its `records` frames has a right CRC (seeded with epoch and position, so no frame of another
  *      block fits), lies inside `used`, and they end at `used`,
  *   5. every payload has the digest in its frame.
