@@ -81,7 +81,7 @@ typedef struct rw_control {
     uint8_t uuid[16];
     uint64_t epoch_begin;      /* log position at which this epoch's barrier begins */
     uint64_t max_record_bytes; /* payload limit that the log ring sets */
-    uint64_t started_ns;       /* wall clock, for people */
+    uint64_t started_ns;       /* wall clock, or the log's newest time if that is later: nothing is stamped before it */
     uint32_t confirm_order;    /* 0 stream, 1 log */
     uint32_t supervisor_pid;
     RW_PAD(pad0, 48, 64);
@@ -165,7 +165,8 @@ typedef struct rw_block_entry {
     uint64_t requests; /* requests sealed before this block */
     uint32_t records;  /* frames in it */
     uint32_t state;
-    RW_PAD(pad0, 48, 64);
+    uint64_t timestamp_ns; /* for a successor: the block itself may be overwritten once it is released */
+    RW_PAD(pad0, 56, 64);
 } rw_block_entry;
 
 enum rw_stream_state { RW_STREAM_FREE = 0, RW_STREAM_OPEN = 1 };

@@ -129,6 +129,7 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
     rw_store64(&e->requests, r->requests_sealed);
     rw_store32(&e->records, r->records);
     rw_store32(&e->state, RW_BLOCK_SEALED);
+    rw_store64(&e->timestamp_ns, timestamp_ns);
     rw_store64(&e->number, number);
     (void)RW_POINT("l.seal.entry");
 

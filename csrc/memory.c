@@ -38,7 +38,7 @@ uint64_t rw_fingerprint(void)
         AT(rw_slot, wal_done), AT(rw_slot, requests), AT(rw_slot, wake), AT(rw_slot, drain_done), AT(rw_slot, confirmed),
         sizeof(rw_completion), AT(rw_completion, offset),
         sizeof(rw_block_entry), AT(rw_block_entry, position), AT(rw_block_entry, span), AT(rw_block_entry, length),
-        AT(rw_block_entry, requests), AT(rw_block_entry, records), AT(rw_block_entry, state),
+        AT(rw_block_entry, requests), AT(rw_block_entry, records), AT(rw_block_entry, state), AT(rw_block_entry, timestamp_ns),
         sizeof(rw_stream), AT(rw_stream, name_bytes), AT(rw_stream, start_offset), AT(rw_stream, next_offset),
         AT(rw_stream, defined_end), AT(rw_stream, confirmed_offset), AT(rw_stream, confirmed_bytes),
         AT(rw_stream, last_timestamp_ns), AT(rw_stream, name),

@@ -11,7 +11,6 @@ static void restore_last_block(rw_wal *w, const uint8_t *block)
 {
     uint64_t at = sizeof(rw_block);
     rw_frame f;
-    w->last_timestamp_ns = ((const rw_block *)block)->timestamp_ns;
     while (rw_block_frames(block, &at, &f, 1) == 1) {
         w->defined[f.stream] = 1;
         if (w->next_offset[f.stream] < f.base_offset + f.count)

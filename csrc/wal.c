@@ -47,6 +47,8 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
         w->next_offset[id] = s->next_offset;
         w->defined[id] = s->defined_end != 0 && s->defined_end <= c->sealed_end;
     }
+    /* Also a clock that was put back while nobody was there does not make times go back. */
+    w->last_timestamp_ns = c->sealed == c->block_seed ? c->started_ns : rw_block_entry_of(c, c->sealed - 1)->timestamp_ns;
     w->segment_announced = c->sealed_end / c->segment_bytes;
     rw_store32(&c->io_direct, o->direct);
     rw_store32(&c->wal_pid, (uint32_t)getpid());

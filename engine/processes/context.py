@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 
 from engine.config import Config
@@ -44,6 +45,8 @@ class EngineContext:
     """eventfd that publishers ring when the WAL process sleeps; non-blocking."""
     chore_fd: int
     """eventfd that wakes the WAL process's main thread for housekeeping; non-blocking."""
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    """When the epoch began, by the clock that nobody sets."""
     replacement: bool = False
     """The process takes over from one that died: restore from shared memory first."""
     log: logging.Logger = LOG

@@ -47,7 +47,7 @@ def report(context: EngineContext, crew: Crew, slots: SlotTable, recovered: Reco
         "drain_pid": pids.get(Role.DRAIN),
         "epoch": context.epoch,
         "uuid": context.uuid.hex(),
-        "uptime": round(time.time() - c.started_ns / 1e9, 3),
+        "uptime": round(time.monotonic() - context.began, 3),
         "restarts": crew.restarts,
         "io": "direct" if direct else "buffered",
         "durability": DIRECT if direct else BUFFERED,

@@ -213,6 +213,8 @@ def _shared_memory(directory: Path, config: Config, recovered: Recovered, lock_f
                 block_number=recovered.block_number,
             )
         )
+        # Times never go back, not even if the clock was put back since the newest record was written.
+        control.pointer.started_ns = max(control.pointer.started_ns, recovered.timestamp_ns)
         ring = stack.enter_context(memory.create_log(config, uuid, epoch))
         point("s.shm.created")
         bell_fd, chore_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))

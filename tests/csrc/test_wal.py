@@ -49,6 +49,20 @@ def test_what_is_on_disk_is_what_is_in_the_ring(tmp_path: Path) -> None:
         assert memory.entry(1).state == lib.RW_BLOCK_PERSISTED
 
 
+def test_times_do_not_go_back_over_a_replacement_or_a_start(tmp_path: Path) -> None:
+    ahead = 1 << 62  # of any clock
+    with Memory() as memory:
+        memory.control.started_ns = ahead  # as the supervisor found it in the log
+        writer, sequencer = Writer(memory, 0), Sequencer(memory)
+        for _ in range(3):  # a successor each, whose predecessor's blocks are all released
+            assert writer.append(b"x") == lib.RW_OK
+            take(memory, tmp_path)
+            sequencer.settle()
+            assert memory.control.released == memory.control.sealed
+        stamps = [record.timestamp_ns for block in (1, 2, 3) for record in memory.records(block)]
+        assert stamps == [ahead] * 4  # the stream's definition, and three records
+
+
 def test_lanes_take_turns_by_quota(tmp_path: Path) -> None:
     with Memory() as memory:
         greedy, modest = Writer(memory, 0), Writer(memory, 1)
