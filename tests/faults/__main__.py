@@ -23,6 +23,7 @@ from tests.faults.table import TIERS, Fault
 GROUPS = {
     "kills": "kills",
     "power": "power",
+    "recorder": "recorder",
     "io": "io_errors",
     "media": "media",
     "clients": "clients",

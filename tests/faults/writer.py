@@ -5,7 +5,8 @@
 Journal lines: `b STREAM N COUNT` before a batch, then `s STREAM N` before its append, for each of its records;
 `c STREAM N OFFSET` after the confirmation, `n STREAM N` certainly not written, `u STREAM N` unknown, `g MILLISECONDS` for
 a pause between two confirmations that is longer than any before, `e REASON` if it ends early. A line is written whole or,
-if this process is killed, not at all past its last newline.
+if this process is killed, not at all past its last newline. With RINGWAL_FAULT_STAMPS in the environment `t NANOSECONDS`
+of CLOCK_MONOTONIC comes before the lines of each write: the append comes later, the confirmation has been seen.
 """
 
 from __future__ import annotations
@@ -13,21 +14,19 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import engine
+from tests.faults.company import keep
 from tests.faults.host import pause
 from tests.faults.payload import Origin, payload
 
 RECONNECT_SECONDS = 60.0
+STAMPS = "RINGWAL_FAULT_STAMPS"
 T = TypeVar("T")
 
 
@@ -36,9 +35,11 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._stamped = STAMPS in os.environ
 
     def line(self, text: str) -> None:
-        os.write(self._fd, text.encode() + b"\n")
+        stamp = f"t {time.monotonic_ns()}\n" if self._stamped else ""
+        os.write(self._fd, f"{stamp}{text}\n".encode())
 
 
 class Writer:
@@ -155,42 +156,10 @@ def connect(directory: Path) -> engine.Client:
     return persist(lambda: engine.connect(directory, timeout=RECONNECT_SECONDS))
 
 
-def storm(kind: str) -> None:
-    """What else goes on in this process: a signal a millisecond, or children that use the client they inherited."""
-    if kind == "signals":
-        signal.signal(signal.SIGALRM, lambda *_: None)
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    elif kind == "threads":
-        threading.Thread(target=lambda: [subprocess.run(["true"], check=False) for _ in range(1 << 30)], daemon=True).start()
-
-
-def fork_and_use(writer: Writer) -> None:
-    """A child appends on its own account, with the client of its parent, and checks that receipts did not come along."""
-    inherited = writer.pending[0][1] if writer.pending else None
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            if inherited is not None and not isinstance(inherited.exception(0), engine.ForkError | None):
-                os._exit(2)
-            writer.client.stream("children").append(b"child").result(30.0)
-            code = 0
-        finally:
-            os._exit(code)
-    writer.children.append(pid)
-    while len(writer.children) > 4:
-        code = os.waitstatus_to_exitcode(os.waitpid(writer.children.pop(0), 0)[1])
-        if code != 0:
-            raise AssertionError(f"a child ended with {code}")
-
-
 def main() -> None:
     directory, journal, name, streams, window, seconds = sys.argv[1:]
     writer = Writer(Path(directory), Path(journal), name, streams.split(","), int(window))
-    kind = os.environ.get("RINGWAL_FAULT_STORM", "")
-    storm(kind)
-    if kind == "forks":
-        writer.between = partial(fork_and_use, writer)
+    keep(os.environ.get("RINGWAL_FAULT_STORM", ""), writer)
     try:
         writer.run(float(seconds))
     except BaseException as error:

@@ -1,0 +1,237 @@
+"""Power cuts at every request that the disk gets, and every disk that such a cut may leave.
+
+A disk of our own (`recorder_server`) below a loop device below a file system writes down every write and flush while an
+engine is made, used, killed, recovered, used again and stopped on it. Then `recorder_replay` makes, for a cut, images that
+the disk may hold; the kernel replays the file system's journal, the engine recovers, and the oracle holds the result
+against what the journals had been promised by then. This sees what a real cut on a file hardly ever shows: a write that
+was answered, not flushed, and confirmed; a flush that did not cover it; blocks in parts.
+
+    python -m tests.faults.recorder DIRECTORY CUT VARIANT
+
+replays one cut of a kept directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import random
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import engine
+from engine.config import Config
+from engine.log.recovery import recover
+from tests.faults import recorder_device as device
+from tests.faults.decode import BLOCK_MAGIC, DecodeError
+from tests.faults.disk import MAKE
+from tests.faults.host import Engine, EngineEnded, NotRun, forget_shared_memory, until, writers
+from tests.faults.oracle import Verdict, judge
+from tests.faults.recorder_replay import VARIANTS, Disk, Event, Journal, cuts, events
+from tests.faults.recorder_server import WRITE
+from tests.faults.table import Fault, often
+from tests.faults.writer import STAMPS
+
+WRITERS = 3
+WINDOW = 4
+"""Few, for small blocks: a log of many blocks and few records is judged soonest."""
+STREAMS = [["hot", f"own-{i}"] for i in range(WRITERS)]
+FORMAT = {"ext4": (*MAKE["ext4"], "-b", "4096"), "xfs": MAKE["xfs"]}
+SIZE = {"ext4": 96 << 20, "xfs": 320 << 20}
+"""Small, for a copy per replay; XFS is not made smaller than 300 MiB."""
+
+SMALL = Config(
+    ring_bytes=1 << 20,
+    lane_bytes=64 << 10,
+    block_bytes=64 << 10,
+    segment_bytes=3 << 20,
+    max_streams=64,
+    pipeline_bytes=1,
+)
+"""Small segments, so that their making, naming and changing happens; many blocks in flight."""
+
+WHOLE_ENGINE = 21
+"""Every so many replays a whole engine starts and stops; in the others its recovery alone runs, in this process."""
+
+NOTES = 4
+"""Of one replay: the first ones say enough."""
+
+CASES = (("ext4", "auto"), ("xfs", "off"), ("ext4", "off"), ("xfs", "auto"))
+
+
+def faults(tier: str) -> list[Fault]:
+    lines = often(tier, 20, 50)
+    count = {"change": 6, "nightly": 100}.get(tier)
+    return [
+        Fault("recorder", f"cut at a request, {kind}, direct_io {direct}", partial(run, kind, direct, lines, count))
+        for kind, direct in CASES[: often(tier, 2, len(CASES))]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What `record` leaves behind, beside the log. Cuts are made from ``begin`` to ``end``; before it nothing was promised."""
+
+    kind: str
+    direct: str
+    seed: int
+    begin: int
+    end: int
+
+    @property
+    def config(self) -> Config:
+        return dataclasses.replace(SMALL, direct_io=self.direct)
+
+    def save(self, directory: Path) -> None:
+        (directory / "recording.json").write_text(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def load(cls, directory: Path) -> Recording:
+        return cls(**json.loads((directory / "recording.json").read_text()))
+
+
+def run(kind: str, direct: str, lines: int, count: int | None, directory: Path, seed: int) -> Verdict:
+    """``count`` random cuts, or all there are. In each of its lives the engine is used for so many lines of each journal."""
+    device.needs()
+    device.format_image(directory / "fresh.img", SIZE[kind], FORMAT[kind])
+    record(kind, direct, lines, directory, seed)
+    return replay(directory, count)
+
+
+def flags(config: Config) -> tuple[str, ...]:
+    """What the command has to be told."""
+    told = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
+    return tuple(word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value)))
+
+
+def record(kind: str, direct: str, lines: int, directory: Path, seed: int) -> None:
+    """An engine's lives on a recording disk."""
+    mount = directory / "disk"
+    mount.mkdir()
+    with (
+        device.held(device.load(directory / "fresh.img")) as content,
+        device.recorded(content, directory / "log", seed) as loop,
+        device.mounted(loop, mount, kind),
+    ):
+        if loop.setting("queue/fua") != "0":
+            raise NotRun("the loop device does not turn a forced write into a write and a flush")
+        device.sync(mount)
+        begin = time.monotonic_ns()
+        _use(mount / "engine", directory, flags(dataclasses.replace(SMALL, direct_io=direct)), lines)
+        Recording(kind, direct, seed, begin, time.monotonic_ns()).save(directory)
+
+
+def _use(engine_dir: Path, journals: Path, words: tuple[str, ...], lines: int) -> None:
+    """Made, killed, recovered, its WAL process killed; all that under load. Then stopped."""
+    log = journals / "engine.log"
+
+    def current() -> int:
+        return int(running.status()["segments"]["current"])
+
+    running = Engine(engine_dir, *words, log=log)
+    try:
+        with writers(engine_dir, journals, STREAMS, window=WINDOW, env={STAMPS: "1"}) as crowd:
+            crowd.await_progress(lines)
+            running.kill()
+            running = Engine(engine_dir, *words, log=log)
+            crowd.await_progress(lines)
+            running.strike("wal")
+            segment = current()
+            crowd.await_progress(lines)
+            until(lambda: current() > segment, "the next segment")
+        running.stop()
+    finally:
+        running.__exit__(None, None, None)
+        forget_shared_memory(engine_dir)
+
+
+def replay(directory: Path, count: int | None) -> Verdict:
+    """Cuts of a recording, and a disk that lies."""
+    recording, happened = Recording.load(directory), events(directory / "log")
+    places = cuts(happened, recording.begin, recording.end)
+    if count is not None and count < len(places):
+        places = [*sorted(random.Random(recording.seed).sample(places[:-1], count - 1)), places[-1]]
+    total, replayer = Verdict(), Replayer(directory, recording, happened)
+    with device.held(device.load(directory / "fresh.img")) as fresh:
+        with contextlib.closing(Disk(fresh, happened)) as disk:
+            for number, place in enumerate(places):
+                disk.advance(place)
+                for turn, variant in enumerate(VARIANTS, number * len(VARIANTS)):
+                    total.add(replayer.judge(disk, variant, whole=turn % WHOLE_ENGINE == 0))
+                if not total.kept():
+                    return total
+        with contextlib.closing(Disk(fresh, happened, _second_half_of_blocks(happened))) as liar:
+            liar.advance(places[-1])
+            total.expect(not replayer.judge(liar, "prefix").kept(), "a disk that loses what it flushed was not noticed")
+    return total
+
+
+def _second_half_of_blocks(happened: list[Event]) -> frozenset[int]:
+    """Writes of the log's blocks."""
+    magic = BLOCK_MAGIC.to_bytes(8, "little")
+    blocks = [event.number for event in happened if event.kind == WRITE and event.data[:8] == magic]
+    return frozenset(blocks[len(blocks) // 2 :])
+
+
+class Replayer:
+    """Recovers from images and judges the result."""
+
+    def __init__(self, directory: Path, recording: Recording, happened: list[Event]) -> None:
+        self.directory, self.recording, self.happened = directory, recording, happened
+        self.journals = {f"w{i}": Journal(directory / f"w{i}.journal") for i in range(WRITERS)}
+        self.mount = directory / "replay"
+        self.mount.mkdir(exist_ok=True)
+
+    def judge(self, disk: Disk, variant: str, *, whole: bool = False) -> Verdict:
+        """``whole``: by a start and a stop of the whole engine."""
+        chance = random.Random(f"{self.recording.seed}/{disk.at}/{variant}")
+        journals = self._promised(self.happened[disk.at].nanoseconds)
+        try:
+            with (
+                device.held(disk.image(variant, chance)) as content,
+                contextlib.closing(device.Loop(content)) as loop,
+                device.mounted(loop, self.mount, self.recording.kind),
+            ):
+                verdict = self._recovered(self.mount / "engine", journals, whole=whole)
+        except (engine.Error, DecodeError, OSError, EngineEnded) as error:
+            verdict = Verdict(notes=[f"{type(error).__name__}: {error}"])
+        verdict.runs = 1
+        verdict.notes = [f"cut {disk.at}, {variant}: {note}" for note in verdict.notes[:NOTES]]
+        return verdict
+
+    def _promised(self, nanoseconds: int) -> dict[str, Path]:
+        paths = {writer: self.directory / f"{writer}.promised" for writer in self.journals}
+        for writer, journal in self.journals.items():
+            paths[writer].write_bytes(journal.before(nanoseconds))
+        return paths
+
+    def _recovered(self, engine_dir: Path, journals: dict[str, Path], *, whole: bool) -> Verdict:
+        config = self.recording.config
+        if not whole:
+            recover(engine_dir, config)
+            return judge(engine_dir, journals)
+        try:
+            with Engine(engine_dir, *flags(config), log=self.directory / "replay.log") as running:
+                code = running.stop()
+            verdict = judge(engine_dir, journals)
+            verdict.expect(code == 0, f"the orderly stop ended with code {code}")
+            return verdict
+        finally:
+            forget_shared_memory(engine_dir)
+
+
+def main() -> int:
+    directory, place, variant = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    recording, happened = Recording.load(directory), events(directory / "log")
+    with device.held(device.load(directory / "fresh.img")) as fresh, contextlib.closing(Disk(fresh, happened)) as disk:
+        disk.advance(place)
+        verdict = Replayer(directory, recording, happened).judge(disk, variant)
+    print(json.dumps(dataclasses.asdict(verdict), indent=1))
+    return 0 if verdict.kept() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
