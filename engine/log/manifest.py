@@ -35,6 +35,8 @@ _TEMPORARY = "manifest.tmp"
 _MAGIC = b"RWMANIF1"
 _SLOT = struct.Struct("<8sIIQ16sQQQQQQ")
 _DIGEST = struct.Struct("<Q")
+_NUMBERS_END = 1 << 62
+"""Log positions, epochs and counters stay below: what is computed from them fits into 64 bits."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ def load(directory: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is no manifest.
-        CorruptionError: no slot is good, or both are and contradict each other.
+        CorruptionError: no slot is good, or they contradict each other or themselves.
         VersionMismatch: written in a format that this build does not know.
         OSError: it cannot be read.
     """
@@ -104,7 +106,15 @@ def load(directory: Path) -> Manifest:
         raise CorruptionError(f"{directory / NAME}: neither slot is readable")
     if len({state.uuid for state in good}) > 1 or len({state.segment_bytes for state in good}) > 1:
         raise CorruptionError(f"{directory / NAME}: its two slots belong to different logs")
+    if not all(map(_possible, good)):
+        raise CorruptionError(f"{directory / NAME}: its numbers contradict each other")
     return max(good, key=lambda state: state.counter)
+
+
+def _possible(m: Manifest) -> bool:
+    """Could a program of ours have written it? A right digest alone does not say so."""
+    in_order = m.first_segment <= m.epoch_segment <= m.named_end - (m.epoch > 0)
+    return in_order and max(m.named_end * m.segment_bytes, m.window_bytes, m.epoch, m.counter) < _NUMBERS_END
 
 
 def _read_slots(directory: Path) -> tuple[bytes, bytes]:

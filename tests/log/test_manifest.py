@@ -127,3 +127,14 @@ def test_another_format_is_named_and_not_touched(tmp_path: Path) -> None:
 def test_no_manifest_is_not_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         manifests.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epoch_segment", 4), ("epoch_segment", 2**64 - 8191), ("first_segment", 3), ("named_end", 2**60), ("epoch", 2**64 - 1)],
+)
+def test_numbers_that_nobody_wrote_are_refused_even_with_a_right_digest(tmp_path: Path, field: str, value: int) -> None:
+    state = manifests.store(tmp_path, dataclasses.replace(fresh(tmp_path), epoch=1, epoch_segment=2, named_end=4))
+    manifests.store(tmp_path, dataclasses.replace(state, **{field: value}))
+    with pytest.raises(CorruptionError, match="contradict"):
+        manifests.load(tmp_path)
