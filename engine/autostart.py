@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from engine.errors import NotRunning
+from engine.log.files import make_directory
 from engine.registration import Registration
 
 FIRST_PAUSE = 0.005
@@ -50,7 +51,7 @@ def _log_path(path: Path) -> Path:
 
 def _start(path: Path) -> subprocess.Popen[bytes]:
     """Starts an engine that outlives this process and ends with its last client."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path)
     # The engine must run the code that this process runs, whatever the current directory holds.
     package = str(Path(__file__).resolve().parent.parent)
     search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))

@@ -7,7 +7,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engine.errors import ConfigError, StorageFull
@@ -43,6 +43,21 @@ def sync_directory(directory: Path) -> None:
     """Make names created in, or removed from, `directory` durable. Raises OSError."""
     with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
+
+
+def make_directory(directory: Path) -> None:
+    """Make `directory`, readable by its owner only, and whatever is missing above it, durably. Raises OSError.
+
+    Each name is durable before the next one is made. So only the last that exists can be in doubt: whoever made it may
+    have died before the sync.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
+    last = missing[-1].parent if missing else directory
+    with suppress(PermissionError):  # what is above it is not ours to read, so its making was not ours either
+        sync_directory(last.parent)
+    for path in reversed(missing):
+        path.mkdir(mode=0o700 if path == directory else 0o777, exist_ok=True)
+        sync_directory(path.parent)
 
 
 @contextmanager

@@ -125,11 +125,14 @@ def recover(directory: Path, config: Config) -> Recovered:
 
 
 def _load_or_create(directory: Path, config: Config) -> Manifest:
+    folder = segment.folder(directory)
     try:
-        return manifests.load(directory)
+        found = manifests.load(directory)
     except FileNotFoundError:
         pass
-    folder = segment.folder(directory)
+    else:
+        sync_directory(directory)  # whoever made the manifest may have died before its name was durable
+        return found
     if folder.is_dir() and segment.numbers(directory):
         raise CorruptionError(f"{directory} has segments but no manifest")
     for made in (directory, folder):

@@ -21,7 +21,7 @@ from typing import Any
 from engine import memory
 from engine._native import lib
 from engine.config import Config
-from engine.log.files import sync_directory
+from engine.log.files import make_directory
 from engine.log.recovery import Recovered, recover
 from engine.points import point
 from engine.processes.children import Child, reap_strangers
@@ -87,7 +87,7 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             stack.callback(self._woken.close)
             stack.callback(self._wake.close)
-            _make_directory(self.directory)
+            make_directory(self.directory)
             lock = DirectoryLock(self.directory)
             stack.callback(lock.release)
             stack.enter_context(_signals(self._wake))
@@ -179,13 +179,6 @@ class Supervisor:
         # Elsewhere, children that are not ours are somebody else's: a program that runs an engine may have its own.
         if os.getpid() == 1:
             reap_strangers(set(crew.pids().values()))
-
-
-def _make_directory(directory: Path) -> None:
-    if directory.is_dir():
-        return
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sync_directory(directory.parent)
 
 
 def _log_recovery(recovered: Recovered) -> None:

@@ -6,6 +6,7 @@ import random
 from functools import partial
 from pathlib import Path
 
+from tests.faults import names
 from tests.faults.disk import Disk, disk
 from tests.faults.host import SMALL, Engine, forget_shared_memory, pause, writers
 from tests.faults.oracle import Verdict, judge
@@ -19,9 +20,12 @@ ROUND = 20
 def faults(tier: str) -> list[Fault]:
     cuts = often(tier, 4, 250, 1000)
     return [
-        Fault("power", f"power cut, {kind}, direct_io {direct}", partial(run, kind, direct, cuts))
-        for kind in ("ext4", "xfs")
-        for direct in ("auto", "off")
+        *(
+            Fault("power", f"power cut, {kind}, direct_io {direct}", partial(run, kind, direct, cuts))
+            for kind in ("ext4", "xfs")
+            for direct in ("auto", "off")
+        ),
+        Fault("power", "names whose directory was not synced", partial(names.run, often(tier, 3, 30))),
     ]
 
 
