@@ -27,7 +27,7 @@ GROUPS = {
     "io": "io_errors",
     "media": "media",
     "clients": "clients",
-    "time": "pauses",
+    "time": "time_and_identity",
     "recovery": "recoveries",
     "leaks": "leaks",
     "points": "points",

@@ -70,8 +70,11 @@ class Verdict:
             self.notes.append(otherwise)
 
 
-def judge(directory: Path, journals: dict[str, Path], *, strangers: tuple[str, ...] = ()) -> Verdict:
-    """The verdict on an engine's directory, which no engine has open. ``strangers``: streams of somebody without a journal."""
+def judge(
+    directory: Path, journals: dict[str, Path], *, strangers: tuple[str, ...] = (), seen: tuple[Path, ...] = ()
+) -> Verdict:
+    """The verdict on an engine's directory, which no engine has open. ``strangers``: streams of somebody without a journal;
+    ``seen``: journals of readers."""
     said = Journaled()
     for writer, path in journals.items():
         if path.exists():
@@ -107,5 +110,20 @@ def judge(directory: Path, journals: dict[str, Path], *, strangers: tuple[str, .
         if at.get(origin) != offset:
             verdict.lost += 1
             verdict.notes.append(f"{origin} was confirmed at {offset} and is at {at.get(origin)}")
+    for path in seen:
+        _hold_against(at, path, verdict)
     del verdict.notes[20:]
     return verdict
+
+
+def _hold_against(at: dict[Origin, int], path: Path, verdict: Verdict) -> None:
+    """What a reader saw is still there, at the same place."""
+    for line in path.read_text().split("\n")[:-1]:
+        stream, *rest = line.split(" ", 3)
+        if stream == "!":
+            verdict.notes.append(f"the reader of {path.name}: {' '.join(rest)}")
+            continue
+        origin, offset = Origin(stream, rest[1], int(rest[0])), int(rest[2])
+        if at.get(origin) != offset:
+            verdict.lost += 1
+            verdict.notes.append(f"{origin} was read at {offset} and is at {at.get(origin)}")

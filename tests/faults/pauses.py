@@ -1,231 +1,150 @@
-"""Processes that stop and go on, storms of signals and forks, other pid namespaces, a disk that hangs."""
+"""Processes that are stopped and go on where they were: one, all, for a long time, and over the end of their engine."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
-import shutil
 import signal
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
-from tests.faults.disk import disk
-from tests.faults.host import (
-    PATIENCE,
-    SMALL,
-    Engine,
-    EngineEnded,
-    NotRun,
-    await_death,
-    children_of,
-    forget_shared_memory,
-    pause,
-    until,
-    writers,
-)
-from tests.faults.oracle import Verdict, judge
+from tests.faults.host import await_death, pause, until
+from tests.faults.oracle import Verdict
+from tests.faults.scene import WRITERS, held, scene, state
 from tests.faults.table import Fault, often
-
-WRITERS = 3
-STREAMS = [["hot", f"own-{i}"] for i in range(WRITERS)]
-LOCKED = 75
 
 
 def faults(tier: str) -> list[Fault]:
-    seconds, times = often(tier, 1, 30), often(tier, 2, 3)
-    storm_seconds = often(tier, 2, 60)
-
-    def storm(name: str, kind: str) -> Fault:
-        return Fault("time", name, partial(stormy, storm_seconds, {"RINGWAL_FAULT_STORM": kind}))
-
+    seconds = often(tier, 0.2, 30)
+    name = "30 s" if tier != "change" else "a moment"
     return [
-        *(
-            Fault("time", f"SIGSTOP {role} for {seconds} s", partial(stopped, role, seconds, times))
-            for role in ("wal", "drain", "supervisor")
-        ),
-        Fault("time", f"SIGSTOP a writer for {seconds} s", partial(writer_stopped, seconds, often(tier, 3, 10))),
-        Fault("time", "SIGSTOP, then SIGKILL in the stop", partial(stopped_and_killed, often(tier, 3, 30))),
-        Fault("time", "everything frozen at once", partial(all_stopped, seconds)),
-        storm("signal storm in the writers", "signals"),
-        storm("fork storm in the writers", "forks"),
-        storm("writers whose threads spawn", "threads"),
-        Fault("time", "writers in pid namespaces", partial(namespaces, often(tier, 2, 20))),
-        Fault("time", "frozen file system", partial(frozen, seconds)),
-        Fault("time", "supervisor killed, file system frozen", frozen_and_killed),
+        *(Fault("time", f"SIGSTOP {role} for {name}", partial(stop, role, seconds)) for role in ("wal", "drain", "supervisor")),
+        Fault("time", f"SIGSTOP a writer for {name}", partial(writer, seconds)),
+        Fault("time", f"SIGSTOP the reader for {name}", partial(reader, seconds)),
+        Fault("time", f"everybody stopped for {name}", partial(everybody, seconds)),
+        Fault("time", "SIGSTOP, then SIGKILL in the stop", partial(killed_in_it, often(tier, 2, 30))),
+        Fault("time", "WAL and drain stopped over a takeover", partial(takeover, often(tier, 1, 10))),
+        Fault("time", "clients stopped over a takeover", partial(clients_over_takeover, often(tier, 1, 10))),
+        Fault("time", "WAL dead, supervisor stopped", partial(unreaped, often(tier, 0.2, 5))),
     ]
 
 
-def finish(
-    running: Engine, engine_dir: Path, journals: Mapping[str, Path], verdict: Verdict, **options: tuple[str, ...]
-) -> Verdict:
-    """An orderly stop and the records."""
-    verdict.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
-    verdict.add(judge(engine_dir, dict(journals), **options))
-    return verdict
-
-
-def stopped(role: str, seconds: int, times: int, directory: Path, seed: int) -> Verdict:
+def stop(role: str, seconds: float, directory: Path, seed: int) -> Verdict:
     """A stopped process is not a dead one: nobody replaces it, and it goes on where it was."""
-    engine_dir, verdict = directory / "engine", Verdict(runs=times)
-    with Engine(engine_dir, *SMALL) as running, writers(engine_dir, directory, STREAMS) as crowd:
-        for _ in range(times):
-            crowd.await_progress()
-            pid = running.strike(role, signal.SIGSTOP)
-            pause(seconds)
+    with scene(directory) as s:
+        before = s.workers()
+        with held(*s.pids(role)):
             if role == "supervisor":
-                crowd.await_progress()  # nobody needs it to append
-            os.kill(pid, signal.SIGCONT)
-            crowd.await_progress()
-            verdict.expect(running.pid(role) == pid, f"{role} process {pid} was replaced while it lived")
-        crowd.kill()
-        return finish(running, engine_dir, crowd.journals, verdict)
-
-
-def writer_stopped(seconds: int, times: int, directory: Path, seed: int) -> Verdict:
-    """Wherever it stops, claims and all, the others go on at once."""
-    engine_dir, verdict = directory / "engine", Verdict(runs=times)
-    with Engine(engine_dir, *SMALL) as running, writers(engine_dir, directory, STREAMS) as crowd:
-        for i in range(times):
-            crowd.await_progress()
-            victim = crowd.processes[i % WRITERS]
-            victim.send_signal(signal.SIGSTOP)
-            crowd.await_progress(skip=i % WRITERS)
+                s.await_progress()  # nobody needs it to append or to read
             pause(seconds)
-            crowd.await_progress(skip=i % WRITERS)
-            verdict.expect(running.status()["clients_attached"] == WRITERS, "a stopped writer was taken for a dead one")
-            victim.send_signal(signal.SIGCONT)
-        crowd.await_progress()
-        crowd.kill()
-        return finish(running, engine_dir, crowd.journals, verdict)
+            if role != "supervisor":
+                s.unharmed(*before)
+        s.await_progress()
+        s.unharmed(*before)
+    s.verdict.runs = 1
+    return s.verdict
 
 
-def stopped_and_killed(times: int, directory: Path, seed: int) -> Verdict:
-    """Stopped in the middle of something, then killed there: the successor goes on."""
-    engine_dir, verdict = directory / "engine", Verdict(runs=2 * times)
-    with Engine(engine_dir, *SMALL, "--max-restarts", "1000") as running, writers(engine_dir, directory, STREAMS) as crowd:
-        for i in range(2 * times):
-            crowd.await_progress()
-            pid = running.strike(("wal", "drain")[i % 2], signal.SIGSTOP)
-            pause(0.05)
-            os.kill(pid, signal.SIGKILL)
-            crowd.await_progress()
-        crowd.kill()
-        return finish(running, engine_dir, crowd.journals, verdict)
+def writer(seconds: float, directory: Path, seed: int) -> Verdict:
+    """Wherever it stops, claims and all, the others go on at once, and it keeps its lane."""
+    with scene(directory) as s:
+        attached = s.running.status()["clients_attached"]
+        with held(s.crowd.processes[0].pid):
+            s.await_progress(skip=0)
+            pause(seconds)
+            s.await_progress(skip=0)
+            s.verdict.expect(s.running.status()["clients_attached"] == attached, "a stopped writer was taken for a dead one")
+        s.await_progress()
+    s.verdict.runs = 1
+    return s.verdict
 
 
-def all_stopped(seconds: int, directory: Path, seed: int) -> Verdict:
+def reader(seconds: float, directory: Path, seed: int) -> Verdict:
+    """What it was about to read is overwritten in the ring meanwhile: it reads it from the files, and reads the same."""
+    with scene(directory) as s:
+        ring = s.running.status()["ring"]["bytes"]
+        with held(s.reader.process.pid):
+            written = s.running.status()["counters"]["wal_block_bytes"]
+            until(lambda: s.running.status()["counters"]["wal_block_bytes"] > written + 2 * ring, "the ring to be overwritten")
+            pause(seconds)
+        s.await_progress()
+    s.verdict.runs = 1
+    return s.verdict
+
+
+def everybody(seconds: float, directory: Path, seed: int) -> Verdict:
     """As when a machine is suspended: time passes for nobody, and nobody draws conclusions from it."""
-    engine_dir, verdict = directory / "engine", Verdict(runs=1)
-    with Engine(engine_dir, *SMALL) as running, writers(engine_dir, directory, STREAMS) as crowd:
-        crowd.await_progress()
-        everybody = [running.process.pid, *children_of(running.process.pid), *(process.pid for process in crowd.processes)]
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in everybody:
-                os.kill(pid, number)
-            if number == signal.SIGSTOP:
-                pause(seconds)
-        crowd.await_progress()
-        verdict.expect(running.status()["restarts"] == 0, "somebody was replaced")
-        verdict.expect(running.status()["clients_attached"] == WRITERS, "a writer was thrown out")
-        crowd.kill()
-        return finish(running, engine_dir, crowd.journals, verdict)
-
-
-def stormy(seconds: int, env: Mapping[str, str], directory: Path, seed: int) -> Verdict:
-    engine_dir, verdict = directory / "engine", Verdict(runs=1)
-    with Engine(engine_dir, *SMALL) as running:
-        with writers(engine_dir, directory, STREAMS, env=env) as crowd:
-            crowd.await_progress()
+    with scene(directory) as s:
+        before, attached = s.workers(), s.running.status()["clients_attached"]
+        with held(*before, s.running.pid("supervisor"), *s.pids("writers"), *s.pids("reader")):
             pause(seconds)
-            crowd.await_progress()
-        until(lambda: running.status()["clients_attached"] == 0, "all slots to be free again")
-        return finish(running, engine_dir, crowd.journals, verdict, strangers=("children",))
+        s.await_progress()
+        s.unharmed(*before)
+        s.verdict.expect(s.running.status()["clients_attached"] == attached, "a client was thrown out")
+    s.verdict.runs = 1
+    return s.verdict
 
 
-def namespaces(times: int, directory: Path, seed: int) -> Verdict:
-    """Whose pid means nothing to the engine: killed, they are let go all the same."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        raise NotRun("needs root and unshare, for pid namespaces")
-    engine_dir, total, journals = directory / "engine", Verdict(runs=times), {}
-    with Engine(engine_dir, *SMALL) as running:
-        for number in range(times):
-            part = directory / f"life-{number}"
-            part.mkdir()
-            names = [[f"hot-{number}", f"own-{number}-{i}"] for i in range(WRITERS)]
-            with writers(engine_dir, part, names, wrapper=("unshare", "-p", "-f", "--kill-child", "--mount-proc")) as crowd:
-                crowd.await_progress()
-            until(lambda: running.status()["clients_attached"] == 0, "all slots to be free again")
-            journals[number] = crowd.journals
-        total.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
-    for number, paths in journals.items():
-        others = [name for other in journals if other != number for name in _names(other)]
-        total.add(judge(engine_dir, paths, strangers=tuple(others)))
-    return total
+def killed_in_it(times: int, directory: Path, seed: int) -> Verdict:
+    """Stopped in the middle of something, then killed there: a successor goes on, whatever the dead one had begun."""
+    with scene(directory) as s:
+        for i in range(2 * times):
+            role = ("wal", "drain")[i % 2]
+            pid = s.running.strike(role, signal.SIGSTOP)
+            pause(0.02)
+            os.kill(pid, signal.SIGKILL)
+            s.await_successor(role, pid)
+            s.await_progress()
+    s.verdict.runs = 2 * times
+    return s.verdict
 
 
-def _names(number: int) -> list[str]:
-    return [f"hot-{number}", *(f"own-{number}-{i}" for i in range(WRITERS))]
+def takeover(times: int, directory: Path, seed: int) -> Verdict:
+    """Stopped, WAL and drain process see their supervisor die and another engine take over. Told to go on, they are dead."""
+    with scene(directory) as s:
+        for _ in range(times):
+            old = s.workers()
+            pidfds = [os.pidfd_open(pid) for pid in old]
+            with held(*old):
+                s.running.strike("supervisor")
+                s.running.await_exit()
+                s.start()
+                for pid, fd in zip(old, pidfds, strict=True):
+                    gone = True
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(fd, signal.SIGCONT)
+                        gone = state(pid) in ("Z", "X", "")
+                    s.verdict.expect(gone, f"another engine was started while process {pid} lived")
+            await_death(pidfds)
+            s.await_progress()
+    s.verdict.runs = times
+    return s.verdict
 
 
-def frozen(seconds: int, directory: Path, seed: int) -> Verdict:
-    """A disk that does not answer: everybody waits, nobody is replaced, and it goes on when the disk does."""
-    with disk(directory, "ext4") as medium:
-        engine_dir, verdict = medium.mount / "engine", Verdict(runs=1)
-        with Engine(engine_dir, *SMALL) as running, writers(engine_dir, directory, STREAMS) as crowd:
-            crowd.await_progress()
-            before = running.pid("wal"), running.pid("drain")
-            medium.freeze()
-            try:
-                pause(seconds)
-                after = tuple(int(running.status()[f"{role}_pid"]) for role in ("wal", "drain"))
-                verdict.expect(after == before, f"processes {before} became {after}")
-            finally:
-                medium.thaw()
-            crowd.await_progress()
-            crowd.kill()
-            return finish(running, engine_dir, crowd.journals, verdict)
+def clients_over_takeover(times: int, directory: Path, seed: int) -> Verdict:
+    """A writer and the reader miss the end of their engine and the start of the next: what they still have mapped is
+    nobody's, and they find out."""
+    with scene(directory) as s:
+        for i in range(times):
+            with held(s.crowd.processes[i % WRITERS].pid, s.reader.process.pid):
+                s.running.kill()
+                s.start()
+                s.await_progress(skip=i % WRITERS, reader=False)
+            s.await_progress()
+    s.verdict.runs = times
+    return s.verdict
 
 
-def gone(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
-
-
-def frozen_and_killed(directory: Path, seed: int) -> Verdict:
-    """The supervisor dies, the WAL process hangs in a write and cannot: no other engine starts beside it."""
-    with disk(directory, "ext4") as medium, ThreadPoolExecutor() as pool:
-        # Only the segments hang, so that the next engine gets as far as it is let.
-        engine_dir, verdict = directory / "engine", Verdict(runs=1)
-        (medium.mount / "segments").mkdir()
-        engine_dir.mkdir()
-        (engine_dir / "segments").symlink_to(medium.mount / "segments")
-        running = Engine(engine_dir, *SMALL)
-        try:
-            with writers(engine_dir, directory, STREAMS) as crowd:
-                crowd.await_progress()
-                wal = os.pidfd_open(running.pid("wal"))
-                medium.freeze()
-                try:
-                    pause(0.2)  # until it is in a write that hangs
-                    running.strike("supervisor")
-                    running.await_exit()
-                    second = pool.submit(Engine, engine_dir, *SMALL, log=directory / "second.log")
-                    wait([second], timeout=20)
-                    verdict.expect(not gone(wal), "the write did not hang: this shows nothing")
-                    refused = second.exception() if second.done() else None
-                    verdict.expect(
-                        isinstance(refused, EngineEnded) and refused.code == LOCKED, f"the second engine: {refused or second}"
-                    )
-                finally:
-                    medium.thaw()
-                await_death([wal])
-                if refused is None:
-                    second.result(PATIENCE).kill()
-                running = Engine(engine_dir, *SMALL)
-                crowd.await_progress()
-                crowd.kill()
-                return finish(running, engine_dir, crowd.journals, verdict)
-        finally:
-            running.__exit__(None, None, None)
-            forget_shared_memory(engine_dir)
+def unreaped(seconds: float, directory: Path, seed: int) -> Verdict:
+    """A dead WAL process stays a zombie while the supervisor sleeps. Everybody waits, and nothing is lost."""
+    with scene(directory) as s:
+        pid = s.running.pid("wal")
+        with held(s.running.pid("supervisor")):
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: state(pid) == "Z", "the WAL process to be a zombie")
+            pause(seconds)
+            s.verdict.expect(not s.watch.look(), "somebody else writes")
+        s.await_successor("wal", pid)
+        s.await_progress()
+    s.verdict.runs = 1
+    return s.verdict

@@ -28,13 +28,13 @@ class Mode(enum.IntEnum):
 
 
 @functools.cache
-def library() -> Path:
-    """The compiled shim. Raises NotRun without a compiler."""
+def library(name: str = "shim") -> Path:
+    """A compiled shim. Raises NotRun without a compiler."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise NotRun("needs a C compiler")
-    built = Path(tempfile.mkdtemp(prefix="ringwal-shim-")) / "shim.so"
-    source = Path(__file__).with_name("shim.c")
+    built = Path(tempfile.mkdtemp(prefix="ringwal-shim-")) / f"{name}.so"
+    source = Path(__file__).with_name(f"{name}.c")
     flags = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "csrc"))
     subprocess.run([compiler, *flags, "-o", str(built), str(source)], check=True)
     atexit.register(shutil.rmtree, built.parent, ignore_errors=True)

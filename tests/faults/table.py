@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tests.faults.oracle import Verdict
 
 TIERS = ("change", "nightly", "release")
+N = TypeVar("N", int, float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,6 @@ class Fault:
     body: Callable[[Path, int], Verdict]
 
 
-def often(tier: str, change: int, nightly: int, release: int | None = None) -> int:
-    """How many times in a tier; a release has as many as a night unless it is said."""
+def often(tier: str, change: N, nightly: N, release: N | None = None) -> N:
+    """How many times, or for how many seconds, in a tier; a release has as many as a night unless it is said."""
     return {"change": change, "nightly": nightly, "release": release or nightly}[tier]

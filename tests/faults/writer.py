@@ -14,17 +14,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import engine
+from tests.faults.company import keep
 from tests.faults.host import pause
 from tests.faults.payload import Origin, payload
 
@@ -159,42 +156,10 @@ def connect(directory: Path) -> engine.Client:
     return persist(lambda: engine.connect(directory, timeout=RECONNECT_SECONDS))
 
 
-def storm(kind: str) -> None:
-    """What else goes on in this process: a signal a millisecond, or children that use the client they inherited."""
-    if kind == "signals":
-        signal.signal(signal.SIGALRM, lambda *_: None)
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    elif kind == "threads":
-        threading.Thread(target=lambda: [subprocess.run(["true"], check=False) for _ in range(1 << 30)], daemon=True).start()
-
-
-def fork_and_use(writer: Writer) -> None:
-    """A child appends on its own account, with the client of its parent, and checks that receipts did not come along."""
-    inherited = writer.pending[0][1] if writer.pending else None
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            if inherited is not None and not isinstance(inherited.exception(0), engine.ForkError | None):
-                os._exit(2)
-            writer.client.stream("children").append(b"child").result(30.0)
-            code = 0
-        finally:
-            os._exit(code)
-    writer.children.append(pid)
-    while len(writer.children) > 4:
-        code = os.waitstatus_to_exitcode(os.waitpid(writer.children.pop(0), 0)[1])
-        if code != 0:
-            raise AssertionError(f"a child ended with {code}")
-
-
 def main() -> None:
     directory, journal, name, streams, window, seconds = sys.argv[1:]
     writer = Writer(Path(directory), Path(journal), name, streams.split(","), int(window))
-    kind = os.environ.get("RINGWAL_FAULT_STORM", "")
-    storm(kind)
-    if kind == "forks":
-        writer.between = partial(fork_and_use, writer)
+    keep(os.environ.get("RINGWAL_FAULT_STORM", ""), writer)
     try:
         writer.run(float(seconds))
     except BaseException as error:
