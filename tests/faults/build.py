@@ -1,4 +1,5 @@
-"""Scratch copies of the checkout, built apart from it: with the named points of csrc/points.h, or with a defect."""
+"""Scratch copies of the checkout, built apart from it: with the named points of csrc/points.h, with sanitizers, or with a
+defect."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.faults.host import ROOT, NotRun
@@ -27,12 +29,12 @@ def copy(to: Path) -> Path:
     return to
 
 
-def build(root: Path, *, points: bool) -> None:
+def build(root: Path, *, points: bool = False, env: Mapping[str, str] | None = None) -> None:
     """Compiles the copy's core in place. Raises NotRun: it cannot be compiled here."""
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=root,
-        env={**os.environ, "RINGWAL_POINTS": "1"} if points else None,
+        env={**os.environ, **({"RINGWAL_POINTS": "1"} if points else {}), **(env or {})},
         capture_output=True,
         text=True,
         check=False,
@@ -49,6 +51,28 @@ def with_points() -> Path:
     copy(root)
     build(root, points=True)
     return root
+
+
+@functools.cache
+def with_sanitizers() -> tuple[Path, dict[str, str]]:
+    """A copy with AddressSanitizer and UndefinedBehaviorSanitizer, which end the process that they find something in; and
+    the environment that its processes need. Made once, gone at the end. Raises NotRun."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        raise NotRun("needs gcc")
+    named = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    runtime = Path(named.stdout.strip())
+    if not runtime.is_absolute():
+        raise NotRun("needs gcc's libasan")
+    root = Path(tempfile.mkdtemp(prefix="ringwal-asan-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    copy(root)
+    build(root, env={"RINGWAL_SANITIZE": "address,undefined", "CC": compiler, "LDSHARED": f"{compiler} -shared"})
+    return root, {
+        "LD_PRELOAD": str(runtime.resolve()),  # the interpreter was linked without it
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }
 
 
 def at(point: str, hit: int, action: str, once: Path | None = None) -> dict[str, str]:

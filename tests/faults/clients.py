@@ -16,6 +16,7 @@ from pathlib import Path
 
 import engine
 from engine import memory
+from tests.faults import build
 from tests.faults.decode import manifest
 from tests.faults.host import ROOT, SMALL, Engine, Writers, forget_shared_memory, pause, until, writers
 from tests.faults.oracle import Verdict, judge
@@ -32,6 +33,19 @@ def faults(tier: str) -> list[Fault]:
     def row(name: str, act: Act) -> Fault:
         return Fault("clients", name, partial(beside, act))
 
+    def checked(name: str, act: Act) -> Fault:
+        return Fault("clients", f"{name}; ASan build", partial(beside, act, sanitized=True))
+
+    # Memory that is touched where it must not be, and nothing comes of it: only sanitizers see that. Making their build
+    # takes longer than a change has time for; that one runs tests/fuzz with them.
+    with_sanitizers = [
+        checked("random bytes and forgeries", partial(hostile, "scribble", seconds)),
+        checked("changed payloads", partial(hostile, "mutate", seconds)),
+        checked("clients that vanish", partial(hostile, "vanish", often(tier, 0, 1000, 10_000))),
+        checked("more clients than slots", too_many),
+        checked("garbage on the socket", partial(garbage, often(tier, 0, 5000, 20_000))),
+        checked("a peer that never reads", never_reads),
+    ]
     return [
         row("random bytes and forgeries in the lane", partial(hostile, "scribble", seconds)),
         row("payloads changed after publishing", partial(hostile, "mutate", seconds)),
@@ -41,14 +55,17 @@ def faults(tier: str) -> list[Fault]:
         row("more clients than slots", too_many),
         row("garbage on the socket", partial(garbage, often(tier, 300, 20_000))),
         row("a peer that never reads", never_reads),
+        *(with_sanitizers if tier != "change" else []),
     ]
 
 
-def beside(act: Act, directory: Path, seed: int) -> Verdict:
-    """Three writers at work, somebody else misbehaves; then everything must be as if he had never been."""
+def beside(act: Act, directory: Path, seed: int, *, sanitized: bool = False) -> Verdict:
+    """Three writers at work, somebody else misbehaves; then everything must be as if he had never been. With ``sanitized``
+    the engine's processes are those of a build that ends them for the first byte out of bounds."""
     engine_dir, verdict = directory / "engine", Verdict()
+    root, env = build.with_sanitizers() if sanitized else (ROOT, {})
     try:
-        with Engine(engine_dir, *SMALL, "--max-clients", str(SLOTS)) as running:
+        with Engine(engine_dir, *SMALL, "--max-clients", str(SLOTS), root=root, env=env) as running:
             with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(3)]) as crowd:
                 crowd.await_progress()
                 act(running, crowd, seed, verdict)
@@ -60,6 +77,8 @@ def beside(act: Act, directory: Path, seed: int) -> Verdict:
             lanes = [name for name in memory.leftovers(uuid) if "lane" in name]
             verdict.expect(not lanes, f"lanes are left: {lanes}")
             verdict.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
+            found = [line for line in running.log.read_text().splitlines() if "ERROR: Add" in line or "runtime error:" in line]
+            verdict.expect(not found, f"{found[:1]}")
     finally:
         forget_shared_memory(engine_dir)
     verdict.add(judge(engine_dir, crowd.journals, strangers=STRANGERS))

@@ -181,7 +181,7 @@ class Log:
                     break
                 for kind, stream, base, count, payload in block.frames:
                     if kind == DEFINITION:
-                        names[stream] = payload.decode()
+                        names[stream] = _name(payload)
                         continue
                     if stream not in names:
                         raise DecodeError(f"stream {stream} has records at {position} and no definition")
@@ -190,10 +190,19 @@ class Log:
                 position += block.span
 
 
+def _name(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"the name of a stream is not UTF-8: {payload!r}") from error
+
+
 def split(payload: bytes, count: int) -> list[bytes]:
     """The records of a batch."""
     if count == 1:
         return [payload]
+    if 4 * count > len(payload):
+        raise DecodeError("a batch has no room for its lengths")
     lengths = struct.unpack_from(f"<{count}I", payload)
     parts, at = [], 4 * count
     for length in lengths:
