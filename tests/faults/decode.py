@@ -6,6 +6,7 @@ stranger with the documentation would accept.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def _wide_table() -> list[int]:
 _WIDE = _wide_table()
 
 
+@functools.lru_cache(1 << 15)  # logs that are judged again and again, each time with another ending
 def crc32c(data: bytes, seed: int = 0) -> int:
     """CRC-32C of an even number of bytes, continuing from ``seed``."""
     c = ~seed & 0xFFFFFFFF

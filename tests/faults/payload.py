@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ def payload(origin: Origin, largest: int = 2000) -> bytes:
     return head + body
 
 
+@functools.lru_cache(1 << 15)  # logs that are judged again and again, each time with another ending
 def origin_of(data: bytes, largest: int = 2000) -> Origin | None:
     """Who appended this, or None if nobody ever did: the bytes are not those of any origin."""
     parts = data.split(b"|", 3)

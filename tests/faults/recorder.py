@@ -28,16 +28,18 @@ from engine.log.recovery import recover
 from tests.faults import recorder_device as device
 from tests.faults.decode import BLOCK_MAGIC, DecodeError
 from tests.faults.disk import MAKE
-from tests.faults.host import Engine, EngineEnded, NotRun, forget_shared_memory, until, writers
+from tests.faults.host import PATIENCE, Engine, EngineEnded, NotRun, forget_shared_memory, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.recorder_replay import VARIANTS, Disk, Event, Journal, cuts, events
-from tests.faults.recorder_server import WRITE
+from tests.faults.recorder_server import FLUSH, WRITE
 from tests.faults.table import Fault, often
 from tests.faults.writer import STAMPS
 
 WRITERS = 3
 WINDOW = 4
 """Few, for small blocks: a log of many blocks and few records is judged soonest."""
+FILLER = "filler"
+SEGMENTS = 2
 STREAMS = [["hot", f"own-{i}"] for i in range(WRITERS)]
 FORMAT = {"ext4": (*MAKE["ext4"], "-b", "4096"), "xfs": MAKE["xfs"]}
 SIZE = {"ext4": 96 << 20, "xfs": 320 << 20}
@@ -63,10 +65,9 @@ CASES = (("ext4", "auto"), ("xfs", "off"), ("ext4", "off"), ("xfs", "auto"))
 
 
 def faults(tier: str) -> list[Fault]:
-    lines = often(tier, 20, 50)
-    count = {"change": 6, "nightly": 100}.get(tier)
+    count = {"change": 6, "nightly": 120}.get(tier)
     return [
-        Fault("recorder", f"cut at a request, {kind}, direct_io {direct}", partial(run, kind, direct, lines, count))
+        Fault("recorder", f"cut at a request, {kind}, direct_io {direct}", partial(run, kind, direct, count))
         for kind, direct in CASES[: often(tier, 2, len(CASES))]
     ]
 
@@ -93,11 +94,11 @@ class Recording:
         return cls(**json.loads((directory / "recording.json").read_text()))
 
 
-def run(kind: str, direct: str, lines: int, count: int | None, directory: Path, seed: int) -> Verdict:
-    """``count`` random cuts, or all there are. In each of its lives the engine is used for so many lines of each journal."""
+def run(kind: str, direct: str, count: int | None, directory: Path, seed: int) -> Verdict:
+    """``count`` cuts, or all there are."""
     device.needs()
     device.format_image(directory / "fresh.img", SIZE[kind], FORMAT[kind])
-    record(kind, direct, lines, directory, seed)
+    record(kind, direct, directory, seed)
     return replay(directory, count)
 
 
@@ -107,7 +108,7 @@ def flags(config: Config) -> tuple[str, ...]:
     return tuple(word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value)))
 
 
-def record(kind: str, direct: str, lines: int, directory: Path, seed: int) -> None:
+def record(kind: str, direct: str, directory: Path, seed: int) -> None:
     """An engine's lives on a recording disk."""
     mount = directory / "disk"
     mount.mkdir()
@@ -120,40 +121,50 @@ def record(kind: str, direct: str, lines: int, directory: Path, seed: int) -> No
             raise NotRun("the loop device does not turn a forced write into a write and a flush")
         device.sync(mount)
         begin = time.monotonic_ns()
-        _use(mount / "engine", directory, flags(dataclasses.replace(SMALL, direct_io=direct)), lines)
+        _use(mount / "engine", directory, flags(dataclasses.replace(SMALL, direct_io=direct)))
         Recording(kind, direct, seed, begin, time.monotonic_ns()).save(directory)
 
 
-def _use(engine_dir: Path, journals: Path, words: tuple[str, ...], lines: int) -> None:
-    """Made, killed, recovered, its WAL process killed; all that under load. Then stopped."""
+def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
+    """Made, killed, recovered, its WAL process killed, some segments filled; all that under load. Then stopped."""
     log = journals / "engine.log"
-
-    def current() -> int:
-        return int(running.status()["segments"]["current"])
-
     running = Engine(engine_dir, *words, log=log)
     try:
         with writers(engine_dir, journals, STREAMS, window=WINDOW, env={STAMPS: "1"}) as crowd:
-            crowd.await_progress(lines)
+            crowd.await_progress()
             running.kill()
             running = Engine(engine_dir, *words, log=log)
-            crowd.await_progress(lines)
+            crowd.await_progress()
             running.strike("wal")
-            segment = current()
-            crowd.await_progress(lines)
-            until(lambda: current() > segment, "the next segment")
+            crowd.await_progress()
+            fill(running)
+            crowd.await_progress()
         running.stop()
     finally:
         running.__exit__(None, None, None)
         forget_shared_memory(engine_dir)
 
 
+def fill(running: Engine) -> None:
+    """Segments that are named after the WAL process's start come into use: the first one is there already. Few records do."""
+
+    def current() -> int:
+        return int(running.status()["segments"]["current"])
+
+    with engine.connect(running.directory) as client:
+        stream, last = client.stream(FILLER), current() + SEGMENTS
+        while current() < last:
+            for _ in range(10):
+                stream.append(bytes(SMALL.lane_bytes // 3))
+            stream.flush(PATIENCE)
+
+
 def replay(directory: Path, count: int | None) -> Verdict:
     """Cuts of a recording, and a disk that lies."""
     recording, happened = Recording.load(directory), events(directory / "log")
     places = cuts(happened, recording.begin, recording.end)
-    if count is not None and count < len(places):
-        places = [*sorted(random.Random(recording.seed).sample(places[:-1], count - 1)), places[-1]]
+    if count is not None:
+        places = _sample(places, _seams(happened), count, random.Random(recording.seed))
     total, replayer = Verdict(), Replayer(directory, recording, happened)
     with device.held(device.load(directory / "fresh.img")) as fresh:
         with contextlib.closing(Disk(fresh, happened)) as disk:
@@ -163,17 +174,33 @@ def replay(directory: Path, count: int | None) -> Verdict:
                     total.add(replayer.judge(disk, variant, whole=turn % WHOLE_ENGINE == 0))
                 if not total.kept():
                     return total
-        with contextlib.closing(Disk(fresh, happened, _second_half_of_blocks(happened))) as liar:
+        blocks = _blocks(happened)
+        with contextlib.closing(Disk(fresh, happened, frozenset(blocks[len(blocks) // 2 :]))) as liar:
             liar.advance(places[-1])
             total.expect(not replayer.judge(liar, "prefix").kept(), "a disk that loses what it flushed was not noticed")
     return total
 
 
-def _second_half_of_blocks(happened: list[Event]) -> frozenset[int]:
-    """Writes of the log's blocks."""
+def _blocks(happened: list[Event]) -> list[int]:
+    """Requests that write blocks of the log."""
     magic = BLOCK_MAGIC.to_bytes(8, "little")
-    blocks = [event.number for event in happened if event.kind == WRITE and event.data[:8] == magic]
-    return frozenset(blocks[len(blocks) // 2 :])
+    return [event.number for event in happened if event.kind == WRITE and event.data[:8] == magic]
+
+
+def _seams(happened: list[Event]) -> set[int]:
+    """Where something else is written than the log's blocks: a manifest, a segment in the making, the file system's own.
+    They are few, and most of what can go wrong goes wrong there."""
+    flushes = (event.number for event in happened if event.kind == FLUSH)
+    usual = {*_blocks(happened), *flushes}
+    return {i + near for i, event in enumerate(happened) if event.number not in usual for near in range(-3, 4)}
+
+
+def _sample(places: list[int], seams: set[int], count: int, chance: random.Random) -> list[int]:
+    """So many of the places, two thirds of them at seams if there are as many; always the last one."""
+    chance.shuffle(order := places[:-1])
+    at_seams = [place for place in order if place in seams][: count * 2 // 3]
+    rest = [place for place in order if place not in seams][: count - 1 - len(at_seams)]
+    return [*sorted(at_seams + rest), places[-1]]
 
 
 class Replayer:
@@ -212,11 +239,11 @@ class Replayer:
         config = self.recording.config
         if not whole:
             recover(engine_dir, config)
-            return judge(engine_dir, journals)
+            return judge(engine_dir, journals, strangers=(FILLER,))
         try:
             with Engine(engine_dir, *flags(config), log=self.directory / "replay.log") as running:
                 code = running.stop()
-            verdict = judge(engine_dir, journals)
+            verdict = judge(engine_dir, journals, strangers=(FILLER,))
             verdict.expect(code == 0, f"the orderly stop ended with code {code}")
             return verdict
         finally:
