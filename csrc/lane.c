@@ -22,6 +22,10 @@ struct rw_writer {
     uint64_t bytes;
     uint64_t limit;
     uint64_t salt;
+    uint32_t *streams; /* of the number with these low bits: whose results `flush` asks for */
+    uint64_t next;     /* number of the next request that is submitted */
+    uint32_t permits;  /* numbers that may be given out now */
+    uint32_t shut;     /* no more requests: the client has given this lane up */
     uint32_t mask;
     uint32_t generation;
     uint32_t spins_missed; /* waits in a row that outlasted their spin; a hint that threads may tread on */
@@ -50,19 +54,32 @@ rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
         .salt = lane->salt,
         .mask = c->completions_per_client - 1,
         .generation = lane->generation,
+        .next = (uint64_t)lane->generation << 32,
         .bell_fd = bell_fd,
     };
+    w->streams = calloc(c->completions_per_client, sizeof *w->streams);
+    if (w->streams == NULL) {
+        free(w);
+        return NULL;
+    }
     rw_prefault(w->data, 2 * w->bytes, 1);
     return w;
 }
 
-void rw_writer_close(rw_writer *w) { free(w); }
+void rw_writer_close(rw_writer *w)
+{
+    if (w != NULL)
+        free(w->streams);
+    free(w);
+}
+
+void rw_writer_shut(rw_writer *w) { rw_store32(&w->shut, 1); }
 
 uint64_t rw_writer_record_limit(const rw_writer *w) { return w->limit; }
 
 static int usable(const rw_writer *w)
 {
-    if (rw_load32(&w->c->state) != RW_RUNNING)
+    if (rw_load32(&w->c->state) != RW_RUNNING || rw_peek32(&w->shut))
         return RW_GONE;
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }
@@ -119,33 +136,104 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
     }
 }
 
-int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
+static void put_one(rw_writer *w, uint64_t at, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
 {
-    uint64_t at;
-    int rc = claim(w, bytes, &at);
-    if (rc != RW_OK)
-        return rc;
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
     memcpy(to, data, bytes / 2);
     (void)RW_POINT("w.copy.mid");
     memcpy(to + bytes / 2, data + bytes / 2, bytes - bytes / 2);
     publish(w, at, stream, bytes, 1, number);
-    return RW_OK;
 }
 
-int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data, uint64_t bytes,
-                   uint64_t number)
+static void put_batch(rw_writer *w, uint64_t at, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
+                      uint64_t bytes, uint64_t number)
 {
-    uint64_t at, table = count > 1 ? 4ull * count : 0;
-    int rc = claim(w, table + bytes, &at);
-    if (rc != RW_OK)
-        return rc;
+    uint64_t table = count > 1 ? 4ull * count : 0;
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
     memcpy(to, lengths, table);
     (void)RW_POINT("w.copy.batch");
     memcpy(to + table, data, bytes);
     publish(w, at, stream, table + bytes, count, number);
-    return RW_OK;
+}
+
+int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
+{
+    uint64_t at;
+    int rc = claim(w, bytes, &at);
+    if (rc == RW_OK)
+        put_one(w, at, stream, data, bytes, number);
+    return rc;
+}
+
+int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data, uint64_t bytes,
+                   uint64_t number)
+{
+    uint64_t at;
+    int rc = claim(w, (count > 1 ? 4ull * count : 0) + bytes, &at);
+    if (rc == RW_OK)
+        put_batch(w, at, stream, lengths, count, data, bytes, number);
+    return rc;
+}
+
+/* ---------------------------------------------------------------------------------------- numbers, given out here */
+
+/* Permit, claim, number: in this order a refusal gives everything back, and the numbers have no holes. A number that was
+ * taken first and could not be used would be waited for in vain. */
+static int64_t start(rw_writer *w, uint32_t stream, uint64_t payload, uint64_t *at)
+{
+    uint32_t left = rw_load32(&w->permits);
+    do {
+        if (left == 0)
+            return usable(w) == RW_OK ? RW_CHORE : usable(w);
+    } while (!rw_cas32(&w->permits, &left, left - 1));
+    int rc = claim(w, payload, at);
+    if (rc != RW_OK) {
+        rw_add32(&w->permits, 1);
+        return rc;
+    }
+    uint64_t number = rw_add64(&w->next, 1);
+    rw_store32(&w->streams[number & w->mask], stream);
+    return (int64_t)number;
+}
+
+int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes)
+{
+    uint64_t at;
+    int64_t number = start(w, stream, bytes, &at);
+    if (number >= 0)
+        put_one(w, at, stream, data, bytes, (uint64_t)number);
+    return number;
+}
+
+int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
+                       uint64_t bytes)
+{
+    uint64_t at;
+    int64_t number = start(w, stream, (count > 1 ? 4ull * count : 0) + bytes, &at);
+    if (number >= 0)
+        put_batch(w, at, stream, lengths, count, data, bytes, (uint64_t)number);
+    return number;
+}
+
+void rw_writer_grant(rw_writer *w, uint32_t numbers) { rw_add32(&w->permits, numbers); }
+uint32_t rw_writer_permits(const rw_writer *w) { return rw_load32(&w->permits); }
+uint64_t rw_writer_next(const rw_writer *w) { return rw_load64(&w->next); }
+
+uint32_t rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out)
+{
+    uint32_t settled = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = rw_completion_poll(w, first + i);
+        settled += out[i] != RW_PENDING;
+    }
+    return settled;
+}
+
+uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, uint64_t to)
+{
+    while (from < to && stream != RW_ANY_STREAM && rw_load32(&w->streams[from & w->mask]) != stream)
+        from++;
+    return from;
 }
 
 int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)

@@ -26,7 +26,7 @@
  * thread waits for another one. If its process dies there, the request was not published and is not written.
  * If the WAL process dies before it sealed the block, the requests are still there and are taken again.
  *
- * COMPLETIONS. Each request has a number, given out by the client, whose low bits choose one of its completion cells.
+ * COMPLETIONS. Each request has a number, given out by the writer's end, whose low bits choose one of its completion cells.
  * The drain stores 0, then the offset, then the number. A reader that sees its number, then the offset, then its number
  * again has the right offset: a cell is only used for another number after its owner has settled the earlier one, and
  * a replaced drain that delivers an old number again first stores 0.            PAIR: cell
@@ -38,6 +38,8 @@
 #include "layout.h"
 #include "status.h"
 
+#define RW_ANY_STREAM UINT32_MAX
+
 /* ------------------------------------------------------------------------------------------- the writer's end */
 
 typedef struct rw_writer rw_writer;
@@ -46,10 +48,33 @@ typedef struct rw_writer rw_writer;
 rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd);
 void rw_writer_close(rw_writer *w);
 
+/* From now on every request is refused as if the engine were gone. Results can still be asked for. */
+void rw_writer_shut(rw_writer *w);
+
 /* Largest payload that one request of this lane can hold. */
 uint64_t rw_writer_record_limit(const rw_writer *w);
 
-/* Publishes one request. RW_OK; RW_FULL: no room now; RW_TOO_LARGE; RW_GONE; RW_FAULT. Nothing is written unless RW_OK. */
+/* Publishes one request under the next number, which is returned (>= 0). RW_CHORE: no number is free, grant some. RW_FULL,
+ * RW_TOO_LARGE, RW_GONE, RW_FAULT as below. Nothing is written, and no number used, unless one is returned. Numbers begin at
+ * generation << 32 and have no holes; a thread's numbers are in the order of its requests. */
+int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes);
+int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
+                       uint64_t bytes);
+
+/* Allows so many further numbers. The caller has settled the results whose cells they take. */
+void rw_writer_grant(rw_writer *w, uint32_t numbers);
+uint32_t rw_writer_permits(const rw_writer *w);
+/* The number that is given out next: all earlier requests of this process have lower ones. */
+uint64_t rw_writer_next(const rw_writer *w);
+
+/* What rw_completion_poll says of `count` numbers from `first` on. Returns how many of them are not RW_PENDING. */
+uint32_t rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out);
+
+/* The first submitted number in [from, to) that belongs to the stream (RW_ANY_STREAM: to any), or `to`. All of them must be
+ * among the last completions_per_client that were given out. */
+uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, uint64_t to);
+
+/* With a number of the caller's choice; only where nothing is submitted. RW_OK; RW_FULL: no room now; RW_TOO_LARGE; RW_GONE; RW_FAULT. Nothing is written unless RW_OK. */
 int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number);
 
 /* The same for a batch: `data` holds the records one behind the other. */

@@ -98,5 +98,5 @@ class Attachment:
     def close(self) -> None:
         """Ends the registration: the engine reclaims the lanes. The mappings go with their last user."""
         if self._waiter is not None:
-            self._waiter.close(NotRunning("this client was closed"))
+            self._waiter.end(NotRunning("this client was closed"))
         self.registration.close()

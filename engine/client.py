@@ -8,25 +8,29 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from engine._native import ffi, lib
 from engine.attachment import Attachment
-from engine.errors import AckTimeout, ClosedError, EngineFailed, Error, NotRunning
+from engine.errors import AckTimeout, BackpressureTimeout, ClosedError, EngineFailed, Error, NotRunning
 from engine.lane import SLICE_NS, Lane
 from engine.reader import Cursor, Record
-from engine.receipt import FAILED, PENDING, Receipt
+from engine.receipt import BatchReceipt, Receipt
+from engine.results import Results
 
 EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""
 LATEST = -1
 """``start`` of a tail: only what is confirmed from now on."""
 
-_append = lib.rw_append
-_append_many = lib.rw_append_many
+_UNKNOWN = 2**32 - 1
+"""The number of a stream that was not asked for yet."""
+
+_submit = lib.rw_submit
+_submit_many = lib.rw_submit_many
 
 
 class StreamInfo(NamedTuple):
@@ -133,11 +137,17 @@ class Client:
         lane, self.lane = self.lane, None
         attachment, self._attachment = self._attachment, None
         if lane is not None:
-            lane.close(error)
+            lane.end(error)
         for stream in self._streams.values():
             stream.detach(lane)
         if attachment is not None:
             attachment.close()
+
+    def renew(self, lane: Lane) -> None:
+        """Detaches from the engine if ``lane`` is still in use; the next use attaches afresh."""
+        with self._lock:
+            if self.lane is lane:
+                self._drop(ClosedError("this client has taken another lane"))
 
     def forked(self) -> None:
         """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
@@ -187,7 +197,7 @@ class Client:
                 return
             try:
                 if self.lane is not None and self.lane.lost is None:
-                    flush(self.lane, None, timeout)
+                    self.lane.flush(None, timeout)
             finally:
                 self._closed = True
                 self._drop(ClosedError("the client was closed before this append was confirmed", outcome="unknown"))
@@ -215,22 +225,22 @@ class Stream:
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
         self.name = name
-        self._id = -1
+        self._id = _UNKNOWN
         self._lane: Lane | None = None
         self._lost: Error | None = None
 
     def id(self) -> int:
         """Its number in the engine's stream table; asked of the engine once per attachment."""
-        if self._id < 0:
+        if self._id == _UNKNOWN:
             self._id = self.client.attachment().stream_id(self.name)
         return self._id
 
     def detach(self, lane: Lane | None) -> None:
         """Forget the attachment; what was lost with ``lane`` is told by the next `flush`."""
-        if lane is not None and any(r.stream == self.name and lane.settle(r) and r.error for r in lane.pending):
+        if lane is not None and self._lane is lane and lane.unreported(self._id):
             self._lost = lane.lost
         self._lane = None
-        self._id = -1
+        self._id = _UNKNOWN
 
     def _attach(self) -> Lane:
         lane = self.client.open_lane()
@@ -254,32 +264,46 @@ class Stream:
             NotRunning: the engine has ended. Nothing was written.
         """
         lane = self._lane
+        if lane is None or type(data) is not bytes:
+            return self._append_slowly(data)
+        page = lane.page  # before the number is given out; see engine.results.Page
+        number = _submit(lane.writer, self._id, data, len(data))
+        if number > page.last:
+            return Receipt(lane.results_of(page, number), number, self)
+        if number < 0:
+            return self._append_slowly(data)
+        return Receipt(page.results, number, self)
+
+    def _append_slowly(self, data: Any) -> Receipt:
+        """The rest of `append`: other buffers than bytes, no lane yet, a full lane, errors."""
+        view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
+        size = len(view)
+        return Receipt(*self._submit_slowly(lambda lane: _submit(lane.writer, self._id, view, size), size), self)
+
+    def _submit_slowly(self, submit: Callable[[Lane], int], payload_bytes: int) -> tuple[Results, int]:
+        """An append that has to attach first, or to wait for room: its number and the results it is among."""
+        deadline = time.monotonic() + self.client.append_timeout
+        lane = self._lane
         if lane is None or lane.lost is not None:
             lane = self._attach()
-        number = next(lane.numbers)
-        place = number & lane.mask
-        earlier = lane.pending[place]
-        if earlier.number != number - lane.places or (earlier.outcome == PENDING and not lane.settle(earlier)):
-            lane.slow_place(number, time.monotonic() + self.client.append_timeout)
-        receipt = Receipt(lane, number, self.name, 1)
-        lane.pending[place] = receipt
-        code = _append(lane.writer, self._id, data, len(data), number) if type(data) is bytes else None
-        if code != 0:
-            self._append_slowly(lane, receipt, data, code)
-        return receipt
+        while True:
+            page = lane.page
+            number = submit(lane)
+            if number >= 0:
+                return lane.results_of(page, number), number
+            if number == lib.RW_CHORE and lane.used_up():
+                lane = self._renew(lane, deadline)
+            else:
+                lane.refused(number, payload_bytes, deadline, self.client.append_timeout)
 
-    def _append_slowly(self, lane: Lane, receipt: Receipt, data: Any, code: int | None) -> None:
-        """The rest of `append`: other buffers than bytes, a full lane, errors."""
-        deadline = time.monotonic() + self.client.append_timeout
+    def _renew(self, lane: Lane, deadline: float) -> Lane:
+        """Another lane for one whose numbers are used up, when everything in it is confirmed."""
         try:
-            view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
-            while code != 0:
-                if code is not None:
-                    lane.refused(code, len(view), deadline, self.client.append_timeout)
-                code = _append(lane.writer, self._id, view, len(view), receipt.number)
-        except BaseException as error:
-            _withdraw(receipt, error)
-            raise
+            lane.flush(None, max(0.0, deadline - time.monotonic()))
+        except AckTimeout as error:
+            raise BackpressureTimeout(f"{error}; nothing was appended") from None
+        self.client.renew(lane)
+        return self._attach()
 
     def append_many(self, records: Iterable[bytes | bytearray | memoryview | Any]) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
@@ -305,25 +329,11 @@ class Stream:
         return self._append_batch(lengths, data)
 
     def _append_batch(self, lengths: array.array[int], data: bytes) -> Receipt:
-        lane = self._lane
-        if lane is None or lane.lost is not None:
-            lane = self._attach()
-        number = next(lane.numbers)
-        place = number & lane.mask
-        earlier = lane.pending[place]
-        deadline = time.monotonic() + self.client.append_timeout
-        if earlier.number != number - lane.places or (earlier.outcome == PENDING and not lane.settle(earlier)):
-            lane.slow_place(number, deadline)
-        receipt = Receipt(lane, number, self.name, len(lengths))
-        lane.pending[place] = receipt
-        table = ffi.from_buffer("uint32_t[]", lengths)
-        try:
-            while (code := _append_many(lane.writer, self._id, table, len(lengths), data, len(data), number)) != 0:
-                lane.refused(code, len(data) + 4 * len(lengths), deadline, self.client.append_timeout)
-        except BaseException as error:
-            _withdraw(receipt, error)
-            raise
-        return receipt
+        table, count = ffi.from_buffer("uint32_t[]", lengths), len(lengths)
+        results, number = self._submit_slowly(
+            lambda lane: _submit_many(lane.writer, self._id, table, count, data, len(data)), len(data) + 4 * count
+        )
+        return BatchReceipt(results, number, self, count)
 
     def flush(self, timeout: float | None = 30.0) -> None:
         """Returns when every earlier append of this process to this stream is confirmed.
@@ -334,7 +344,7 @@ class Stream:
         """
         lane, (lost, self._lost) = self._lane, (self._lost, None)
         if lane is not None:
-            flush(lane, self.name, timeout)
+            lane.flush(self._id, timeout)
         if lost is not None:
             raise lost
 
@@ -412,28 +422,6 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
-
-
-def flush(lane: Lane, stream: str | None, timeout: float | None) -> None:
-    """Waits for the receipts of a lane (of one stream, or all) and raises the first failure that nobody was told of."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for receipt in sorted(lane.outstanding(), key=lambda r: r.number):
-        if stream is not None and receipt.stream != stream:
-            continue
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            lane.wait(receipt, left)
-        except AckTimeout:
-            raise AckTimeout(f"{len(lane.outstanding())} appends are not confirmed after {timeout:g} s") from None
-        if receipt.outcome == FAILED:
-            assert receipt.error is not None
-            raise receipt.error
-
-
-def _withdraw(receipt: Receipt, error: BaseException) -> None:
-    """The append was not published; whoever gets this completion cell next must not wait for it."""
-    receipt.error = error if isinstance(error, Error) else ClosedError("this append was never made", outcome="not_appended")
-    receipt.outcome = FAILED
 
 
 def _buffer(data: Any) -> memoryview:

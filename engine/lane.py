@@ -1,12 +1,13 @@
-"""The client's end of a lane: numbers, receipts, back-pressure."""
+"""The client's end of a lane: pages of numbers, waiting, back-pressure."""
 
 from __future__ import annotations
 
-import itertools
+import collections
 import os
+import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine._native import ffi, lib
@@ -20,7 +21,7 @@ from engine.errors import (
     RecordTooLarge,
     StorageFull,
 )
-from engine.receipt import FAILED, PENDING, Receipt
+from engine.results import FAILED, PENDING, Page, Results
 
 SLICE_NS = 100_000_000
 """How long one wait in C may last before Python looks at signals, the engine and the deadline."""
@@ -28,15 +29,23 @@ SLICE_NS = 100_000_000
 SPIN_NS = 300_000
 """How long a waiting caller gives the processor away in a loop before it parks. Measured: parking costs about 20 us a hop."""
 
+PAGES = 8
+"""A lane's completion cells in so many pages: one is given out anew when all its appends are confirmed."""
+
+NUMBERS = 1 << 32
+"""Numbers of one lane: its generation is in the bits above."""
+
 
 class Lane:
-    """One lane of shared memory and the receipts of what was published into it.
+    """One lane of shared memory and the results of what was published into it.
 
-    A request's number chooses one of ``places`` completion cells. Before a number is used, the receipt that had the cell
-    before is settled, so the drain can never overrun a result that somebody still wants; with ``places`` appends outstanding
-    the next one waits for the oldest. Numbers are handed out by ``itertools.count``, which is atomic; every other step
-    concerns one number only, so threads share a lane without a lock.
+    C gives out the numbers, and only as many as it was granted: `turn` keeps the results of the oldest page before it grants
+    that page's cells again, so the drain can never overrun a result that somebody still wants, and with all cells outstanding
+    the next append waits for the oldest. Threads share a lane; only `turn` and `end` take its lock, once a page.
     """
+
+    appends_max = NUMBERS
+    """After so many the client takes another lane."""
 
     def __init__(self, *, control: Any, lane: Any, bell_fd: int, alive: Callable[[], bool], keep: tuple[object, ...]) -> None:
         """``keep`` holds the mappings: they are released with the last receipt, as a thread may still be waiting in C."""
@@ -52,67 +61,63 @@ class Lane:
         self.generation = int(lane.generation)
         self.record_limit = int(lib.rw_writer_record_limit(self.writer))
         self.places = int(control.completions_per_client)
-        self.mask = self.places - 1
-        base = self.generation << 32
-        self.numbers = itertools.count(base + 1)
-        self.pending = [self._never(base + i - self.places if i else base) for i in range(self.places)]
+        self.page_size = self.places // PAGES
         self.lost: Error | None = None  # why this lane is of no use any more
         self._alive = alive
+        self._lock = threading.RLock()
+        self._told: set[int] = set()  # failed appends whose caller knows
+        self._open: collections.deque[Page] = collections.deque()
+        self.page = self._open_page(self.generation * NUMBERS)
+        """A page at or before the one that the next number is on: where an append starts to look."""
+        for _ in range(PAGES - 1):
+            self._open_page(self._open[-1].last + 1)
 
-    def _never(self, number: int) -> Receipt:
-        receipt = Receipt(self, number, "", 0)
-        receipt.outcome = 0
-        return receipt
+    def _open_page(self, first: int) -> Page:
+        page = Page(self, first, self.page_size)
+        if self._open:
+            self._open[-1].next = page
+        self._open.append(page)
+        lib.rw_writer_grant(self.writer, self.page_size)  # last: whoever gets one of its numbers finds the page
+        return page
 
-    # ------------------------------------------------------------------------------------------------ receipts
+    # ------------------------------------------------------------------------------------------------- results
 
-    def settle(self, receipt: Receipt) -> bool:
-        """Looks for the result. True if the receipt is settled now."""
-        if receipt.outcome != PENDING:
-            return True
-        found = lib.rw_completion_poll(self.writer, receipt.number)  # first: it may have been confirmed before the end
-        if receipt.outcome != PENDING:
-            return True  # by another thread, and the cell may have been used anew since
-        if found >= 0:
-            receipt.outcome = found
-        elif found == lib.RW_FAILED_REQUEST:
-            self._fail(receipt, self.end(EngineFailed("the engine could not write this append")))
-        elif self.lost is not None:
-            self._fail(receipt, self.lost)
-        return receipt.outcome != PENDING
+    def results_of(self, page: Page, number: int) -> Results:
+        """The results of the page that ``number`` is on; ``page`` was `self.page` before the number was given out."""
+        while number > page.last:
+            assert page.next is not None
+            page = page.next
+        self.page = page
+        return page.results
 
-    def _fail(self, receipt: Receipt, error: Error) -> None:
-        receipt.error = error
-        receipt.outcome = FAILED
-
-    def wait(self, receipt: Receipt, timeout: float | None) -> None:
-        """Returns with the receipt settled, or raises `AckTimeout`."""
+    def wait(self, results: Results, number: int, stream: str, timeout: float | None) -> int:
+        """The offset, or `FAILED`. Raises `AckTimeout`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         spin = SPIN_NS
-        while not self.settle(receipt):
-            left = SLICE_NS if deadline is None else min(SLICE_NS, int((deadline - time.monotonic()) * 1e9))
+        while (offset := results.find(number)) == PENDING:
+            now = time.monotonic()
+            left = SLICE_NS if deadline is None else min(SLICE_NS, int((deadline - now) * 1e9))
             if left <= 0:
                 raise AckTimeout(
-                    f"append to {receipt.stream!r} not confirmed within {timeout:g} s; its outcome is unknown, ask again later"
+                    f"append to {stream!r} not confirmed within {timeout:g} s; its outcome is unknown, ask again later"
                 )
-            found = lib.rw_completion_wait(self.writer, receipt.number, spin, left)
+            found = int(lib.rw_completion_wait(self.writer, number, spin, left))
             spin = 0
-            if receipt.outcome != PENDING:
-                return
             if found >= 0:
-                receipt.outcome = found
-            elif found not in (lib.RW_PENDING, lib.RW_INTERRUPTED):
+                return found
+            if found == lib.RW_FAILED_REQUEST:
+                continue
+            if found not in (lib.RW_PENDING, lib.RW_INTERRUPTED):
                 self.end(self._why(found))
-            elif not self._alive():
-                self._end_unless_done(receipt)
+            elif (time.monotonic() - now) * 2e9 > left and not self._alive():  # asking costs more than a wake-up
+                self.end(EngineFailed("the engine ended before this append was confirmed"))
+        return offset
 
-    def _end_unless_done(self, receipt: Receipt) -> None:
-        # The engine may have confirmed between the last look and its end.
-        found = lib.rw_completion_poll(self.writer, receipt.number)
-        if found >= 0:
-            receipt.outcome = found
-        else:
-            self.end(EngineFailed("the engine ended before this append was confirmed"))
+    def tell(self, number: int) -> Error:
+        """Why that append failed; it counts as told from now on."""
+        assert self.lost is not None
+        self._told.add(number)
+        return self.lost
 
     def _why(self, code: int) -> Error:
         if code == lib.RW_FAULT:
@@ -126,34 +131,92 @@ class Lane:
         return EngineFailed(f"the engine failed ({describe_errno(error)})", error)
 
     def end(self, error: Error) -> Error:
-        """Marks the lane as of no use; every receipt that is still pending ends with this error."""
-        if self.lost is None:
-            self.lost = error
-        return self.lost
+        """Marks the lane as of no use. Results that are in by now are kept; what is pending ends with this error."""
+        with self._lock:
+            if self.lost is None:
+                lib.rw_writer_shut(self.writer)
+                self.lost = error
+                for page in self._open:
+                    page.results.kept, _ = page.results.collect(self.page_size)
+            return self.lost
 
-    # --------------------------------------------------------------------------------------------------- append
+    def end_failed(self) -> None:
+        """A block of this lane's could not be written."""
+        self.end(EngineFailed("the engine could not write this append"))
 
-    def slow_place(self, number: int, deadline: float) -> None:
-        """Waits until the completion cell of ``number`` is free: the cold half of `engine.client.Stream.append`."""
-        place = number & self.mask
+    # --------------------------------------------------------------------------------------------------- flush
+
+    def flush(self, stream: int | None, timeout: float | None) -> None:
+        """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for results, number in self._submitted(stream):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                failed = self.wait(results, number, "", left) == FAILED
+            except AckTimeout:
+                raise AckTimeout(f"{self.pending()} appends are not confirmed after {timeout:g} s") from None
+            if failed and number not in self._told:
+                raise self.tell(number)
+
+    def unreported(self, stream: int) -> bool:
+        """True if an append to that stream failed and nobody was told. The lane has ended."""
+        return any(results.find(n) == FAILED and n not in self._told for results, n in self._submitted(stream))
+
+    def pending(self) -> int:
+        """How many appends are not confirmed."""
+        return sum(results.find(number) == PENDING for results, number in self._submitted(None))
+
+    def _submitted(self, stream: int | None) -> Iterator[tuple[Results, int]]:
+        """The appends on open pages until now. All earlier ones are confirmed."""
+        end = int(lib.rw_writer_next(self.writer))
+        wanted = lib.RW_ANY_STREAM if stream is None else stream
+        with self._lock:
+            pages = list(self._open)
+        for page in pages:
+            to = min(page.last + 1, end)
+            number = page.results.first
+            while (number := int(lib.rw_submitted_next(self.writer, wanted, number, to))) < to:
+                yield page.results, number
+                number += 1
+
+    # ------------------------------------------------------------------------------------------- back-pressure
+
+    def used_up(self) -> bool:
+        """True if this lane has no number left."""
+        return self._open[-1].last + self.page_size >= self.generation * NUMBERS + self.appends_max
+
+    def turn(self, deadline: float) -> None:
+        """Grants another page of numbers when the oldest page's appends are confirmed: the cold half of an append.
+
+        Raises:
+            BackpressureTimeout, StorageFull: not confirmed by then. NotRunning: the lane has ended. Nothing was appended.
+        """
         while True:
-            earlier = self.pending[place]
-            if earlier.number != number - self.places:
-                # Another thread has this cell's turn before us and has not stored its receipt yet.
-                time.sleep(0)
-            elif self.settle(earlier):
-                return
-            else:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
-                try:
-                    self.wait(earlier, min(left, 0.1))
-                except AckTimeout:
-                    continue
+            with self._lock:
+                if self.lost is not None:
+                    raise NotRunning(f"nothing was appended: {self.lost}", outcome="not_appended") from self.lost
+                if lib.rw_writer_permits(self.writer):
+                    return
+                oldest = self._open[0].results
+                found, settled = oldest.collect(self.page_size)
+                if settled == self.page_size and min(found) >= 0:
+                    oldest.kept = found
+                    self._open.popleft()
+                    self._open_page(self._open[-1].last + 1)
+                    return
+            number = oldest.first + next(i for i, offset in enumerate(found) if offset < 0)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
+            try:
+                self.wait(oldest, number, "", min(left, 0.1))
+            except AckTimeout:
+                continue
 
     def refused(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> None:
         """What to do about an append that was not published: returns if it may be tried again, else raises."""
+        if code == lib.RW_CHORE:
+            return self.turn(deadline)
         if code == lib.RW_TOO_LARGE:
             raise RecordTooLarge(
                 f"{payload_bytes} bytes in one append; this client's limit is {self.record_limit} (half of its lane): "
@@ -170,6 +233,7 @@ class Lane:
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
             raise NotRunning("the engine ended; nothing was appended", outcome="not_appended") from error
+        return None
 
     def _no_room(self, otherwise: str) -> Error:
         """The append timeout has passed: because the disk is full, or because the engine is slow (``otherwise``)."""
@@ -184,20 +248,10 @@ class Lane:
 
     # ------------------------------------------------------------------------------------------------- life cycle
 
-    def outstanding(self) -> list[Receipt]:
-        return [r for r in self.pending if r.outcome == PENDING]
-
     def forked(self) -> None:
         """In the child of a fork: the lane stays the parent's."""
-        self.lost = ForkError("this receipt was made before a fork; only the parent can wait for it")
-        for receipt in self.outstanding():
-            self._fail(receipt, self.lost)
-
-    def close(self, error: Error) -> None:
-        """No more appends. Results that are in by now are kept; what is pending ends with ``error``."""
-        for receipt in self.outstanding():
-            self.settle(receipt)
-        self.end(error)
+        self._lock = threading.RLock()  # a thread of the parent may have held it
+        self.end(ForkError("this receipt was made before a fork; only the parent can wait for it"))
 
 
 def _release(writer: Any, bell: int) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.results import PENDING
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from engine.client import Stream
     from engine.errors import Error
-    from engine.lane import Lane
-
-PENDING = -1
-FAILED = -2
+    from engine.results import Results
 
 
 class Ack(NamedTuple):
@@ -31,21 +31,25 @@ class Receipt:
     A receipt that nobody asks costs nothing; `Stream.flush` reports what went wrong with it.
     """
 
-    # `outcome` is PENDING, FAILED or the offset. It is settled once, by whichever thread first sees the result; two threads
-    # that settle it at the same time store the same value.
-    __slots__ = ("__weakref__", "count", "error", "lane", "number", "outcome", "stream")
+    # One is made per append: three plain stores, and no result of its own.
+    __slots__ = ("__weakref__", "_results", "_stream", "number")
 
-    def __init__(self, lane: Lane, number: int, stream: str, count: int) -> None:
-        self.lane = lane
+    count = 1
+    """Records of this append."""
+
+    def __init__(self, results: Results, number: int, stream: Stream) -> None:
+        self._results = results
         self.number = number
-        self.stream = stream
-        self.count = count
-        self.outcome = PENDING
-        self.error: Error | None = None
+        self._stream = stream
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self._stream.name
 
     def done(self) -> bool:
         """True if `result` would return or raise at once."""
-        return self.outcome != PENDING or self.lane.settle(self)
+        return self._results.find(self.number) != PENDING
 
     def result(self, timeout: float | None = 30.0) -> Ack:
         """Waits until the append is confirmed.
@@ -58,12 +62,12 @@ class Receipt:
             EngineFailed: the engine ended first. The outcome is unknown.
             ForkError: the receipt was made before a fork, in the parent.
         """
-        if self.outcome == PENDING:
-            self.lane.wait(self, timeout)
-        if self.outcome == FAILED:
-            assert self.error is not None
-            raise self.error
-        return Ack(self.stream, self.outcome, self.count)
+        offset = self._results.find(self.number)
+        if offset < 0:
+            offset = self._results.lane.wait(self._results, self.number, self._stream.name, timeout)
+        if offset < 0:
+            raise self._results.lane.tell(self.number)
+        return Ack(self._stream.name, offset, self.count)
 
     def exception(self, timeout: float | None = 30.0) -> Error | None:
         """Waits like `result` and returns the error the append ended with, or ``None`` if it is confirmed.
@@ -71,9 +75,10 @@ class Receipt:
         Raises:
             AckTimeout: not confirmed in time.
         """
-        if self.outcome == PENDING:
-            self.lane.wait(self, timeout)
-        return self.error
+        lane = self._results.lane
+        if lane.wait(self._results, self.number, self._stream.name, timeout) < 0:
+            return lane.tell(self.number)
+        return None
 
     def future(self) -> Future[Ack]:
         """A `concurrent.futures.Future` of the same result, for code that wants one. It costs a thread while it is pending."""
@@ -82,5 +87,16 @@ class Receipt:
         return future_of(self)
 
     def __repr__(self) -> str:
-        state = "pending" if self.outcome == PENDING else "failed" if self.outcome == FAILED else f"offset={self.outcome}"
+        found = self._results.find(self.number)
+        state = f"offset={found}" if found >= 0 else "pending" if found == PENDING else "failed"
         return f"<Receipt {self.stream!r} {state}>"
+
+
+class BatchReceipt(Receipt):
+    """The receipt of an `append_many`."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, results: Results, number: int, stream: Stream, count: int) -> None:
+        super().__init__(results, number, stream)
+        self.count = count

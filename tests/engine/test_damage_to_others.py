@@ -86,12 +86,16 @@ def test_a_forked_child_attaches_afresh_and_its_parent_does_not_notice(
         assert done.result(WAIT).offset == 0
         stop_process(running.facts["drain_pid"])
         pending = orders.append(b"2")
+        asked, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
             code = 1
             with contextlib.suppress(BaseException):
-                code = _in_the_child(orders, done, pending)
+                code = _in_the_child(orders, done, pending, tell)
             os._exit(code)
+        os.close(tell)
+        os.read(asked, 1)  # what is confirmed before the child looks, it may say so
+        os.close(asked)
         os.kill(running.facts["drain_pid"], signal.SIGCONT)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert pending.result(WAIT).offset == 2
@@ -100,7 +104,7 @@ def test_a_forked_child_attaches_afresh_and_its_parent_does_not_notice(
         until(lambda: len(client.status()["clients"]) == 1, "the child's lane has gone")
 
 
-def _in_the_child(orders: engine.Stream, done: engine.Receipt, pending: engine.Receipt) -> int:
+def _in_the_child(orders: engine.Stream, done: engine.Receipt, pending: engine.Receipt, tell: int) -> int:
     if done.result(0).offset != 0:
         return 2
     try:
@@ -109,6 +113,8 @@ def _in_the_child(orders: engine.Stream, done: engine.Receipt, pending: engine.R
         pass
     else:
         return 3
+    finally:
+        os.write(tell, b".")
     return 0 if orders.append(b"child").result(WAIT).offset == 3 else 4
 
 
