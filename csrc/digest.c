@@ -125,11 +125,8 @@ static void stripes(uint64_t *restrict acc, const uint8_t *restrict in, const ui
     }
 }
 
-/* What follows the last full block: `rest` bytes at `in`, at least one and at most a block. */
-static uint64_t long_finish(uint64_t acc[8], const uint8_t *in, uint64_t n, uint64_t rest)
+static uint64_t long_merge(const uint64_t acc[8], uint64_t n)
 {
-    stripes(acc, in, secret, (rest - 1) / STRIPE);
-    stripes(acc, in + rest - STRIPE, secret + SECRET_BYTES - STRIPE - 7, 1);
     uint64_t h = n * P64_1;
     for (int i = 0; i < 4; i++)
         h += fold(acc[2 * i] ^ read64(secret + 11 + 16 * i), acc[2 * i + 1] ^ read64(secret + 11 + 16 * i + 8));
@@ -150,7 +147,10 @@ static uint64_t long_plain(const uint8_t *in, uint64_t n)
             acc[i] *= P32_1;
         }
     }
-    return long_finish(acc, in, n, n - blocks * STRIPE * STRIPES);
+    uint64_t rest = n - blocks * STRIPE * STRIPES; /* at least one byte and at most a block */
+    stripes(acc, in, secret, (rest - 1) / STRIPE);
+    stripes(acc, in + rest - STRIPE, secret + SECRET_BYTES - STRIPE - 7, 1);
+    return long_merge(acc, n);
 }
 
 static uint32_t crc_table[8][256];
@@ -200,22 +200,32 @@ AVX2 static inline __m256i scramble256(__m256i acc, __m256i key)
     __m256i high = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), prime);
     return _mm256_add_epi64(_mm256_mul_epu32(v, prime), _mm256_slli_epi64(high, 32));
 }
+AVX2 static inline void stripes256(__m256i acc[2], const uint8_t *in, const uint8_t *key, uint64_t count)
+{
+    __m256i a = acc[0], b = acc[1];
+    for (uint64_t s = 0; s < count; s++, in += STRIPE, key += 8) {
+        a = step256(a, load256(in), load256(key));
+        b = step256(b, load256(in + 32), load256(key + 32));
+    }
+    acc[0] = a;
+    acc[1] = b;
+}
 AVX2 static uint64_t long_avx2(const uint8_t *in, uint64_t n)
 {
-    uint64_t acc[8] = LONG_START;
-    __m256i a = load256(acc), b = load256(acc + 4);
+    uint64_t out[8] = LONG_START;
+    __m256i acc[2] = {load256(out), load256(out + 4)};
     uint64_t blocks = (n - 1) / (STRIPE * STRIPES);
-    for (uint64_t k = 0; k < blocks; k++) {
-        for (int s = 0; s < STRIPES; s++, in += STRIPE) {
-            a = step256(a, load256(in), load256(secret + 8 * s));
-            b = step256(b, load256(in + 32), load256(secret + 8 * s + 32));
-        }
-        a = scramble256(a, load256(secret + SECRET_BYTES - STRIPE));
-        b = scramble256(b, load256(secret + SECRET_BYTES - STRIPE + 32));
+    for (uint64_t k = 0; k < blocks; k++, in += STRIPE * STRIPES) {
+        stripes256(acc, in, secret, STRIPES);
+        acc[0] = scramble256(acc[0], load256(secret + SECRET_BYTES - STRIPE));
+        acc[1] = scramble256(acc[1], load256(secret + SECRET_BYTES - STRIPE + 32));
     }
-    _mm256_storeu_si256((__m256i *)acc, a);
-    _mm256_storeu_si256((__m256i *)(acc + 4), b);
-    return long_finish(acc, in, n, n - blocks * STRIPE * STRIPES);
+    uint64_t rest = n - blocks * STRIPE * STRIPES;
+    stripes256(acc, in, secret, (rest - 1) / STRIPE);
+    stripes256(acc, in + rest - STRIPE, secret + SECRET_BYTES - STRIPE - 7, 1);
+    _mm256_storeu_si256((__m256i *)out, acc[0]);
+    _mm256_storeu_si256((__m256i *)(out + 4), acc[1]);
+    return long_merge(out, n);
 }
 
 __attribute__((target("sse4.2"))) static uint32_t crc_sse42(uint32_t crc, const uint8_t *p, size_t n)
