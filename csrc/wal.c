@@ -21,7 +21,7 @@
 #ifndef RW_NAP_NS
 #define RW_NAP_NS 60000000000ull
 #endif
-#define RW_SLOW_NS 2000000ull
+#define RW_SLOW_NS 20000000ull
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
 {
@@ -226,12 +226,20 @@ static void sleep_until_roused(rw_wal *w)
         rw_store32_seq(&w->guard, 0);
 }
 
+/* Bytes in the lanes for which another block is opened beside those that are being written. The second one hides the time
+ * in which nothing would be on its way. Measured, a third one only pays if it is full: a device has so much bandwidth, and
+ * many small blocks get less of it than what gathers while two large ones are written. */
+static uint64_t worth_a_block(const rw_wal *w)
+{
+    return rw_load32_seq(&w->writing) < 2 ? w->o.pipeline_bytes : w->o.block_bytes;
+}
+
 /* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */
 static int try_compose(rw_wal *w, rw_block_job *job)
 {
     if (!turn_try(w))
         return RW_PENDING;
-    if (written_soon(w) && rw_lanes_backlog(w) < w->o.pipeline_bytes) {
+    if (written_soon(w) && rw_lanes_backlog(w) < worth_a_block(w)) {
         turn_give(w);
         return RW_PENDING;
     }
@@ -250,7 +258,7 @@ static int try_compose(rw_wal *w, rw_block_job *job)
     if (rc == RW_OK) {
         rw_add32(&w->writing, 1);
         rw_bell_change(&w->c->bell, -1, 0);
-        more = rw_lanes_backlog(w) >= w->o.pipeline_bytes;
+        more = rw_lanes_backlog(w) >= worth_a_block(w);
     }
     turn_give(w);
     if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 && !(rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL)))

@@ -49,7 +49,7 @@ class Config:
     max_streams: int = _setting(16384, "count", "Streams this engine can hold.")
     segment_bytes: int = _setting(64 * MIB, "bytes", "Size of a segment file. Multiple of 1 MiB.")
     segments_ahead: int = _setting(1, "count", "Segments written with zeros before they are needed.")
-    block_bytes: int = _setting(256 * KIB, "bytes", "A block is written when it reaches this size, or earlier.")
+    block_bytes: int = _setting(MIB, "bytes", "A block is written when it reaches this size, or a quarter of the ring.")
     blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
     lane_quota_bytes: int = _setting(64 * KIB, "bytes", "What one lane may add before the next lane's turn.")
     pipeline_bytes: int = _setting(
@@ -101,11 +101,6 @@ class Config:
         self._multiple("block_bytes", PAGE)
 
     def _check_relations(self) -> None:
-        if self.block_bytes > self.ring_bytes // 4:
-            raise ConfigError(
-                f"block_bytes ({format_size(self.block_bytes)}) is more than a quarter of ring_bytes"
-                f" ({format_size(self.ring_bytes)}); make blocks smaller or the ring larger"
-            )
         if self.lane_quota_bytes > self.block_bytes:
             raise ConfigError(
                 f"lane_quota_bytes ({format_size(self.lane_quota_bytes)}) is more than block_bytes"
@@ -119,6 +114,11 @@ class Config:
                 f" ring_bytes ({format_size(self.ring_bytes)}) and the names of max_streams ({self.max_streams});"
                 f" raise segment_bytes to {format_size(_round_up(needed, MIB))}, or lower ring_bytes or max_streams"
             )
+
+    @property
+    def block_limit(self) -> int:
+        """Bytes at which a block is closed: `block_bytes`, but several blocks have to fit into the ring."""
+        return min(self.block_bytes, self.ring_bytes // 4)
 
     def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)

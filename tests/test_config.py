@@ -59,8 +59,7 @@ def test_a_value_outside_its_limits_is_refused_by_name(values: dict[str, Any], s
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({**SMALL, "block_bytes": 512 * KIB}, r"block_bytes .*512KiB.* quarter of ring_bytes .*1MiB"),
-        ({"lane_quota_bytes": MIB}, r"lane_quota_bytes .*1MiB.* block_bytes .*256KiB"),
+        ({"lane_quota_bytes": 2 * MIB}, r"lane_quota_bytes .*2MiB.* block_bytes .*1MiB"),
         ({"ring_bytes": 64 * MIB}, "raise segment_bytes to 69MiB, or lower ring_bytes or max_streams"),
         ({**SMALL, "max_streams": 16384}, "raise segment_bytes to 6MiB"),
     ],
@@ -119,3 +118,8 @@ def test_a_config_from_texts() -> None:
 @pytest.mark.parametrize(("value", "power"), [(0, 1), (1, 1), (2, 2), (3, 4), (4096, 4096), (4097, 8192)])
 def test_next_power_of_two(value: int, power: int) -> None:
     assert next_power_of_two(value) == power
+
+
+def test_a_small_ring_makes_blocks_smaller() -> None:
+    assert Config().block_limit == MIB
+    assert Config(**SMALL).block_limit == SMALL["ring_bytes"] // 4

@@ -41,7 +41,7 @@ class WalProcess:
         options = ffi.new(
             "rw_wal_options *",
             {
-                "block_bytes": self.config.block_bytes,
+                "block_bytes": self.config.block_limit,
                 "quota_bytes": self.config.lane_quota_bytes,
                 "pipeline_bytes": self.config.pipeline_bytes,
                 "spin_ns": int(self.config.wal_spin * 1e9),
