@@ -54,16 +54,34 @@ def with_points() -> Path:
 
 
 @functools.cache
+def fixed_addresses() -> tuple[str, ...]:
+    """The command that runs a program without address space randomisation, or nothing where that is not allowed: shadow
+    memory of older sanitizers collides with some kernels' layouts."""
+    command = ("setarch", "-R")
+    able = shutil.which("setarch") and subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    return command if able else ()
+
+
+def can_link(compiler: str, *flags: str) -> bool:
+    """Has this compiler what the flags ask for?"""
+    if shutil.which(compiler) is None:
+        return False
+    program = "int main(void) { return 0; }\nint LLVMFuzzerTestOneInput(void) { return 0; }\n"
+    if "-fsanitize=fuzzer" in flags:
+        program = program.partition("\n")[2]  # its main is libFuzzer's
+    command = [compiler, *flags, "-x", "c", "-", "-o", os.devnull]
+    return subprocess.run(command, input=program.encode(), capture_output=True, check=False).returncode == 0
+
+
+@functools.cache
 def with_sanitizers() -> tuple[Path, dict[str, str]]:
     """A copy with AddressSanitizer and UndefinedBehaviorSanitizer, which end the process that they find something in; and
     the environment that its processes need. Made once, gone at the end. Raises NotRun."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        raise NotRun("needs gcc")
+    compiler = "gcc"
+    if not can_link(compiler, "-fsanitize=address,undefined"):
+        raise NotRun("needs gcc with its sanitizers")
     named = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     runtime = Path(named.stdout.strip())
-    if not runtime.is_absolute():
-        raise NotRun("needs gcc's libasan")
     root = Path(tempfile.mkdtemp(prefix="ringwal-asan-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     copy(root)

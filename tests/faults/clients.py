@@ -64,8 +64,9 @@ def beside(act: Act, directory: Path, seed: int, *, sanitized: bool = False) -> 
     the engine's processes are those of a build that ends them for the first byte out of bounds."""
     engine_dir, verdict = directory / "engine", Verdict()
     root, env = build.with_sanitizers() if sanitized else (ROOT, {})
+    wrapper = build.fixed_addresses() if sanitized else ()
     try:
-        with Engine(engine_dir, *SMALL, "--max-clients", str(SLOTS), root=root, env=env) as running:
+        with Engine(engine_dir, *SMALL, "--max-clients", str(SLOTS), root=root, env=env, wrapper=wrapper) as running:
             with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(3)]) as crowd:
                 crowd.await_progress()
                 act(running, crowd, seed, verdict)

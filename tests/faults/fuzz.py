@@ -16,21 +16,21 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from tests.faults import build
 from tests.faults.host import ROOT, NotRun
 from tests.faults.oracle import Verdict
 from tests.faults.table import Fault, often
 from tests.fuzz import corpus
 
-SPARE_SECONDS = 60
-CLANG, DRIVE = ("clang", "libfuzzer"), ("gcc", "drive")
-"""Compiler, and what calls the target."""
+KINDS = (("clang", "libfuzzer", ("-fsanitize=fuzzer",)), ("gcc", "drive", ("-fsanitize=address,undefined",)))
+"""Compiler, what calls the target there, and what the compiler needs for it; the first that is here."""
 
 
 def faults(tier: str) -> list[Fault]:
-    seconds = often(tier, 2, 45, 900)
+    segments, lanes = often(tier, 6000, 150_000, 3_000_000), often(tier, 500, 10_000, 200_000)
     return [
-        Fault("fuzz", "bytes of segment files", partial(target, "segment", seconds)),
-        Fault("fuzz", "a lane that changes between two looks", partial(target, "lane", seconds)),
+        Fault("fuzz", "bytes of segment files", partial(target, "segment", segments)),
+        Fault("fuzz", "a lane that changes between two looks", partial(target, "lane", lanes)),
         Fault("fuzz", "files of a log", partial(logs, often(tier, 12, 700, 20_000))),
     ]
 
@@ -38,28 +38,24 @@ def faults(tier: str) -> list[Fault]:
 @functools.cache
 def targets() -> Path:
     """The compiled targets; made once, gone at the end. Raises NotRun."""
+    usable = [kind for kind in KINDS if build.can_link(kind[0], *kind[2])]
+    if not usable or shutil.which("make") is None:
+        raise NotRun("needs make, and gcc with its sanitizers or clang with libFuzzer")
+    compiler, driver, _ = usable[0]
     built = Path(tempfile.mkdtemp(prefix="ringwal-fuzz-"))
     atexit.register(shutil.rmtree, built, ignore_errors=True)
-    said = "needs make"
-    for compiler, driver in (CLANG, DRIVE):
-        if shutil.which("make") is None or shutil.which(compiler) is None:
-            continue
-        variables = (f"CC={compiler}", f"DRIVER={driver}", f"BUILD={built}")
-        command = ["make", "-s", "-j2", "-C", str(ROOT / "tests" / "fuzz"), *variables]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return built
-        said = done.stderr
-        shutil.rmtree(built)
-    raise NotRun(f"needs gcc or clang with sanitizers: {said.strip()[-200:]}")
+    variables = (f"CC={compiler}", f"DRIVER={driver}", f"BUILD={built}")
+    subprocess.run(["make", "-s", "-j2", "-C", str(ROOT / "tests" / "fuzz"), *variables], check=True)
+    return built
 
 
-def target(name: str, seconds: int, directory: Path, seed: int) -> Verdict:
+def target(name: str, count: int, directory: Path, seed: int) -> Verdict:
     """Runs are inputs. One that breaks it is left in the row's directory."""
     program, inputs, verdict = targets() / name, directory / "corpus", Verdict()
     corpus.make(name, inputs, seed)
     command = [
-        *(str(program), f"-seed={seed % (1 << 31) or 1}", f"-max_total_time={seconds}", "-timeout=20", "-max_len=131072"),
+        *(*build.fixed_addresses(), str(program), f"-seed={seed % (1 << 31) or 1}"),
+        *(f"-runs={count}", "-timeout=60", "-max_len=131072"),
         *(f"-artifact_prefix={directory}/", str(inputs)),
     ]
     scratch = directory / "tmp"
@@ -70,14 +66,13 @@ def target(name: str, seconds: int, directory: Path, seed: int) -> Verdict:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
-        timeout=seconds + SPARE_SECONDS,
     )
     said = done.stderr.decode(errors="replace")
-    count = re.search(r"^Done (\d+) runs", said, re.MULTILINE)
-    verdict.runs = int(count[1]) if count else 1
+    came = re.search(r"^Done (\d+) runs", said, re.MULTILINE)
+    verdict.runs = int(came[1]) if came else 1
     findings = [line for line in said.splitlines() if re.search(r"ERROR|runtime error|not so:|ALARM", line)]
     verdict.expect(done.returncode == 0, f"{name} ended with {done.returncode}: {findings[:1] or said[-300:]}")
-    verdict.expect(verdict.runs >= 100 or not verdict.kept(), f"{name} came no further than {verdict.runs} inputs")
+    verdict.expect(verdict.runs >= count or not verdict.kept(), f"{name} came no further than {verdict.runs} inputs")
     return verdict
 
 

@@ -197,6 +197,7 @@ static void open_wal(void)
     FUZZ_REQUIRE(wal != NULL);
     for (uint32_t k = 0; k < LANES; k++)
         rw_wal_attach_lane(wal, k, w.lanes[k], generation[k]);
+    FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), NO_FILE) == RW_OK);
 }
 
 static void open_drain(void)
