@@ -10,11 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import engine
+from tests.faults import decode
 from tests.faults.disk import Disk, disk
 from tests.faults.host import PATIENCE, await_death, pause, until
-from tests.faults.oracle import Verdict
+from tests.faults.oracle import Journaled, Verdict
+from tests.faults.payload import Origin, origin_of
 from tests.faults.scene import Scene, scene
 from tests.faults.table import Fault, often
+
+RING = 1 << 20
+"""Log bytes that can be in flight under the settings of the campaign."""
 
 
 def faults(tier: str) -> list[Fault]:
@@ -44,6 +49,25 @@ def told(s: Scene) -> int:
     return sum(line.startswith(b"c ") for path in s.crowd.journals.values() for line in path.read_bytes().splitlines())
 
 
+def unwritten(s: Scene) -> set[Origin]:
+    """What writers were told is confirmed and cannot be read from the files now, past what hangs."""
+    said = Journaled()
+    for writer, path in s.crowd.journals.items():
+        said.read(path, writer)
+    log = decode.Log(s.directory)
+    written: set[Origin | None] = set()
+    epoch, position, _ = log.epochs()[-1]
+    end = position + RING
+    while position < min(end, log.manifest.named_end * log.manifest.segment_bytes):
+        block = log.block(position, epoch)
+        position += decode.PAGE if block is None else block.span
+        for kind, _, _, count, payload in () if block is None else block.frames:
+            end = position + RING  # a hole is no longer than what can be in flight
+            if kind == decode.BATCH:
+                written.update(map(origin_of, decode.split(payload, count)))
+    return said.confirmed.keys() - written
+
+
 def frozen(seconds: float, directory: Path, seed: int) -> Verdict:
     """Nothing is confirmed and nobody is replaced. Callers wait as long as they want to, and no longer; what they
     appended is confirmed when the disk is back, what was refused is not there."""
@@ -65,6 +89,7 @@ def frozen(seconds: float, directory: Path, seed: int) -> Verdict:
                 pause(seconds)
                 s.unharmed(*before)
                 s.verdict.expect(told(s) == confirmed, "something was confirmed while nothing could be written")
+                s.verdict.expect(not (early := unwritten(s)), f"confirmed and not written: {sorted(early)[:5]}")
                 s.verdict.expect(s.watch.look() == [before[0]], "another process could write to the log")
             offsets = [receipt.result(PATIENCE).offset for receipt in receipts]
             s.verdict.expect(offsets == list(range(1, 1 + len(receipts))), f"the late ones are at {offsets}")

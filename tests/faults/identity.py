@@ -34,7 +34,7 @@ FREE_SECONDS = 10.0
 
 
 def faults(tier: str) -> list[Fault]:
-    times = often(tier, 1, 10)
+    times = often(tier, 1, 5)
     return [
         Fault("time", "pid of a dead writer reused", partial(writer_reused, times)),
         Fault("time", "pids of dead WAL and drain reused", partial(workers_reused, times)),

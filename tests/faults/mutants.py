@@ -183,6 +183,61 @@ MUTANTS = [
         rows("time", "supervisor killed, file system frozen"),
     ),
     Mutant(
+        "a stopped process counts as a dead one",
+        "engine/processes/crew.py",
+        "        if self._deadline is None or self.verdict is not None:\n            return None\n",
+        "        wal = self._children.get(Role.WAL)\n"
+        "        if wal and open(f'/proc/{wal.pid}/stat').read().rpartition(')')[2].split()[0] == 'T':\n"
+        "            self._start(Role.WAL, replacement=True)\n"
+        "        if self._deadline is None or self.verdict is not None:\n            return None\n",
+        rows("time", "SIGSTOP wal"),
+    ),
+    Mutant(
+        "a client lives while somebody has its pid",
+        "engine/processes/service.py",
+        "        self._slots.close(slots)\n",
+        "        from pathlib import Path\n\n"
+        "        if not Path(f'/proc/{connection.pid}').exists():\n            self._slots.close(slots)\n",
+        rows("time", "pid of a dead writer"),
+    ),
+    Mutant(
+        "the lock goes by the pid in its file",
+        "engine/processes/lock.py",
+        "        deadline = time.monotonic() + DYING_SECONDS\n",
+        "        deadline = time.monotonic() + DYING_SECONDS\n"
+        "        if (named := _holder(path)) and _alive(named):\n            raise Locked('in use', named)\n",
+        rows("time", "pid of a dead supervisor"),
+    ),
+    Mutant(
+        "the child of a fork keeps its parent's connection",
+        "engine/client.py",
+        "            lane.forked()\n        if attachment is not None:\n            attachment.close()\n",
+        "            lane.forked()\n        self._kept = attachment\n",
+        rows("time", "outlives"),
+    ),
+    Mutant(
+        "times follow the wall clock",
+        "csrc/compose.c",
+        "    if (now > w->last_timestamp_ns)\n",
+        "",
+        rows("time", "clock steps under load"),
+    ),
+    Mutant(
+        "limits are measured by the wall clock",
+        "engine/lane.py",
+        "import time\n",
+        "import types\nfrom time import time as _wall\n\ntime = types.SimpleNamespace(monotonic=_wall)\n",
+        rows("time", "clock steps while callers wait"),
+    ),
+    Mutant(
+        "confirmed while its write hangs",
+        "csrc/wal.c",
+        "    int error = rw_block_write(job->fd,",
+        "    rw_persist_block(job->block);\n    rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_PERSISTED);\n"
+        "    rw_tell_drain(w);\n    int error = rw_block_write(job->fd,",
+        rows("time", "frozen file system"),
+    ),
+    Mutant(
         "blocks are believed in any place",
         "csrc/record.c",
         " || h->position != position)",
