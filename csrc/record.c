@@ -153,3 +153,11 @@ uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint
     }
     return n;
 }
+
+uint64_t rw_lengths_sum(const uint32_t *lengths, uint32_t count)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < count; i++)
+        sum += lengths[i];
+    return sum;
+}

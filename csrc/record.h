@@ -69,4 +69,6 @@ uint32_t rw_request_crc(const rw_request *q);
 /* A batch of more than one record holds its lengths first: do they add up to the payload? RW_OK or RW_BAD. */
 int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count);
 
+uint64_t rw_lengths_sum(const uint32_t *lengths, uint32_t count);
+
 #endif
