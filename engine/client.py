@@ -346,8 +346,8 @@ class Stream:
             if lib.rw_lengths_sum(ffi.from_buffer("uint32_t[]", lengths), len(lengths)) != size:
                 # len() of a buffer whose items are wider than a byte
                 lengths = array.array("I", (memoryview(item).nbytes for item in items))
-            with gathered.getbuffer() as data:
-                return self._append_batch(lengths, ffi.from_buffer("uint8_t[]", data), size)
+            with gathered.getbuffer() as view, ffi.from_buffer("uint8_t[]", view) as data:
+                return self._append_batch(lengths, data, size)
 
     def _append_batch(self, lengths: array.array[int], data: Any, size: int) -> Receipt:
         table, count = ffi.from_buffer("uint32_t[]", lengths), len(lengths)
