@@ -53,7 +53,7 @@ def killed_in_it(times: int, directory: Path, seed: int) -> Verdict:
             with cold.frozen():
                 pause(0.1)
                 os.kill(pid, signal.SIGKILL)
-                s.await_successor("wal", pid)
+                s.await_successor()
                 s.await_progress()
     s.verdict.runs = times
     return s.verdict

@@ -110,7 +110,7 @@ def wal_killed(times: int, directory: Path, seed: int) -> Verdict:
                 pause(0.3)  # until a supervisor that does not wait would have replaced it
                 s.verdict.expect(s.running.pid("wal") == pid, f"WAL process {pid} was replaced while it hung in a write")
                 s.verdict.expect(s.watch.look() == [pid], "this shows nothing: the write did not hang, or another could write")
-            s.await_successor("wal", pid)
+            s.await_successor()
             s.await_progress()
     s.verdict.runs = times
     return s.verdict

@@ -93,7 +93,7 @@ def killed_in_it(times: int, directory: Path, seed: int) -> Verdict:
             pid = s.running.strike(role, signal.SIGSTOP)
             pause(0.02)
             os.kill(pid, signal.SIGKILL)
-            s.await_successor(role, pid)
+            s.await_successor()
             s.await_progress()
     s.verdict.runs = 2 * times
     return s.verdict
@@ -144,7 +144,7 @@ def unreaped(seconds: float, directory: Path, seed: int) -> Verdict:
             until(lambda: state(pid) == "Z", "the WAL process to be a zombie")
             pause(seconds)
             s.verdict.expect(not s.watch.look(), "somebody else writes")
-        s.await_successor("wal", pid)
+        s.await_successor()
         s.await_progress()
     s.verdict.runs = 1
     return s.verdict

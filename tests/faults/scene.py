@@ -71,6 +71,7 @@ class Scene:
         """The first engine, or the next one after its end; ``wrapper`` as in `Engine`."""
         flags = (*SMALL, "--max-restarts", "1000", *self._flags)
         self.running = Engine(self.directory, *flags, env=self._env, wrapper=wrapper)
+        self._replaced = 0
 
     def await_progress(self, skip: int | None = None, *, reader: bool = True) -> None:
         """Writers and the reader have all gone on since the call; ``skip`` is a writer who is not asked."""
@@ -84,10 +85,10 @@ class Scene:
             return [process.pid for process in self.crowd.processes]
         return [self.reader.process.pid] if role == "reader" else [self.running.pid(role)]
 
-    def await_successor(self, role: str, pid: int) -> int:
-        """The pid of the one after ``pid``."""
-        until(lambda: self.running.status()[f"{role}_pid"] not in (pid, None), f"a successor of {role} process {pid}")
-        return self.running.pid(role)
+    def await_successor(self) -> None:
+        """Of WAL or drain process, one of which was killed since the call before. By count: pids come back."""
+        until(lambda: self.running.status()["restarts"] > self._replaced, "a dead process to be replaced")
+        self._replaced += 1
 
     def await_attached(self, clients: int) -> None:
         """That many clients have a slot."""
