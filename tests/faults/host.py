@@ -100,7 +100,11 @@ class Engine:
             )
         self.ready: dict[str, Any] = {}
         if wait:
-            self.await_ready()
+            try:
+                self.await_ready()
+            except BaseException:  # who called has nothing to end it by
+                self.__exit__(None, None, None)
+                raise
 
     def await_ready(self) -> None:
         """Raises EngineEnded, Hung."""

@@ -23,10 +23,11 @@ from functools import partial
 from pathlib import Path
 
 import engine
+from engine import memory
 from engine.config import Config
 from engine.log.recovery import recover
 from tests.faults import recorder_device as device
-from tests.faults.decode import BLOCK_MAGIC, DecodeError
+from tests.faults.decode import BLOCK_MAGIC, DecodeError, manifest
 from tests.faults.disk import MAKE
 from tests.faults.host import PATIENCE, Engine, EngineEnded, NotRun, forget_shared_memory, writers
 from tests.faults.oracle import Verdict, judge
@@ -128,8 +129,11 @@ def record(kind: str, direct: str, directory: Path, seed: int) -> None:
 def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
     """Made, killed, recovered, its WAL process killed, some segments filled; all that under load. Then stopped."""
     log = journals / "engine.log"
-    running = Engine(engine_dir, *words, log=log)
+    running = Engine(engine_dir, *words, log=log, wait=False)
+    uuid = b""
     try:
+        running.await_ready()
+        uuid = manifest(engine_dir).uuid
         with writers(engine_dir, journals, STREAMS, window=WINDOW, env={STAMPS: "1"}) as crowd:
             crowd.await_progress()
             running.kill()
@@ -143,6 +147,8 @@ def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
     finally:
         running.__exit__(None, None, None)
         forget_shared_memory(engine_dir)
+        for name in memory.leftovers(uuid) if uuid else ():  # the disk may be gone, and the manifest with it
+            memory.unlink(name)
 
 
 def fill(running: Engine) -> None:
@@ -241,7 +247,8 @@ class Replayer:
             recover(engine_dir, config)
             return judge(engine_dir, journals, strangers=(FILLER,))
         try:
-            with Engine(engine_dir, *flags(config), log=self.directory / "replay.log") as running:
+            with Engine(engine_dir, *flags(config), log=self.directory / "replay.log", wait=False) as running:
+                running.await_ready()
                 code = running.stop()
             verdict = judge(engine_dir, journals, strangers=(FILLER,))
             verdict.expect(code == 0, f"the orderly stop ended with code {code}")

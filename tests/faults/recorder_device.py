@@ -147,8 +147,13 @@ class Loop:
 
 @contextlib.contextmanager
 def mounted(loop: Loop, at: Path, kind: str) -> Iterator[None]:
-    """Raises OSError if the file system cannot be mounted; the kernel replays its journal."""
-    _check(libc.mount(bytes(loop.path), bytes(at), kind.encode(), 0, None), f"mount of a {kind}")
+    """The kernel replays the file system's journal. Raises NotRun: it has no such file system; OSError: this one is bad."""
+    try:
+        _check(libc.mount(bytes(loop.path), bytes(at), kind.encode(), 0, None), f"mount of {kind}")
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise NotRun(f"this kernel has no {kind}") from None
+        raise
     try:
         yield
     finally:
@@ -167,11 +172,14 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def recorded(content: int, log: Path, seed: int) -> Iterator[Loop]:
-    """A loop device whose disk is the server's. The log is complete at the end."""
+    """A loop device whose disk is the server's. The log is complete at the end. Raises NotRun."""
     fuse = os.open(FUSE, os.O_RDWR | os.O_CLOEXEC)
     open_fds = [fuse]
     try:
-        mount = _fuse_mount(fuse, open_fds)
+        try:
+            mount = _fuse_mount(fuse, open_fds)
+        except OSError as error:
+            raise NotRun(str(error)) from None
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.recorder_server", str(fuse), str(content), str(log), str(seed)],
             stdin=subprocess.DEVNULL,
