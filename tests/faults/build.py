@@ -4,19 +4,23 @@ defect."""
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from tests.faults.host import ROOT, NotRun
 
 PARTS = ("engine", "csrc", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 NOT_COPIED = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c", "native")
+LIBRARY = "engine/_native.abi3.so"
 
 
 def copy(to: Path) -> Path:
@@ -29,10 +33,10 @@ def copy(to: Path) -> Path:
     return to
 
 
-def build(root: Path, *, points: bool = False, env: Mapping[str, str] | None = None) -> None:
-    """Compiles the copy's core in place. Raises NotRun: it cannot be compiled here."""
+def build(root: Path, *, points: bool = False, env: Mapping[str, str] | None = None) -> str:
+    """Compiles the copy's core in place; returns what the build said. Raises NotRun: it cannot be compiled here."""
     done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
         cwd=root,
         env={**os.environ, **({"RINGWAL_POINTS": "1"} if points else {}), **(env or {})},
         capture_output=True,
@@ -41,6 +45,7 @@ def build(root: Path, *, points: bool = False, env: Mapping[str, str] | None = N
     )
     if done.returncode != 0:
         raise NotRun(f"the core cannot be built: {done.stderr.strip()[-200:]}")
+    return done.stdout
 
 
 @functools.cache
@@ -91,6 +96,49 @@ def with_sanitizers() -> tuple[Path, dict[str, str]]:
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """A built copy with its object files, so that a change to one source costs one compilation."""
+
+    root: Path
+    compiles: dict[str, list[str]]
+    """Source, relative to the copy, and the command that compiles it."""
+    link: list[str]
+
+    @classmethod
+    def make(cls, root: Path) -> Self:
+        """Raises NotRun: the core cannot be compiled here."""
+        copy(root)
+        commands = [shlex.split(line) for line in build(root, points=False).splitlines() if " -o " in line]
+        compiles = {command[command.index("-c") + 1]: command for command in commands if "-c" in command}
+        (link,) = (command for command in commands if "-c" not in command)
+        link[link.index("-o") + 1] = LIBRARY
+        return cls(root, compiles, link)
+
+    def replica(self, to: Path) -> Path:
+        """Another one of it, built as it is."""
+        return shutil.copytree(self.root, to)
+
+    def rebuild(self, root: Path, changed: str) -> None:
+        """Builds a replica in which ``changed`` is another: one object of a C file, all of them for a header.
+
+        Raises subprocess.CalledProcessError: it cannot be compiled.
+        """
+        if not changed.startswith("csrc/"):
+            return
+        sources = [changed] if changed in self.compiles else list(self.compiles)
+        for command in (*(self.compiles[source] for source in sources), self.link):
+            subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+
+
+@functools.cache
+def workshop() -> Workshop:
+    """Made once, gone at the end."""
+    root = Path(tempfile.mkdtemp(prefix="ringwal-workshop-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return Workshop.make(root / "base")
 
 
 def at(point: str, hit: int, action: str, once: Path | None = None) -> dict[str, str]:

@@ -23,7 +23,7 @@ SMALL = (
 """Settings under which a short run sees every wrap-around, segment change and full ring."""
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("RINGWAL_FAULT_PATIENCE", "60"))
 """Seconds after which something that takes milliseconds counts as hung."""
 
 

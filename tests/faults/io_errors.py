@@ -54,6 +54,7 @@ def faults(tier: str) -> list[Fault]:
         Fault("io", "no descriptors left", no_descriptors),
         Fault("io", "thin device runs out", partial(thin, "auto")),
         Fault("io", "thin device runs out, buffered", partial(thin, "off")),
+        Fault("io", "thin device runs out, cache stays", partial(thin, "off", cache_stays=True)),
         Fault("io", "file system shut down under load", partial(shut_down, often(tier, 2, 30))),
     ]
 
@@ -305,26 +306,33 @@ def no_descriptors(directory: Path, seed: int) -> Verdict:
     return verdict
 
 
-def thin(direct: str, directory: Path, seed: int) -> Verdict:
-    """The device has less than it promised: writes fail, then a sync may say success. Nothing is believed after the first."""
+def thin(direct: str, directory: Path, seed: int, *, cache_stays: bool = False) -> Verdict:
+    """The device has less than it promised: writes fail, then a sync may say success. Nothing is believed after the first.
+
+    With ``cache_stays`` the next engine finds in the page cache what never reached the device, and only then it is gone.
+    """
     small, notes = directory / "thin", []
     small.mkdir()
     if os.geteuid() != 0 or not command("mount", "-t", "tmpfs", "-o", "size=28m", "tmpfs", small):
         raise NotRun("needs root, to mount a small tmpfs")
     flags = (*SMALL, "--direct-io", direct)
     try:
-        with disk(small, "ext4") as medium:
+        with disk(small, "ext4 without a journal" if cache_stays else "ext4") as medium:
             engine_dir = medium.mount / "engine"
             try:
                 streams = [["hot", f"own-{i}"] for i in range(2)]
                 with Engine(engine_dir, *flags) as running, writers(engine_dir, directory, streams) as crowd:
                     code = running.await_exit()
-                    # Power goes with it: what the page cache shows is lost, as on a real device.
-                    medium.cut()
+                    if not cache_stays:  # power goes with it: what the page cache shows is lost, as on a real device
+                        medium.cut()
                     if code not in (os.EX_IOERR, os.EX_SOFTWARE):
                         notes.append(f"the engine ended with code {code}")
+                    command("mount", "-o", "remount,size=300m", small)
+                    if cache_stays:
+                        with Engine(engine_dir, *flags) as second:
+                            crowd.await_progress()
+                            second.kill()
                     crowd.kill()
-                command("mount", "-o", "remount,size=300m", small)
                 medium.again()
                 verdict = _again(engine_dir, crowd.journals, flags)
             finally:

@@ -301,10 +301,26 @@ def stale(base: Base, scratch: Path, count: int, chance: random.Random) -> Itera
         length = decode.PAGE * chance.randrange(1, 10)
         offset = at + decode.PAGE * chance.randrange(20)
         yield f"{length} old bytes at {offset} of {file}", overwrite(file, offset, source[start : start + length]), "harmless"
+    yield "a block of the epoch before, for this very place", overwrite(file, at, _late(base, end)), "harmless"
     garbage = chance.randbytes(decode.PAGE)
     yield "garbage at the end", overwrite(file, at, garbage), "harmless"
     huge = own[decode.PAGE :][:48] + struct.pack("<I", 0xFFFFF000)
     yield "a header with a huge length", overwrite(file, at, huge), "harmless"
+
+
+def _late(base: Base, position: int) -> bytes:
+    """What a process of the epoch before would write there: the last block as it is, one offset on, every checksum right."""
+    file, at = base.place(base.blocks[-1])
+    raw = bytearray((base.directory / file).read_bytes()[at : at + decode.PAGE])
+    bound = struct.pack("<QQ", struct.unpack_from("<Q", raw, 32)[0] - 1, position)
+    (offset,) = struct.unpack_from("<Q", raw, 128 + 24)
+    raw[32:48] = bound
+    raw[128 + 24 : 128 + 32] = struct.pack("<Q", offset + 1)
+    raw[128:132] = raw[8:12] = bytes(4)
+    raw[128 + 5] = 0
+    raw[128:132] = struct.pack("<I", decode.crc32c(bytes(raw[128 : 128 + 80]), decode.crc32c(bound)))
+    raw[8:12] = struct.pack("<I", decode.crc32c(bytes(raw[:128])))
+    return bytes(raw)
 
 
 def older(count: int, directory: Path, seed: int) -> Verdict:

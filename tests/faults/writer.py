@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import engine
 from tests.faults.company import keep
-from tests.faults.host import pause
+from tests.faults.host import PATIENCE, pause
 from tests.faults.payload import Origin, payload
 
 RECONNECT_SECONDS = 60.0
@@ -116,7 +116,7 @@ class Writer:
     def settle(self) -> None:
         batch, receipt = self.pending.popleft()
         try:
-            ack = receipt.result(timeout=60.0)
+            ack = receipt.result(timeout=PATIENCE)
         except engine.Error as error:
             self.note("n" if error.outcome == "not_appended" else "u", batch)
             raise
