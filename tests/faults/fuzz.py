@@ -27,11 +27,11 @@ KINDS = (("clang", "libfuzzer", ("-fsanitize=fuzzer",)), ("gcc", "drive", ("-fsa
 
 
 def faults(tier: str) -> list[Fault]:
-    segments, lanes = often(tier, 6000, 150_000, 3_000_000), often(tier, 500, 10_000, 200_000)
+    segments, lanes = often(tier, 6000, 150_000, 3_000_000), often(tier, 500, 8000, 200_000)
     return [
         Fault("fuzz", "bytes of segment files", partial(target, "segment", segments)),
         Fault("fuzz", "a lane that changes between two looks", partial(target, "lane", lanes)),
-        Fault("fuzz", "files of a log", partial(logs, often(tier, 12, 700, 20_000))),
+        Fault("fuzz", "files of a log", partial(logs, often(tier, 12, 500, 20_000))),
     ]
 
 
