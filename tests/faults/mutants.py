@@ -46,6 +46,37 @@ WRITING = [
         row("recorder", "cut at a request, ext4, direct_io auto"),
     ),
     Mutant(
+        "a sync that had begun before the write counts",
+        "csrc/block_io.c",
+        "    if (!direct && fdatasync(fd) != 0)\n        return errno;\n",
+        "    static int busy;\n    if (!direct) {\n        if (__atomic_exchange_n(&busy, 1, __ATOMIC_SEQ_CST)) {\n"
+        "            while (__atomic_load_n(&busy, __ATOMIC_SEQ_CST))\n                continue;\n            return 0;\n"
+        "        }\n        int error = fdatasync(fd);\n        __atomic_store_n(&busy, 0, __ATOMIC_SEQ_CST);\n"
+        "        if (error != 0)\n            return errno;\n    }\n",
+        row("recorder", "cut at a request, xfs, direct_io off", "nightly"),
+    ),
+    Mutant(
+        "a manifest is not synced",
+        "engine/log/manifest.py",
+        "os.fdatasync(fd)\n    return manifest",
+        "os.fstat(fd)\n    return manifest",
+        row("recorder", "cut at a request, ext4, direct_io auto", "nightly"),
+    ),
+    Mutant(
+        "a segment is named before it is synced",
+        "engine/log/segment.py",
+        'point("seg.filled")\n                os.fsync(fd)\n',
+        'point("seg.filled")\n',
+        row("recorder", "cut at a request, ext4, direct_io off", "nightly"),
+    ),
+    Mutant(
+        "an epoch is named before its barrier is synced",
+        "engine/log/barrier.py",
+        'point("rec.barrier")\n            self._sync()\n',
+        'point("rec.barrier")\n',
+        row("recorder", "cut at a request, ext4, direct_io off", "nightly"),
+    ),
+    Mutant(
         "a failed sync is forgotten",
         "csrc/block_io.c",
         "if (!direct && fdatasync(fd) != 0)",
