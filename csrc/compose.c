@@ -277,3 +277,24 @@ int rw_compose(rw_wal *w, rw_block_job *job)
     rw_count64(&w->c->wal_block_bytes, job->length);
     return RW_OK;
 }
+
+bool rw_cover_due(const rw_wal *w)
+{
+    return w->ring.prefix_end == w->c->sealed_end && w->c->sealed_end != w->covered_end;
+}
+
+int rw_compose_cover(rw_wal *w, rw_block_job *job)
+{
+    rw_log_ring *r = &w->ring;
+    rw_log_ring_advance(r);
+    int fd = rw_wal_segment_fd(w, w->c->sealed_end / w->c->segment_bytes);
+    /* At a segment's end, or without room: whatever comes next does it. */
+    if (!rw_cover_due(w) || fd < 0 || rw_log_ring_begin(r, sizeof(rw_block)) != RW_OK)
+        return RW_PENDING;
+    rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
+    w->covered_end = w->c->sealed_end;
+    describe_job(w, job, fd);
+    rw_count64(&w->c->wal_blocks, 1);
+    rw_count64(&w->c->wal_block_bytes, job->length);
+    return RW_OK;
+}

@@ -49,6 +49,8 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
     }
     /* Also a clock that was put back while nobody was there does not make times go back. */
     w->last_timestamp_ns = c->sealed == c->block_seed ? c->started_ns : rw_block_entry_of(c, c->sealed - 1)->timestamp_ns;
+    if (c->sealed == c->block_seed)
+        w->covered_end = c->sealed_end; /* the barrier covers what was before */
     w->segment_announced = c->sealed_end / c->segment_bytes;
     rw_store32(&c->io_direct, o->direct);
     rw_store32(&c->wal_pid, (uint32_t)getpid());
@@ -67,22 +69,6 @@ void rw_wal_close(rw_wal *w)
     free(w->touched);
     free(w);
 }
-
-/* ------------------------------------------------------------------------------------------------------- the turn */
-
-static bool turn_try(rw_wal *w)
-{
-    uint32_t mine = 0;
-    return rw_peek32(&w->turn) == 0 && rw_cas32(&w->turn, &mine, 1);
-}
-
-static void turn_take(rw_wal *w)
-{
-    while (!turn_try(w))
-        sched_yield();
-}
-
-static void turn_give(rw_wal *w) { rw_store32(&w->turn, 0); }
 
 /* --------------------------------------------------------------------------------------- blocks, and who hears of them */
 
@@ -146,13 +132,16 @@ static void rouse_helper(rw_wal *w)
 
 static bool ended(const rw_wal *w) { return rw_load32(&w->failed) != 0 || rw_load32(&w->finishing) != 0; }
 
-static void poll_bell(rw_wal *w)
+/* False if nobody rang for that long. */
+static bool poll_bell(rw_wal *w, uint64_t ns)
 {
     struct pollfd p = {.fd = w->bell_fd, .events = POLLIN};
-    struct timespec t = {.tv_sec = RW_NAP_NS / 1000000000u};
+    struct timespec t = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
     uint64_t rings;
-    if (ppoll(&p, 1, &t, NULL) <= 0 || read(w->bell_fd, &rings, sizeof rings) < 0)
-        return; /* nothing rang */
+    int got = ppoll(&p, 1, &t, NULL);
+    if (got == 0)
+        return false;
+    return got < 0 || read(w->bell_fd, &rings, sizeof rings) != 0;
 }
 
 /* Under the turn: requests that could go into a block now. While starved, only a release since the latest attempt makes
@@ -200,12 +189,13 @@ static void sleep_until_roused(rw_wal *w)
     if (!covered(w)) {
         turn_take(w);
         bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
-        bool work = sentinel && work_left(w);
+        bool work = sentinel && work_left(w), due = sentinel && w->o.cover_ns && rw_cover_due(w);
         turn_give(w);
         if (sentinel) {
             if (!work && !ended(w)) {
                 rw_add64(&w->c->wal_parks, 1);
-                poll_bell(w);
+                if (!poll_bell(w, due ? w->o.cover_ns : RW_NAP_NS))
+                    rw_store32(&w->cover, 1);
             }
             rw_bell_change(&w->c->bell, 1, -1);
         }
@@ -252,6 +242,9 @@ static int try_compose(rw_wal *w, rw_block_job *job)
     }
     if (rc == RW_CHORE)
         rw_store32_seq(&w->c->starved, 1);
+    if (rc == RW_PENDING && w->o.cover_ns && (rw_load32(&w->cover) || rw_load32(&w->finishing)))
+        rc = rw_compose_cover(w, job);
+    rw_store32(&w->cover, 0);
     if (rc == RW_OK || rc == RW_PENDING)
         rw_store32(&w->c->starved, 0);
     bool more = false;
@@ -312,98 +305,3 @@ void rw_wal_finish(rw_wal *w)
     rw_unpark(&w->idle_seq, INT_MAX);
     rw_ring_fd(w->bell_fd);
 }
-
-/* ------------------------------------------------------------------------------------ from the process's main thread */
-
-int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generation)
-{
-    turn_take(w);
-    w->lanes[slot] = (rw_lane_end){
-        .lane = lane,
-        .data = (const uint8_t *)lane + sizeof *lane,
-        .bytes = rw_slot_of(w->c, slot)->lane_bytes, /* not the lane's word: its writer can change that one */
-        .salt = lane->salt,
-        .cursor = rw_slot_of(w->c, slot)->head,
-        .generation = generation,
-        .active = rw_slot_of(w->c, slot)->fault != generation,
-        .taken = rw_slot_of(w->c, slot)->requests,
-    };
-    if (slot >= w->lanes_end)
-        w->lanes_end = slot + 1;
-    turn_give(w);
-    rw_ring_fd(w->bell_fd);
-    return RW_OK;
-}
-
-int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation)
-{
-    turn_take(w);
-    w->lanes[slot] = (rw_lane_end){.generation = generation};
-    turn_give(w);
-    rw_slot *s = rw_slot_of(w->c, slot);
-    rw_store32_seq(&s->fault, generation);
-    rw_unpark(rw_low_half(&s->head), INT_MAX);
-    rw_unpark(&s->wake, INT_MAX);
-    return RW_OK;
-}
-
-int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
-{
-    turn_take(w);
-    uint32_t generation = w->lanes[slot].generation;
-    w->lanes[slot] = (rw_lane_end){.active = 0};
-    while (w->lanes_end > 0 && w->lanes[w->lanes_end - 1].lane == NULL)
-        w->lanes_end--;
-    turn_give(w);
-    rw_slot *s = rw_slot_of(w->c, slot);
-    /* First, so that a successor that finds head at 0 and the generation not let go does not take its requests again. */
-    rw_store32_seq(&s->fault, generation);
-    (void)RW_POINT("l.detach.mid");
-    rw_store64_seq(&s->head, 0); /* the next generation's lane begins at 0 */
-    rw_store64(&s->requests, 0);
-    rw_store32_seq(&s->wal_done, generation);
-    return RW_OK;
-}
-
-int rw_wal_lane_idle(rw_wal *w, uint32_t slot)
-{
-    turn_take(w);
-    const rw_lane_end *e = &w->lanes[slot];
-    int idle = e->lane == NULL || !e->active || !rw_lane_ready(e);
-    turn_give(w);
-    return idle;
-}
-
-int rw_wal_add_segment(rw_wal *w, uint64_t number, int fd)
-{
-    turn_take(w);
-    rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
-    int rc = s->fd < 0 ? RW_OK : RW_FULL;
-    if (rc == RW_OK)
-        *s = (rw_wal_segment_slot){.number = number, .fd = fd};
-    rw_store32_seq(&w->c->starved, 0);
-    turn_give(w);
-    rw_ring_fd(w->bell_fd);
-    return rc;
-}
-
-int rw_wal_drop_segment(rw_wal *w)
-{
-    turn_take(w);
-    rw_log_ring_advance(&w->ring);
-    uint64_t oldest = w->ring.prefix_end / w->c->segment_bytes;
-    int fd = -1;
-    for (uint32_t i = 0; i < RW_WAL_SEGMENTS && fd < 0; i++) {
-        rw_wal_segment_slot *s = &w->segments[i];
-        if (s->fd >= 0 && s->number < oldest) {
-            fd = s->fd;
-            s->fd = -1;
-        }
-    }
-    turn_give(w);
-    return fd;
-}
-
-uint64_t rw_wal_segment(const rw_wal *w) { return rw_load64(&w->c->sealed_end) / w->c->segment_bytes; }
-
-void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }

@@ -36,6 +36,7 @@ typedef struct rw_wal_options {
     uint64_t quota_bytes; /* what one lane may add before the next lane's turn */
     uint64_t pipeline_bytes; /* while blocks are being written, another one is opened only for this much */
     uint64_t spin_ns;     /* how long a thread watches after its block before it sleeps */
+    uint64_t cover_ns;    /* how long the log has to be at rest before it is covered (wal_state.h: THE COVER); 0: never */
     uint32_t direct; /* see block_io.h */
 } rw_wal_options;
 

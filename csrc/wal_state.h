@@ -1,4 +1,4 @@
-/* What the threads of the WAL process share; private to wal.c, compose.c and restore.c. */
+/* What the threads of the WAL process share; private to wal.c, compose.c, restore.c and housekeeping.c. */
 #ifndef RW_WAL_STATE_H
 #define RW_WAL_STATE_H
 
@@ -8,6 +8,8 @@
 #include "log_ring.h"
 #include "status.h"
 #include "wal.h"
+
+#include <sched.h>
 
 #define RW_WAL_SEGMENTS 64u
 #define RW_WAL_THREADS  64u
@@ -43,6 +45,7 @@ struct rw_wal {
     uint32_t touched_count;
     uint64_t last_timestamp_ns;
     uint64_t released_seen; /* `released` before the latest attempt to compose */
+    uint64_t covered_end;   /* sealed_end when the last block was an empty one, or there was none yet: nothing to cover */
     uint64_t segment_announced; /* highest segment number whose use was announced as a chore */
     rw_wal_segment_slot segments[RW_WAL_SEGMENTS];
 
@@ -50,6 +53,7 @@ struct rw_wal {
     uint32_t idle_seq __attribute__((aligned(64))); /* futex of threads that wait for the sentinel's place */
     uint32_t idle_count;
     uint32_t finishing;
+    uint32_t cover; /* nobody has had anything to write for a while */
     uint32_t failed; /* errno of the first failed write */
     uint32_t guard; /* an idle thread sleeps for a short time only, in case a write turns out to be slow */
     uint32_t threads;
@@ -57,9 +61,29 @@ struct rw_wal {
     uint32_t writing; /* threads between seal and persisted: each looks at the lanes again when it is done */
 };
 
+/* The turn, wal.h: taken by trying, and only ever by threads of this process. */
+static inline bool turn_try(rw_wal *w)
+{
+    uint32_t mine = 0;
+    return rw_peek32(&w->turn) == 0 && rw_cas32(&w->turn, &mine, 1);
+}
+
+static inline void turn_take(rw_wal *w)
+{
+    while (!turn_try(w))
+        sched_yield();
+}
+
+static inline void turn_give(rw_wal *w) { rw_store32(&w->turn, 0); }
+
 /* compose.c, under the turn */
 /* RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests wait for ring space; RW_CHORE: for a segment. */
 int rw_compose(rw_wal *w, rw_block_job *job);
+/* THE COVER. A block whose bytes are bad is a torn write, which nobody was told about, or one that rotted after it was
+ * confirmed. A watermark behind it tells them apart; the last block has none. So when the log comes to rest, and at an orderly
+ * stop, an empty block is written whose watermark covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
+int rw_compose_cover(rw_wal *w, rw_block_job *job);
+bool rw_cover_due(const rw_wal *w);
 bool rw_lanes_ready(const rw_wal *w);
 /* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published yet. */
 uint64_t rw_lanes_backlog(const rw_wal *w);

@@ -21,6 +21,9 @@ from engine.log import files, manifest, segment
 from engine.log.pace import Pace
 from engine.processes.context import EngineContext
 
+COVER_NS = 1_000_000_000
+"""How long nothing is written before an empty block vouches for the last one."""
+
 RETRY_SECONDS = 1.0
 """How often a segment is tried again while the disk is full."""
 
@@ -45,6 +48,7 @@ class WalProcess:
                 "quota_bytes": self.config.lane_quota_bytes,
                 "pipeline_bytes": self.config.pipeline_bytes,
                 "spin_ns": int(self.config.wal_spin * 1e9),
+                "cover_ns": COVER_NS,
                 "direct": self.direct,
             },
         )

@@ -87,6 +87,24 @@ def test_a_record_larger_than_a_block_has_a_block_of_its_own(tmp_path: Path) -> 
         assert on_disk(memory, tmp_path, 2) == in_ring(memory, 2)
 
 
+def test_an_empty_block_vouches_for_the_last_one_once(tmp_path: Path) -> None:
+    with Memory() as memory:
+        writer = Writer(memory, 0)
+        assert writer.append(b"last") == lib.RW_OK
+        take(memory, tmp_path, cover_ns=1)
+        covered = memory.control.sealed
+        last, cover = memory.entry(covered - 2), memory.entry(covered - 1)
+        assert (last.records, cover.records) == (2, 0)  # the stream's definition and the record
+        assert ffi.cast("rw_block *", ffi.from_buffer(in_ring(memory, covered - 1))).watermark == cover.position
+        assert on_disk(memory, tmp_path, covered - 1) == in_ring(memory, covered - 1)
+        with Wal(memory, tmp_path, cover_ns=1) as wal:  # a successor does not know that and does it again, once
+            wal.add_segments(range(1))
+            wal.drain_lanes()
+            again = memory.control.sealed
+            wal.drain_lanes()
+        assert (again, memory.control.sealed) == (covered + 1, covered + 1)
+
+
 def test_a_segment_ends_with_an_end_block(tmp_path: Path) -> None:
     with Memory() as memory:
         writer, sequencer = Writer(memory, 0, lane_bytes=256 * KIB), Sequencer(memory)

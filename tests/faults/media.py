@@ -17,7 +17,7 @@ import engine
 from engine.config import Config
 from engine.log.recovery import recover
 from tests.faults import decode
-from tests.faults.host import SMALL, Engine, forget_shared_memory
+from tests.faults.host import SMALL, Engine, forget_shared_memory, until
 from tests.faults.oracle import Verdict
 from tests.faults.payload import Origin
 from tests.faults.table import Fault, often
@@ -44,8 +44,11 @@ class Base:
         return f"segments/{position // self.size:020d}.seg", decode.PAGE + position % self.size
 
 
-def make(directory: Path, name: str = "base") -> Base:
-    """A real engine wrote it, in two lives: 60 appends of which each is a block of its own, then a kill."""
+def make(directory: Path, name: str = "base", *, at_rest: bool = False) -> Base:
+    """A real engine wrote it, in two lives: 60 appends of which each is a block of its own, then a kill.
+
+    ``at_rest``: the kill comes when the engine has written the empty block that vouches for the last one.
+    """
     at = directory / name
     for life in range(2):
         with Engine(at, *SMALL) as running:
@@ -53,16 +56,26 @@ def make(directory: Path, name: str = "base") -> Base:
             for n in range(30):
                 writer.append(Origin(("hot", "calm")[n % 2], "w0", 100 * life + n))
                 writer.settle()
+            if at_rest:
+                until(lambda: _last_is_empty(at), "the last block to be vouched for")
             running.kill()
             writer.abandon()
     forget_shared_memory(at)
     log = decode.Log(at)
+    return Base(at, decode.streams(at), [position for position, _ in _blocks(log)], log.manifest.segment_bytes)
+
+
+def _blocks(log: decode.Log) -> Iterable[tuple[int, decode.Block]]:
+    """The last epoch's, in order, with their positions."""
     epoch, position, _ = log.epochs()[-1]
-    blocks = []
     while (block := log.block(position, epoch)) is not None:
-        blocks.append(position)
+        yield position, block
         position += block.span
-    return Base(at, decode.streams(at), blocks, log.manifest.segment_bytes)
+
+
+def _last_is_empty(directory: Path) -> bool:
+    *_, (_, last) = _blocks(decode.Log(directory))
+    return not last.frames
 
 
 def copy_of(base: Base, to: Path) -> Path:
@@ -171,6 +184,7 @@ def faults(tier: str) -> list[Fault]:
     return [
         row("bits of a block header", header_bits, 25, 1024),
         row("bits of the last block's header", last_header_bits, 12, 1024),
+        row("bits of the last block of a log at rest", covered_bits, 12, 1024),
         row("bits of a record header", record_bits, 25, 640),
         row("bits of payloads", payload_bits, 15, 1000),
         row("bits of padding", padding_bits, 5, 200),
@@ -187,7 +201,7 @@ def faults(tier: str) -> list[Fault]:
 
 def run(trials: Trials, count: int, directory: Path, seed: int) -> Verdict:
     chance = random.Random(f"{seed}/{trials.__name__}")
-    base = make(directory)
+    base = make(directory, at_rest=trials is covered_bits)
     verdict = Verdict()
     for label, damage, must in trials(base, directory, count, chance):
         trial(base, directory, damage, label, verdict, must=must)
@@ -215,6 +229,11 @@ def header_bits(base: Base, scratch: Path, count: int, chance: random.Random) ->
 def last_header_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     # Nothing on the disk says that the very last block was persisted: it looks like one that a crash tore.
     return _bits(base, base.blocks[-1], sample(range(1024), count, chance), ALWAYS["end"])
+
+
+def covered_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+    # Behind the last block with records there is an empty one, which says that all before it was persisted.
+    return _bits(base, base.blocks[-2], sample(range(1024), count, chance), ALWAYS["refuse"])
 
 
 def record_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:

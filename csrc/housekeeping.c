@@ -1,0 +1,101 @@
+#define _GNU_SOURCE
+/* What the WAL process's main thread, in Python, does beside the threads that write: lanes and segments come and go. */
+#include "memory.h"
+#include "points.h"
+#include "wait.h"
+#include "wal_state.h"
+
+#include <limits.h>
+
+int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generation)
+{
+    turn_take(w);
+    w->lanes[slot] = (rw_lane_end){
+        .lane = lane,
+        .data = (const uint8_t *)lane + sizeof *lane,
+        .bytes = rw_slot_of(w->c, slot)->lane_bytes, /* not the lane's word: its writer can change that one */
+        .salt = lane->salt,
+        .cursor = rw_slot_of(w->c, slot)->head,
+        .generation = generation,
+        .active = rw_slot_of(w->c, slot)->fault != generation,
+        .taken = rw_slot_of(w->c, slot)->requests,
+    };
+    if (slot >= w->lanes_end)
+        w->lanes_end = slot + 1;
+    turn_give(w);
+    rw_ring_fd(w->bell_fd);
+    return RW_OK;
+}
+
+int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation)
+{
+    turn_take(w);
+    w->lanes[slot] = (rw_lane_end){.generation = generation};
+    turn_give(w);
+    rw_slot *s = rw_slot_of(w->c, slot);
+    rw_store32_seq(&s->fault, generation);
+    rw_unpark(rw_low_half(&s->head), INT_MAX);
+    rw_unpark(&s->wake, INT_MAX);
+    return RW_OK;
+}
+
+int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
+{
+    turn_take(w);
+    uint32_t generation = w->lanes[slot].generation;
+    w->lanes[slot] = (rw_lane_end){.active = 0};
+    while (w->lanes_end > 0 && w->lanes[w->lanes_end - 1].lane == NULL)
+        w->lanes_end--;
+    turn_give(w);
+    rw_slot *s = rw_slot_of(w->c, slot);
+    /* First, so that a successor that finds head at 0 and the generation not let go does not take its requests again. */
+    rw_store32_seq(&s->fault, generation);
+    (void)RW_POINT("l.detach.mid");
+    rw_store64_seq(&s->head, 0); /* the next generation's lane begins at 0 */
+    rw_store64(&s->requests, 0);
+    rw_store32_seq(&s->wal_done, generation);
+    return RW_OK;
+}
+
+int rw_wal_lane_idle(rw_wal *w, uint32_t slot)
+{
+    turn_take(w);
+    const rw_lane_end *e = &w->lanes[slot];
+    int idle = e->lane == NULL || !e->active || !rw_lane_ready(e);
+    turn_give(w);
+    return idle;
+}
+
+int rw_wal_add_segment(rw_wal *w, uint64_t number, int fd)
+{
+    turn_take(w);
+    rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
+    int rc = s->fd < 0 ? RW_OK : RW_FULL;
+    if (rc == RW_OK)
+        *s = (rw_wal_segment_slot){.number = number, .fd = fd};
+    rw_store32_seq(&w->c->starved, 0);
+    turn_give(w);
+    rw_ring_fd(w->bell_fd);
+    return rc;
+}
+
+int rw_wal_drop_segment(rw_wal *w)
+{
+    turn_take(w);
+    rw_log_ring_advance(&w->ring);
+    uint64_t oldest = w->ring.prefix_end / w->c->segment_bytes;
+    int fd = -1;
+    for (uint32_t i = 0; i < RW_WAL_SEGMENTS && fd < 0; i++) {
+        rw_wal_segment_slot *s = &w->segments[i];
+        if (s->fd >= 0 && s->number < oldest) {
+            fd = s->fd;
+            s->fd = -1;
+        }
+    }
+    turn_give(w);
+    return fd;
+}
+
+uint64_t rw_wal_segment(const rw_wal *w) { return rw_load64(&w->c->sealed_end) / w->c->segment_bytes; }
+
+void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }
