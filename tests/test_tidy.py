@@ -35,7 +35,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "reader": (5, {"engine.reader", "engine.log_extents", "engine.log_index"}),
     "client": (
         6,
-        {"engine.client", "engine.attachment", "engine.lane", "engine.receipt", "engine.futures", "engine.autostart"},
+        {"engine.client", "engine.attachment", "engine.lane", "engine.receipt", "engine.results", "engine.futures"}
+        | {"engine.autostart"},
     ),
     "public names": (7, {"engine"}),
     "demo": (8, {"engine.demo", "engine.ingest"}),
