@@ -36,7 +36,7 @@ def stop(role: str, seconds: float, directory: Path, seed: int) -> Verdict:
         with held(*s.pids(role)):
             if role == "supervisor":
                 s.await_progress()  # nobody needs it to append or to read
-            pause(seconds)
+            s.let_pass(seconds)
             if role != "supervisor":
                 s.unharmed(*before)
         s.await_progress()
@@ -51,7 +51,7 @@ def writer(seconds: float, directory: Path, seed: int) -> Verdict:
         attached = s.running.status()["clients_attached"]
         with held(s.crowd.processes[0].pid):
             s.await_progress(skip=0)
-            pause(seconds)
+            s.let_pass(seconds, skip=1)
             s.await_progress(skip=0)
             s.verdict.expect(s.running.status()["clients_attached"] == attached, "a stopped writer was taken for a dead one")
         s.await_progress()
@@ -66,7 +66,7 @@ def reader(seconds: float, directory: Path, seed: int) -> Verdict:
         with held(s.reader.process.pid):
             written = s.running.status()["counters"]["wal_block_bytes"]
             until(lambda: s.running.status()["counters"]["wal_block_bytes"] > written + 2 * ring, "the ring to be overwritten")
-            pause(seconds)
+            s.let_pass(seconds)
         s.await_progress()
     s.verdict.runs = 1
     return s.verdict

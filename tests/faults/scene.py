@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.faults.host import ROOT, SMALL, Engine, Writers, forget_shared_memory, until, writers
+from tests.faults.host import ROOT, SMALL, Engine, Writers, forget_shared_memory, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.watch import Watch
 
@@ -93,6 +93,11 @@ class Scene:
     def await_attached(self, clients: int) -> None:
         """That many clients have a slot."""
         until(lambda: self.running.status()["clients_attached"] == clients, f"{clients} slots to be taken, and no more")
+
+    def let_pass(self, seconds: float, skip: int = 0) -> None:
+        """Time, in which one writer goes on: what all of them would write takes longer to judge than it is worth."""
+        with held(*(process.pid for i, process in enumerate(self.crowd.processes[:-1]) if i >= skip)):
+            pause(seconds)
 
     def unharmed(self, wal: int, drain: int) -> None:
         """These two still run: nobody was replaced."""

@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM, signal.SIGWINCH)
 
 
 def faults(tier: str) -> list[Fault]:
-    seconds = often(tier, 0.3, 10)
+    seconds = often(tier, 0.3, 5)
 
     def inside(name: str, kind: str) -> Fault:
         return Fault("time", name, partial(in_writers, seconds, kind))
