@@ -16,7 +16,7 @@ from tests.faults.table import Fault, often
 
 
 def faults(tier: str) -> list[Fault]:
-    long, short = often(tier, 0.2, 30), often(tier, 0.2, 5)
+    long, short = often(tier, 0.1, 30), often(tier, 0.1, 5)
     rows = [
         Fault("time", f"{what} frozen, cgroup v{version}", partial(freeze, version, whole, long if version == 1 else short))
         for version in (1, 2)

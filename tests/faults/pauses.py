@@ -15,7 +15,7 @@ from tests.faults.table import Fault, often
 
 
 def faults(tier: str) -> list[Fault]:
-    seconds = often(tier, 0.2, 30)
+    seconds = often(tier, 0.1, 30)
     name = "30 s" if tier != "change" else "a moment"
     return [
         *(Fault("time", f"SIGSTOP {role} for {name}", partial(stop, role, seconds)) for role in ("wal", "drain", "supervisor")),
@@ -25,7 +25,7 @@ def faults(tier: str) -> list[Fault]:
         Fault("time", "SIGSTOP, then SIGKILL in the stop", partial(killed_in_it, often(tier, 2, 30))),
         Fault("time", "WAL and drain stopped over a takeover", partial(takeover, often(tier, 1, 10))),
         Fault("time", "clients stopped over a takeover", partial(clients_over_takeover, often(tier, 1, 10))),
-        Fault("time", "WAL dead, supervisor stopped", partial(unreaped, often(tier, 0.2, 5))),
+        Fault("time", "WAL dead, supervisor stopped", partial(unreaped, often(tier, 0.1, 5))),
     ]
 
 

@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM, signal.SIGWINCH)
 
 
 def faults(tier: str) -> list[Fault]:
-    seconds = often(tier, 0.3, 5)
+    seconds = often(tier, 0.2, 5)
 
     def inside(name: str, kind: str) -> Fault:
         return Fault("time", name, partial(in_writers, seconds, kind))
@@ -30,10 +30,13 @@ def faults(tier: str) -> list[Fault]:
         Fault("time", "signal storm at every process", partial(signals, seconds)),
         Fault("time", "stop-and-go storm at every process", partial(stop_and_go, seconds)),
         inside("fork storm among writers' threads", "forks among threads"),
-        inside("writers whose threads spawn", "spawns"),
     ]
     if tier != "change":
-        rows += [inside("fork storm in the writers", "forks"), inside("signal storm in the writers", "signals")]
+        rows += [
+            inside("writers whose threads spawn", "spawns"),
+            inside("fork storm in the writers", "forks"),
+            inside("signal storm in the writers", "signals"),
+        ]
     return rows
 
 
