@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import time
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.faults.writer import Writer
 
 SCRIPT = 12
 """Appends of the short script, one outstanding at a time: each is a block, a write, and a sync."""
+LATE_SECONDS = 0.5
 TROUBLE = (engine.EngineFailed, engine.NotRunning)
 
 
@@ -47,6 +49,7 @@ def faults(tier: str) -> list[Fault]:
         *rows,
         Fault("io", "short writes", partial(harmless, Mode.SHORT, 0)),
         Fault("io", "interrupted writes", partial(harmless, Mode.ONCE, errno.EINTR)),
+        Fault("io", "lone appends after lulls of any length", partial(lulls, often(tier, 300, 20_000))),
         Fault("io", "write fails under load", partial(under_load, often(tier, 2, 20))),
         Fault("io", "preparing and recovering, call by call", partial(starts, often(tier, 6, 200))),
         Fault("io", "reads fail in recovery, call by call", partial(reads, often(tier, 3, 50))),
@@ -148,6 +151,30 @@ def harmless(mode: Mode, error: int, directory: Path, seed: int) -> Verdict:
     total.add(_again(engine_dir, {"w0": journal}))
     total.runs -= 1
     return total
+
+
+def lulls(times: int, directory: Path, seed: int) -> Verdict:
+    """Between two appends everybody falls asleep, or is about to. A wake-up that gets lost is made good by somebody's next
+    look, a second later at the earliest: that may be the machine once, but not one time in twenty."""
+    chance, late = random.Random(f"{seed}/lulls"), 0
+    engine_dir, journal = directory / "engine", directory / "w0.journal"
+    with Engine(engine_dir, *SMALL) as running:
+        writer = Writer(engine_dir, journal, "w0", ["hot"], 1)
+        for n in range(times):
+            began = time.monotonic()
+            writer.append(Origin("hot", "w0", n))
+            writer.settle()
+            late += time.monotonic() - began > LATE_SECONDS
+            if late > times // 20:
+                break
+            pause(0.008 * chance.random() ** 2)
+        writer.client.close()
+        code = running.stop()
+    verdict = judge(engine_dir, {"w0": journal})
+    verdict.runs = times
+    verdict.expect(late <= times // 20, f"{late} appends took more than {LATE_SECONDS:g} s each: wake-ups get lost")
+    verdict.expect(code == 0, f"the engine ended with code {code}")
+    return verdict
 
 
 def under_load(times: int, directory: Path, seed: int) -> Verdict:

@@ -328,8 +328,8 @@ def stale(base: Base, scratch: Path, count: int, chance: random.Random) -> Itera
 
 
 def _late(base: Base, position: int) -> bytes:
-    """What a process of the epoch before would write there: the last block as it is, one offset on, every checksum right."""
-    file, at = base.place(base.blocks[-1])
+    """What a process of the epoch before would write there: the last block of a stream, one offset on, every checksum right."""
+    file, at = base.place(base.blocks[-2])
     raw = bytearray((base.directory / file).read_bytes()[at : at + decode.PAGE])
     bound = struct.pack("<QQ", struct.unpack_from("<Q", raw, 32)[0] - 1, position)
     (offset,) = struct.unpack_from("<Q", raw, 128 + 24)
