@@ -223,6 +223,7 @@ static void describe_job(rw_wal *w, rw_block_job *job, int fd)
         .number = h->number,
         .length = h->length,
         .file_offset = RW_PAGE + h->position % w->c->segment_bytes,
+        .requests = w->ring.requests,
         .fd = fd,
     };
 }

@@ -21,6 +21,7 @@
 #ifndef RW_NAP_NS
 #define RW_NAP_NS 60000000000ull
 #endif
+#define GATHER_YIELDS 3
 #define RW_SLOW_NS 20000000ull
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
@@ -261,6 +262,17 @@ static int try_compose(rw_wal *w, rw_block_job *job)
     return rc;
 }
 
+/* The callers of a block that has just been confirmed are about to append again. Composing at once would find the first of
+ * them only, and with more callers than processors keep the others from running: at 16 and 64 callers, giving the processor
+ * away first made blocks larger and the slowest caller 0.8 to 0.96 times as fast as the fastest (0.6 to 0.95 without). A
+ * caller who was alone has nobody to wait for, and a backlog is there already. */
+static void let_callers_run(const rw_wal *w, const rw_block_job *job)
+{
+    if (job->requests > 1 && job->length < w->o.pipeline_bytes)
+        for (int i = 0; i < GATHER_YIELDS; i++)
+            sched_yield();
+}
+
 int rw_wal_work(rw_wal *w)
 {
     uint64_t watch_until = 0, *started = &w->started[rw_add32(&w->threads, 1) % RW_WAL_THREADS];
@@ -275,6 +287,7 @@ int rw_wal_work(rw_wal *w)
             rw_store64(started, 0);
             rw_bell_change(&w->c->bell, 1, 0); /* before `writing` goes down: covered() holds throughout */
             rw_sub32(&w->writing, 1);
+            let_callers_run(w, &job);
             watch_until = rw_now_ns() + w->o.spin_ns;
             continue;
         }

@@ -25,6 +25,7 @@ typedef struct rw_block_job {
     uint64_t number;
     uint64_t length;
     uint64_t file_offset;
+    uint32_t requests;
     int fd;
 } rw_block_job;
 
