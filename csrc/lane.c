@@ -220,14 +220,10 @@ void rw_writer_grant(rw_writer *w, uint32_t numbers) { rw_add32(&w->permits, num
 uint32_t rw_writer_permits(const rw_writer *w) { return rw_load32(&w->permits); }
 uint64_t rw_writer_next(const rw_writer *w) { return rw_load64(&w->next); }
 
-uint32_t rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out)
+void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out)
 {
-    uint32_t settled = 0;
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
         out[i] = rw_completion_poll(w, first + i);
-        settled += out[i] != RW_PENDING;
-    }
-    return settled;
 }
 
 uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, uint64_t to)

@@ -67,8 +67,8 @@ uint32_t rw_writer_permits(const rw_writer *w);
 /* The number that is given out next: all earlier requests of this process have lower ones. */
 uint64_t rw_writer_next(const rw_writer *w);
 
-/* What rw_completion_poll says of `count` numbers from `first` on. Returns how many of them are not RW_PENDING. */
-uint32_t rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out);
+/* What rw_completion_poll says of `count` numbers from `first` on. */
+void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out);
 
 /* The first submitted number in [from, to) that belongs to the stream (RW_ANY_STREAM: to any), or `to`. All of them must be
  * among the last completions_per_client that were given out. */

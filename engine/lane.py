@@ -137,7 +137,7 @@ class Lane:
                 lib.rw_writer_shut(self.writer)
                 self.lost = error
                 for page in self._open:
-                    page.results.kept, _ = page.results.collect(self.page_size)
+                    page.results.kept = page.results.collect(self.page_size)
             return self.lost
 
     def end_failed(self) -> None:
@@ -198,8 +198,8 @@ class Lane:
                 if lib.rw_writer_permits(self.writer):
                     return
                 oldest = self._open[0].results
-                found, settled = oldest.collect(self.page_size)
-                if settled == self.page_size and min(found) >= 0:
+                found = oldest.collect(self.page_size)
+                if min(found) >= 0:
                     oldest.kept = found
                     self._open.popleft()
                     self._open_page(self._open[-1].last + 1)

@@ -47,11 +47,11 @@ class Results:
         found = kept[number - self.first]
         return found if found >= 0 else FAILED
 
-    def collect(self, count: int) -> tuple[array.array[int], int]:
-        """What the cells hold now of ``count`` numbers, and how many of them are settled."""
+    def collect(self, count: int) -> array.array[int]:
+        """What the cells hold now of ``count`` numbers: offsets, and what is below 0 for those that are not confirmed."""
         found = array.array("q", bytes(8 * count))
-        settled = lib.rw_completions_collect(self.lane.writer, self.first, count, ffi.from_buffer("int64_t[]", found))
-        return found, int(settled)
+        lib.rw_completions_collect(self.lane.writer, self.first, count, ffi.from_buffer("int64_t[]", found))
+        return found
 
 
 class Page:
