@@ -215,7 +215,7 @@ void rw_publish_block(rw_wal *w)
     }
 }
 
-static void describe_job(rw_wal *w, rw_block_job *job, int fd)
+static void hand_out(rw_wal *w, rw_block_job *job, int fd)
 {
     const rw_block *h = (const rw_block *)w->ring.base;
     *job = (rw_block_job){
@@ -226,6 +226,9 @@ static void describe_job(rw_wal *w, rw_block_job *job, int fd)
         .requests = w->ring.requests,
         .fd = fd,
     };
+    rw_count64(&w->c->wal_blocks, 1);
+    rw_count64(&w->c->wal_requests, job->requests);
+    rw_count64(&w->c->wal_block_bytes, job->length);
 }
 
 /* Tells the Python side when a segment is used for the first time, so that it prepares another one. */
@@ -272,10 +275,7 @@ int rw_compose(rw_wal *w, rw_block_job *job)
         (void)RW_POINT("l.block.sealed");
         rw_publish_block(w);
     }
-    describe_job(w, job, fd);
-    rw_count64(&w->c->wal_blocks, 1);
-    rw_count64(&w->c->wal_requests, r->requests);
-    rw_count64(&w->c->wal_block_bytes, job->length);
+    hand_out(w, job, fd);
     return RW_OK;
 }
 
@@ -294,8 +294,6 @@ int rw_compose_cover(rw_wal *w, rw_block_job *job)
         return RW_PENDING;
     rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
     w->covered_end = w->c->sealed_end;
-    describe_job(w, job, fd);
-    rw_count64(&w->c->wal_blocks, 1);
-    rw_count64(&w->c->wal_block_bytes, job->length);
+    hand_out(w, job, fd);
     return RW_OK;
 }
