@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from functools import partial
 from pathlib import Path
 
 from tests.faults.cgroup import group
-from tests.faults.host import await_death, pause, until
+from tests.faults.host import pause
 from tests.faults.oracle import Verdict
 from tests.faults.scene import scene
 from tests.faults.table import Fault, often
@@ -62,17 +61,7 @@ def killed_in_it(times: int, directory: Path, seed: int) -> Verdict:
 def frozen_orphan(directory: Path, seed: int) -> Verdict:
     """The supervisor dies, its WAL process is frozen and cannot: no other engine starts until it is gone."""
     with group(1) as cold, scene(directory) as s:
-        wal = s.running.pid("wal")
-        pidfd = os.pidfd_open(wal)
-        cold.add(wal)
-        with contextlib.ExitStack() as afterwards, cold.frozen():
-            s.running.strike("supervisor")
-            s.running.await_exit()
-            s.expect_locked(afterwards)
-            s.verdict.expect(s.watch.look() == [wal], "somebody else could write to the log")
-        await_death([pidfd])
-        until(lambda: not s.watch.look(), "nobody to write")
-        s.start()
-        s.await_progress()
+        cold.add(s.running.pid("wal"))
+        s.orphan(cold.frozen())
     s.verdict.runs = 1
     return s.verdict

@@ -12,7 +12,7 @@ from pathlib import Path
 import engine
 from tests.faults import decode
 from tests.faults.disk import Disk, disk
-from tests.faults.host import PATIENCE, await_death, pause, until
+from tests.faults.host import PATIENCE, pause
 from tests.faults.oracle import Journaled, Verdict
 from tests.faults.payload import Origin, origin_of
 from tests.faults.scene import Scene, scene
@@ -125,16 +125,6 @@ def supervisor_killed(directory: Path, seed: int) -> Verdict:
         engine_dir.mkdir()
         (engine_dir / "segments").symlink_to(medium.mount / "segments")
         with scene(directory) as s:
-            wal = s.running.pid("wal")
-            pidfd = os.pidfd_open(wal)
-            with contextlib.ExitStack() as afterwards, hanging(s, medium):
-                s.running.strike("supervisor")
-                s.running.await_exit()
-                s.expect_locked(afterwards)
-                s.verdict.expect(s.watch.look() == [wal], "this shows nothing: the write did not hang, or another could write")
-            await_death([pidfd])
-            until(lambda: not s.watch.look(), "nobody to write")
-            s.start()
-            s.await_progress()
+            s.orphan(hanging(s, medium))
     s.verdict.runs = 1
     return s.verdict

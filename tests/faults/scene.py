@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.faults.host import ROOT, SMALL, Engine, Writers, forget_shared_memory, pause, until, writers
+from tests.faults.host import ROOT, SMALL, Engine, Writers, await_death, forget_shared_memory, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.watch import Watch
 
@@ -113,6 +113,20 @@ class Scene:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = second.process.wait(LOCK_SECONDS)
         self.verdict.expect(code == LOCKED, f"a second engine was not refused: code {code}")
+
+    def orphan(self, stuck: contextlib.AbstractContextManager[object]) -> None:
+        """The supervisor dies while the WAL process is ``stuck`` and cannot: no other engine starts beside it."""
+        wal = self.running.pid("wal")
+        pidfd = os.pidfd_open(wal)
+        with contextlib.ExitStack() as afterwards, stuck:
+            self.running.strike("supervisor")
+            self.running.await_exit()
+            self.expect_locked(afterwards)
+            self.verdict.expect(self.watch.look() == [wal], "the WAL process was not stuck, or another could write")
+        await_death([pidfd])
+        until(lambda: not self.watch.look(), "nobody to write")
+        self.start()
+        self.await_progress()
 
     def workers(self) -> tuple[int, int]:
         """The pids of WAL and drain process."""
