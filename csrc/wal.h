@@ -9,7 +9,7 @@
  *              └──────────────────────────────────────────────────────────────────────────────────────────────────┘
  *
  * Group commit needs no timer: what gathers in the lanes while a block is being written goes into the next one. A further
- * block is put in flight beside it as soon as enough for a worthwhile write has gathered (pipeline_bytes), so that a
+ * block is put in flight beside it as soon as enough for a worthwhile write has gathered (pipeline_bytes; beside two, only a full one), so that a
  * backlog is written several blocks at a time and a trickle does not turn into many tiny writes. How threads watch and
  * sleep is bell.h.
  *
@@ -34,7 +34,7 @@ typedef struct rw_wal rw_wal;
 typedef struct rw_wal_options {
     uint64_t block_bytes; /* a block is closed when it reaches this size */
     uint64_t quota_bytes; /* what one lane may add before the next lane's turn */
-    uint64_t pipeline_bytes; /* while blocks are being written, another one is opened only for this much */
+    uint64_t pipeline_bytes; /* while a block is being written, another one is opened only for this much */
     uint64_t spin_ns;     /* how long a thread watches after its block before it sleeps */
     uint64_t cover_ns;    /* how long the log has to be at rest before it is covered (wal_state.h: THE COVER); 0: never */
     uint32_t direct; /* see block_io.h */

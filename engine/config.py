@@ -53,7 +53,7 @@ class Config:
     blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
     lane_quota_bytes: int = _setting(64 * KIB, "bytes", "What one lane may add before the next lane's turn.")
     pipeline_bytes: int = _setting(
-        64 * KIB, "bytes", "While blocks are being written, another one is opened only for this much."
+        64 * KIB, "bytes", "While a block is being written, another one is opened only for this much."
     )
     confirm_order: str = _setting(
         "stream", "choice", "Confirm in order within each stream, or in order of the whole log.", ("stream", "log")
