@@ -25,6 +25,14 @@ bool rw_lanes_ready(const rw_wal *w)
     return false;
 }
 
+uint32_t rw_lanes_ready_count(const rw_wal *w)
+{
+    uint32_t ready = 0;
+    for (uint32_t k = 0; k < w->lanes_end; k++)
+        ready += w->lanes[k].active && rw_lane_ready(&w->lanes[k]);
+    return ready;
+}
+
 uint64_t rw_lanes_backlog(const rw_wal *w)
 {
     uint64_t sum = 0;

@@ -2,6 +2,7 @@
 #include "lane.h"
 
 #include "bell.h"
+#include "crowd.h"
 #include "digest.h"
 #include "memory.h"
 #include "points.h"
@@ -36,7 +37,7 @@ struct rw_writer {
  * better left to those that are waited for. */
 #define SPINS_MISSED_MAX 4u
 #define SPIN_RETRY       16u
-#define CROWD            8
+#define MANY_UNDER_WAY   8
 
 rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
 {
@@ -270,17 +271,16 @@ static int waitable(const rw_writer *w)
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }
 
-/* Are so many requests under way that spinning callers would only keep each other, and the WAL process, from the processor?
- * With 16 callers on two processors spinning cost a third of the throughput and made those that had fallen asleep wait for
- * those that had not. A hint: the words move while they are read. */
-static bool crowded(const rw_writer *w)
+/* Are so many requests under way, of few callers or of many, that the next confirmation is not worth staying awake for?
+ * A hint: the words move while they are read. */
+static bool many_under_way(const rw_writer *w)
 {
     uint64_t sealed = rw_load64(&w->c->sealed), released = rw_load64(&w->c->released);
     if (sealed <= released)
         return false;
     const rw_block_entry *last = rw_block_entry_of(w->c, sealed - 1);
     uint64_t end = rw_peek64(&last->requests) + rw_peek32(&last->records);
-    return (int64_t)(end - rw_peek64(&rw_block_entry_of(w->c, released)->requests)) > CROWD;
+    return (int64_t)(end - rw_peek64(&rw_block_entry_of(w->c, released)->requests)) > MANY_UNDER_WAY;
 }
 
 int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint64_t timeout_ns)
@@ -291,7 +291,7 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
     if (spin_ns > timeout_ns)
         spin_ns = timeout_ns;
     uint32_t missed = rw_peek32(&w->spins_missed);
-    if ((missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0) || crowded(w))
+    if ((missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0) || rw_crowded(w->c) || many_under_way(w))
         spin_ns = 0;
     rw_store32(&w->spins_missed, missed + 1);
     for (uint64_t end = rw_now_ns() + spin_ns; spin_ns != 0 && rw_now_ns() < end;) {

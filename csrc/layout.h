@@ -114,7 +114,9 @@ typedef struct rw_control {
     uint32_t drain_pid;
     uint64_t released;
     uint64_t released_end;
-    RW_PAD(pad5, 24, 64);
+    uint32_t callers; /* clients that had requests confirmed lately; crowd.h */
+    uint32_t crowd;   /* more of them than this are a crowd */
+    RW_PAD(pad5, 32, 64);
     /* 448: WAL counters */
     uint64_t wal_blocks, wal_requests, wal_records, wal_payload_bytes, wal_block_bytes, wal_writes, wal_parks, wal_rewrites;
     /* 512: drain counters */

@@ -2,6 +2,7 @@
 #include "sequencer.h"
 
 #include "atomics.h"
+#include "crowd.h"
 #include "log_ring.h"
 #include "memory.h"
 #include "persisted.h"
@@ -64,6 +65,7 @@ struct rw_sequencer {
     uint64_t incomplete; /* first block whose persisted bytes were not acted upon */
     uint64_t step;
     uint64_t confirmed; /* requests, in this step */
+    rw_callers callers;
     uint32_t membership_seen;
     uint32_t closing; /* slots that are closing and not let go of */
     uint32_t want_slot, want_generation;
@@ -82,7 +84,7 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
     s->blocks = calloc(RW_BLOCK_ENTRIES, sizeof *s->blocks);
     s->clients = calloc(c->max_clients, sizeof *s->clients);
     s->dirty = calloc(c->max_clients, sizeof *s->dirty);
-    if (!s->queues || !s->advanced || !s->entries || !s->blocks || !s->clients || !s->dirty) {
+    if (!rw_callers_open(&s->callers, c) || !s->queues || !s->advanced || !s->entries || !s->blocks || !s->clients || !s->dirty) {
         rw_sequencer_close(s);
         return NULL;
     }
@@ -110,6 +112,7 @@ void rw_sequencer_close(rw_sequencer *s)
     free(s->blocks);
     free(s->clients);
     free(s->dirty);
+    rw_callers_close(&s->callers);
     free(s);
 }
 
@@ -300,6 +303,7 @@ static void wake_writers(rw_sequencer *s)
         client *cl = &s->clients[k];
         rw_slot *slot = rw_slot_of(s->c, k);
         cl->dirty = 0;
+        rw_callers_add(&s->callers, k);
         rw_add32(&slot->wake, 1);
         if (cl->lane != NULL && rw_load32_seq(&cl->lane->completion_waiters) != 0) {
             rw_unpark(&slot->wake, INT_MAX);
@@ -463,7 +467,7 @@ static int park(rw_sequencer *s, uint64_t timeout_ns)
  * block, which is then a large one. */
 static bool few_under_way(const rw_sequencer *s)
 {
-    return s->waiting <= FEW_REQUESTS && rw_peek64(&s->c->sealed_end) - s->c->released_end <= FEW_BYTES;
+    return !rw_crowded(s->c) && s->waiting <= FEW_REQUESTS && rw_peek64(&s->c->sealed_end) - s->c->released_end <= FEW_BYTES;
 }
 
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
@@ -475,6 +479,7 @@ int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
         if (rc < 0)
             return rc;
         if (rc > 0) {
+            rw_callers_publish(&s->callers, s->c, now);
             spin_until = now + spin_ns;
             lull_until = now + LULL_NS;
         } else if (few_under_way(s) && now < (s->incomplete < s->registered ? spin_until : lull_until)) {

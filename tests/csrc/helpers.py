@@ -212,10 +212,18 @@ class Wal:
     """A WAL process without its process: one pool thread's work, done in the caller's thread or in one of its own."""
 
     def __init__(
-        self, memory: Memory, directory: Path, *, block: int = 64 * KIB, quota: int = 64 * KIB, cover_ns: int = 0
+        self,
+        memory: Memory,
+        directory: Path,
+        *,
+        block: int = 64 * KIB,
+        quota: int = 64 * KIB,
+        pipeline: int = 0,
+        cover_ns: int = 0,
     ) -> None:
         self.memory, self.directory = memory, directory
-        options = ffi.new("rw_wal_options *", {"block_bytes": block, "quota_bytes": quota, "cover_ns": cover_ns})
+        sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline, "cover_ns": cover_ns}
+        options = ffi.new("rw_wal_options *", sizes)
         self.wal = lib.rw_wal_open(memory.control, memory.ring, options, memory.bell, memory.chore)
         self.fds: list[int] = []
         for slot, lane in memory.lanes.items():

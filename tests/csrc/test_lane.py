@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine._native import ffi, lib
-from tests.csrc.helpers import KIB, REQUEST, STREAMS, Memory, Writer, take
+from tests.csrc.helpers import KIB, REQUEST, STREAMS, Memory, Sequencer, Writer, take, until
 
 
 def frame_bytes(payload: int) -> int:
@@ -238,3 +239,23 @@ def test_a_completion_cell_answers_for_its_own_number_only() -> None:
         assert lib.rw_completion_poll(writer.writer, (1 << 32) + 5 + 64) == lib.RW_PENDING
         cell.offset = lib.RW_FAILED_OFFSET
         assert lib.rw_completion_poll(writer.writer, (1 << 32) + 5) == lib.RW_FAILED_REQUEST
+
+
+def test_a_caller_sleeps_at_once_in_a_crowd() -> None:
+    with Memory() as memory:
+        writer, sequencer = Writer(memory, 0), Sequencer(memory)
+        sequencer.settle()
+        memory.control.callers = memory.control.crowd + 1
+        number, hour = writer.last + 1, 3600 * 10**9
+        answers: list[int] = []
+        caller = threading.Thread(
+            target=lambda: answers.append(lib.rw_completion_wait(writer.writer, number, hour, hour))  # may spin for an hour
+        )
+        caller.start()
+        try:
+            until(lambda: bool(writer.lane.completion_waiters == 1), "the caller announces that it sleeps")
+        finally:
+            memory.persist(memory.seal([(0, 1, number)]))
+            sequencer.settle()
+            caller.join()
+        assert answers == [0]

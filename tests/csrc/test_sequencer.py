@@ -208,6 +208,21 @@ def test_nothing_is_confirmed_after_a_failed_write() -> None:
         assert memory.completed(0, GENERATION + 1) is None
 
 
+def test_clients_confirmed_lately_are_its_callers() -> None:
+    with Memory() as memory:
+        for slot in range(4):
+            memory.open_lane(slot)
+        sequencer = Sequencer(memory)
+        sequencer.settle()
+        assert memory.control.callers == 0
+        assert memory.control.crowd >= 4
+        for number in range(1, 5):
+            for slot in (0, 1, 3):
+                memory.persist(memory.seal([(0, 1, GENERATION + number)], slot=slot))
+            assert lib.rw_sequencer_work(sequencer.sequencer, 0, 1) == lib.RW_PENDING
+            assert memory.control.callers == 3
+
+
 def test_a_lane_is_attached_before_its_first_request_and_let_go_after_its_last() -> None:
     with Memory() as memory:
         memory.open_lane(0)

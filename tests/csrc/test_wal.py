@@ -76,6 +76,21 @@ def test_lanes_take_turns_by_quota(tmp_path: Path) -> None:
         assert sum(n for slot, n in turns if slot == 0) == 40
 
 
+def test_in_a_crowd_a_block_that_gathers_ends_even_if_nobody_else_comes(tmp_path: Path) -> None:
+    with Memory() as memory:
+        writers = [Writer(memory, slot) for slot in range(3)]
+        memory.control.callers, memory.control.crowd = 64, 8
+        with Wal(memory, tmp_path, pipeline=64 * KIB) as wal:
+            wal.add_segments(range(1))
+            for writer in writers[:2]:
+                assert writer.append(b"together") == lib.RW_OK
+            with wal.thread():
+                until(lambda: bool(memory.control.wal_writes == 1), "a block of two")
+                assert writers[2].append(b"alone") == lib.RW_OK
+                until(lambda: bool(memory.control.wal_writes == 2), "a block behind it")
+        assert [frame.payload for frame in memory.frames()] == [b"together", b"together", b"alone"]
+
+
 def test_a_record_larger_than_a_block_has_a_block_of_its_own(tmp_path: Path) -> None:
     with Memory() as memory:
         writer = Writer(memory, 0, lane_bytes=1024 * KIB)
