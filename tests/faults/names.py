@@ -69,6 +69,7 @@ def _making_cut_short(engine_dir: Path, names: Names, lines: int, log: Path) -> 
         Engine(engine_dir, *SMALL, env={**names.env, "RINGWAL_NAMES_LINES": str(lines)}, log=log).kill()
     except EngineEnded:
         return True
+    forget_shared_memory(engine_dir)
     return False
 
 
