@@ -15,8 +15,8 @@
  *   sleep           if no block is being written and there is no sentinel: become it (watchers - 1, sentinel set, look
  *                   once more, poll the eventfd). Else leave (watchers - 1), look once more unless a block is being
  *                   written, and sleep on a private futex until a helper is wanted
- *   a thread whose block is written always goes back to watching, and looks at the lanes again
- *
+ *   a thread whose block is written always goes back to watching, and looks at the lanes again; in a crowd after a few naps
+ *                   (crowd.h), in which it counts as watching
  *
  * A write that takes long (RW_SLOW_NS) no longer counts as one whose thread looks soon: beside it, small blocks are opened
  * at once and a sentinel is kept. One idle thread, the guard, wakes up after that time to find it out; there is a guard
