@@ -38,7 +38,7 @@ static inline void rw_callers_add(rw_callers *k, uint32_t slot)
     k->last[slot] = k->window;
 }
 
-/* Once per step that confirmed something. */
+/* After steps that moved something. */
 void rw_callers_publish(rw_callers *k, rw_control *c, uint64_t now_ns);
 
 #endif
