@@ -17,18 +17,10 @@ static uint64_t wall_clock_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-bool rw_lanes_ready(const rw_wal *w)
-{
-    for (uint32_t k = 0; k < w->lanes_end; k++)
-        if (w->lanes[k].active && rw_lane_ready(&w->lanes[k]))
-            return true;
-    return false;
-}
-
-uint32_t rw_lanes_ready_count(const rw_wal *w)
+uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough)
 {
     uint32_t ready = 0;
-    for (uint32_t k = 0; k < w->lanes_end; k++)
+    for (uint32_t k = 0; k < w->lanes_end && ready < enough; k++)
         ready += w->lanes[k].active && rw_lane_ready(&w->lanes[k]);
     return ready;
 }

@@ -156,7 +156,7 @@ static bool work_left(const rw_wal *w)
 {
     if (rw_peek32(&w->c->starved) && rw_load64_seq(&w->c->released) == w->released_seen)
         return false;
-    return rw_lanes_ready(w); /* PAIR: publish/bell */
+    return rw_lanes_ready(w, 1) != 0; /* PAIR: publish/bell */
 }
 
 /* A block has been on its way for so long that nobody should wait for it: one stuck write must not hold up the rest. */
@@ -284,9 +284,9 @@ static void gather(rw_wal *w, const rw_block_job *job)
     const struct timespec nap = {.tv_nsec = GATHER_NAP_NS};
     uint32_t before = 0;
     for (int i = 0; i < GATHER_NAPS && turn_try(w); i++) {
-        uint32_t ready = rw_lanes_ready_count(w);
+        uint32_t most = rw_load32(&w->c->callers) / 4 * 3, ready = rw_lanes_ready(w, most);
         turn_give(w);
-        if (ready >= rw_load32(&w->c->callers) / 4 * 3 || (i > 0 && ready == before))
+        if (ready >= most || (i > 0 && ready == before))
             return;
         before = ready;
         nanosleep(&nap, NULL);
@@ -314,7 +314,7 @@ int rw_wal_work(rw_wal *w)
         }
         if (rw_load32(&w->finishing)) {
             if (got == RW_PENDING && turn_try(w)) {
-                bool ready = rw_lanes_ready(w);
+                bool ready = rw_lanes_ready(w, 1) != 0;
                 turn_give(w);
                 if (!ready)
                     break;

@@ -85,8 +85,8 @@ int rw_compose(rw_wal *w, rw_block_job *job);
  * stop, an empty block is written whose watermark covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
 int rw_compose_cover(rw_wal *w, rw_block_job *job);
 bool rw_cover_due(const rw_wal *w);
-bool rw_lanes_ready(const rw_wal *w);
-uint32_t rw_lanes_ready_count(const rw_wal *w);
+/* Lanes with a request to be taken, counted up to `enough`. */
+uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough);
 /* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published yet. */
 uint64_t rw_lanes_backlog(const rw_wal *w);
 int rw_wal_segment_fd(const rw_wal *w, uint64_t number);
