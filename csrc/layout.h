@@ -11,6 +11,7 @@
  *   | rw_stream      256 x streams               |     | (mapped twice in a    |    | (data mapped twice in  |
  *   +--------------------------------------------+     |  row: never wraps)    |    |  a row: never wraps)   |
  *                                                      +-----------------------+    +------------------------+
+ * The drawing is of addresses; in the lane's object the data comes first (memory.h: rw_map).
  *
  * WHO WRITES WHAT. Fields are grouped on cache lines by their single writing role: S supervisor, W WAL process,
  * D drain process, C the client that owns the lane. Clients map control and log ring read-only. The one word with
@@ -45,7 +46,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RW_LAYOUT_VERSION 1u
+#define RW_LAYOUT_VERSION 2u
 #define RW_FORMAT_VERSION 1u
 
 #define RW_CONTROL_MAGIC 0x314c525443575221ull

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,6 +15,17 @@
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+#define HUGE_PAGE    ((uint64_t)2 << 20) /* where it is another size, the kernel refuses and pages stay as they are */
+#define GATHER_TRIES 3
 
 uint64_t rw_control_bytes(const rw_geometry *g)
 {
@@ -59,6 +71,20 @@ uint64_t rw_fingerprint(void)
     return rw_xxh3((const uint8_t *)facts, sizeof facts);
 }
 
+/* Reserves `bytes` of addresses, so that MAP_FIXED replaces nothing but our own pages, with `ahead` bytes before a multiple
+ * of `alignment`. */
+static uint8_t *reserve(uint64_t bytes, uint64_t ahead, uint64_t alignment)
+{
+    uint8_t *base = mmap(NULL, bytes + alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return NULL;
+    uint64_t before = -((uintptr_t)base + ahead) & (alignment - 1), behind = alignment - before;
+    if (before != 0)
+        munmap(base, before);
+    munmap(base + before + bytes, behind);
+    return base + before;
+}
+
 void *rw_map(int fd, uint64_t header, uint64_t data, int writable)
 {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -67,23 +93,29 @@ void *rw_map(int fd, uint64_t header, uint64_t data, int writable)
         return NULL;
     }
     int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    /* The reservation holds the whole range, so that MAP_FIXED replaces nothing but our own pages. */
-    uint8_t *base = mmap(NULL, header + 2 * data, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED)
+    uint8_t *base = reserve(header + 2 * data, header, data >= HUGE_PAGE ? HUGE_PAGE : page);
+    if (base == NULL)
         return NULL;
-    if (mmap(base, header + data, protection, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED &&
-        (data == 0 || mmap(base + header + data, data, protection, MAP_SHARED | MAP_FIXED, fd, (off_t)header) != MAP_FAILED))
-        return base;
-    int error = errno;
-    munmap(base, header + 2 * data);
-    errno = error;
-    return NULL;
+    uint8_t *at[] = {base, base + header, base + header + data};
+    uint64_t size[] = {header, data, data}, offset[] = {data, 0, 0};
+    for (int i = 0; i < 3; i++) {
+        if (size[i] == 0 || mmap(at[i], size[i], protection, MAP_SHARED | MAP_FIXED, fd, (off_t)offset[i]) != MAP_FAILED)
+            continue;
+        int error = errno;
+        munmap(base, header + 2 * data);
+        errno = error;
+        return NULL;
+    }
+    return base;
 }
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ  22
-#define MADV_POPULATE_WRITE 23
-#endif
+void rw_gather_pages(void *data, uint64_t bytes)
+{
+    bytes &= ~(HUGE_PAGE - 1);
+    /* EAGAIN: some page was busy for a moment. What cannot be gathered stays as it is. */
+    for (int i = 0; bytes != 0 && i < GATHER_TRIES && madvise(data, bytes, MADV_COLLAPSE) != 0 && errno == EAGAIN; i++)
+        sched_yield();
+}
 
 void rw_prefault(void *at, uint64_t bytes, int writable)
 {

@@ -204,7 +204,9 @@ def _create(name: str, header: int, data: int, ctype: str) -> Mapping:
         with _closing(shm) as fd:
             os.fchmod(fd, 0o600)  # the umask may have taken the owner's own bits away
             _allocate(name, fd, size)
-            return Mapping(name, fd, header, data, ctype, writable=True)
+            mapping = Mapping(name, fd, header, data, ctype, writable=True)
+        lib.rw_gather_pages(ffi.cast("uint8_t *", mapping.pointer) + header, data)
+        return mapping
     except BaseException:
         unlink(name)
         raise

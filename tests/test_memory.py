@@ -106,6 +106,15 @@ def test_a_lane_has_its_header_once_and_its_data_twice(uuid: bytes) -> None:
         assert view[lane.header + lane.data : lane.header + lane.data + 4] == b"data"
 
 
+@pytest.mark.parametrize("data", [2 * MIB, 6 * MIB])
+def test_large_data_lies_as_huge_pages_do_in_the_object_and_in_the_addresses(uuid: bytes, data: int) -> None:
+    with create_control(uuid) as control, memory.create_lane(control, uuid, 1, 0, 1, data) as lane:
+        first = int(ffi.cast("uintptr_t", lane.pointer)) + lane.header
+        assert first % (2 * MIB) == 0
+        ffi.buffer(lane.pointer, lane.header + 1)[lane.header] = b"x"
+        assert file_of(lane).read_bytes()[0] == ord("x")
+
+
 def test_a_read_only_mapping_cannot_be_written(uuid: bytes) -> None:
     with create_control(uuid) as control, memory.attach_control(control.name, control.bytes, uuid, 1) as attached:
         child = os.fork()
