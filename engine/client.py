@@ -284,16 +284,20 @@ class Stream:
         page = lane.page  # before the number is given out; see engine.results.Page
         number = _submit(lane.writer, self._id, data, len(data))
         if number > page.last:
-            return Receipt(lane.results_of(page, number), number, self)
+            return Receipt.of(lane.results_of(page, number), number, self)
         if number < 0:
             return self._append_slowly(data)
-        return Receipt(page.results, number, self)
+        receipt = Receipt()  # Receipt.of, without the call
+        receipt._results = page.results
+        receipt.number = number
+        receipt._stream = self
+        return receipt
 
     def _append_slowly(self, data: Any) -> Receipt:
         """The rest of `append`: other buffers than bytes, no lane yet, a full lane, errors."""
         view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
         size = len(view)
-        return Receipt(*self._submit_slowly(lambda lane: _submit(lane.writer, self._id, view, size), size), self)
+        return Receipt.of(*self._submit_slowly(lambda lane: _submit(lane.writer, self._id, view, size), size), self)
 
     def _submit_slowly(self, submit: Callable[[Lane], int], payload_bytes: int) -> tuple[Results, int]:
         """An append that has to attach first, or to wait for room: its number and the results it is among."""
@@ -354,7 +358,9 @@ class Stream:
         results, number = self._submit_slowly(
             lambda lane: _submit_many(lane.writer, self._id, table, count, data, size), size + 4 * count
         )
-        return BatchReceipt(results, number, self, count)
+        receipt = BatchReceipt.of(results, number, self)
+        receipt.count = count
+        return receipt
 
     def flush(self, timeout: float | None = 30.0) -> None:
         """Returns when every earlier append of this process to this stream is confirmed.
