@@ -30,6 +30,7 @@
  *   rw_control.starved                     W     D         the WAL process waits for `released` to move
  *   rw_control.drain_parked                D     W         the drain sleeps (or is about to) on `completions`
  *   rw_control.released, released_end      D     W C       blocks below are confirmed: their ring space may be reused
+ *   rw_control.confirmed_ns                D     S C       when the latest confirmations were made
  *   rw_slot line 0                         S     W D C     state, generation, pid, lane size of a writer
  *   rw_slot line 1                         W     C S D     lane head; fault; wal_done
  *   rw_slot line 2                         D     C S       wake sequence, drain_done
@@ -117,7 +118,8 @@ typedef struct rw_control {
     uint64_t released_end;
     uint32_t callers; /* clients that had requests confirmed lately; crowd.h */
     uint32_t crowd;   /* more of them than this are a crowd */
-    RW_PAD(pad5, 32, 64);
+    uint64_t confirmed_ns; /* monotonic clock at the latest step that confirmed anything, after its stores; 0: none yet */
+    RW_PAD(pad5, 40, 64);
     /* 448: WAL counters */
     uint64_t wal_blocks, wal_requests, wal_records, wal_payload_bytes, wal_block_bytes, wal_writes, wal_parks, wal_rewrites;
     /* 512: drain counters */

@@ -437,6 +437,7 @@ int rw_sequencer_step(rw_sequencer *s)
     if (s->confirmed != 0) {
         rw_count64(&c->drain_confirmed_requests, s->confirmed);
         rw_count64(&c->drain_batches, 1);
+        rw_store64(&c->confirmed_ns, rw_now_ns());
         rw_fence(); /* confirmed offsets and cells before the looks at the waiters' words */
         wake_tails(s);
     }

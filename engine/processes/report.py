@@ -48,6 +48,7 @@ def report(context: EngineContext, crew: Crew, slots: SlotTable, recovered: Reco
         "epoch": context.epoch,
         "uuid": context.uuid.hex(),
         "uptime": round(time.monotonic() - context.began, 3),
+        "since_confirmed": round(time.monotonic() - c.confirmed_ns / 1e9, 3) if c.confirmed_ns else None,
         "restarts": crew.restarts,
         "io": "direct" if direct else "buffered",
         "durability": DIRECT if direct else BUFFERED,

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_two_clients_start_one_engine_and_it_ends_after_the_last(directory: Path
     assert memory.leftovers(uuid) == []
     with pytest.raises(engine.NotRunning):
         engine.connect(directory)
+
+
+def test_status_says_when_something_was_last_confirmed(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(directory)
+    assert running.status()["since_confirmed"] is None
+    with engine.connect(directory) as client:
+        began = time.monotonic()
+        client.stream("s").append(b"x").result()
+
+        def since() -> float | None:
+            return running.status()["since_confirmed"]
+
+        until(lambda: since() is not None, "the drain has noted the time")  # it does so moments after the result
+        assert 0 <= since() <= time.monotonic() - began + 0.001  # rounded to a millisecond
 
 
 def test_an_idle_engine_sleeps(directory: Path, start: Callable[..., Engine]) -> None:
