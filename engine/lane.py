@@ -23,6 +23,7 @@ from engine.errors import (
 )
 from engine.results import FAILED, PENDING, Page, Results
 
+SLICE = 0.1
 SLICE_NS = 100_000_000
 """How long one wait in C may last before Python looks at signals, the engine and the deadline."""
 
@@ -34,6 +35,8 @@ PAGES = 8
 
 NUMBERS = 1 << 32
 """Numbers of one lane: its generation is in the bits above."""
+
+_completion_wait = lib.rw_completion_wait
 
 
 class Lane:
@@ -92,26 +95,28 @@ class Lane:
 
     def wait(self, results: Results, number: int, stream: str, timeout: float | None) -> int:
         """The offset, or `FAILED`. Raises `AckTimeout`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        now = time.monotonic()
+        deadline = None if timeout is None else now + timeout
         spin = SPIN_NS
-        while (offset := results.find(number)) == PENDING:
+        while results.kept is None:  # most waits end with the first call of C, so nothing is looked up before it
+            left = SLICE_NS if deadline is None or deadline - now >= SLICE else max(0, int((deadline - now) * 1e9))
+            found: int = _completion_wait(self.writer, number, spin, left)
+            if found >= 0:
+                return found
+            spin = 0
+            if found in (lib.RW_PENDING, lib.RW_INTERRUPTED):
+                if (time.monotonic() - now) * 2e9 > left and not self._alive():  # asking costs more than a wake-up
+                    self.end(EngineFailed("the engine ended before this append was confirmed"))
+            elif found != lib.RW_FAILED_REQUEST:  # that is looked at by `find`
+                self.end(self._why(found))
+            if (offset := results.find(number)) != PENDING:
+                return offset
             now = time.monotonic()
-            left = SLICE_NS if deadline is None else min(SLICE_NS, int((deadline - now) * 1e9))
-            if left <= 0:
+            if deadline is not None and now >= deadline:
                 raise AckTimeout(
                     f"append to {stream!r} not confirmed within {timeout:g} s; its outcome is unknown, ask again later"
                 )
-            found = int(lib.rw_completion_wait(self.writer, number, spin, left))
-            spin = 0
-            if found >= 0:
-                return found
-            if found == lib.RW_FAILED_REQUEST:
-                continue
-            if found not in (lib.RW_PENDING, lib.RW_INTERRUPTED):
-                self.end(self._why(found))
-            elif (time.monotonic() - now) * 2e9 > left and not self._alive():  # asking costs more than a wake-up
-                self.end(EngineFailed("the engine ended before this append was confirmed"))
-        return offset
+        return results.find(number)
 
     def tell(self, number: int) -> Error:
         """Why that append failed; it counts as told from now on."""

@@ -24,6 +24,8 @@ class Ack(NamedTuple):
     offset: int
     count: int  # type: ignore[assignment]  # the field wins over tuple.count, which no Ack needs
 
+_new_ack = tuple.__new__
+
 
 class Receipt:
     """The pending proof of one append. It holds no lock and needs no helper thread: it looks when it is asked.
@@ -70,12 +72,11 @@ class Receipt:
             EngineFailed: the engine ended first. The outcome is unknown.
             ForkError: the receipt was made before a fork, in the parent.
         """
-        offset = self._results.find(self.number)
+        results = self._results
+        offset = results.lane.wait(results, self.number, self._stream.name, timeout)
         if offset < 0:
-            offset = self._results.lane.wait(self._results, self.number, self._stream.name, timeout)
-        if offset < 0:
-            raise self._results.lane.tell(self.number)
-        return Ack(self._stream.name, offset, self.count)
+            raise results.lane.tell(self.number)
+        return _new_ack(Ack, (self._stream.name, offset, self.count))  # as Ack(...) does, without its frame
 
     def exception(self, timeout: float | None = 30.0) -> Error | None:
         """Waits like `result` and returns the error the append ended with, or ``None`` if it is confirmed.
