@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import io
 import os
 import threading
 import time
@@ -26,9 +25,6 @@ EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""
 LATEST = -1
 """``start`` of a tail: only what is confirmed from now on."""
-
-GATHERED_MAX = 4 << 20
-"""Largest buffer for the records of a batch that a client keeps for the next one."""
 
 _UNKNOWN = 2**32 - 1
 """The number of a stream that was not asked for yet."""
@@ -105,7 +101,6 @@ class Client:
         self._attachment: Attachment | None = None
         self._lock = threading.RLock()  # attaching and closing only
         self._closed = False
-        self._gathered: list[io.BytesIO] = []
         self._streams: dict[str, Stream] = {}
         _clients.add(self)
         self.attachment()
@@ -147,16 +142,6 @@ class Client:
             stream.detach(lane)
         if attachment is not None:
             attachment.close()
-
-    @contextlib.contextmanager
-    def gathering(self) -> Iterator[io.BytesIO]:
-        """An empty buffer for the records of a batch. The last one is used again: a fresh one of this size costs its page
-        faults, which took longer than the copying."""
-        buffer = self._gathered.pop() if self._gathered else io.BytesIO()
-        yield buffer
-        buffer.seek(0)
-        if not self._gathered and buffer.getbuffer().nbytes <= GATHERED_MAX:
-            self._gathered.append(buffer)
 
     def renew(self, lane: Lane) -> None:
         """Detaches from the engine if ``lane`` is still in use; the next use attaches afresh."""
@@ -337,24 +322,20 @@ class Stream:
         items = records if isinstance(records, list | tuple) else list(records)
         if not items:
             raise ValueError("append_many needs at least one record")
-        with self.client.gathering() as gathered:
-            try:
-                gathered.writelines(items)
-                lengths = array.array("I", [len(item) for item in items])
-            except (TypeError, BufferError):
-                items = [bytes(_buffer(item)) for item in items]
-                gathered.seek(0)
-                gathered.writelines(items)
-                lengths = array.array("I", map(len, items))
-            size = gathered.tell()
-            if lib.rw_lengths_sum(ffi.from_buffer("uint32_t[]", lengths), len(lengths)) != size:
-                # len() of a buffer whose items are wider than a byte
-                lengths = array.array("I", (memoryview(item).nbytes for item in items))
-            with gathered.getbuffer() as view, ffi.from_buffer("uint8_t[]", view) as data:
-                return self._append_batch(lengths, data, size)
+        try:
+            data = b"".join(items)
+            lengths = array.array("I", list(map(len, items)))
+        except (TypeError, BufferError):
+            items = [bytes(_buffer(item)) for item in items]
+            data = b"".join(items)
+            lengths = array.array("I", list(map(len, items)))
+        if lib.rw_lengths_sum(ffi.from_buffer("uint32_t[]", lengths), len(lengths)) != len(data):
+            # len() of a buffer whose items are wider than a byte
+            lengths = array.array("I", [memoryview(item).nbytes for item in items])
+        return self._append_batch(lengths, data)
 
-    def _append_batch(self, lengths: array.array[int], data: Any, size: int) -> Receipt:
-        table, count = ffi.from_buffer("uint32_t[]", lengths), len(lengths)
+    def _append_batch(self, lengths: array.array[int], data: bytes) -> Receipt:
+        table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
         results, number = self._submit_slowly(
             lambda lane: _submit_many(lane.writer, self._id, table, count, data, size), size + 4 * count
         )
