@@ -283,7 +283,7 @@ def claimed(report: dict[str, Any]) -> int:
     """Lane position up to which the one writer of this engine has claimed room."""
     lanes = Path("/dev/shm").glob(f"ringwal-{report['uuid'][:16]}-*-lane*")
     with max(lanes, key=lambda path: path.stat().st_size).open("rb") as lane:
-        lane.seek(ffi.offsetof("rw_lane", "claim"))
+        lane.seek(ffi.offsetof("rw_lane", "claim") - ffi.sizeof("rw_lane"), os.SEEK_END)  # the header is behind the data
         return int.from_bytes(lane.read(8), sys.byteorder)
 
 
