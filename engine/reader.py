@@ -84,7 +84,7 @@ class Reader:
 class Cursor:
     """A place in one stream. For one thread at a time."""
 
-    __slots__ = ("_area", "_chunk", "_in_ring", "_placed", "_reader", "_slices", "_walk", "_walk_before")
+    __slots__ = ("_area", "_chunk", "_in_ring", "_placed", "_reader", "_shared", "_slices", "_walk", "_walk_before")
 
     def __init__(self, reader: Reader, stream: int, start: int) -> None:
         if start < 0:
@@ -92,6 +92,7 @@ class Cursor:
         if not 0 <= stream < reader.control.max_streams:
             raise ValueError(f"there is no stream number {stream}")
         self._reader = reader
+        self._shared = lib.rw_stream_of(reader.control, stream)
         self._walk = new_walk(reader.files, reader.control.epoch, 0)
         self._walk.stream, self._walk.next_offset = stream, start
         self._walk_before = ffi.new("rw_walk *")
@@ -116,7 +117,7 @@ class Cursor:
             raise ValueError("max_records and max_bytes must not be negative")
         walk, slices, reader = self._walk, self._slices, self._reader
         walk.below = lib.rw_stream_confirmed(reader.control, walk.stream)
-        start_offset = lib.rw_stream_of(reader.control, walk.stream).start_offset
+        start_offset = self._shared.start_offset
         if walk.next_offset < start_offset:
             trimmed = f"offset {walk.next_offset} has been trimmed; the stream begins at {start_offset}"
             raise OffsetTrimmed(trimmed, start_offset)
@@ -206,6 +207,8 @@ class Cursor:
         if count == 0:
             return []
         end = self._walk.next_offset
+        if count == 1:  # what a tail sees that is awake for each record; the general way takes four times as long
+            return [Record(end - 1, view[slices.begin[0] : slices.end[0]], slices.timestamp_ns[0])]
         places = zip(ffi.unpack(slices.begin, count), ffi.unpack(slices.end, count), strict=True)
         data = [view[begin:stop] for begin, stop in places]
         return list(map(Record, range(end - count, end), data, ffi.unpack(slices.timestamp_ns, count)))
