@@ -213,6 +213,26 @@ int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
     return RW_WALK_DONE;
 }
 
+int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before, rw_slices *out, uint32_t records)
+{
+    const rw_stream *stream = rw_stream_of((rw_control *)c, walk->stream);
+    uint64_t below = rw_load64_seq(&stream->confirmed_offset), first = walk->next_offset;
+    if (first < rw_load64(&stream->start_offset) || first >= below || below - first > RW_FEW || below - first > records ||
+        walk->position < rw_log_low(c))
+        return RW_WALK_SHORT;
+    *before = *walk;
+    walk->below = below;
+    out->records_left = RW_FEW;
+    out->bytes_left = UINT64_MAX;
+    out->must = 1;
+    rw_area area;
+    rw_log_area(c, ring, &area);
+    if (rw_walk_collect(&area, walk, out) == RW_WALK_DONE && out->count != 0)
+        return RW_WALK_DONE;
+    *walk = *before;
+    return RW_WALK_SHORT;
+}
+
 /* ------------------------------------------------------------------------------------------------------- the index */
 
 typedef struct index_writer {

@@ -31,6 +31,7 @@
 #include "status.h"
 
 #define RW_SLICES 512u
+#define RW_FEW    8u
 
 enum rw_walk_stop {
     RW_WALK_DONE = 1,  /* every confirmed record has been collected */
@@ -101,6 +102,11 @@ int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint6
 /* Collects records of s->stream from s->next_offset on, dense, each checked against its digest, into `out` from index
  * 0. Returns an rw_walk_stop; `out->count` records are good whatever it is (for the ring: if rw_log_holds says so). */
 int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out);
+
+/* The short way of a reader that stands in the ring and is woken for few records: RW_WALK_DONE if all that is confirmed, RW_FEW
+ * and `records` at the most, is in `out`, to be used only if rw_log_holds confirms before->position, else *before is where the
+ * walk stood. Anything else: the walk stands where it stood, and the long way will tell. */
+int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before, rw_slices *out, uint32_t records);
 
 /* Walks the area from s->position and appends an entry per stream and block at `entries[*count]`. `last` is scratch of
  * `streams` cells; what other calls left in it does no harm. Headers are checked, payloads are not.

@@ -22,6 +22,8 @@ CURSORS_KEPT = 8
 
 _NO_LIMIT = (1 << 64) - 1
 _RECORDS_MAX = (1 << 32) - 1
+_ring_next = lib.rw_ring_next
+_DONE = lib.RW_WALK_DONE
 
 
 class Record(NamedTuple):
@@ -116,6 +118,13 @@ class Cursor:
         if max_records < 0 or (max_bytes is not None and max_bytes < 0):
             raise ValueError("max_records and max_bytes must not be negative")
         walk, slices, reader = self._walk, self._slices, self._reader
+        if self._in_ring and self._placed and max_bytes is None:
+            before = self._walk_before
+            if _ring_next(reader.control, reader.ring, walk, before, slices, min(max_records, _RECORDS_MAX)) == _DONE:
+                short = self._taken(reader.ring_view)
+                if lib.rw_log_holds(reader.control, before.position):  # PAIR: reserve_end
+                    return short
+                walk[0] = before[0]
         walk.below = lib.rw_stream_confirmed(reader.control, walk.stream)
         start_offset = self._shared.start_offset
         if walk.next_offset < start_offset:

@@ -191,6 +191,19 @@ def test_what_is_overwritten_during_the_copy_is_read_again_from_disk(log: LogMak
     assert view.laps == 1
 
 
+def test_what_is_overwritten_under_a_tail_is_read_again_from_disk(log: LogMaker) -> None:
+    add(log, 1)
+    reading = log.reader()
+    tail = reading.cursor(1, 0)
+    check(tail.next(), 1, 0, 1)
+    add(log, 1, 3, size=700)
+    reading.ring_view = view = Overwriting(log, reading.ring_view)
+    check(tail.next(), 1, 1, 3, 700)
+    assert view.laps == 1
+    add(log, 1)
+    check(tail.next(), 1, 4, 1)
+
+
 def test_reading_while_the_ring_turns(log: LogMaker) -> None:
     total = 1500
     stop = threading.Event()

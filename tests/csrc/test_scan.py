@@ -225,3 +225,34 @@ def test_torn_bytes_in_the_ring_are_survived(log: LogMaker) -> None:
         slices.records_left, slices.bytes_left, slices.must = 100, ANY, 1
         lib.rw_walk_collect(area, walk, slices)
         assert all(slices.end[i] <= 2 * log.ring_bytes for i in range(slices.count))
+
+
+def test_the_short_way_takes_all_that_is_confirmed_or_leaves_the_walk_alone(log: LogMaker) -> None:
+    place = log.add((1, [b"a" * 50, b"b" * 50]))
+    walk, before, slices = ffi.new("rw_walk *"), ffi.new("rw_walk *"), ffi.new("rw_slices *")
+    ffi.memmove(walk.uuid, UUID, len(UUID))
+    walk.epoch, walk.position, walk.stream = 1, place, 1
+
+    def short(records: int = 1000) -> bool:
+        stood = bytes(ffi.buffer(walk))
+        done = bool(lib.rw_ring_next(log.control, log.ring, walk, before, slices, records) == lib.RW_WALK_DONE)
+        assert bytes(ffi.buffer(before if done else walk)) == stood
+        return done
+
+    assert not short(1)  # it is for all or nothing
+    assert short()
+    assert (slices.count, walk.next_offset) == (2, 2)
+    assert not short()  # nothing new
+    for _ in range(lib.RW_FEW):
+        log.add((1, [b"c"]))
+    assert short()
+    assert (slices.count, walk.next_offset) == (lib.RW_FEW, 2 + lib.RW_FEW)
+    damaged = log.add((1, [b"d" * 50]))
+    payload = damaged % log.ring_bytes + ffi.sizeof("rw_block") + ffi.sizeof("rw_record")
+    log.ring[payload] ^= 1
+    assert not short()
+    log.ring[payload] ^= 1
+    assert short()
+    for _ in range(lib.RW_FEW + 1):
+        log.add((1, [b"e"]))
+    assert not short()
