@@ -306,8 +306,9 @@ def test_before_and_after_confirm_everything_in_order_under_load(shape: tuple[st
     case = before_after.Case(*shape, "heavy-tailed", kind)
     for way in case.ways():
         # `run` refuses a turn in which confirmations and heads differ; a way that hangs confirms next to nothing.
-        found = before_after.run(build.load(), case, way, 20_000_000, 1)
-        assert found["confirmed_per_s"] * 0.02 >= 1
+        # The window is long for what it has to show: on a busy machine a short one passes before any completer runs.
+        found = before_after.run(build.load(), case, way, 200_000_000, 1)
+        assert found["confirmed_per_s"] * 0.2 >= 1
         if way != "after":
             assert found["confirmed_per_hold"] <= 1
 
