@@ -86,7 +86,7 @@ class Reader:
 class Cursor:
     """A place in one stream. For one thread at a time."""
 
-    __slots__ = ("_area", "_chunk", "_in_ring", "_placed", "_reader", "_shared", "_slices", "_walk", "_walk_before")
+    __slots__ = ("_area", "_chunk", "_in_ring", "_placed", "_reader", "_slices", "_walk", "_walk_before")
 
     def __init__(self, reader: Reader, stream: int, start: int) -> None:
         if start < 0:
@@ -94,7 +94,6 @@ class Cursor:
         if not 0 <= stream < reader.control.max_streams:
             raise ValueError(f"there is no stream number {stream}")
         self._reader = reader
-        self._shared = lib.rw_stream_of(reader.control, stream)
         self._walk = new_walk(reader.files, reader.control.epoch, 0)
         self._walk.stream, self._walk.next_offset = stream, start
         self._walk_before = ffi.new("rw_walk *")
@@ -117,16 +116,31 @@ class Cursor:
         """
         if max_records < 0 or (max_bytes is not None and max_bytes < 0):
             raise ValueError("max_records and max_bytes must not be negative")
+        start = self.offset
+        try:
+            return self._few(max_records, max_bytes) or self._many(max_records, max_bytes)
+        except BaseException:
+            self._walk.next_offset, self._placed = start, False
+            raise
+
+    def _few(self, max_records: int, max_bytes: int | None) -> list[Record]:
+        """What a tail is woken for, by one call of C; [] if this is not such a case."""
+        if not (self._in_ring and self._placed and max_bytes is None):
+            return []
+        walk, before, reader = self._walk, self._walk_before, self._reader
+        if _ring_next(reader.control, reader.ring, walk, before, self._slices, min(max_records, _RECORDS_MAX)) != _DONE:
+            return []
+        records = self._taken(reader.ring_view)
+        if lib.rw_log_holds(reader.control, before.position):  # PAIR: reserve_end
+            return records
+        walk[0] = before[0]
+        return []
+
+    def _many(self, max_records: int, max_bytes: int | None) -> list[Record]:
+        """The general way, which also says what is wrong."""
         walk, slices, reader = self._walk, self._slices, self._reader
-        if self._in_ring and self._placed and max_bytes is None:
-            before = self._walk_before
-            if _ring_next(reader.control, reader.ring, walk, before, slices, min(max_records, _RECORDS_MAX)) == _DONE:
-                short = self._taken(reader.ring_view)
-                if lib.rw_log_holds(reader.control, before.position):  # PAIR: reserve_end
-                    return short
-                walk[0] = before[0]
         walk.below = lib.rw_stream_confirmed(reader.control, walk.stream)
-        start_offset = self._shared.start_offset
+        start_offset = lib.rw_stream_of(reader.control, walk.stream).start_offset
         if walk.next_offset < start_offset:
             trimmed = f"offset {walk.next_offset} has been trimmed; the stream begins at {start_offset}"
             raise OffsetTrimmed(trimmed, start_offset)
@@ -135,7 +149,6 @@ class Cursor:
         slices.records_left = min(max_records, _RECORDS_MAX)
         slices.bytes_left = _NO_LIMIT if max_bytes is None else min(max_bytes, _NO_LIMIT)
         slices.must = 1
-        start = self.offset
         records: list[Record] = []
         try:
             while not self._step(records):
@@ -144,9 +157,6 @@ class Cursor:
             self._placed = False
             if not records:
                 raise  # else: what lies before the damage is good; the next call meets it again
-        except BaseException:
-            walk.next_offset, self._placed = start, False
-            raise
         return records
 
     def _step(self, records: list[Record]) -> bool:

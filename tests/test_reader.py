@@ -204,6 +204,23 @@ def test_what_is_overwritten_under_a_tail_is_read_again_from_disk(log: LogMaker)
     check(tail.next(), 1, 4, 1)
 
 
+def test_an_interrupted_tail_stands_where_it_stood(log: LogMaker) -> None:
+    class Interrupting:
+        def __getitem__(self, place: slice) -> bytes:
+            raise KeyboardInterrupt
+
+    add(log, 1)
+    reading = log.reader()
+    tail = reading.cursor(1, 0)
+    check(tail.next(), 1, 0, 1)
+    add(log, 1, 3)
+    view, reading.ring_view = reading.ring_view, Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        tail.next()
+    reading.ring_view = view
+    check(tail.next(), 1, 1, 3)
+
+
 def test_reading_while_the_ring_turns(log: LogMaker) -> None:
     total = 1500
     stop = threading.Event()
