@@ -7,6 +7,7 @@ Depth comes from processes, each with one write in flight, that deal a sequentia
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import mmap
 import os
@@ -116,9 +117,9 @@ class _Limit(Contender):
     def teardown(self) -> None:
         """The file goes with the run's directory."""
 
+    @abc.abstractmethod
     def shape(self, scenario: Scenario) -> tuple[int, int]:
         """Block bytes and depth of this limit in this scenario."""
-        raise NotImplementedError
 
     def writers(self, scenario: Scenario) -> int:
         return self.shape(scenario)[1]

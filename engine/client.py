@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -323,12 +323,9 @@ class Stream:
         if not items:
             raise ValueError("append_many needs at least one record")
         try:
-            data = b"".join(items)
-            lengths = array.array("I", list(map(len, items)))
+            data, lengths = _joined(items)
         except (TypeError, BufferError):
-            items = [bytes(_buffer(item)) for item in items]
-            data = b"".join(items)
-            lengths = array.array("I", list(map(len, items)))
+            data, lengths = _joined([bytes(_buffer(item)) for item in items])
         if lib.rw_lengths_sum(ffi.from_buffer("uint32_t[]", lengths), len(lengths)) != len(data):
             # len() of a buffer whose items are wider than a byte
             lengths = array.array("I", [memoryview(item).nbytes for item in items])
@@ -430,6 +427,10 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
+
+
+def _joined(items: Sequence[Any]) -> tuple[bytes, array.array[int]]:
+    return b"".join(items), array.array("I", list(map(len, items)))
 
 
 def _buffer(data: Any) -> memoryview:

@@ -24,7 +24,7 @@ from engine.errors import (
 from engine.results import FAILED, PENDING, Page, Results
 
 SLICE = 0.1
-SLICE_NS = 100_000_000
+SLICE_NS = int(SLICE * 1e9)
 """How long one wait in C may last before Python looks at signals, the engine and the deadline."""
 
 SPIN_NS = 300_000
@@ -214,7 +214,7 @@ class Lane:
             if left <= 0:
                 raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
             try:
-                self.wait(oldest, number, "", min(left, 0.1))
+                self.wait(oldest, number, "", min(left, SLICE))
             except AckTimeout:
                 continue
 

@@ -24,6 +24,7 @@ class Ack(NamedTuple):
     offset: int
     count: int  # type: ignore[assignment]  # the field wins over tuple.count, which no Ack needs
 
+
 _new_ack = tuple.__new__
 
 
