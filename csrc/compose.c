@@ -181,10 +181,10 @@ static int first_request(rw_wal *w, uint64_t *need)
     return RW_PENDING;
 }
 
-int rw_wal_segment_fd(const rw_wal *w, uint64_t number)
+int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
 {
     const rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
-    return s->fd >= 0 && s->number == number ? s->fd : -1;
+    return s->fds[0] >= 0 && s->number == number ? s->fds[thread] : -1;
 }
 
 /* Lane heads and stream offsets, after seal. A successor repeats this for the last sealed block (restore.c), which is
@@ -240,7 +240,7 @@ static void announce_segment(rw_wal *w, uint64_t number)
     }
 }
 
-int rw_compose(rw_wal *w, rw_block_job *job)
+int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     rw_log_ring *r = &w->ring;
     uint64_t need;
@@ -248,7 +248,7 @@ int rw_compose(rw_wal *w, rw_block_job *job)
     if (first_request(w, &need) != RW_OK)
         return RW_PENDING;
     uint64_t segment = w->c->sealed_end / w->c->segment_bytes;
-    int fd = rw_wal_segment_fd(w, segment);
+    int fd = rw_wal_segment_fd(w, segment, thread);
     if (fd < 0) {
         rw_ring_fd(w->chore_fd);
         return RW_CHORE;
@@ -284,11 +284,11 @@ bool rw_cover_due(const rw_wal *w)
     return w->ring.prefix_end == w->c->sealed_end && w->c->sealed_end != w->covered_end;
 }
 
-int rw_compose_cover(rw_wal *w, rw_block_job *job)
+int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     rw_log_ring *r = &w->ring;
     rw_log_ring_advance(r);
-    int fd = rw_wal_segment_fd(w, w->c->sealed_end / w->c->segment_bytes);
+    int fd = rw_wal_segment_fd(w, w->c->sealed_end / w->c->segment_bytes, thread);
     /* At a segment's end, or without room: whatever comes next does it. */
     if (!rw_cover_due(w) || fd < 0 || rw_log_ring_begin(r, sizeof(rw_block)) != RW_OK)
         return RW_PENDING;

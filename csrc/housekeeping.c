@@ -6,6 +6,7 @@
 #include "wal_state.h"
 
 #include <limits.h>
+#include <string.h>
 
 int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generation)
 {
@@ -66,34 +67,37 @@ int rw_wal_lane_idle(rw_wal *w, uint32_t slot)
     return idle;
 }
 
-int rw_wal_add_segment(rw_wal *w, uint64_t number, int fd)
+int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds)
 {
     turn_take(w);
     rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
-    int rc = s->fd < 0 ? RW_OK : RW_FULL;
-    if (rc == RW_OK)
-        *s = (rw_wal_segment_slot){.number = number, .fd = fd};
+    int rc = s->fds[0] < 0 ? RW_OK : RW_FULL;
+    if (rc == RW_OK) {
+        s->number = number;
+        memcpy(s->fds, fds, w->o.threads * sizeof *fds);
+    }
     rw_store32_seq(&w->c->starved, 0);
     turn_give(w);
     rw_ring_fd(w->bell_fd);
     return rc;
 }
 
-int rw_wal_drop_segment(rw_wal *w)
+int rw_wal_drop_segment(rw_wal *w, int *fds)
 {
     turn_take(w);
     rw_log_ring_advance(&w->ring);
     uint64_t oldest = w->ring.prefix_end / w->c->segment_bytes;
-    int fd = -1;
-    for (uint32_t i = 0; i < RW_WAL_SEGMENTS && fd < 0; i++) {
+    int rc = RW_PENDING;
+    for (uint32_t i = 0; i < RW_WAL_SEGMENTS && rc != RW_OK; i++) {
         rw_wal_segment_slot *s = &w->segments[i];
-        if (s->fd >= 0 && s->number < oldest) {
-            fd = s->fd;
-            s->fd = -1;
+        if (s->fds[0] >= 0 && s->number < oldest) {
+            memcpy(fds, s->fds, w->o.threads * sizeof *fds);
+            s->fds[0] = -1;
+            rc = RW_OK;
         }
     }
     turn_give(w);
-    return fd;
+    return rc;
 }
 
 uint64_t rw_wal_segment(const rw_wal *w) { return rw_load64(&w->c->sealed_end) / w->c->segment_bytes; }

@@ -75,7 +75,7 @@ int rw_wal_rewrite(rw_wal *w)
             .number = n,
             .length = e->length,
             .file_offset = RW_PAGE + e->position % c->segment_bytes,
-            .fd = rw_wal_segment_fd(w, e->position / c->segment_bytes),
+            .fd = rw_wal_segment_fd(w, e->position / c->segment_bytes, 0), /* no threads yet */
         };
         rw_count64(&c->wal_rewrites, 1);
         int rc = rw_write_job(w, &job);

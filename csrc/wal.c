@@ -31,6 +31,10 @@
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
 {
+    if (o->threads == 0 || o->threads > RW_WAL_THREADS_MAX) {
+        errno = EINVAL;
+        return NULL;
+    }
     rw_wal *w = aligned_alloc(64, (sizeof *w + 63) & ~(size_t)63);
     if (w == NULL)
         return NULL;
@@ -45,7 +49,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
         return NULL;
     }
     for (uint32_t i = 0; i < RW_WAL_SEGMENTS; i++)
-        w->segments[i].fd = -1;
+        w->segments[i].fds[0] = -1;
     rw_log_ring_open(&w->ring, c, ring, o->block_bytes);
     rw_prefault(ring, 2 * c->ring_bytes, 1);
     for (uint32_t id = 0; id < c->max_streams; id++) {
@@ -163,7 +167,7 @@ static bool work_left(const rw_wal *w)
 static bool slow(const rw_wal *w)
 {
     uint64_t now = rw_now_ns();
-    for (uint32_t i = 0; i < rw_load32(&w->threads); i++) {
+    for (uint32_t i = 0; i < w->o.threads; i++) {
         uint64_t started = rw_load64(&w->started[i]);
         if (started != 0 && started + RW_SLOW_NS <= now)
             return true;
@@ -231,7 +235,7 @@ static uint64_t worth_a_block(const rw_wal *w)
 }
 
 /* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */
-static int try_compose(rw_wal *w, rw_block_job *job)
+static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     if (!turn_try(w))
         return RW_PENDING;
@@ -240,16 +244,16 @@ static int try_compose(rw_wal *w, rw_block_job *job)
         return RW_PENDING;
     }
     w->released_seen = rw_load64_seq(&w->c->released);
-    int rc = rw_compose(w, job);
+    int rc = rw_compose(w, thread, job);
     if (rc == RW_FULL && rw_peek32(&w->c->starved) == 0) {
         /* PAIR: release. Announce first, then look once more; the drain releases first, then looks at `starved`. */
         rw_store32_seq(&w->c->starved, 1);
-        rc = rw_compose(w, job);
+        rc = rw_compose(w, thread, job);
     }
     if (rc == RW_CHORE)
         rw_store32_seq(&w->c->starved, 1);
     if (rc == RW_PENDING && w->o.cover_ns && (rw_load32(&w->cover) || rw_load32(&w->finishing)))
-        rc = rw_compose_cover(w, job);
+        rc = rw_compose_cover(w, thread, job);
     rw_store32(&w->cover, 0);
     if (rc == RW_OK || rc == RW_PENDING)
         rw_store32(&w->c->starved, 0);
@@ -293,15 +297,15 @@ static void gather(rw_wal *w, const rw_block_job *job)
     }
 }
 
-int rw_wal_work(rw_wal *w)
+int rw_wal_work(rw_wal *w, uint32_t thread)
 {
-    uint64_t watch_until = 0, *started = &w->started[rw_add32(&w->threads, 1) % RW_WAL_THREADS];
+    uint64_t watch_until = 0, *started = &w->started[thread];
     int rc = RW_OK;
     prctl(PR_SET_TIMERSLACK, 1); /* a nap is 20 us, not 70 */
     rw_bell_change(&w->c->bell, 1, 0);
     while (rc == RW_OK && rw_load32(&w->failed) == 0) {
         rw_block_job job;
-        int got = try_compose(w, &job);
+        int got = try_compose(w, thread, &job);
         if (got == RW_OK) {
             rw_store64(started, rw_now_ns());
             rc = rw_write_job(w, &job);

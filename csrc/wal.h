@@ -31,6 +31,8 @@
 
 typedef struct rw_wal rw_wal;
 
+#define RW_WAL_THREADS_MAX 64u
+
 typedef struct rw_wal_options {
     uint64_t block_bytes; /* a block is closed when it reaches this size */
     uint64_t quota_bytes; /* what one lane may add before the next lane's turn */
@@ -38,6 +40,7 @@ typedef struct rw_wal_options {
     uint64_t spin_ns;     /* how long a thread watches after its block before it sleeps */
     uint64_t cover_ns;    /* how long the log has to be at rest before it is covered (wal_state.h: THE COVER); 0: never */
     uint32_t direct; /* see block_io.h */
+    uint32_t threads; /* of the pool, at most RW_WAL_THREADS_MAX */
 } rw_wal_options;
 
 /* NULL and errno if there is no memory. `chore_fd` is rung when the Python side has something to do: a segment to
@@ -59,16 +62,20 @@ int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation);
 int rw_wal_detach_lane(rw_wal *w, uint32_t slot);
 /* 1: everything that was completely published has been taken, 0: not yet. */
 int rw_wal_lane_idle(rw_wal *w, uint32_t slot);
-int rw_wal_add_segment(rw_wal *w, uint64_t number, int fd);
-/* The descriptor of a segment that no block will be written to any more, or -1. The caller closes it. */
-int rw_wal_drop_segment(rw_wal *w);
+/* `fds`: an open file description for each thread, opened one by one. Threads must not share one: when the kernel fails to
+ * write back what one thread has just written, each description hears of it once. On a shared one it would be told to
+ * whichever thread syncs first, also about the other's bytes, and the sync of the other would then succeed (fsync(2)). */
+int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds);
+/* Takes back the descriptors of a segment that no block will be written to any more: RW_OK, or RW_PENDING if there is none.
+ * The caller closes them. */
+int rw_wal_drop_segment(rw_wal *w, int *fds);
 /* Number of the segment that the next block goes to. */
 uint64_t rw_wal_segment(const rw_wal *w);
 /* errno while no segment can be prepared, 0 when one could again. */
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
 
-/* The body of one pool thread. RW_OK after rw_wal_finish, RW_IO after a failed write. */
-int rw_wal_work(rw_wal *w);
+/* The body of the pool's thread with that number, from 0. RW_OK after rw_wal_finish, RW_IO after a failed write. */
+int rw_wal_work(rw_wal *w, uint32_t thread);
 /* Ends the threads once the lanes are empty and their blocks are written. */
 void rw_wal_finish(rw_wal *w);
 

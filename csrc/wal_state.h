@@ -11,12 +11,11 @@
 
 #include <sched.h>
 
-#define RW_WAL_SEGMENTS 64u
-#define RW_WAL_THREADS  64u
+#define RW_WAL_SEGMENTS 128u
 
 typedef struct rw_wal_segment_slot {
     uint64_t number;
-    int fd; /* -1: none */
+    int fds[RW_WAL_THREADS_MAX]; /* by thread; the first is -1: no segment */
 } rw_wal_segment_slot;
 
 /* A sealed block on its way to disk. */
@@ -57,8 +56,7 @@ struct rw_wal {
     uint32_t cover; /* nobody has had anything to write for a while */
     uint32_t failed; /* errno of the first failed write */
     uint32_t guard; /* an idle thread sleeps for a short time only, in case a write turns out to be slow */
-    uint32_t threads;
-    uint64_t started[RW_WAL_THREADS]; /* by thread: when its write began; 0: it writes nothing */
+    uint64_t started[RW_WAL_THREADS_MAX]; /* by thread: when its write began; 0: it writes nothing */
     uint32_t writing; /* threads between seal and persisted: each looks at the lanes again when it is done */
 };
 
@@ -78,18 +76,20 @@ static inline void turn_take(rw_wal *w)
 static inline void turn_give(rw_wal *w) { rw_store32(&w->turn, 0); }
 
 /* compose.c, under the turn */
-/* RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests wait for ring space; RW_CHORE: for a segment. */
-int rw_compose(rw_wal *w, rw_block_job *job);
+/* For the thread of that number. RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests wait for ring space;
+ * RW_CHORE: for a segment. */
+int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job);
 /* THE COVER. A block whose bytes are bad is a torn write, which nobody was told about, or one that rotted after it was
  * confirmed. A watermark behind it tells them apart; the last block has none. So when the log comes to rest, and at an orderly
  * stop, an empty block is written whose watermark covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
-int rw_compose_cover(rw_wal *w, rw_block_job *job);
+int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job);
 bool rw_cover_due(const rw_wal *w);
 /* Lanes with a request to be taken, counted up to `enough`. */
 uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough);
 /* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published yet. */
 uint64_t rw_lanes_backlog(const rw_wal *w);
-int rw_wal_segment_fd(const rw_wal *w, uint64_t number);
+/* -1: the segment has not been added. */
+int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread);
 /* After seal, and again by a successor for the last sealed block: gives lane space back, stores stream offsets. */
 void rw_publish_block(rw_wal *w);
 

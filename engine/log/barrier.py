@@ -163,7 +163,7 @@ class EpochWriter:
         """Make sure that the segment exists and is named; open it."""
         if number >= self.manifest.named_end:
             self.manifest = segment.prepare(self._directory, self.manifest, number, direct=self._direct)
-        self._fds[number] = segment.open_for_writing(self._directory, self.manifest, number, direct=self._direct)
+        (self._fds[number],) = segment.open_for_writing(self._directory, self.manifest, number, 1, direct=self._direct)
 
     def _sync(self) -> None:
         for fd in self._fds.values():

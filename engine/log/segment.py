@@ -13,6 +13,7 @@ would spend too much of the disk on zeros it is reserved only (pace.py), which r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -115,16 +116,22 @@ def prepare(directory: Path, manifest: Manifest, number: int, *, direct: bool, f
     return named
 
 
-def open_for_writing(directory: Path, manifest: Manifest, number: int, *, direct: bool) -> int:
-    """A descriptor for writing blocks of a named segment; the caller closes it.
+def open_for_writing(directory: Path, manifest: Manifest, number: int, count: int, *, direct: bool) -> list[int]:
+    """`count` descriptors for writing blocks of a named segment, each of an open of its own; the caller closes them.
 
     Raises:
         CorruptionError: the file is missing, has another size or is not this segment.
-        OSError: it cannot be opened.
+        OSError: it cannot be opened so many times; none is left open.
     """
     os.close(open_for_reading(directory, manifest, number))
     flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
-    return os.open(path_of(directory, number), flags)
+    with contextlib.ExitStack() as until_all_are_open:
+        fds: list[int] = []
+        for _ in range(count):
+            fds.append(os.open(path_of(directory, number), flags))
+            until_all_are_open.callback(os.close, fds[-1])
+        until_all_are_open.pop_all()
+    return fds
 
 
 def open_for_reading(directory: Path, manifest: Manifest, number: int, *, direct: bool = True) -> int:

@@ -50,13 +50,14 @@ class WalProcess:
                 "spin_ns": int(self.config.wal_spin * 1e9),
                 "cover_ns": COVER_NS,
                 "direct": self.direct,
+                "threads": self.config.blocks_in_flight,
             },
         )
         self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.bell_fd, context.chore_fd)
         if self.wal == ffi.NULL:
             raise MemoryError("no memory for the WAL process")
         self.threads = [
-            threading.Thread(target=lib.rw_wal_work, args=(self.wal,), name=f"wal-{i}", daemon=True)
+            threading.Thread(target=lib.rw_wal_work, args=(self.wal, i), name=f"wal-{i}", daemon=True)
             for i in range(self.config.blocks_in_flight)
         ]
 
@@ -94,8 +95,10 @@ class WalProcess:
     def _chores(self) -> None:
         self._follow_membership()
         self._add_segments()
-        while (fd := lib.rw_wal_drop_segment(self.wal)) >= 0:
-            os.close(fd)
+        fds = ffi.new("int[]", self.config.blocks_in_flight)
+        while lib.rw_wal_drop_segment(self.wal, fds) == lib.RW_OK:
+            for fd in fds:
+                os.close(fd)
 
     # ------------------------------------------------------------------------------------------------- lanes
 
@@ -144,23 +147,26 @@ class WalProcess:
         self.segments_end = max(self.segments_end, first)
         while self.segments_end <= lib.rw_wal_segment(self.wal) + self.config.segments_ahead:
             try:
-                fd = self._segment_fd(self.segments_end)
+                fds = self._segment_fds(self.segments_end)
             except StorageFull as error:
                 lib.rw_wal_storage_full(self.wal, error.errno)
                 return
-            lib.rw_wal_add_segment(self.wal, self.segments_end, fd)
+            added = lib.rw_wal_add_segment(self.wal, self.segments_end, fds)
+            assert added == lib.RW_OK, f"no place for segment {self.segments_end}"
             self.segments_end += 1
         lib.rw_wal_storage_full(self.wal, 0)
 
     def _oldest_unfinished(self) -> int:
         return int(self.control.released_end // self.control.segment_bytes)
 
-    def _segment_fd(self, number: int) -> int:
+    def _segment_fds(self, number: int) -> list[int]:
+        """A descriptor for each thread, of a description of its own: why is said at `rw_wal_add_segment`."""
         if number >= self.manifest.named_end:
             began, fill = time.monotonic(), self.pace.worth_filling()
             self.manifest = segment.prepare(self.context.directory, self.manifest, number, direct=self.direct, fill=fill)
             self.pace.prepared(time.monotonic() - began, filled=fill)
-        return segment.open_for_writing(self.context.directory, self.manifest, number, direct=self.direct)
+        count = self.config.blocks_in_flight
+        return segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct)
 
 
 def main(context: EngineContext) -> int:

@@ -209,7 +209,7 @@ class Writer:
 
 
 class Wal:
-    """A WAL process without its process: one pool thread's work, done in the caller's thread or in one of its own."""
+    """A WAL process without its process: a pool's work, done in the caller's thread or in a thread of its own."""
 
     def __init__(
         self,
@@ -220,10 +220,12 @@ class Wal:
         quota: int = 64 * KIB,
         pipeline: int = 0,
         cover_ns: int = 0,
+        threads: int = 1,
     ) -> None:
         self.memory, self.directory = memory, directory
+        self.threads = threads
         sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline, "cover_ns": cover_ns}
-        options = ffi.new("rw_wal_options *", sizes)
+        options = ffi.new("rw_wal_options *", {**sizes, "threads": threads})
         self.wal = lib.rw_wal_open(memory.control, memory.ring, options, memory.bell, memory.chore)
         self.fds: list[int] = []
         for slot, lane in memory.lanes.items():
@@ -243,18 +245,19 @@ class Wal:
             if flags & os.O_CREAT:
                 path.touch()
                 os.truncate(path, 4096 + self.memory.segment)
-            self.fds.append(os.open(path, flags | os.O_CLOEXEC, 0o600))
-            assert lib.rw_wal_add_segment(self.wal, number, self.fds[-1]) == lib.RW_OK
+            opened = [os.open(path, flags | os.O_CLOEXEC, 0o600) for _ in range(self.threads)]
+            self.fds += opened
+            assert lib.rw_wal_add_segment(self.wal, number, opened) == lib.RW_OK
 
     def drain_lanes(self) -> int:
         """Takes and writes everything that is published, then ends."""
         lib.rw_wal_finish(self.wal)
-        return int(lib.rw_wal_work(self.wal))
+        return int(lib.rw_wal_work(self.wal, 0))
 
     @contextmanager
     def thread(self) -> Iterator[None]:
         """One pool thread at work; it has ended when the block is left."""
-        worker = threading.Thread(target=lib.rw_wal_work, args=(self.wal,))
+        worker = threading.Thread(target=lib.rw_wal_work, args=(self.wal, 0))
         worker.start()
         try:
             yield

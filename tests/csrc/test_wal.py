@@ -206,7 +206,7 @@ def test_a_failed_write_ends_the_epoch(threads: bool, tmp_path: Path) -> None:
                     until(lambda: memory.control.wal_error != 0, "the failure")
             else:
                 assert wal.drain_lanes() == lib.RW_IO
-            assert lib.rw_wal_work(wal.wal) == lib.RW_IO  # no further block, whoever asks
+            assert lib.rw_wal_work(wal.wal, 0) == lib.RW_IO  # no further block, whoever asks
         assert memory.control.wal_error == errno.EBADF
         assert memory.persisted(1) == [2] * 4
         assert memory.entry(1).state == lib.RW_BLOCK_BAD

@@ -22,6 +22,8 @@ from tests.faults.writer import Writer
 SCRIPT = 12
 """Appends of the short script, one outstanding at a time: each is a block, a write, and a sync."""
 LATE_SECONDS = 0.5
+THIN_ROOM = 2 << 20
+"""What a thin device has left: less than a segment."""
 TROUBLE = (engine.EngineFailed, engine.NotRunning)
 
 
@@ -51,6 +53,7 @@ def faults(tier: str) -> list[Fault]:
         Fault("io", "interrupted writes", partial(harmless, Mode.ONCE, errno.EINTR)),
         Fault("io", "lone appends after lulls of any length", partial(lulls, often(tier, 300, 20_000))),
         Fault("io", "write fails under load", partial(under_load, often(tier, 2, 20))),
+        Fault("io", "blocks that cannot be written back", partial(written_back, often(tier, 2, 20))),
         Fault("io", "preparing and recovering, call by call", partial(starts, often(tier, 6, 200))),
         Fault("io", "reads fail in recovery, call by call", partial(reads, often(tier, 3, 50))),
         Fault("io", "no space for a segment", no_space),
@@ -203,6 +206,34 @@ def under_load(times: int, directory: Path, seed: int) -> Verdict:
     return verdict
 
 
+def written_back(times: int, directory: Path, seed: int) -> Verdict:
+    """Several threads have written, and then the kernel fails to write back. It tells each open file once: if threads shared
+    one, the second to sync would take its lost block for durable."""
+    chance = random.Random(f"{seed}/written_back")
+    engine_dir, notes = directory / "engine", []
+    flags = (*SMALL, "--direct-io", "off")
+    running = Engine(engine_dir, *flags)
+    try:
+        with writers(engine_dir, directory, [[f"own-{i}"] for i in range(4)]) as crowd:
+            for i in range(times):
+                crowd.await_progress()
+                running.kill()
+                shim = Shim(directory / f"shim-{i}")
+                running = Engine(engine_dir, *flags, env=shim.env)
+                crowd.await_progress()
+                shim.arm(("write_block",), chance.randrange(1, 50), Mode.UNWRITTEN, segments_only=True)
+                if (code := running.await_exit()) != os.EX_IOERR:
+                    notes.append(f"the engine ended with code {code}")
+                running = Engine(engine_dir, *flags)
+                crowd.await_progress()
+        running.kill()
+    finally:
+        running.__exit__(None, None, None)
+    verdict = _again(engine_dir, crowd.journals, flags)
+    verdict.runs, verdict.notes = times, verdict.notes + notes
+    return verdict
+
+
 def _base(directory: Path, records: int = 200) -> tuple[Path, Path]:
     """A killed log with confirmed records, and their journal."""
     engine_dir, journal = directory / "engine", directory / "w0.journal"
@@ -334,13 +365,14 @@ def no_descriptors(directory: Path, seed: int) -> Verdict:
 
 
 def thin(direct: str, directory: Path, seed: int, *, cache_stays: bool = False) -> Verdict:
-    """The device has less than it promised: writes fail, then a sync may say success. Nothing is believed after the first.
+    """The device has less than it promised, also for a segment that was filled with zeros, which it did not keep: writes
+    fail, then a sync may say success. Nothing is believed after the first.
 
     With ``cache_stays`` the next engine finds in the page cache what never reached the device, and only then it is gone.
     """
     small, notes = directory / "thin", []
     small.mkdir()
-    if os.geteuid() != 0 or not command("mount", "-t", "tmpfs", "-o", "size=28m", "tmpfs", small):
+    if os.geteuid() != 0 or not command("mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", small):
         raise NotRun("needs root, to mount a small tmpfs")
     flags = (*SMALL, "--direct-io", direct)
     try:
@@ -348,13 +380,16 @@ def thin(direct: str, directory: Path, seed: int, *, cache_stays: bool = False) 
             engine_dir = medium.mount / "engine"
             try:
                 streams = [["hot", f"own-{i}"] for i in range(2)]
-                with Engine(engine_dir, *flags) as running, writers(engine_dir, directory, streams) as crowd:
+                with Engine(engine_dir, *flags) as running, contextlib.ExitStack() as crowded:
+                    until(lambda: _prepared(running), "the segment ahead")
+                    medium.run_short(THIN_ROOM)
+                    crowd = crowded.enter_context(writers(engine_dir, directory, streams))
                     code = running.await_exit()
                     if not cache_stays:  # power goes with it: what the page cache shows is lost, as on a real device
                         medium.cut()
                     if code not in (os.EX_IOERR, os.EX_SOFTWARE):
                         notes.append(f"the engine ended with code {code}")
-                    command("mount", "-o", "remount,size=300m", small)
+                    command("mount", "-o", "remount,size=600m", small)
                     if cache_stays:
                         with Engine(engine_dir, *flags) as second:
                             crowd.await_progress()

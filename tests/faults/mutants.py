@@ -42,6 +42,13 @@ WRITING = [
         row("power", "power cut, ext4, direct_io off"),
     ),
     Mutant(
+        "the WAL threads share a segment's descriptor",
+        "csrc/compose.c",
+        "s->number == number ? s->fds[thread] : -1",
+        "s->number == number ? s->fds[thread * 0] : -1",
+        row("io", "blocks that cannot be written back"),
+    ),
+    Mutant(
         "direct writes are not synced",
         "csrc/block_io.c",
         "RWF_DSYNC : 0",

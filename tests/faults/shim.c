@@ -13,12 +13,13 @@
 #include <unistd.h>
 
 enum { WRITE_BLOCK = 1, WRITE = 2, DATASYNC = 4, SYNC = 8, ALLOCATE = 16, READ = 32 };
-enum { ONCE = 0, EVER = 1, SHORT = 2 };
+enum { ONCE = 0, EVER = 1, SHORT = 2, UNWRITTEN = 3 };
+enum { SWALLOW = -2, HALF = -1, DESCRIPTORS = 256 };
 
 /* Written by the test: the first eight words. By the engine's processes: the rest. */
 struct shim {
     uint32_t armed, kinds, at, mode, error, segments_only, pad_[2];
-    uint32_t calls, failures, later, inode_low;
+    uint32_t calls, failures, later, inode_low, syncs, told[DESCRIPTORS];
 };
 
 static struct shim *shim;
@@ -35,7 +36,7 @@ __attribute__((constructor)) static void attach(void)
         shim = at;
 }
 
-/* What the call is to pretend: 0 nothing, an errno, or -1 to do half of it. */
+/* What the call is to pretend: 0 nothing, an errno, HALF to do half of it, SWALLOW to do nothing and say that it was done. */
 static int interfere(uint32_t kind, int fd)
 {
     struct stat st;
@@ -50,9 +51,26 @@ static int interfere(uint32_t kind, int fd)
     if (shim->mode == ONCE ? n != shim->at : n < shim->at)
         return 0;
     if (shim->mode == SHORT)
-        return -1;
+        return HALF;
     rw_store32(&shim->inode_low, inode);
     rw_add32(&shim->failures, 1);
+    return shim->mode == UNWRITTEN ? SWALLOW : (int)shim->error;
+}
+
+/* What was swallowed could not be written back. The kernel tells each open file once, whoever asks; here each descriptor, as
+ * the engine opens anew for every one. The first to be told comes back late, so that others sync meanwhile. */
+static int tell(int fd)
+{
+    struct stat st;
+    uint32_t untold = 0;
+    if (shim == NULL || shim->mode != UNWRITTEN || rw_load32(&shim->failures) == 0 || fd >= DESCRIPTORS || fstat(fd, &st) != 0 ||
+        rw_load32(&shim->inode_low) != (uint32_t)st.st_ino)
+        return 0;
+    bool first = rw_add32(&shim->syncs, 1) == 0;
+    if (!rw_cas32(&shim->told[fd], &untold, 1))
+        return 0;
+    for (int i = 0; first && i < 1000 && rw_load32(&shim->syncs) < 3; i++)
+        usleep(1000);
     return (int)shim->error;
 }
 
@@ -69,6 +87,8 @@ ssize_t pwritev2(int fd, const struct iovec *v, int count, off_t at, int flags)
     int what = interfere(WRITE_BLOCK, fd);
     if (what > 0)
         return refuse(what);
+    if (what == SWALLOW)
+        return (ssize_t)v->iov_len;
     struct iovec half = {.iov_base = v->iov_base, .iov_len = v->iov_len / 2 / 4096 * 4096};
     if (what < 0 && half.iov_len > 0)
         return REAL(pwritev2)(fd, &half, 1, at, flags);
@@ -101,6 +121,7 @@ ssize_t preadv64v2(int fd, const struct iovec *v, int count, off64_t at, int fla
 int fdatasync(int fd)
 {
     int what = interfere(DATASYNC, fd);
+    what = what ? what : tell(fd);
     return what > 0 ? refuse(what) : REAL(fdatasync)(fd);
 }
 

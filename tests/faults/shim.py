@@ -25,6 +25,8 @@ class Mode(enum.IntEnum):
     ONCE = 0
     EVER = 1
     SHORT = 2
+    UNWRITTEN = 3
+    """Blocks are taken and never reach the device; each open file is told once, by its next sync."""
 
 
 @functools.cache
@@ -54,7 +56,7 @@ class Shim:
         self, calls: tuple[str, ...], at: int, mode: Mode = Mode.ONCE, error: int = errno.EIO, *, segments_only: bool = False
     ) -> None:
         """From now on the ``at``-th of these calls fails; with EVER every later one too; with SHORT it and every
-        later one does half."""
+        later one does half; with UNWRITTEN it and every later one comes to nothing."""
         kinds = sum(CALL[name] for name in calls)
         struct.pack_into("=5I", self._words, 4, kinds, at, mode, error, segments_only)
         struct.pack_into("=I", self._words, 0, 1)

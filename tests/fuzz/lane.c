@@ -18,7 +18,8 @@
 
 #include <time.h>
 
-enum { HONEST_MAX = 4096, OPS_MAX = 400, NO_FILE = 1000000 };
+enum { HONEST_MAX = 4096, OPS_MAX = 400 };
+static const int no_file = 1000000;
 
 static world w;
 static rw_wal *wal;
@@ -192,12 +193,12 @@ static void append_as_usual(void)
 
 static void open_wal(void)
 {
-    const rw_wal_options o = {.block_bytes = WORLD_BLOCK, .quota_bytes = WORLD_BLOCK, .pipeline_bytes = 1};
+    const rw_wal_options o = {.block_bytes = WORLD_BLOCK, .quota_bytes = WORLD_BLOCK, .pipeline_bytes = 1, .threads = 1};
     wal = rw_wal_open(w.c, w.ring, &o, -1, -1);
     FUZZ_REQUIRE(wal != NULL);
     for (uint32_t k = 0; k < LANES; k++)
         rw_wal_attach_lane(wal, k, w.lanes[k], generation[k]);
-    FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), NO_FILE) == RW_OK);
+    FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file) == RW_OK);
 }
 
 static void open_drain(void)
@@ -243,11 +244,12 @@ static int compose(uint32_t acts)
     rw_block_job job;
     between = acts;
     rw_lanes_backlog(wal);
-    int rc = rw_compose(wal, &job);
+    int rc = rw_compose(wal, 0, &job);
     if (rc == RW_CHORE) {
-        rw_wal_drop_segment(wal);
-        FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), NO_FILE) == RW_OK);
-        rc = rw_compose(wal, &job);
+        int dropped;
+        rw_wal_drop_segment(wal, &dropped);
+        FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file) == RW_OK);
+        rc = rw_compose(wal, 0, &job);
     }
     between = 0;
     if (rc == RW_OK)

@@ -110,7 +110,7 @@ def test_a_damaged_segment_is_refused_with_its_place(
     state = segment.prepare(directory, state, 1, direct=False)
     damage(segment.path_of(directory, 1))
     with pytest.raises(CorruptionError) as raised:
-        segment.open_for_writing(directory, state, 1, direct=False)
+        segment.open_for_writing(directory, state, 1, 1, direct=False)
     assert raised.value.segment == 1
     assert raised.value.position is not None and SIZE <= raised.value.position <= 2 * SIZE
     os.close(segment.open_for_reading(directory, state, 0))

@@ -21,7 +21,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define POOL  4u
 #define KILLS 24u /* in all, WAL and drain */
 
 static rig the_rig;
@@ -33,9 +32,16 @@ static uint32_t *finish;
 
 static uint64_t number_of(uint64_t i) { return 1ull << 32 | (i + 1); }
 
-static void *pool(void *wal)
+typedef struct pool_thread {
+    pthread_t thread;
+    rw_wal *w;
+    uint32_t number;
+} pool_thread;
+
+static void *pool(void *argument)
 {
-    RIG_REQUIRE(rw_wal_work(wal) == RW_OK);
+    const pool_thread *t = argument;
+    RIG_REQUIRE(rw_wal_work(t->w, t->number) == RW_OK);
     return NULL;
 }
 
@@ -51,9 +57,11 @@ static int wal_process(int successor)
     rig_add_segments(&the_rig, w, rw_load64(&c->released_end) / RIG_SEGMENT, 0);
     if (successor)
         RIG_REQUIRE(rw_wal_rewrite(w) == RW_OK);
-    pthread_t threads[POOL];
-    for (uint32_t i = 0; i < POOL; i++)
-        RIG_REQUIRE(pthread_create(&threads[i], NULL, pool, w) == 0);
+    pool_thread threads[RIG_POOL];
+    for (uint32_t i = 0; i < RIG_POOL; i++) {
+        threads[i] = (pool_thread){.w = w, .number = i};
+        RIG_REQUIRE(pthread_create(&threads[i].thread, NULL, pool, &threads[i]) == 0);
+    }
     while (!rw_load32(finish)) {
         struct pollfd p = {.fd = the_rig.chore, .events = POLLIN};
         poll(&p, 1, -1);
@@ -62,8 +70,8 @@ static int wal_process(int successor)
             rig_add_segments(&the_rig, w, rw_wal_segment(w), the_rig.seed & 1);
     }
     rw_wal_finish(w);
-    for (uint32_t i = 0; i < POOL; i++)
-        pthread_join(threads[i], NULL);
+    for (uint32_t i = 0; i < RIG_POOL; i++)
+        pthread_join(threads[i].thread, NULL);
     rw_wal_close(w);
     return 0;
 }

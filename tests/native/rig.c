@@ -128,7 +128,7 @@ void rig_open(rig *r, uint64_t seed, uint32_t confirm_order)
     current = r;
     owner = getpid();
     for (uint32_t i = 0; i < RIG_SEGMENTS; i++)
-        r->writing[i] = -1;
+        r->writing[i][0] = RIG_NOT_YET;
     int probe = open(r->directory, O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
     r->direct = probe >= 0 && seed % 4 != 0; /* every fourth seed takes the buffered path */
     if (probe >= 0)
@@ -141,8 +141,8 @@ void rig_open(rig *r, uint64_t seed, uint32_t confirm_order)
 void rig_close(rig *r)
 {
     for (uint32_t i = 0; i < RIG_SEGMENTS; i++)
-        if (r->writing[i] >= 0)
-            close(r->writing[i]);
+        for (uint32_t k = 0; k < RIG_POOL && r->writing[i][0] >= 0; k++)
+            close(r->writing[i][k]);
     remove_files(r);
     current = NULL;
     for (uint32_t k = 0; k <= RIG_LANES; k++)
@@ -171,30 +171,42 @@ rw_wal_options rig_options(const rig *r)
         .pipeline_bytes = r->seed % 3 ? 16u << 10 : 0,
         .spin_ns = r->seed % 2 ? 30000 : 0,
         .direct = (uint32_t)r->direct,
+        .threads = RIG_POOL,
     };
 }
 
-int rig_segment(rig *r, uint64_t number)
+static void open_segment(rig *r, uint64_t number)
 {
     RIG_REQUIRE(number < RIG_SEGMENTS);
-    if (r->writing[number] < 0) {
-        char path[96];
-        segment_path(r, number, path, sizeof path);
+    char path[96];
+    segment_path(r, number, path, sizeof path);
+    for (uint32_t k = 0; k < RIG_POOL; k++) {
         int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (r->direct ? O_DIRECT : 0), 0600);
         RIG_REQUIRE(fd >= 0 && ftruncate(fd, RW_PAGE + RIG_SEGMENT) == 0);
-        r->writing[number] = fd;
+        r->writing[number][k] = fd;
     }
-    return r->writing[number];
+}
+
+static void close_segment(rig *r, const int *fds)
+{
+    uint32_t number = 0;
+    while (r->writing[number][0] != fds[0])
+        number++;
+    for (uint32_t k = 0; k < RIG_POOL; k++)
+        close(fds[k]);
+    r->writing[number][0] = RIG_DONE;
 }
 
 void rig_add_segments(rig *r, rw_wal *w, uint64_t from, uint64_t ahead)
 {
-    /* The files outlive their use by the threads: rig_check reads them. */
-    while (rw_wal_drop_segment(w) >= 0)
-        ;
+    int dropped[RIG_POOL];
+    while (rw_wal_drop_segment(w, dropped) == RW_OK)
+        close_segment(r, dropped);
     for (uint64_t n = from; n <= rw_wal_segment(w) + ahead; n++)
-        if (r->writing[n] < 0)
-            RIG_REQUIRE(rw_wal_add_segment(w, n, rig_segment(r, n)) == RW_OK);
+        if (r->writing[n][0] == RIG_NOT_YET) {
+            open_segment(r, n);
+            RIG_REQUIRE(rw_wal_add_segment(w, n, r->writing[n]) == RW_OK);
+        }
 }
 
 /* ------------------------------------------------------------------------------------------------------ requests */

@@ -17,6 +17,9 @@
 #define RIG_RING        (1u << 20)
 #define RIG_SEGMENT     (2u << 20)
 #define RIG_SEGMENTS    512u
+#define RIG_POOL        4u /* threads of the WAL process */
+#define RIG_NOT_YET     -1
+#define RIG_DONE        -2
 #define RIG_EPOCH       3u
 #define RIG_BEGIN       RW_PAGE /* position of the first block */
 #define RIG_FOREVER     3600000000000ull /* waits: a lost wake-up must hang, so that the watchdog shows it */
@@ -32,7 +35,7 @@ typedef struct rig {
     int bell, chore;
     int direct; /* the file system takes O_DIRECT */
     char directory[64];
-    int writing[RIG_SEGMENTS]; /* descriptors of this process, -1 */
+    int writing[RIG_SEGMENTS][RIG_POOL]; /* descriptors of this process, by WAL thread; the first: RIG_NOT_YET, RIG_DONE */
 } rig;
 
 /* One request: who sends it decides everything about it. */
@@ -53,7 +56,6 @@ void rig_close(rig *r);
 void rig_open_lane(rig *r, uint32_t k, uint32_t generation);
 rw_wal_options rig_options(const rig *r);
 /* Descriptor of a segment that exists from now on. */
-int rig_segment(rig *r, uint64_t number);
 void rig_add_segments(rig *r, rw_wal *w, uint64_t from, uint64_t ahead);
 
 /* Request `number` of lane k. `limit` is the lane's record limit. */

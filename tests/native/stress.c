@@ -16,7 +16,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define POOL        4u
 #define GENERATIONS 2u
 #define WRITERS_MAX (RIG_LANES * 4u)
 
@@ -72,8 +71,7 @@ static void *write_requests(void *argument)
 
 static void *pool(void *argument)
 {
-    (void)argument;
-    RIG_REQUIRE(rw_wal_work(wal) == RW_OK);
+    RIG_REQUIRE(rw_wal_work(wal, *(uint32_t *)argument) == RW_OK);
     return NULL;
 }
 
@@ -199,9 +197,12 @@ int main(int argc, char **argv)
     const rw_wal_options options = rig_options(&the_rig);
     wal = rw_wal_open(the_rig.c, the_rig.ring, &options, the_rig.bell, the_rig.chore);
     rw_sequencer *s = rw_sequencer_open(the_rig.c, the_rig.ring, the_rig.bell);
-    pthread_t workers[POOL], drainer, chore;
-    for (uint32_t i = 0; i < POOL; i++)
-        RIG_REQUIRE(pthread_create(&workers[i], NULL, pool, NULL) == 0);
+    pthread_t workers[RIG_POOL], drainer, chore;
+    uint32_t numbers[RIG_POOL];
+    for (uint32_t i = 0; i < RIG_POOL; i++) {
+        numbers[i] = i;
+        RIG_REQUIRE(pthread_create(&workers[i], NULL, pool, &numbers[i]) == 0);
+    }
     RIG_REQUIRE(pthread_create(&drainer, NULL, drain, s) == 0);
     RIG_REQUIRE(pthread_create(&chore, NULL, chores, NULL) == 0);
 
@@ -209,7 +210,7 @@ int main(int argc, char **argv)
     rig_result *results = run_generations(&count);
 
     rw_wal_finish(wal);
-    for (uint32_t i = 0; i < POOL; i++)
+    for (uint32_t i = 0; i < RIG_POOL; i++)
         pthread_join(workers[i], NULL);
     RIG_REQUIRE(rw_sequencer_idle(s)); /* every result was seen and every lane let go */
     rw_store32(&stop_chores, 1);
