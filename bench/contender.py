@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from bench.scenario import Scenario
 
 
+COOL_NS = 150_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one writer has to do in one turn."""
@@ -25,6 +28,11 @@ class Plan:
     """Records that one durable commit may hold (blocking contenders only)."""
     warm_ns: int
     window_ns: int
+
+    @property
+    def cool_ns(self) -> int:
+        """Unrecorded load after the window: nobody leaves, and makes it easier for the rest, while others are measured."""
+        return min(COOL_NS, self.window_ns // 2)
 
     def streams(self) -> range | list[int]:
         """The streams this writer appends to. Many streams are dealt out among the writers; few are shared by all."""

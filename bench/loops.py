@@ -4,8 +4,14 @@ Closed loop: the next append waits for an earlier one, so a slow store slows its
 latency is that of one append under that load. Open loop: every append has an intended time that does not depend on the
 store, and its latency counts from that time, so a stall is charged to everyone who would have come during it.
 
-Cost: one append in `stride` is timed (all of them up to 16 outstanding), with two clock reads and two stores into a
-plain array. Everything else is the append itself.
+One rule for all loops. Load is made from the start on through warm-up, window and cool-down, so that every writer is
+measured beside all the others. Throughput counts what was confirmed inside the window, over exactly the window. A latency is
+sampled if its append was sent (open loop: intended) before the window's end and confirmed after its begin, also if that
+confirmation came in the cool-down or later.
+
+Cost: one append in `stride` is timed (all of them up to 16 outstanding) and stands for the others of its group, with two
+clock reads, one call and two stores into a plain array. So above 16 outstanding the count of a window is a multiple of
+`stride`. Everything else is the append itself.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import cycle, islice
+from math import gcd
 from typing import Any
 
 from bench.contender import BlockingSession, PipelinedSession, Plan, Session
@@ -28,17 +35,50 @@ SAMPLES_PER_WINDOW = 50
 
 @dataclass(slots=True)
 class Tally:
-    """What one writer did inside the measured window."""
+    """What one writer did: its load over all of the turn, and what of it counts."""
 
+    begin: int
+    end: int
+    """The measured window."""
+    stop: int
+    """The end of the cool-down: no load is made from then on."""
     records: int = 0
+    """Confirmed inside the window."""
     total: int = 0
-    """Warm-up and the end after the window included: what counters and processor time refer to."""
-    first_ns: int = 0
-    last_ns: int = 0
+    """Warm-up and cool-down included: what counters and processor time refer to."""
     late: int = 0
-    """Open loop: records whose time had come and that were not even begun when the window ended."""
+    """Open loop: records whose time came before the window's end and that were not begun by then."""
     samples: array[int] = field(default_factory=lambda: array("Q"))
     """Latency and the clock at confirmation, alternating, in ns."""
+
+    @classmethod
+    def of(cls, plan: Plan, start_ns: int) -> Tally:
+        """An empty one with the plan's times."""
+        begin = start_ns + plan.warm_ns
+        end = begin + plan.window_ns
+        return cls(begin, end, end + plan.cool_ns)
+
+    def confirm(self, sent: int, done: int, count: int) -> None:
+        """`count` records were confirmed, one of which was timed."""
+        self.total += count
+        if done >= self.begin:
+            if done <= self.end:
+                self.records += count
+            if sent < self.end:
+                self.samples.append(done - sent)
+                self.samples.append(done)
+
+    def give_up(self, due_at: int, step: int, now: int) -> int:
+        """Counts what was due before the window's end and is not begun `now`, after it; returns what is due next.
+
+        Each leaves the time that it has waited so far: less than it would have taken, but overload does not hide.
+        """
+        while due_at < self.end:
+            self.late += 1
+            self.samples.append(now - due_at)
+            self.samples.append(now)
+            due_at += step
+        return due_at
 
 
 def run(session: Session, plan: Plan, start_ns: int) -> Tally:
@@ -51,67 +91,65 @@ def run(session: Session, plan: Plan, start_ns: int) -> Tally:
 
 
 def _blocking_closed(session: BlockingSession, plan: Plan, start_ns: int) -> Tally:
-    tally = Tally()
-    commit, save = session.commit, tally.samples.append
+    tally = Tally.of(plan, start_ns)
+    commit, confirm, stop = session.commit, tally.confirm, tally.stop
     records = [plan.payload()] * plan.commit_records
-    begin = start_ns + plan.warm_ns
-    end = begin + plan.window_ns
-    size, commits = len(records), 0
+    size = len(records)
     for stream in cycle(plan.streams()):
         sent = clock()
-        if sent >= end:
+        if sent >= stop:
             break
         commit(stream, records)
         done = clock()
-        tally.total += size
-        if done >= begin:
-            save(done - sent)
-            save(done)
-            commits += done <= end
-    tally.records = commits * size
-    tally.first_ns, tally.last_ns = begin, end
+        confirm(sent, done, 1)
+    tally.records *= size
+    tally.total *= size
     return tally
 
 
 def _blocking_open(session: BlockingSession, plan: Plan, start_ns: int) -> Tally:
-    tally = Tally()
-    save, step, due_at, begin, end = tally.samples.append, *_schedule(plan, start_ns)
+    tally = Tally.of(plan, start_ns)
+    step, due_at = _schedule(plan, start_ns)
     records = [plan.payload()] * plan.commit_records
     for stream in cycle(plan.streams()):
         sleep_until(due_at)
         now = clock()
-        if due_at >= end or now >= end:
+        if now >= tally.end > due_at:
+            due_at = tally.give_up(due_at, step, now)
+            sleep_until(due_at)
+            now = clock()
+        if due_at >= tally.stop or now >= tally.stop:
             break
         due = min(plan.commit_records, 1 + (now - due_at) // step)
         session.commit(stream, records[:due])
         done = clock()
-        tally.total += due
         for intended in range(due_at, due_at + due * step, step):
-            if intended >= begin:
-                save(done - intended)
-                save(done)
-                tally.records += 1
+            tally.confirm(intended, done, 1)
         due_at += due * step
-    tally.late = max(0, (end - due_at) // step)
-    tally.first_ns, tally.last_ns = begin, end
     return tally
+
+
+def timed_one_in(outstanding: int, streams: int) -> int:
+    """The stride: about a fiftieth of what is outstanding, and of it the one that fills `outstanding` best.
+
+    It has no divisor in common with the number of streams: else the timed appends would visit the same few for ever.
+    """
+    if outstanding <= SAMPLED_ABOVE:
+        return 1
+    wanted = max(1, outstanding // SAMPLES_PER_WINDOW)
+    near = [n for n in range(max(1, wanted // 2), wanted * 3 // 2 + 1) if gcd(n, streams) == 1]
+    return max(near or [1], key=lambda n: (outstanding // n * n, -abs(n - wanted)))
 
 
 def _pipelined_closed(appenders: list[Callable[[], Any]], plan: Plan, start_ns: int) -> Tally:
     """Keeps at most `outstanding` appends unconfirmed: the timed ones stand in for the untimed ones between them."""
-    tally = Tally()
-    save, outstanding = tally.samples.append, plan.scenario.outstanding
-    stride = 1 if outstanding <= SAMPLED_ABOVE else max(1, outstanding // SAMPLES_PER_WINDOW)
+    tally = Tally.of(plan, start_ns)
+    confirm, stop, outstanding = tally.confirm, tally.stop, plan.scenario.outstanding
+    stride = timed_one_in(outstanding, len(appenders))
     limit = max(1, outstanding // stride)
-    each = plan.scenario.batch or 1
-    begin = start_ns + plan.warm_ns
-    end = begin + plan.window_ns
     pending: deque[tuple[Any, int]] = deque()
     turn = cycle(appenders)
-    confirmed, before, first, last = 0, 0, 0, 0
-    sent = clock()
-    while sent < end:
-        sent = clock()
+    while (sent := clock()) < stop:
         pending.append((next(turn)(), sent))
         for append in islice(turn, stride - 1):
             append()
@@ -122,62 +160,53 @@ def _pipelined_closed(appenders: list[Callable[[], Any]], plan: Plan, start_ns: 
             receipt.result(RESULT_TIMEOUT)
             done = clock()
             pending.popleft()
-            confirmed += stride
-            if done < begin:
-                continue
-            if not first:
-                first, before = done, confirmed
-            last = done
-            save(done - at)
-            save(done)
-    if limit == 1:  # nothing overlaps, so the window's own edges are the exact ones
-        tally.records, tally.first_ns, tally.last_ns = len(tally.samples) // 2 * each, begin, max(end, last)
-    else:
-        tally.records, tally.first_ns, tally.last_ns = (confirmed - before) * each, first, last
-    for receipt, _ in pending:
+            confirm(at, done, stride)
+    for receipt, at in pending:
         receipt.result(RESULT_TIMEOUT)
-    tally.total = (confirmed + len(pending) * stride) * each
+        done = clock()
+        confirm(at, done, stride)
+    each = plan.scenario.batch or 1
+    tally.records *= each
+    tally.total *= each
     return tally
 
 
 def _pipelined_open(appenders: list[Callable[[], Any]], plan: Plan, start_ns: int) -> Tally:
-    tally = Tally()
-    save, step, due_at, begin, end = tally.samples.append, *_schedule(plan, start_ns)
+    tally = Tally.of(plan, start_ns)
+    step, due_at = _schedule(plan, start_ns)
     pending: deque[tuple[Any, int]] = deque()
     turn = cycle(appenders)
-    while due_at < end or pending:
+    while True:
         now = clock()
-        if now >= due_at and due_at < end:
+        if now >= tally.end > due_at:
+            due_at = tally.give_up(due_at, step, now)
+        going = due_at < tally.stop and now < tally.stop
+        if going and now >= due_at:
             pending.append((next(turn)(), due_at))
             due_at += step
-            continue
+            if not pending[0][0].done():  # behind its time, too, a loop sees what is confirmed
+                continue
         if not pending:
+            if not going:
+                return tally
             sleep_until(due_at)
             continue
         receipt, intended = pending[0]
-        left = (due_at - now) / 1e9 if due_at < end else RESULT_TIMEOUT
         try:
-            receipt.result(left)
+            receipt.result(max(0.0, (due_at - now) / 1e9) if going else RESULT_TIMEOUT)
         except TimeoutError:
-            if due_at >= end:
+            if not going:
                 raise
             continue
         done = clock()
         pending.popleft()
-        tally.total += 1
-        if intended >= begin:
-            save(done - intended)
-            save(done)
-            tally.records += 1
-    tally.first_ns, tally.last_ns = begin, end
-    return tally
+        tally.confirm(intended, done, 1)
 
 
-def _schedule(plan: Plan, start_ns: int) -> tuple[int, int, int, int]:
-    """Step between this writer's records, its first intended time, and the window. Writers take turns evenly."""
+def _schedule(plan: Plan, start_ns: int) -> tuple[int, int]:
+    """Step between this writer's records and its first intended time. Writers take turns evenly."""
     step = int(1e9 * plan.scenario.writers / plan.scenario.rate)
-    begin = start_ns + plan.warm_ns
-    return step, start_ns + step * plan.writer // plan.scenario.writers, begin, begin + plan.window_ns
+    return step, start_ns + step * plan.writer // plan.scenario.writers
 
 
 def sleep_until(when_ns: int) -> None:

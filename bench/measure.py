@@ -1,7 +1,9 @@
 """One turn of one contender: writer processes, a common start, and what they bring back.
 
 Writers are forked before anything is connected; each opens its own session, says that it is ready, and sleeps until the
-start time that the runner publishes once all are ready. Results come back through files, so that a million samples cost
+start time that the runner publishes once all are ready. Nobody disconnects before all have finished. Processor time, memory
+and counters of the contender are read while all are connected: after the first and before the last of the load, so that
+connecting and making streams is nobody's cost per record. Results come back through files, so that a million samples cost
 the measured window nothing.
 """
 
@@ -20,7 +22,7 @@ import threading
 import time
 import traceback
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,41 +40,59 @@ START_DELAY_NS = 20_000_000
 
 
 class Gate:
-    """The start line, in memory shared with the writers: word 0 is the start time, word 1 + i is writer i's state."""
+    """Start and finish line, in memory shared with the writers: word 0 is the start time, word 1 lets them go, word 2 + i is
+    writer i's state."""
 
-    WAITING, READY, FAILED = 0, 1, 2
+    WAITING, READY, FINISHED, FAILED = 0, 1, 2, 3
 
     def __init__(self, writers: int) -> None:
         self.writers = writers
-        self.words = mmap.mmap(-1, 8 * (writers + 1))
+        self.words = mmap.mmap(-1, 8 * (writers + 2))
 
     def _get(self, i: int) -> int:
         return int(struct.unpack_from("<Q", self.words, 8 * i)[0])
 
-    def set_state(self, writer: int, state: int) -> None:
-        """By the writer."""
-        struct.pack_into("<Q", self.words, 8 * (writer + 1), state)
+    def _set(self, i: int, value: int) -> None:
+        struct.pack_into("<Q", self.words, 8 * i, value)
+
+    def fail(self, writer: int) -> None:
+        """By the writer, when its error is written down."""
+        self._set(writer + 2, self.FAILED)
 
     def wait(self, writer: int) -> int:
         """By the writer: says ready, returns the start time when it has come."""
-        self.set_state(writer, self.READY)
+        self._set(writer + 2, self.READY)
         while not (start := self._get(0)):
             time.sleep(0.001)
         loops.sleep_until(start)
         return start
 
-    def open(self, alive: Any, timeout: float) -> int:
-        """By the runner: waits for all writers and publishes the start. `alive` tells whether all still run."""
-        deadline = time.monotonic() + timeout
-        while (states := [self._get(i + 1) for i in range(self.writers)]).count(self.READY) < self.writers:
+    def finish(self, writer: int) -> None:
+        """By the writer: says that its load is over, returns when it may disconnect."""
+        self._set(writer + 2, self.FINISHED)
+        while not self._get(1):
+            time.sleep(0.001)
+
+    def gather(self, state: int, alive: Callable[[], bool], deadline: float, otherwise: str) -> None:
+        """By the runner: returns once all writers are in that state. `alive` tells whether all still run."""
+        while (states := [self._get(i + 2) for i in range(self.writers)]).count(state) < self.writers:
             if self.FAILED in states:
-                raise ContenderFailedError("a writer failed before the start")
-            if time.monotonic() > deadline or not alive():
-                raise ContenderFailedError("not all writers could connect")
+                raise ContenderFailedError("a writer failed")
+            if not alive():
+                raise ContenderFailedError("a writer ended without a result")
+            if time.monotonic() > deadline:
+                raise ContenderFailedError(otherwise)
             time.sleep(0.002)
+
+    def start(self) -> int:
+        """By the runner: publishes the start."""
         start = loops.clock() + START_DELAY_NS
-        struct.pack_into("<Q", self.words, 0, start)
+        self._set(0, start)
         return start
+
+    def release(self) -> None:
+        """By the runner: the writers may disconnect."""
+        self._set(1, 1)
 
 
 @dataclass(slots=True)
@@ -89,7 +109,7 @@ class Turn:
     server_cpu_s: dict[str, float] = field(default_factory=dict)
     """By process."""
     server_memory: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By process: resident private and shared bytes at the end."""
+    """By process: resident private and shared bytes at the end, the writers still connected."""
     total_records: int = 0
     """Warm-up included: what counters and processor time refer to."""
     counters: dict[str, int] = field(default_factory=dict)
@@ -106,9 +126,11 @@ def run_turn(contender: Contender, scenario: Scenario, directory: Path, warm: fl
         contender.setup(directory, scenario)
         return _measured(contender, scenario, directory, warm, window)
     finally:
-        contender.teardown()
-        shutil.rmtree(directory, ignore_errors=True)
-        os.sync()  # what one contender leaves to the kernel is not to disturb the next
+        try:
+            contender.teardown()
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.sync()  # what one contender leaves to the kernel is not to disturb the next
 
 
 def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: float, window: float) -> Turn:
@@ -117,24 +139,33 @@ def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: f
     patience = OPEN_TIMEOUT + 0.5 * writers + scenario.streams / 1000
     gate, results = Gate(writers), Path(tempfile.mkdtemp(prefix="results-", dir=directory.parent))
     crews = [plans] if contender.workers == "threads" else [[plan] for plan in plans]
+    turn = Turn()
     try:
-        servers, counters = contender.server_processes(), contender.counters()
-        before = {name: processes.cpu_seconds(pids) for name, pids in servers.items()}
         with _crews(contender, crews, gate, results) as children:
+
+            def alive() -> bool:
+                return all(child.is_alive() for child in children)
+
             try:
-                start = gate.open(lambda: all(child.is_alive() for child in children), patience)
+                gate.gather(Gate.READY, alive, time.monotonic() + patience, "not all writers could connect")
+                # Now, and not before: some servers start a process for each connection.
+                servers, counters = contender.server_processes(), contender.counters()
+                before = {name: processes.cpu_seconds(pids) for name, pids in servers.items()}
+                turn.start_ns = gate.start()
+                deadline = time.monotonic() + warm + window + plans[0].cool_ns / 1e9 + GRACE
+                gate.gather(Gate.FINISHED, alive, deadline, f"writers did not end within {GRACE:g} s after the window")
             except ContenderFailedError as error:
                 raise ContenderFailedError(_told(results) or str(error)) from None
-            deadline = time.monotonic() + warm + window + GRACE
+            servers = contender.server_processes()
+            turn.server_cpu_s = {name: processes.cpu_seconds(pids) - before.get(name, 0) for name, pids in servers.items()}
+            turn.counters = {key: value - counters.get(key, 0) for key, value in contender.counters().items()}
+            turn.server_memory = {name: processes.memory(pids) for name, pids in servers.items()}
+            gate.release()
             for child in children:
                 child.join(max(0.1, deadline - time.monotonic()))
             if any(child.is_alive() for child in children):
-                raise ContenderFailedError(f"writers did not end within {GRACE:g} s after the window")
-        turn = _collect(results, writers, start)
-        servers = contender.server_processes()  # anew: some servers start a process for each connection
-        turn.server_cpu_s = {name: processes.cpu_seconds(pids) - before.get(name, 0) for name, pids in servers.items()}
-        turn.server_memory = {name: processes.memory(pids) for name, pids in servers.items()}
-        turn.counters = {key: value - counters.get(key, 0) for key, value in contender.counters().items()}
+                raise ContenderFailedError("a writer could not disconnect")
+        _collect(turn, results, writers, window)
         return turn
     finally:
         shutil.rmtree(results, ignore_errors=True)
@@ -186,10 +217,10 @@ def _write(contender: Contender, plan: Plan, gate: Gate, results: Path) -> None:
         answer = {
             "records": tally.records,
             "total": tally.total,
-            "ns": tally.last_ns - tally.first_ns,
             "late": tally.late,
             "cpu": cpu,
         }
+        gate.finish(plan.writer)
         session.close()
     except Exception as error:  # noqa: BLE001  (whatever a peer raises is its result)
         answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
@@ -197,7 +228,7 @@ def _write(contender: Contender, plan: Plan, gate: Gate, results: Path) -> None:
         samples.tofile(file)
     (results / f"{plan.writer}.json").write_text(json.dumps(answer))
     if "error" in answer:
-        gate.set_state(plan.writer, Gate.FAILED)
+        gate.fail(plan.writer)
 
 
 def _told(results: Path) -> str | None:
@@ -212,8 +243,7 @@ def _told(results: Path) -> str | None:
     return None
 
 
-def _collect(results: Path, writers: int, start: int) -> Turn:
-    turn = Turn(start_ns=start)
+def _collect(turn: Turn, results: Path, writers: int, window: float) -> None:
     for i in range(writers):
         try:
             answer = json.loads((results / f"{i}.json").read_text())
@@ -222,11 +252,10 @@ def _collect(results: Path, writers: int, start: int) -> Turn:
         if "error" in answer:
             raise ContenderFailedError(answer["error"])
         turn.records.append(answer["records"])
-        turn.rates.append(answer["records"] * 1e9 / answer["ns"] if answer["ns"] else 0.0)
+        turn.rates.append(answer["records"] / window)
         turn.late += answer["late"]
         turn.total_records += answer["total"]
         turn.writer_cpu_s += answer["cpu"]
         path = results / f"{i}.samples"
         with path.open("rb") as file:
             turn.samples.fromfile(file, path.stat().st_size // 8)
-    return turn

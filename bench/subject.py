@@ -66,7 +66,8 @@ class _Session(PipelinedSession):
         self.streams = [self.client.stream(f"s{i}") for i in plan.streams()]
         # A stream's first record also defines it in the log; the steady state is what is measured.
         receipts = [stream.append(b"first") for stream in self.streams]
-        receipts[-1].result()
+        for receipt in receipts:
+            receipt.result()
 
     def appenders(self, plan: Plan) -> list[Callable[[], Any]]:
         data, batch = plan.payload(), plan.scenario.batch

@@ -18,37 +18,9 @@ from click.testing import CliRunner
 from bench import before_after, compare, device, goals, html, html_model, loops, measure, peers, run, stats, subject
 from bench.__main__ import cli
 from bench.before import build
-from bench.contender import BlockingSession, Contender, ContenderFailedError, PipelinedSession, Plan
+from bench.contender import BlockingSession, Contender, ContenderFailedError, Plan
+from bench.fakes import Attended, Broken, Clock, Pipeline, S, Store
 from bench.scenario import ONE, Scenario, everything
-
-S = 1_000_000_000
-
-
-class Clock:
-    """A clock that only the test moves."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0
-        monkeypatch.setattr(loops, "clock", lambda: self.now)
-        monkeypatch.setattr(loops, "sleep_until", self.sleep_until)
-
-    def sleep_until(self, when: int) -> None:
-        self.now = max(self.now, when)
-
-
-class Store(BlockingSession):
-    """Takes the given times for its commits, then the last of them for ever."""
-
-    def __init__(self, clock: Clock, *service: int) -> None:
-        self.clock, self.service = clock, list(service)
-        self.commits: list[tuple[int, int]] = []
-
-    def commit(self, stream: int, records: Sequence[bytes]) -> None:
-        self.clock.now += self.service.pop(0) if len(self.service) > 1 else self.service[0]
-        self.commits.append((stream, len(records)))
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def plan(scenario: Scenario, window: float, commit_records: int = 1, warm: float = 0.0, writer: int = 0) -> Plan:
@@ -56,7 +28,7 @@ def plan(scenario: Scenario, window: float, commit_records: int = 1, warm: float
 
 
 def test_closed_loop_counts_what_ended_inside_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch.setattr)
     store = Store(clock, S)
     tally = loops.run(store, plan(ONE, window=4.5, warm=2, commit_records=10), 0)
     assert store.commits == [(0, 10)] * 7  # the seventh begins inside and ends after the window
@@ -65,86 +37,82 @@ def test_closed_loop_counts_what_ended_inside_the_window(monkeypatch: pytest.Mon
     assert list(tally.samples[1::2]) == [2 * S, 3 * S, 4 * S, 5 * S, 6 * S, 7 * S]
 
 
+def test_a_closed_loop_goes_on_after_its_window_and_records_nothing_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch.setattr)
+    store = Store(clock, S // 100)
+    tally = loops.run(store, plan(ONE, window=1, warm=0.5), 0)
+    assert (len(store.commits), clock.now) == (165, 1.65 * S)
+    assert (tally.records, tally.total) == (101, 165)  # the edges belong to the window
+    assert max(tally.samples[1::2]) == 1.5 * S
+
+
 def test_open_loop_charges_a_stall_to_everyone_it_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch.setattr)
     scenario = Scenario("open", "", loop="open", rate=10)
-    tally = loops.run(Store(clock, S, 0), plan(scenario, window=2), 0)
+    tally = loops.run(Store(clock, S, 1), plan(scenario, window=2), 0)
     latencies = [latency * 10 // S for latency in tally.samples[::2]]
     assert latencies == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1] + [0] * 10
-    assert (tally.records, tally.late) == (20, 0)
+    assert (tally.records, tally.late, tally.total) == (20, 0, 22)  # two came in the cool-down
 
 
 def test_open_loop_commits_what_is_due_at_once_where_batches_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch.setattr)
     store = Store(clock, S, 0)
     loops.run(store, plan(Scenario("open", "", loop="open", rate=10), window=2, commit_records=4), 0)
     assert [count for _, count in store.commits[:4]] == [1, 4, 4, 2]
 
 
 def test_open_loop_says_how_many_came_too_late_to_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    tally = loops.run(Store(clock, 5 * S), plan(Scenario("open", "", loop="open", rate=10), window=2), 0)
-    assert (tally.records, tally.late) == (1, 19)
+    clock = Clock(monkeypatch.setattr)
+    store = Store(clock, 5 * S)
+    tally = loops.run(store, plan(Scenario("open", "", loop="open", rate=10), window=2), 0)
+    assert (len(store.commits), tally.records, tally.late) == (1, 0, 19)  # confirmed after the window: sampled, not counted
+    assert [latency * 10 // S for latency in tally.samples[::2]] == [50, *range(49, 30, -1)]
 
 
-class Pending:
-    """A receipt that is confirmed at a given time."""
-
-    def __init__(self, clock: Clock, at: int) -> None:
-        self.clock, self.at = clock, at
-
-    def done(self) -> bool:
-        return self.clock.now >= self.at
-
-    def result(self, timeout: float) -> None:
-        if self.at > self.clock.now + timeout * S:
-            self.clock.now += int(timeout * S)
-            raise TimeoutError
-        self.clock.now = max(self.clock.now, self.at)
-
-
-class Pipeline(PipelinedSession):
-    """Confirms each append a fixed time after it was made, and keeps count of what is outstanding."""
-
-    def __init__(self, clock: Clock, delay: int) -> None:
-        self.clock, self.delay = clock, delay
-        self.made: list[Pending] = []
-        self.most = 0
-
-    def appenders(self, plan: Plan) -> list[Any]:
-        return [self.append]
-
-    def append(self) -> Pending:
-        self.clock.now += 1000
-        self.made.append(Pending(self.clock, self.clock.now + self.delay))
-        self.most = max(self.most, sum(not receipt.done() for receipt in self.made[-1100:]))
-        return self.made[-1]
-
-    def close(self) -> None:
-        """Nothing is held."""
+def test_a_pipelined_open_loop_begins_nothing_of_its_window_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch.setattr)
+    session = Pipeline(clock, delay=S // 2, cost=S // 4)  # four a second where ten are due
+    tally = loops.run(session, plan(Scenario("open", "", loop="open", rate=10), window=2), 0)
+    assert (tally.late, len(tally.samples) // 2) == (12, 20)
+    waited = [latency for latency, at in zip(tally.samples[::2], tally.samples[1::2], strict=True) if at == 2 * S]
+    assert waited[-12:] == [n * S // 10 for n in range(12, 0, -1)]  # what was due at 0.8 s had waited 1.2 s at 2 s
+    assert tally.total == len(session.made) == 9  # the ninth is of the cool-down
 
 
 @pytest.mark.parametrize("outstanding", [1, 16, 100, 1000])
 def test_a_pipelined_writer_keeps_to_its_number_of_outstanding_appends(
     monkeypatch: pytest.MonkeyPatch, outstanding: int
 ) -> None:
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch.setattr)
     session = Pipeline(clock, delay=10_000_000)
     scenario = Scenario("pipelined", "", outstanding=outstanding)
     tally = loops.run(session, plan(scenario, window=0.1, warm=0.02), 0)
     assert session.most == outstanding
     assert tally.total == len(session.made)
     per_window = outstanding * 10  # one set of outstanding appends every 10 ms and a little
-    assert 0.75 * per_window <= tally.records * 0.1 * S / (tally.last_ns - tally.first_ns) <= per_window * 1.1
+    assert 0.75 * per_window <= tally.records <= per_window * 1.1
     assert min(tally.samples[::2]) >= 10_000_000
+    assert max(tally.samples[1::2]) > tally.end  # what was sent before the end and confirmed after it
+    assert max(at - latency for latency, at in zip(tally.samples[::2], tally.samples[1::2], strict=True)) < tally.end
+    assert session.made[-1].at - session.delay > tally.stop - 15_000_000 > tally.end
+
+
+@pytest.mark.parametrize(("outstanding", "streams"), [(1, 1), (16, 8), (100, 4), (1000, 1), (1000, 25), (1000, 25_000)])
+def test_timed_appends_visit_every_stream_and_leave_little_of_outstanding_unused(outstanding: int, streams: int) -> None:
+    stride = loops.timed_one_in(outstanding, streams)
+    assert len({i * stride % streams for i in range(streams)}) == streams
+    assert outstanding // stride * stride >= 0.99 * outstanding
+    assert (stride == 1) == (outstanding <= loops.SAMPLED_ABOVE or (outstanding, streams) == (100, 4))
 
 
 def test_a_pipelined_open_loop_counts_from_the_intended_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    session = Pipeline(clock, delay=S)
+    clock = Clock(monkeypatch.setattr)
+    session = Pipeline(clock, delay=S - 2000)
     tally = loops.run(session, plan(Scenario("open", "", loop="open", rate=10), window=1), 0)
-    assert tally.records == tally.total == 10
-    assert all(S <= latency < S + 100_000 for latency in tally.samples[::2])
+    assert (tally.records, tally.total) == (1, 12)  # in the window, and with the cool-down
+    assert len(tally.samples) == 20
+    assert all(S - 1000 <= latency < S + 100_000 for latency in tally.samples[::2])
 
 
 @pytest.mark.parametrize(("writers", "streams"), [(1, 1), (4, 1), (4, 4), (4, 100), (16, 1), (3, 7)])
@@ -170,41 +138,6 @@ def test_the_timeline_puts_each_sample_into_its_slice() -> None:
     assert [(round(t), p50, most) for t, p50, _, most in stats.timeline_us(samples, 0)] == [(1, 5, 5), (2, 7, 7)]
 
 
-class BrokenSession(BlockingSession):
-    """Fails at its first commit."""
-
-    def commit(self, stream: int, records: Sequence[bytes]) -> None:
-        raise OSError("commit broke")
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class Broken(Contender):
-    """Fails at the given step."""
-
-    name = "broken"
-    durability = "none"
-
-    def __init__(self, step: str) -> None:
-        self.step, self.ended = step, False
-
-    def version(self) -> str:
-        return "1"
-
-    def setup(self, directory: Path, scenario: Scenario) -> None:
-        if self.step == "setup":
-            raise ContenderFailedError("setup broke")
-
-    def open(self, plan: Plan) -> BlockingSession:
-        if self.step == "open":
-            raise OSError("open broke")
-        return BrokenSession()
-
-    def teardown(self) -> None:
-        self.ended = True
-
-
 @pytest.mark.parametrize("step", ["setup", "open", "commit"])
 def test_a_contender_that_fails_is_taken_down_and_its_own_words_are_kept(tmp_path: Path, step: str) -> None:
     contender = Broken(step)
@@ -215,12 +148,19 @@ def test_a_contender_that_fails_is_taken_down_and_its_own_words_are_kept(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_contender_costs_is_read_while_its_writers_are_connected(tmp_path: Path) -> None:
+    contender = Attended(tmp_path / "here")
+    turn = measure.run_turn(contender, Scenario("x", "", writers=3), tmp_path / "turn", 0.01, 0.05)
+    assert contender.seen == [3, 3]
+    assert list(contender.place.iterdir()) == []
+    assert turn.rates == [count / 0.05 for count in turn.records]
+
+
 def test_a_turn_of_the_engine_counts_what_the_engine_counts(tmp_path: Path) -> None:
     scenario = Scenario("x", "", writers=2, outstanding=32, streams=3)
     turn = measure.run_turn(subject.Ringwal(), scenario, tmp_path / "turn", 0.1, 0.3)
-    # Each stream was touched once before the window; the runner's own look appends nothing.
-    assert turn.counters["wal_records"] == turn.counters["drain_confirmed_requests"]
-    assert turn.counters["wal_records"] >= turn.total_records > 0
+    # Each stream was touched before the counters were read; the runner's own look appends nothing.
+    assert turn.counters["wal_records"] == turn.counters["drain_confirmed_requests"] == turn.total_records > 0
     assert 0 < sum(turn.records) <= turn.total_records
     assert len(turn.rates) == 2
     assert set(turn.server_cpu_s) == set(turn.server_memory) == {"supervisor", "WAL", "drain"}

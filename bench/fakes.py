@@ -1,0 +1,154 @@
+"""Stand-ins for clocks, stores and contenders, whose every time and failure the test decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import loops
+from bench.contender import BlockingSession, Contender, ContenderFailedError, PipelinedSession, Plan
+from bench.scenario import Scenario
+
+S = 1_000_000_000
+
+
+class Clock:
+    """A clock that only the test moves."""
+
+    def __init__(self, replace: Callable[[object, str, object], None]) -> None:
+        self.now = 0
+        replace(loops, "clock", lambda: self.now)
+        replace(loops, "sleep_until", self.sleep_until)
+
+    def sleep_until(self, when: int) -> None:
+        self.now = max(self.now, when)
+
+
+class Store(BlockingSession):
+    """Takes the given times for its commits, then the last of them for ever."""
+
+    def __init__(self, clock: Clock, *service: int) -> None:
+        self.clock, self.service = clock, list(service)
+        self.commits: list[tuple[int, int]] = []
+
+    def commit(self, stream: int, records: Sequence[bytes]) -> None:
+        self.clock.now += self.service.pop(0) if len(self.service) > 1 else self.service[0]
+        self.commits.append((stream, len(records)))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Pending:
+    """A receipt that is confirmed at a given time."""
+
+    def __init__(self, clock: Clock, at: int) -> None:
+        self.clock, self.at = clock, at
+
+    def done(self) -> bool:
+        return self.clock.now >= self.at
+
+    def result(self, timeout: float) -> None:
+        if self.at > self.clock.now + timeout * S:
+            self.clock.now += int(timeout * S)
+            raise TimeoutError
+        self.clock.now = max(self.clock.now, self.at)
+
+
+class Pipeline(PipelinedSession):
+    """Confirms each append a fixed time after it was made, and keeps count of what is outstanding."""
+
+    def __init__(self, clock: Clock, delay: int, cost: int = 1000) -> None:
+        self.clock, self.delay, self.cost = clock, delay, cost
+        self.made: list[Pending] = []
+        self.most = 0
+
+    def appenders(self, plan: Plan) -> list[Any]:
+        return [self.append]
+
+    def append(self) -> Pending:
+        self.clock.now += self.cost
+        self.made.append(Pending(self.clock, self.clock.now + self.delay))
+        self.most = max(self.most, sum(not receipt.done() for receipt in self.made[-1100:]))
+        return self.made[-1]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class BrokenSession(BlockingSession):
+    """Fails at its first commit."""
+
+    def commit(self, stream: int, records: Sequence[bytes]) -> None:
+        raise OSError("commit broke")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Broken(Contender):
+    """Fails at the given step."""
+
+    name = "broken"
+    durability = "none"
+
+    def __init__(self, step: str) -> None:
+        self.step, self.ended = step, False
+
+    def version(self) -> str:
+        return "1"
+
+    def setup(self, directory: Path, scenario: Scenario) -> None:
+        if self.step == "setup":
+            raise ContenderFailedError("setup broke")
+
+    def open(self, plan: Plan) -> BlockingSession:
+        if self.step == "open":
+            raise OSError("open broke")
+        return BrokenSession()
+
+    def teardown(self) -> None:
+        self.ended = True
+
+
+class Present(BlockingSession):
+    """A file shows that it is open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def commit(self, stream: int, records: Sequence[bytes]) -> None:
+        """As quick as can be."""
+
+    def close(self) -> None:
+        self.path.unlink()
+
+
+class Attended(Contender):
+    """Notes how many sessions are open whenever its counters are read."""
+
+    name = "attended"
+    durability = "none"
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.place.mkdir()
+        self.seen: list[int] = []
+
+    def version(self) -> str:
+        return "1"
+
+    def setup(self, directory: Path, scenario: Scenario) -> None:
+        """Nothing is needed."""
+
+    def open(self, plan: Plan) -> BlockingSession:
+        return Present(self.place / str(plan.writer))
+
+    def counters(self) -> dict[str, int]:
+        self.seen.append(len(list(self.place.iterdir())))
+        return {}
+
+    def teardown(self) -> None:
+        """Nothing is held."""
