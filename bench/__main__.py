@@ -13,6 +13,7 @@ import click
 
 from bench import chart, environment, extras, goals, html, report, run, scenario
 from bench import compare as comparing
+from bench.contender import told
 
 HERE = Path(__file__).resolve().parent
 QUICK = run.Options(rounds=1, seconds=0.3, budget=50.0)
@@ -31,7 +32,11 @@ def list_() -> None:
     for extra in extras.EVERYTHING:
         click.echo(f"{extra.name:16} {extra.title}")
     for name, contender in run.contenders().items():
-        click.echo(f"{name:16} {contender.unavailable() or contender.version()}; {contender.durability}")
+        try:
+            state = contender.unavailable() or contender.version()
+        except Exception as error:  # noqa: BLE001  (one that is broken does not hide the others)
+            state = told(error)
+        click.echo(f"{name:16} {state}; {contender.durability}")
 
 
 @cli.command("run")

@@ -11,18 +11,23 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import signal
 import statistics
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+from bench import processes
 from bench.before import build
 from bench.contender import ContenderFailedError
 
 COMPLETERS = 4
 MEAN_NS = 100_000
 SEED = 7
+PATIENCE = 30.0
+"""Seconds beyond the window for completer processes to begin and to end."""
 TIMES = ("even", "exponential", "heavy-tailed")
 SHAPES = (
     ("1 in flight", 1, 1), ("2 in flight", 1, 2), ("8 in flight", 1, 8), ("64 in flight", 1, 64), ("512 in flight", 1, 512),
@@ -105,8 +110,11 @@ def run(model: Any, case: Case, way: str, window_ns: int, seed: int) -> dict[str
     options.completers, options.locks = COMPLETERS, 1 if way == "before" else case.streams
     options.mean_ns, options.window_ns, options.seed = MEAN_NS, window_ns, seed
     lib.model_init(state, options)
-    (_threads if case.kind == "threads" else _processes)(lib, state)
     try:
+        if case.kind == "threads":
+            _threads(lib, state)
+        else:
+            complete_in_processes(lib, state, window_ns / 1e9 + PATIENCE)
         return _sums(lib, state, case, window_ns)
     finally:
         ffi.release(buffer)
@@ -129,15 +137,44 @@ def _threads(lib: Any, state: Any) -> None:
         raise ContenderFailedError("a completer had no memory")
 
 
-def _processes(lib: Any, state: Any) -> None:
-    children = []
-    for i in range(COMPLETERS):
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0 if lib.model_work(state, i) == 0 else 1)
-        children.append(pid)
-    if any(os.waitpid(pid, 0)[1] for pid in children):
-        raise ContenderFailedError("a completer process failed")
+def complete_in_processes(lib: Any, state: Any, patience: float) -> None:
+    """Runs the completers as children that end with this process, and with it in any case after `patience` seconds.
+
+    Raises:
+        ContenderFailedError: one failed, or they did not end; then all of them are killed.
+    """
+    parent, children = os.getpid(), set[int]()
+    try:
+        for i in range(COMPLETERS):
+            pid = os.fork()
+            if pid == 0:
+                _complete(lib, state, i, parent)
+            children.add(pid)
+        deadline = time.monotonic() + patience
+        while children:
+            for pid in tuple(children):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    children.remove(pid)
+                if status:
+                    raise ContenderFailedError("a completer process failed")
+            if children and time.monotonic() > deadline:
+                raise ContenderFailedError(f"{len(children)} completer processes did not end within {patience:g} s")
+            time.sleep(0.002)
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _complete(lib: Any, state: Any, i: int, parent: int) -> NoReturn:
+    """A child: leaves without running anything of the parent's."""
+    status = 1
+    try:
+        processes.die_with(parent)
+        status = 0 if lib.model_work(state, i) == 0 else 1
+    finally:
+        os._exit(status)
 
 
 def _sums(lib: Any, state: Any, case: Case, window_ns: int) -> dict[str, float]:

@@ -50,6 +50,11 @@ class ContenderFailedError(RuntimeError):
     """A contender could not do its turn; the report says why."""
 
 
+def told(error: Exception) -> str:
+    """An error for the report: type and text, or the text alone where it was written for the report."""
+    return str(error) if isinstance(error, ContenderFailedError) else f"{type(error).__name__}: {error}"
+
+
 class Session(abc.ABC):
     """One writer's connection, opened inside the writer's own process (or thread)."""
 

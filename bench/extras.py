@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import append_cost, before_after, footprint, reading, recovery, tail
-from bench.contender import ContenderFailedError
+from bench.contender import told
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ EVERYTHING = (
 def measured(extra: Extra, scratch: Path, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     """The measurement's result, or why there is none."""
     place = scratch / extra.name
-    place.mkdir()
     try:
+        place.mkdir()
         return {"title": extra.title, **extra.measure(Task(place, settings, say))}
-    except (ContenderFailedError, OSError) as error:
-        return {"title": extra.title, "not_measured": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+    except Exception as error:  # noqa: BLE001  (one measurement's failure is its result, not the end of the run)
+        return {"title": extra.title, "not_measured": told(error), "trace": traceback.format_exc()}
 
 
 def text(found: dict[str, Any]) -> str:

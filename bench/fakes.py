@@ -88,7 +88,7 @@ class BrokenSession(BlockingSession):
 
 
 class Broken(Contender):
-    """Fails at the given step."""
+    """Fails at the given step, at most of them with an error that nobody expects."""
 
     name = "broken"
     durability = "none"
@@ -96,10 +96,23 @@ class Broken(Contender):
     def __init__(self, step: str) -> None:
         self.step, self.ended = step, False
 
+    def _may_break(self, step: str) -> None:
+        if self.step == step:
+            raise ValueError(f"{step} broke")
+
+    def unavailable(self) -> str | None:
+        self._may_break("unavailable")
+        return None
+
     def version(self) -> str:
+        self._may_break("version")
         return "1"
 
+    def prepare(self, directory: Path) -> None:
+        self._may_break("prepare")
+
     def setup(self, directory: Path, scenario: Scenario) -> None:
+        self._may_break("start")
         if self.step == "setup":
             raise ContenderFailedError("setup broke")
 

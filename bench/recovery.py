@@ -97,7 +97,7 @@ def _start_seconds(place: Path, directory: Path, keep: Callable[[], None] | None
     try:
         peak = _peak(server.process.pid)
     finally:
-        server.stop()
+        subject.stop(server, place)
     if keep is not None:
         keep()
     told = re.search(r" in ([0-9.]+) s", log.read_text())

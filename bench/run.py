@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import device, measure, peers, stats, subject
-from bench.contender import Contender, ContenderFailedError, missing
+from bench.contender import Contender, ContenderFailedError, missing, told
 from bench.scenario import Scenario
 
 FORMAT = 1
@@ -89,24 +89,25 @@ class Runner:
         for name, contender in self.contenders.items():
             if name not in used:
                 continue
-            reason = contender.unavailable()
-            if reason is None:
-                self.say(f"preparing {name}")
-                try:
-                    contender.prepare(self.scratch)
-                except (ContenderFailedError, OSError) as error:
-                    reason = str(error)
-            if reason is not None:
-                self.problems[name] = reason
-                facts[name] = {"not_measured": reason}
-            else:
-                facts[name] = {
-                    "version": contender.version(),
-                    "durability": contender.durability,
-                    "writers": contender.workers,
-                    "calibration": getattr(contender, "calibration", None),
-                }
+            try:
+                facts[name] = self._prepared(name, contender)
+            except Exception as error:  # noqa: BLE001  (whatever a contender raises is its result, not the end of the run)
+                self.problems[name] = told(error)
+                facts[name] = {"not_measured": self.problems[name]}
         return facts
+
+    def _prepared(self, name: str, contender: Contender) -> dict[str, Any]:
+        reason = contender.unavailable()
+        if reason is not None:
+            raise ContenderFailedError(reason)
+        self.say(f"preparing {name}")
+        contender.prepare(self.scratch)
+        return {
+            "version": contender.version(),
+            "durability": contender.durability,
+            "writers": contender.workers,
+            "calibration": getattr(contender, "calibration", None),
+        }
 
     def _names(self, scenario: Scenario) -> list[str]:
         return [name for name in scenario.contenders if not self.options.only or name in self.options.only]
@@ -146,8 +147,8 @@ class Runner:
             turn = measure.run_turn(
                 contender, scenario, self.scratch / f"turn-{next(self.numbers)}", min(0.5, seconds / 4), seconds
             )
-        except (ContenderFailedError, OSError) as error:
-            cell.problem = str(error)
+        except Exception as error:  # noqa: BLE001  (as above)
+            cell.problem = told(error)
             return
         latencies = turn.samples[::2]
         rate, slowest, fastest = sum(turn.rates), min(turn.rates), max(turn.rates)

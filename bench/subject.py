@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 from bench.contender import Contender, PipelinedSession, Plan, Session
 from bench.processes import Server
 from bench.scenario import Scenario
+from engine import errors
 from engine.log import manifest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -38,24 +40,33 @@ def start(directory: Path, settings: Mapping[str, str], log: Path, timeout: floa
     flags = [f"--{key}={value}" for key, value in settings.items()]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     server = Server([sys.executable, "-m", "engine", "run", str(directory), *flags], log, cwd=CHECKOUT, env=environment)
-    server.wait_until(lambda: b"ready: " in log.read_bytes(), timeout)
+    try:
+        server.wait_until(lambda: b"ready: " in log.read_bytes(), timeout)
+    except BaseException:
+        stop(server, directory)
+        raise
     return server
 
 
-def kill(server: Server, directory: Path) -> None:
-    """Ends every process of the engine at once, as a crash would, and removes the shared memory that nobody will reuse."""
-    server.stop(signal.SIGKILL)
-    forget(directory)
-
-
-def forget(directory: Path) -> None:
-    """Removes what an engine that did not end in order left in shared memory."""
+def stop(server: Server, directory: Path, number: int = signal.SIGTERM) -> None:
+    """Ends the engine, by force if it does not end by itself, and removes what it then leaves in shared memory."""
     try:
+        server.stop(number)
+    finally:
+        _forget(directory)
+
+
+def kill(server: Server, directory: Path) -> None:
+    """Ends every process of the engine at once, as a crash would; its shared memory goes too, as nobody will reuse it."""
+    stop(server, directory, signal.SIGKILL)
+
+
+def _forget(directory: Path) -> None:
+    """An engine that ended in order has left nothing; without a readable manifest nothing tells what was its own."""
+    with contextlib.suppress(FileNotFoundError, errors.CorruptionError):
         uuid = manifest.load(directory).uuid
-    except FileNotFoundError:
-        return
-    for path in Path("/dev/shm").glob(f"ringwal-{uuid.hex()[:16]}-*"):
-        path.unlink()
+        for path in Path("/dev/shm").glob(f"ringwal-{uuid.hex()[:16]}-*"):
+            path.unlink(missing_ok=True)
 
 
 class _Session(PipelinedSession):
@@ -122,9 +133,8 @@ class Ringwal(Contender):
 
     def teardown(self) -> None:
         if self.server is not None:
-            self.server.stop()
-            self.server = None
-            forget(self.directory)
+            server, self.server = self.server, None
+            stop(server, self.directory)
 
 
 class RingwalLog(Ringwal):

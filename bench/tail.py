@@ -21,6 +21,7 @@ from bench.contender import ContenderFailedError
 RATE = 500
 RECORD = bytes(1024)
 WARM = 100
+CLOCK_TIMEOUT = 5.0
 STREAM = "tail"
 
 Row = tuple[int, int, int, int]
@@ -33,7 +34,7 @@ def measure(directory: Path, seconds: float) -> dict[str, Any]:
     try:
         rows = _rows(directory, WARM + int(seconds * RATE))[WARM:]
     finally:
-        server.stop()
+        subject.stop(server, directory / "engine")
     return {
         "rate": RATE,
         "append_to_confirmed_us": stats.latency_us(confirmed - sent for sent, confirmed, _, _ in rows),
@@ -78,10 +79,21 @@ def _write(place: Path, count: int) -> list[tuple[int, int, int]]:
             sent = loops.clock()
             stream.append(RECORD).result()
             known = loops.clock()
-            while (confirmed := int(control.confirmed_ns)) < sent:  # the drain stores it moments after the result
-                os.sched_yield()
-            rows.append((sent, confirmed, known))
+            rows.append((sent, confirmed_after(control, sent, CLOCK_TIMEOUT), known))
     return rows
+
+
+def confirmed_after(control: Any, sent: int, timeout: float) -> int:
+    """The drain's clock of the record that was sent then. The drain stores it moments after the result."""
+    deadline = time.monotonic() + timeout
+    while (confirmed := int(control.confirmed_ns)) < sent:
+        if time.monotonic() > deadline:
+            raise ContenderFailedError(
+                f"a record was confirmed to its writer, and {timeout:g} s later the drain's clock of its last confirmation"
+                f" still stood {(sent - confirmed) / 1e9:.3f} s before the record was sent"
+            )
+        os.sched_yield()
+    return confirmed
 
 
 def _read(place: Path, count: int, ready: Any, answer: Path, parent: int) -> None:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
+import signal
 import threading
+import types
 import xml.etree.ElementTree as ET
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from bench import before_after, compare, device, goals, html, html_model, loops, measure, peers, run, stats, subject
+from bench import (
+    before_after, compare, device, extras, goals, html, html_model, loops, measure, peers, processes, run, stats, subject, tail,
+)  # fmt: skip
 from bench.__main__ import cli
 from bench.before import build
 from bench.contender import BlockingSession, Contender, ContenderFailedError, Plan
 from bench.fakes import Attended, Broken, Clock, Pipeline, S, Store
 from bench.scenario import ONE, Scenario, everything
+from engine.log import manifest
 
 
 def plan(scenario: Scenario, window: float, commit_records: int = 1, warm: float = 0.0, writer: int = 0) -> Plan:
@@ -148,6 +154,58 @@ def test_a_contender_that_fails_is_taken_down_and_its_own_words_are_kept(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("step", ["unavailable", "version", "prepare", "start", "setup", "commit"])
+def test_whatever_a_contender_raises_is_its_result_and_not_the_end_of_the_run(tmp_path: Path, step: str) -> None:
+    runner = run.Runner(run.Options(rounds=1, seconds=0.05), tmp_path, tmp_path, lambda _: None)
+    runner.contenders = {"broken": Broken(step), "attended": Attended(tmp_path / "here")}
+    scenario = Scenario("x", "", contenders=("broken", "attended"))
+    facts, found = runner.prepare([scenario]), runner.measure(scenario)["contenders"]
+    kind = {"setup": "", "commit": "OSError: "}.get(step, "ValueError: ")
+    assert found["broken"]["not_measured"] == f"{kind}{step} broke"
+    assert ("not_measured" in facts["broken"]) == (step in {"unavailable", "version", "prepare"})
+    assert "median" in found["attended"]
+
+
+def test_an_extra_that_breaks_is_not_measured_and_only_the_user_ends_the_run(tmp_path: Path) -> None:
+    def measured(name: str, error: BaseException) -> dict[str, Any]:
+        def measure(task: extras.Task) -> dict[str, Any]:
+            raise error
+
+        return extras.measured(extras.Extra(name, "T", measure), tmp_path, extras.Settings(True, 1), lambda _: None)
+
+    assert measured("a", KeyError("p50"))["not_measured"] == "KeyError: 'p50'"
+    assert measured("b", ContenderFailedError("said why"))["not_measured"] == "said why"
+    with pytest.raises(KeyboardInterrupt):
+        measured("c", KeyboardInterrupt())
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("ringwal-*")}
+
+
+def test_an_engine_that_was_killed_or_does_not_start_leaves_no_shared_memory(tmp_path: Path) -> None:
+    place, log, before = tmp_path / "engine", tmp_path / "log", shared_memory()
+    server = subject.start(place, {}, log)
+    mine = {path.name for path in Path("/dev/shm").glob(f"ringwal-{manifest.load(place).uuid.hex()[:16]}-*")}
+    server.stop(signal.SIGKILL)
+    assert mine
+    assert mine <= shared_memory()
+    with pytest.raises(ContenderFailedError, match="did not start"):
+        subject.start(place, {"max-streams": "nonsense"}, log)
+    assert not mine & shared_memory()
+    server = subject.start(place, {}, log)
+    server.process.kill()
+    subject.stop(server, place)
+    assert shared_memory() <= before
+
+
+def test_the_tail_does_not_wait_for_ever_for_the_drains_clock() -> None:
+    control = types.SimpleNamespace(confirmed_ns=2 * S)
+    assert tail.confirmed_after(control, 2 * S, 0.0) == 2 * S
+    with pytest.raises(ContenderFailedError, match="still stood 1.000 s before the record was sent"):
+        tail.confirmed_after(control, 3 * S, 0.0)
+
+
 def test_what_a_contender_costs_is_read_while_its_writers_are_connected(tmp_path: Path) -> None:
     contender = Attended(tmp_path / "here")
     turn = measure.run_turn(contender, Scenario("x", "", writers=3), tmp_path / "turn", 0.01, 0.05)
@@ -251,6 +309,16 @@ def test_before_and_after_confirm_everything_in_order_under_load(shape: tuple[st
         assert found["confirmed_per_s"] * 0.2 >= 1
         if way != "after":
             assert found["confirmed_per_hold"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("work", "said"), [(lambda _, i: i and signal.pause(), "3 completer processes did not end"), (lambda _, i: -1, "failed")]
+)
+def test_completers_that_hang_or_fail_are_killed_and_named(work: Callable[[Any, int], Any], said: str) -> None:
+    before = processes.tree(os.getpid())
+    with pytest.raises(ContenderFailedError, match=said):
+        before_after.complete_in_processes(types.SimpleNamespace(model_work=work), None, patience=0.2)
+    assert processes.tree(os.getpid()) == before
 
 
 # --------------------------------------------------------------------------------------------- what becomes of it

@@ -31,4 +31,4 @@ def client(tmp_path: Path) -> Iterator[engine.Client]:
         with engine.connect(tmp_path / "engine") as attached:
             yield attached
     finally:
-        server.stop()
+        subject.stop(server, tmp_path / "engine")
