@@ -78,10 +78,17 @@ def list_() -> None:
     default=None,
     help="Where the report goes  [default: bench/out/<time>]",
 )
+@click.option(
+    "--calm",
+    type=click.FloatRange(min=0),
+    default=None,
+    metavar="SECONDS",
+    help="Wait at most so long for other work on this machine to end  [default: 90; with --quick 0]",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the shuffled order.")
 def run_(
     quick: bool, names: tuple[str, ...], only: tuple[str, ...], rounds: int | None, seconds: float | None, budget: float | None,
-    soak: float, directory: Path | None, output: Path | None, seed: int,
+    soak: float, directory: Path | None, output: Path | None, calm: float | None, seed: int,
 ) -> None:  # fmt: skip
     """Run scenarios; print tables, write result.json, percentiles and report.html."""
     base = QUICK if quick else run.Options()
@@ -96,7 +103,9 @@ def run_(
     output = output or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True, exist_ok=True)
     with run.scratch(directory or HERE / "out") as scratch:
-        result = _measure(run.Runner(options, scratch, output, run.progress), scenarios, further, extras.Settings(quick, soak))
+        runner, settings = run.Runner(options, scratch, output, run.progress), extras.Settings(quick, soak)
+        patience = calm if calm is not None else 0.0 if quick else run.CALM_PATIENCE
+        result = _measure(runner, scenarios, further, settings, patience)
     click.echo(report.goals_table(result["goals"]))
     click.echo(f"\n{output / 'report.html'}")
 
@@ -106,18 +115,22 @@ def _wanted(name: str, names: tuple[str, ...]) -> bool:
 
 
 def _measure(
-    runner: run.Runner, scenarios: list[scenario.Scenario], further: list[extras.Extra], settings: extras.Settings
+    runner: run.Runner, scenarios: list[scenario.Scenario], further: list[extras.Extra], settings: extras.Settings, calm: float
 ) -> dict[str, Any]:
+    load_found = environment.calm(run.CALM_LOAD, calm, lambda text: click.echo(text, err=True))
     runner.say("describing this machine")
     result: dict[str, Any] = {
         "format": run.FORMAT, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv[1:],
         "options": {"rounds": runner.options.rounds, "seconds": runner.options.seconds, "seed": runner.options.seed},
-        "environment": environment.describe(runner.scratch), "contenders": {}, "scenarios": {}, "extras": {}, "goals": [],
+        "environment": {**environment.describe(runner.scratch), "load_found": load_found},
+        "contenders": {}, "scenarios": {}, "extras": {}, "goals": [],
     }  # fmt: skip
     for key, value in result["environment"].items():
         click.echo(f"{key:16} {json.dumps(value) if isinstance(value, dict) else value}")
     if result["environment"]["load_before"] > run.CALM_LOAD:
         click.echo("! this machine is busy: the numbers of this run are worth little", err=True)
+    if scenarios and not runner.hgrm:
+        click.echo("! percentile files (*.hgrm) are not written: pip install hdrhistogram, or the extra `bench`", err=True)
     result["contenders"] = runner.prepare(scenarios)
     runner.say("")
     click.echo()
@@ -163,7 +176,7 @@ def _keep(result: dict[str, Any], output: Path) -> None:
     "limits",
     multiple=True,
     metavar="METRIC:PERCENT%",
-    help="Exit with 1 if a metric got worse by more, for example p99:10%.",
+    help="Exit with 1 if a metric got worse by more, for example p99:10%, or if A measured what B did not.",
 )
 @click.option("--contender", default=scenario.US, show_default=True, help="Whose numbers; `all` for everybody's.")
 def compare(before: Path, after: Path, limits: tuple[str, ...], contender: str) -> None:
@@ -174,7 +187,8 @@ def compare(before: Path, after: Path, limits: tuple[str, ...], contender: str) 
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     found = list(comparing.changes(old, new, None if contender == "all" else contender))
-    if not found:
+    lost = list(comparing.lost(old, new, None if contender == "all" else contender))
+    if not found and not lost:
         raise click.ClickException("the two runs have nothing in common")
     rows: list[tuple[str, ...]] = [("scenario", "contender", "metric", "before", "after", "change")]
     for change in found:
@@ -195,7 +209,9 @@ def compare(before: Path, after: Path, limits: tuple[str, ...], contender: str) 
         click.echo(
             f"worse than allowed: {change.scenario} {change.contender} {change.metric} by {100 * change.worse:.1f} %", err=True
         )
-    sys.exit(1 if failed else 0)
+    for name, who, reason in lost:
+        click.echo(f"measured before and not after: {name} {who}: {reason}", err=True)
+    sys.exit(1 if failed or (lost and allowed) else 0)
 
 
 @cli.command()

@@ -16,7 +16,7 @@ METRICS = {
     "fairness": ("fairness", -1),
     "cpu": ("server_cpu_us_per_record", 1),
 }
-"""Where each metric stands in a result, and the direction in which it gets worse."""
+"""Where each metric stands in a result, and the direction in which it gets worse. Medians over the rounds; `max` is of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,15 @@ def changes(before: dict[str, Any], after: dict[str, Any], contender: str | None
             for metric, (key, _) in METRICS.items():
                 if key in a and key in b:
                     yield Change(name, who, metric, a[key], b[key])
+
+
+def lost(before: dict[str, Any], after: dict[str, Any], contender: str | None) -> Iterator[tuple[str, str, str]]:
+    """Scenario, contender and the reason, of every cell that the first run measured and the second did not."""
+    for name, old in before["scenarios"].items():
+        new = after["scenarios"].get(name, {"contenders": {}})["contenders"]
+        for who, cell in old["contenders"].items():
+            if "median" in cell and "median" not in new.get(who, {}) and contender in (None, who):
+                yield name, who, new.get(who, {}).get("not_measured", "not part of the run")
 
 
 def failures(found: Sequence[Change], limits: Sequence[Limit]) -> list[Change]:

@@ -6,17 +6,42 @@ import contextlib
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench import device
 from bench.subject import CHECKOUT
 
+CALM_STEP = 2.0
+"""Seconds between two looks; the kernel takes its load average every five."""
+
+
+def calm(
+    limit: float,
+    patience: float,
+    say: Callable[[str], None],
+    load: Callable[[], float] = lambda: os.getloadavg()[0],
+    sleep: Callable[[float], None] = time.sleep,
+) -> float:
+    """Waits until the load average is at most `limit`, for at most `patience` seconds; returns what it was at first."""
+    found = load()
+    if found > limit and patience > 0:
+        say(f"load average {found:.2f}: waiting up to {patience:g} s for it to fall to {limit:g}")
+        waited = 0.0
+        while waited < patience and load() > limit:
+            sleep(CALM_STEP)
+            waited += CALM_STEP
+    return found
+
 
 def describe(directory: Path) -> dict[str, Any]:
     """CPU, kernel, file system and device of `directory`, a sync probe, versions and commit."""
     mount, kind, options = _mount(directory)
+    load = os.getloadavg()[0]  # before the probe adds its own
     return {
+        "load_before": load,
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -28,7 +53,6 @@ def describe(directory: Path) -> dict[str, Any]:
         "mount_options": options,
         "device": _device(mount),
         "sync_probe": device.sync_probe(directory),
-        "load_before": os.getloadavg()[0],
         "commit": _commit(),
     }
 

@@ -1,4 +1,4 @@
-"""Stand-ins for clocks, stores and contenders, whose every time and failure the test decides."""
+"""Stand-ins for clocks, stores, contenders and results, whose every time, failure and number the test decides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import loops
+from bench import goals, loops
 from bench.contender import BlockingSession, Contender, ContenderFailedError, PipelinedSession, Plan
 from bench.scenario import Scenario
 
@@ -165,3 +165,28 @@ class Attended(Contender):
 
     def teardown(self) -> None:
         """Nothing is held."""
+
+
+def cell(rate: float, p50: float = 100.0, p99: float = 200.0, fairness: float = 1.0) -> dict[str, Any]:
+    """A contender's measurement, as a result.json holds it."""
+    middle = {
+        "records_per_s": rate, "bytes_per_s": rate * 1024, "fairness": fairness, "latency_us.p50": p50, "latency_us.p99": p99,
+        "latency_us.max": p99 * 2, "latency_us.n": 1000, "writer_cpu_us_per_record": 1.0, "server_cpu_us_per_record": 2.0,
+    }  # fmt: skip
+    return {
+        "median": middle, "spread": {key: (value, value) for key, value in middle.items()}, "turns": [{}],
+        "curve_us": [(0.5, p50), (0.99, p99)], "timeline_us": [(0.1, p50, p99, p99)],
+    }  # fmt: skip
+
+
+def result(**scenarios: dict[str, Any]) -> dict[str, Any]:
+    """A whole result.json of the scenarios' cells, judged."""
+    found: dict[str, Any] = {
+        "time": "now", "environment": {"commit": "abc", "cpu": "<one & only>"}, "options": {"rounds": 1}, "contenders": {},
+        "scenarios": {
+            name.replace("_", "-"): {"title": name, "load": "load", "contenders": cells} for name, cells in scenarios.items()
+        },
+        "extras": {},
+    }  # fmt: skip
+    found["goals"] = goals.judge(found)
+    return found

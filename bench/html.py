@@ -160,8 +160,8 @@ def _bar(label: str, cell: dict[str, Any], key: str) -> chart.Bar:
 
 
 NUMBERS = (
-    "contender, durability", "records/s", "MB/s", "× best peer", "p50 us", "p99 us", "p99.9 us", "max us", "slowest / fastest",
-    "CPU us/record, writers", "server", "server MB",
+    "contender, durability", "records/s", "MB/s", "× best peer", "p50 us", "p99 us", "p99.9 us", "max us, all rounds",
+    "slowest / fastest", "CPU us/record, writers", "server", "server MB",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from bench import html
 from bench.stats import best_peer
 
-COLUMNS = ("contender", "records/s", "MB/s", "p50 us", "p99 us", "p99.9 us", "max us", "fairness", "x best peer")
+COLUMNS = ("contender", "records/s", "MB/s", "p50 us", "p99 us", "p99.9 us", "max us of all", "fairness", "x best peer")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -33,7 +33,7 @@ def number(value: float | None) -> str:
 
 
 def scenario_table(result: dict[str, Any], facts: dict[str, Any]) -> str:
-    """One scenario: medians over the rounds, the spread of throughput, and who was not measured and why."""
+    """One scenario: medians over the rounds (the maximum is that of all), the throughput's spread, who is missing."""
     measured = {name: cell for name, cell in result["contenders"].items() if "median" in cell}
     best = best_peer(result)
     rows = [COLUMNS]

@@ -21,6 +21,8 @@ from bench.scenario import Scenario
 
 FORMAT = 1
 CALM_LOAD = 0.5
+CALM_PATIENCE = 90.0
+"""Seconds that a run waits for the machine to become so calm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ SOME_STREAMS = Scenario(
     peer_batch=100,
     streams=100,
     engine=MANY_STREAMS,
-    contenders=(US, "sqlite", "lmdb", "rocksdb", "redis"),
+    contenders=(US, "flock-file", "sqlite", "lmdb", "rocksdb", "redis"),
 )
 ALL_STREAMS = replace(SOME_STREAMS, name="streams-100000", title="100,000 streams", streams=100_000)
 HOT = Scenario(
@@ -91,7 +91,7 @@ HOT = Scenario(
     writers=4,
     outstanding=1000,
     peer_batch=100,
-    contenders=(US, "ringwal-log", "sqlite", "lmdb", "redis"),
+    contenders=(US, "ringwal-log", "flock-file", "sqlite", "lmdb", "rocksdb", "redis"),
 )
 ORDER_MIXED = Scenario(
     "confirm-order",

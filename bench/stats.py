@@ -55,20 +55,28 @@ def timeline_us(samples: array[int], start_ns: int) -> list[tuple[float, float, 
 
 
 def medians(turns: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Median and (lowest, highest) over turns, of every number that all turns have; nested keys are joined by a dot."""
-    flat = [dict(_flatten(turn)) for turn in turns]
+    """Median and (lowest, highest) over turns, of every number that all turns have; nested keys are joined by a dot.
+
+    Of a maximum it is the maximum: the worst of all rounds would not be one in the middle.
+    """
+    flat = [flatten(turn) for turn in turns]
     keys = [key for key in flat[0] if all(key in turn for turn in flat)] if flat else []
-    middle = {key: statistics.median(turn[key] for turn in flat) for key in keys}
+    middle = {
+        key: (max if key.rpartition(".")[2] == "max" else statistics.median)([turn[key] for turn in flat]) for key in keys
+    }
     spread = {key: (min(turn[key] for turn in flat), max(turn[key] for turn in flat)) for key in keys}
     return middle, spread
 
 
-def _flatten(value: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Every number in it; nested keys are joined by a dot."""
+    found: dict[str, float] = {}
     for key, item in value.items():
         if isinstance(item, dict):
-            yield from _flatten(item, f"{prefix}{key}.")
+            found |= flatten(item, f"{prefix}{key}.")
         elif isinstance(item, int | float):
-            yield prefix + key, item
+            found[prefix + key] = item
+    return found
 
 
 LIMITS = ("device", "fdatasync")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import threading
 import types
 import xml.etree.ElementTree as ET
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,27 @@ import pytest
 from click.testing import CliRunner
 
 from bench import (
-    before_after, compare, device, extras, goals, html, html_model, loops, measure, peers, processes, run, stats, subject, tail,
-)  # fmt: skip
+    before_after,
+    compare,
+    device,
+    environment,
+    extras,
+    html,
+    html_model,
+    loops,
+    measure,
+    peers,
+    processes,
+    run,
+    stats,
+    subject,
+    tail,
+)
 from bench.__main__ import cli
 from bench.before import build
 from bench.contender import BlockingSession, Contender, ContenderFailedError, Plan
-from bench.fakes import Attended, Broken, Clock, Pipeline, S, Store
-from bench.scenario import ONE, Scenario, everything
+from bench.fakes import Attended, Broken, Clock, Pipeline, S, Store, cell, result
+from bench.scenario import ALL_STREAMS, HOT, ONE, SOME_STREAMS, Scenario, everything
 from engine.log import manifest
 
 
@@ -171,7 +186,7 @@ def test_an_extra_that_breaks_is_not_measured_and_only_the_user_ends_the_run(tmp
         def measure(task: extras.Task) -> dict[str, Any]:
             raise error
 
-        return extras.measured(extras.Extra(name, "T", measure), tmp_path, extras.Settings(True, 1), lambda _: None)
+        return extras.measured(extras.Extra(name, "T", measure), tmp_path, extras.Settings(quick=True, soak=1), lambda _: None)
 
     assert measured("a", KeyError("p50"))["not_measured"] == "KeyError: 'p50'"
     assert measured("b", ContenderFailedError("said why"))["not_measured"] == "said why"
@@ -179,30 +194,27 @@ def test_an_extra_that_breaks_is_not_measured_and_only_the_user_ends_the_run(tmp
         measured("c", KeyboardInterrupt())
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("ringwal-*")}
-
-
 def test_an_engine_that_was_killed_or_does_not_start_leaves_no_shared_memory(tmp_path: Path) -> None:
-    place, log, before = tmp_path / "engine", tmp_path / "log", shared_memory()
-    server = subject.start(place, {}, log)
-    mine = {path.name for path in Path("/dev/shm").glob(f"ringwal-{manifest.load(place).uuid.hex()[:16]}-*")}
-    server.stop(signal.SIGKILL)
-    assert mine
-    assert mine <= shared_memory()
+    place, log = tmp_path / "engine", tmp_path / "log"
+
+    def left() -> list[Path]:
+        return list(Path("/dev/shm").glob(f"ringwal-{manifest.load(place).uuid.hex()[:16]}-*"))
+
+    subject.start(place, {}, log).stop(signal.SIGKILL)
+    assert left()
     with pytest.raises(ContenderFailedError, match="did not start"):
         subject.start(place, {"max-streams": "nonsense"}, log)
-    assert not mine & shared_memory()
+    assert not left()
     server = subject.start(place, {}, log)
     server.process.kill()
     subject.stop(server, place)
-    assert shared_memory() <= before
+    assert not left()
 
 
 def test_the_tail_does_not_wait_for_ever_for_the_drains_clock() -> None:
     control = types.SimpleNamespace(confirmed_ns=2 * S)
     assert tail.confirmed_after(control, 2 * S, 0.0) == 2 * S
-    with pytest.raises(ContenderFailedError, match="still stood 1.000 s before the record was sent"):
+    with pytest.raises(ContenderFailedError, match=r"still stood 1\.000 s before the record was sent"):
         tail.confirmed_after(control, 3 * S, 0.0)
 
 
@@ -311,10 +323,13 @@ def test_before_and_after_confirm_everything_in_order_under_load(shape: tuple[st
             assert found["confirmed_per_hold"] <= 1
 
 
-@pytest.mark.parametrize(
-    ("work", "said"), [(lambda _, i: i and signal.pause(), "3 completer processes did not end"), (lambda _, i: -1, "failed")]
-)
-def test_completers_that_hang_or_fail_are_killed_and_named(work: Callable[[Any, int], Any], said: str) -> None:
+@pytest.mark.parametrize(("hangs", "said"), [(True, "3 completer processes did not end"), (False, "failed")])
+def test_completers_that_hang_or_fail_are_killed_and_named(hangs: bool, said: str) -> None:
+    def work(_state: None, i: int) -> int:
+        if i and hangs:
+            signal.pause()
+        return 0 if hangs else -1
+
     before = processes.tree(os.getpid())
     with pytest.raises(ContenderFailedError, match=said):
         before_after.complete_in_processes(types.SimpleNamespace(model_work=work), None, patience=0.2)
@@ -322,29 +337,6 @@ def test_completers_that_hang_or_fail_are_killed_and_named(work: Callable[[Any, 
 
 
 # --------------------------------------------------------------------------------------------- what becomes of it
-
-
-def cell(rate: float, p50: float = 100.0, p99: float = 200.0, fairness: float = 1.0) -> dict[str, Any]:
-    middle = {
-        "records_per_s": rate, "bytes_per_s": rate * 1024, "fairness": fairness, "latency_us.p50": p50, "latency_us.p99": p99,
-        "latency_us.max": p99 * 2, "latency_us.n": 1000, "writer_cpu_us_per_record": 1.0, "server_cpu_us_per_record": 2.0,
-    }  # fmt: skip
-    return {
-        "median": middle, "spread": {key: (value, value) for key, value in middle.items()}, "turns": [{}],
-        "curve_us": [(0.5, p50), (0.99, p99)], "timeline_us": [(0.1, p50, p99, p99)],
-    }  # fmt: skip
-
-
-def result(**scenarios: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "time": "now", "environment": {"commit": "abc", "cpu": "<one & only>"}, "options": {"rounds": 1}, "contenders": {},
-        "scenarios": {
-            name.replace("_", "-"): {"title": name, "load": "load", "contenders": cells} for name, cells in scenarios.items()
-        },
-        "extras": {},
-    }  # fmt: skip
-    found["goals"] = goals.judge(found)
-    return found
 
 
 def verdicts(found: dict[str, Any]) -> dict[int, str]:
@@ -364,6 +356,39 @@ def test_goals_take_ratios_inside_the_run_and_do_not_invent_what_is_missing() ->
     assert verdicts(slower)[1] == verdicts(slower)[2] == "no"
 
 
+def test_goals_show_the_spread_of_the_rounds_and_judge_the_medians() -> None:
+    ours, peer = ({"records_per_s": rate, "turns": [{"records_per_s": turn} for turn in turns]}
+                  for rate, turns in ((400, (390, 400, 500)), (100, (130, 90, 100))))  # fmt: skip
+    cells = {"ringwal": cell(400) | {"turns": ours["turns"]}, "sqlite": cell(100) | {"turns": peer["turns"]}}
+    check = result(sixteen=cells)["goals"][1]["checks"][0]
+    assert check["text"] == "throughput / sqlite 4 x (3 to 5) (>= 4)"
+    assert check["values"] == {"throughput / sqlite": 4, "bound": 4, "low": 3, "high": 5}
+    cells["sqlite"]["turns"].pop()
+    assert result(sixteen=cells)["goals"][1]["checks"][0]["text"] == "throughput / sqlite 4 x (>= 4)"
+
+
+def test_who_comes_to_less_than_a_quarter_of_the_others_starves() -> None:
+    for fairness, verdict in ((0.25, "yes"), (0.24, "no")):
+        found = result(sixteen={"ringwal": cell(100)}, sixty_four={"ringwal": cell(100, fairness=fairness)})
+        assert verdicts(found)[7] == verdict
+
+
+def test_the_maximum_over_rounds_is_not_their_median() -> None:
+    middle, spread = stats.medians([{"latency_us": {"p50": value, "max": value}} for value in (1, 9, 2)])
+    assert middle == {"latency_us.p50": 2, "latency_us.max": 9}
+    assert spread["latency_us.max"] == (1, 9)
+
+
+def test_a_run_waits_for_a_calm_machine_but_not_for_ever() -> None:
+    loads, slept, said = iter([3.0, 2.0, 0.4]), list[float](), list[str]()
+    assert environment.calm(0.5, 90, said.append, lambda: next(loads), slept.append) == 3.0
+    assert (len(slept), len(said)) == (1, 1)
+    assert environment.calm(0.5, 10, said.append, lambda: 3.0, slept.append) == 3.0
+    assert sum(slept[1:]) == 10
+    assert environment.calm(0.5, 90, said.append, lambda: 0.5, slept.append) == 0.5
+    assert len(said) == 2
+
+
 def test_a_peer_that_does_not_sync_is_nobodys_best_peer() -> None:
     cells = {"ringwal": cell(400), "sqlite": cell(100), "nats": cell(1000) | {"incomparable": True}, "device": cell(9999)}
     assert stats.best_peer({"contenders": cells}) == ("sqlite", 100)
@@ -380,6 +405,24 @@ def test_compare_fails_only_past_the_limit_and_only_for_the_worse(tmp_path: Path
     assert CliRunner().invoke(cli, ["compare", *paths, "--fail", "p99:12%"]).exit_code == 1
     assert CliRunner().invoke(cli, ["compare", *paths, "--fail", "p99:13%"]).exit_code == 0
     assert CliRunner().invoke(cli, ["compare", *paths, "--fail", "p99"]).exit_code == 2
+
+
+def test_compare_fails_where_what_was_measured_is_no_more(tmp_path: Path) -> None:
+    cells = {"ringwal": cell(100), "sqlite": cell(50), "lmdb": {"not_measured": "never was"}}
+    before, after = result(one=cells, two=cells), result(one=cells | {"sqlite": {"not_measured": "gone"}})
+    assert list(compare.lost(before, after, None)) == [
+        ("one", "sqlite", "gone"), ("two", "ringwal", "not part of the run"), ("two", "sqlite", "not part of the run")
+    ]  # fmt: skip
+    assert [who for _, who, _ in compare.lost(before, after, "ringwal")] == ["ringwal"]
+    before["scenarios"].pop("two")
+    for name, value in (("a", before), ("b", after)):
+        (tmp_path / name).write_text(json.dumps(value))
+    command = ["compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    listed = CliRunner().invoke(cli, [*command, "--contender", "all"])
+    assert listed.exit_code == 0
+    assert "measured before and not after: one sqlite: gone" in listed.output
+    assert CliRunner().invoke(cli, [*command, "--contender", "all", "--fail", "p99:50%"]).exit_code == 1
+    assert CliRunner().invoke(cli, [*command, "--fail", "p99:50%"]).exit_code == 0
 
 
 def test_the_page_needs_nothing_else_and_its_drawings_are_well_formed() -> None:
@@ -419,19 +462,10 @@ def test_a_picture_stands_alone(tmp_path: Path, name: str) -> None:
     assert "sqlite" in texts
 
 
-def test_a_run_leaves_a_report_and_nothing_else(tmp_path: Path) -> None:
-    arguments = [
-        "--scenario",
-        "one",
-        "--contender",
-        "ringwal",
-        "--contender",
-        "flock-file",
-        "--rounds",
-        "2",
-        "--seconds",
-        "0.1",
-    ]
+def test_a_run_leaves_a_report_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    who = ["--contender", "ringwal", "--contender", "flock-file"]
+    arguments = ["--scenario", "one", *who, "--rounds", "2", "--seconds", "0.1", "--calm", "0"]
     places = ["--directory", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(cli, ["run", *arguments, *places], catch_exceptions=False)
     assert done.exit_code == 0
@@ -442,6 +476,8 @@ def test_a_run_leaves_a_report_and_nothing_else(tmp_path: Path) -> None:
     assert all(len(c["turns"]) == 2 and c["median"]["records_per_s"] > 0 for c in cells.values())
     assert list((tmp_path / "data").iterdir()) == []
     assert "One writer, one outstanding" in done.output
+    assert done.output.count("percentile files (*.hgrm) are not written: pip install hdrhistogram") == 1
+    assert found["environment"].keys() >= {"load_found", "load_before"}
     again = CliRunner().invoke(cli, ["compare", str(tmp_path / "out"), str(tmp_path / "out"), "--fail", "p99:0%"])
     assert again.exit_code == 0
 
@@ -451,4 +487,6 @@ def test_names_are_unique_and_every_scenario_names_known_contenders() -> None:
     assert len({s.name for s in scenarios}) == len(scenarios)
     assert all(set(s.contenders) <= set(known) for s in scenarios)
     assert {s.name for s in scenarios} >= {"one", "sixteen", "pipelined", "batches", "large", "streams-100000", "sixty-four"}
+    assert {"flock-file", "rocksdb"} <= set(HOT.contenders)
+    assert {"flock-file"} <= set(SOME_STREAMS.contenders) & set(ALL_STREAMS.contenders)
     assert threading.active_count() == 1  # nothing of the above started anything
