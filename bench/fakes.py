@@ -13,6 +13,11 @@ from bench.scenario import Scenario
 S = 1_000_000_000
 
 
+def plan(scenario: Scenario, window: float, commit_records: int = 1, warm: float = 0.0, writer: int = 0) -> Plan:
+    """A writer's plan; times in seconds."""
+    return Plan(writer, scenario, commit_records, int(warm * S), int(window * S))
+
+
 class Clock:
     """A clock that only the test moves."""
 

@@ -38,14 +38,11 @@ from bench import (
 )
 from bench.__main__ import cli
 from bench.before import build
-from bench.contender import BlockingSession, Contender, ContenderFailedError, Plan
-from bench.fakes import Attended, Broken, Clock, Pipeline, S, Store, cell, result
+from bench.contender import BlockingSession, Contender, ContenderFailedError
+from bench.fakes import Attended, Broken, Clock, Pipeline, S, Store, cell, plan, result
+from bench.peers import redis_streams
 from bench.scenario import ALL_STREAMS, HOT, ONE, SOME_STREAMS, Scenario, everything
 from engine.log import manifest
-
-
-def plan(scenario: Scenario, window: float, commit_records: int = 1, warm: float = 0.0, writer: int = 0) -> Plan:
-    return Plan(writer, scenario, commit_records, int(warm * S), int(window * S))
 
 
 def test_closed_loop_counts_what_ended_inside_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +257,16 @@ def test_a_peer_really_writes(peer: Contender, tmp_path: Path) -> None:
     stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for wanted in (b"only-one-0", b"of-three-0", b"of-three-1", b"of-three-2"):
         assert wanted in stored
+
+
+def test_a_redis_answer_may_be_cut_anywhere_and_an_error_is_still_one() -> None:
+    answer = b"$15\r\n1700000000000-0\r\n"
+    for at in range(1, 2 * len(answer)):
+        chunks = iter([(answer * 2)[:at], (answer * 2)[at:]])
+        redis_streams.take_answers(lambda _, chunks=chunks: next(chunks), 4)  # type: ignore[misc]
+    for chunks in (iter([answer + b"-ERR no\r\n"]), iter([answer, b"-ERR no\r\n"]), iter([answer, b""])):
+        with pytest.raises(ConnectionError):
+            redis_streams.take_answers(lambda _, chunks=chunks: next(chunks), 4)  # type: ignore[misc]
 
 
 def test_the_device_writes_where_it_says(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ class _Session(BlockingSession):
         with self.environment.begin(write=True) as transaction:
             # The transaction's number orders the records of a stream without a look-up: as cheap as a key can be had.
             first = transaction.id() * RECORDS_PER_COMMIT
-            put, append = transaction.put, self.last
-            for at, record in enumerate(records, first):
-                put(KEY.pack(stream, at), record, append=append)
+            if len(records) == 1:
+                transaction.put(KEY.pack(stream, first), records[0], append=self.last)
+                return
+            keys = map(KEY.pack, repeat(stream), range(first, first + len(records)))
+            _, added = transaction.cursor().putmulti(zip(keys, records, strict=True), append=self.last)
+            if added != len(records):
+                raise OSError(f"only {added} of {len(records)} records were added")
 
     def close(self) -> None:
         self.environment.close()

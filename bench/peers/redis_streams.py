@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.contender import BlockingSession, Contender, Plan
@@ -27,6 +27,17 @@ maxclients 1000
 """
 
 
+def take_answers(receive: Callable[[int], bytes], lines: int) -> None:
+    """Reads that many lines and refuses errors, which are lines that begin with a minus. A chunk may begin inside a line."""
+    fresh = True
+    while lines:
+        got = receive(65536)
+        if not got or (fresh and got[0] == ord("-")) or b"\n-" in got:
+            raise ConnectionError(got.decode(errors="replace") or "redis closed the connection")
+        lines -= got.count(b"\n")
+        fresh = got.endswith(b"\n")
+
+
 class _Session(BlockingSession):
     """Speaks the protocol itself: a client library's Python costs more than the server's work and would hide it."""
 
@@ -43,19 +54,11 @@ class _Session(BlockingSession):
         key = b"s%d" % stream
         head = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$1\r\nd\r\n" % (len(key), key)
         self.socket.sendall(b"".join([b"%b$%d\r\n%b\r\n" % (head, len(record), record) for record in records]))
-        self.answers(2 * len(records))  # each answer is a bulk string: its length and the new entry's id
-
-    def answers(self, lines: int) -> None:
-        """Reads that many lines and refuses errors."""
-        while lines:
-            got = self.socket.recv(65536)
-            if not got or got[0] == ord("-") or b"\n-" in got:
-                raise ConnectionError(got.decode(errors="replace") or "redis closed the connection")
-            lines -= got.count(b"\n")
+        take_answers(self.socket.recv, 2 * len(records))  # each answer is a bulk string: its length and the new entry's id
 
     def ping(self) -> None:
         self.socket.sendall(b"PING\r\n")
-        self.answers(1)
+        take_answers(self.socket.recv, 1)
 
     def close(self) -> None:
         self.socket.close()
