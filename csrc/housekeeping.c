@@ -67,13 +67,14 @@ int rw_wal_lane_idle(rw_wal *w, uint32_t slot)
     return idle;
 }
 
-int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds)
+int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled)
 {
     turn_take(w);
     rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
     int rc = s->fds[0] < 0 ? RW_OK : RW_FULL;
     if (rc == RW_OK) {
         s->number = number;
+        s->filled = filled;
         memcpy(s->fds, fds, w->o.threads * sizeof *fds);
     }
     rw_store32_seq(&w->c->starved, 0);

@@ -226,12 +226,16 @@ static void sleep_until_roused(rw_wal *w)
         rw_store32_seq(&w->guard, 0);
 }
 
-/* Bytes in the lanes for which another block is opened beside those that are being written. The second one hides the time
- * in which nothing would be on its way. Measured, a third one only pays if it is full: a device has so much bandwidth, and
- * many small blocks get less of it than what gathers while two large ones are written. */
+/* Under the turn: bytes in the lanes for which another block is opened beside those that are being written. The second one
+ * hides the time in which nothing would be on its way. Measured, a third one only pays if it is full: a device has so much
+ * bandwidth, and many small blocks get less of it than what gathers while two large ones are written. Into a segment that is
+ * only reserved a third one does not pay at all: each write there is also a commit of the file system's, and more of them at
+ * once hold each other up. */
 static uint64_t worth_a_block(const rw_wal *w)
 {
-    return rw_load32_seq(&w->writing) < 2 ? w->o.pipeline_bytes : w->o.block_bytes;
+    if (rw_load32_seq(&w->writing) < 2)
+        return w->o.pipeline_bytes;
+    return w->segments[rw_wal_segment(w) % RW_WAL_SEGMENTS].filled ? w->o.block_bytes : UINT64_MAX;
 }
 
 /* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */

@@ -29,6 +29,8 @@
 #include "layout.h"
 #include "status.h"
 
+#include <stdbool.h>
+
 typedef struct rw_wal rw_wal;
 
 #define RW_WAL_THREADS_MAX 64u
@@ -64,8 +66,9 @@ int rw_wal_detach_lane(rw_wal *w, uint32_t slot);
 int rw_wal_lane_idle(rw_wal *w, uint32_t slot);
 /* `fds`: an open file description for each thread, opened one by one. Threads must not share one: when the kernel fails to
  * write back what one thread has just written, each description hears of it once. On a shared one it would be told to
- * whichever thread syncs first, also about the other's bytes, and the sync of the other would then succeed (fsync(2)). */
-int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds);
+ * whichever thread syncs first, also about the other's bytes, and the sync of the other would then succeed (fsync(2)).
+ * `filled`: its data was written before, not only reserved; says how many blocks are worth writing at once. */
+int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled);
 /* Takes back the descriptors of a segment that no block will be written to any more: RW_OK, or RW_PENDING if there is none.
  * The caller closes them. */
 int rw_wal_drop_segment(rw_wal *w, int *fds);

@@ -16,6 +16,7 @@
 typedef struct rw_wal_segment_slot {
     uint64_t number;
     int fds[RW_WAL_THREADS_MAX]; /* by thread; the first is -1: no segment */
+    bool filled;
 } rw_wal_segment_slot;
 
 /* A sealed block on its way to disk. */

@@ -147,11 +147,11 @@ class WalProcess:
         self.segments_end = max(self.segments_end, first)
         while self.segments_end <= lib.rw_wal_segment(self.wal) + self.config.segments_ahead:
             try:
-                fds = self._segment_fds(self.segments_end)
+                fds, filled = self._open_segment(self.segments_end)
             except StorageFull as error:
                 lib.rw_wal_storage_full(self.wal, error.errno)
                 return
-            added = lib.rw_wal_add_segment(self.wal, self.segments_end, fds)
+            added = lib.rw_wal_add_segment(self.wal, self.segments_end, fds, filled)
             assert added == lib.RW_OK, f"no place for segment {self.segments_end}"
             self.segments_end += 1
         lib.rw_wal_storage_full(self.wal, 0)
@@ -159,14 +159,16 @@ class WalProcess:
     def _oldest_unfinished(self) -> int:
         return int(self.control.released_end // self.control.segment_bytes)
 
-    def _segment_fds(self, number: int) -> list[int]:
-        """A descriptor for each thread, of a description of its own: why is said at `rw_wal_add_segment`."""
+    def _open_segment(self, number: int) -> tuple[list[int], bool]:
+        """A descriptor for each thread, of an open of its own (why is said at `rw_wal_add_segment`), and whether the segment is
+        filled."""
+        fill = True  # what a predecessor made and did not fill counts as filled: too many blocks at once cost time only
         if number >= self.manifest.named_end:
             began, fill = time.monotonic(), self.pace.worth_filling()
             self.manifest = segment.prepare(self.context.directory, self.manifest, number, direct=self.direct, fill=fill)
             self.pace.prepared(time.monotonic() - began, filled=fill)
         count = self.config.blocks_in_flight
-        return segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct)
+        return segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct), fill
 
 
 def main(context: EngineContext) -> int:

@@ -239,7 +239,7 @@ class Wal:
         for fd in self.fds:
             os.close(fd)
 
-    def add_segments(self, numbers: range, flags: int = os.O_RDWR | os.O_CREAT) -> None:
+    def add_segments(self, numbers: range, flags: int = os.O_RDWR | os.O_CREAT, *, filled: bool = True) -> None:
         for number in numbers:
             path = self.directory / f"{number}.seg"
             if flags & os.O_CREAT:
@@ -247,7 +247,7 @@ class Wal:
                 os.truncate(path, 4096 + self.memory.segment)
             opened = [os.open(path, flags | os.O_CLOEXEC, 0o600) for _ in range(self.threads)]
             self.fds += opened
-            assert lib.rw_wal_add_segment(self.wal, number, opened) == lib.RW_OK
+            assert lib.rw_wal_add_segment(self.wal, number, opened, filled) == lib.RW_OK
 
     def drain_lanes(self) -> int:
         """Takes and writes everything that is published, then ends."""

@@ -198,7 +198,7 @@ static void open_wal(void)
     FUZZ_REQUIRE(wal != NULL);
     for (uint32_t k = 0; k < LANES; k++)
         rw_wal_attach_lane(wal, k, w.lanes[k], generation[k]);
-    FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file) == RW_OK);
+    FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file, true) == RW_OK);
 }
 
 static void open_drain(void)
@@ -248,7 +248,7 @@ static int compose(uint32_t acts)
     if (rc == RW_CHORE) {
         int dropped;
         rw_wal_drop_segment(wal, &dropped);
-        FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file) == RW_OK);
+        FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file, true) == RW_OK);
         rc = rw_compose(wal, 0, &job);
     }
     between = 0;

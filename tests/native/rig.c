@@ -205,7 +205,7 @@ void rig_add_segments(rig *r, rw_wal *w, uint64_t from, uint64_t ahead)
     for (uint64_t n = from; n <= rw_wal_segment(w) + ahead; n++)
         if (r->writing[n][0] == RIG_NOT_YET) {
             open_segment(r, n);
-            RIG_REQUIRE(rw_wal_add_segment(w, n, r->writing[n]) == RW_OK);
+            RIG_REQUIRE(rw_wal_add_segment(w, n, r->writing[n], n % 2 == 0) == RW_OK);
         }
 }
 
