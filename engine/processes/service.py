@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import resource
 import selectors
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from engine._native import lib
 from engine.errors import ConfigError, Error, NotRunning, ShmUnavailable
 from engine.processes.context import LOG, EngineContext
+from engine.processes.descriptors import allow_descriptors
 from engine.processes.slots import SlotTable
 from engine.processes.streams import StreamTable
 from engine.registration import Connection, Listener, Message, check_hello
@@ -48,7 +48,7 @@ class Service:
         self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
         # Clients that only look need no slot, so there may be more connections than slots.
         self._limit = 2 * context.config.max_clients + 64
-        self._descriptors = _allow_descriptors(self._limit + OTHER_DESCRIPTORS) - SPARE_DESCRIPTORS
+        self._descriptors = allow_descriptors(self._limit + OTHER_DESCRIPTORS) - SPARE_DESCRIPTORS
         selector.register(listener, selectors.EVENT_READ, listener)
 
     def __len__(self) -> int:
@@ -157,13 +157,3 @@ class Service:
         except EOFError:
             if connection in self._connections:
                 raise
-
-
-def _allow_descriptors(needed: int) -> int:
-    """Raise this process's own limit as far as the system lets it. Returns the limit in force."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        soft = max(soft, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return needed if soft == resource.RLIM_INFINITY else soft

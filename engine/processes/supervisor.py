@@ -21,12 +21,14 @@ from typing import Any
 from engine import memory
 from engine._native import lib
 from engine.config import Config
+from engine.errors import ConfigError
 from engine.log.files import make_directory
 from engine.log.recovery import Recovered, recover
 from engine.points import point
 from engine.processes.children import Child, reap_strangers
 from engine.processes.context import LOG, EngineContext
 from engine.processes.crew import Crew
+from engine.processes.descriptors import allow_descriptors
 from engine.processes.lock import DirectoryLock
 from engine.processes.report import report
 from engine.processes.service import Service
@@ -36,6 +38,8 @@ from engine.registration import Connection, Listener
 
 AUTOSTART_FIRST_SECONDS = 10.0
 """How long an engine that was started for a client waits for that client."""
+OTHER_DESCRIPTORS = 16
+"""What the WAL process has open besides segments."""
 AUTOSTART_GRACE_SECONDS = 2.0
 """How long it stays without any client afterwards."""
 
@@ -81,12 +85,14 @@ class Supervisor:
         Raises:
             Locked: another engine holds the directory.
             CorruptionError, ConfigError, VersionMismatch, StorageFull: see `engine.log.recovery.recover`.
+            ConfigError: the limit of open files is too low for the settings.
             ShmUnavailable: not enough shared memory.
             OSError: the directory cannot be used.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self._woken.close)
             stack.callback(self._wake.close)
+            _check_descriptors(self.config)
             make_directory(self.directory)
             lock = DirectoryLock(self.directory)
             stack.callback(lock.release)
@@ -179,6 +185,17 @@ class Supervisor:
         # Elsewhere, children that are not ours are somebody else's: a program that runs an engine may have its own.
         if os.getpid() == 1:
             reap_strangers(set(crew.pids().values()))
+
+
+def _check_descriptors(config: Config) -> None:
+    """The WAL process opens each segment once for each of its threads: the one in use, the one before, those ahead."""
+    needed = config.blocks_in_flight * (config.segments_ahead + 2) + OTHER_DESCRIPTORS
+    limit = allow_descriptors(needed)
+    if limit < needed:
+        raise ConfigError(
+            f"blocks_in_flight ({config.blocks_in_flight}) and segments_ahead ({config.segments_ahead}) need {needed} open"
+            f" files, and this process may have {limit}; raise the limit (ulimit -n), or lower one of the two"
+        )
 
 
 def _log_recovery(recovered: Recovered) -> None:

@@ -31,6 +31,23 @@ def held(start: Callable[..., Engine]) -> Iterator[Engine]:
     os.kill(running.facts["wal_pid"], signal.SIGCONT)
 
 
+def test_too_few_open_files_are_said_before_anything_is_made(directory: Path) -> None:
+    command = [sys.executable, "-m", "engine", "run", str(directory), "--blocks-in-flight", "32"]
+    limited = ["prlimit", "--nofile=100:100", *command]
+    ended = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=WAIT, env=environment(CHECKOUT))
+    assert ended.returncode == os.EX_CONFIG
+    assert "112 open files" in ended.stderr and "ulimit -n" in ended.stderr
+    assert not directory.exists()
+
+
+def test_a_soft_limit_of_open_files_is_raised_as_far_as_needed(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(wrapper=("prlimit", "--nofile=64:1000"), blocks_in_flight=32)
+    with engine.connect(directory) as client:
+        assert client.stream("s").append(b"kept").result(WAIT).offset == 0
+    for name in ("wal_pid", "drain_pid"):
+        assert resource.prlimit(running.facts[name], resource.RLIMIT_NOFILE)[0] >= 112
+
+
 def test_a_full_lane_is_back_pressure_and_writes_nothing(held: Engine, directory: Path) -> None:
     with engine.connect(directory, append_timeout=0.05) as client:
         stream = client.stream("s")

@@ -1,0 +1,15 @@
+"""How many files the processes of an engine may have open: a limit that they inherit from the supervisor."""
+
+from __future__ import annotations
+
+import resource
+
+
+def allow_descriptors(needed: int) -> int:
+    """Raise this process's own limit as far as the system lets it. Returns the limit in force."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        soft = max(soft, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return needed if soft == resource.RLIM_INFINITY else soft
