@@ -30,17 +30,7 @@ class Ratio:
     """Of two medians, and of each round, sorted; the rounds are shown, the medians' is judged."""
 
     value: float
-    rounds: tuple[float, ...] = ()
-
-    def check(self, what: str, bound: float, least: bool) -> Check:
-        """At least or at most the bound."""
-        spread, ends = "", {}
-        if self.rounds:
-            ends = {"low": self.rounds[0], "high": self.rounds[-1]}
-            spread = f" ({ends['low']:.3g} to {ends['high']:.3g})"
-        text = f"{what} {self.value:.3g} x{spread} ({'>=' if least else '<='} {bound:g})"
-        holds = self.value >= bound if least else self.value <= bound
-        return Check(text, holds, {what: self.value, "bound": bound, **ends})
+    rounds: list[float]
 
 
 class MissingError(LookupError):
@@ -63,10 +53,10 @@ class Results:
 
     def ratio(self, over: Cell, under: Cell) -> Ratio:
         """Of two medians; with the lowest and highest of the rounds', if both cells have as many."""
-        value = self.median(*over) / self.median(*under)
-        rounds = list(zip(self._rounds(over), self._rounds(under), strict=False))
-        complete = len(self._rounds(over)) == len(self._rounds(under)) > 0
-        return Ratio(value, tuple(sorted(a / b for a, b in rounds)) if complete and all(b for _, b in rounds) else ())
+        value, above, below = self.median(*over) / self.median(*under), self._rounds(over), self._rounds(under)
+        if len(above) != len(below) or not all(below):
+            return Ratio(value, [])
+        return Ratio(value, sorted(a / b for a, b in zip(above, below, strict=True)))
 
     def _rounds(self, cell: Cell) -> list[float]:
         """The cell's value in each round; empty if a round lacks it."""
@@ -91,26 +81,34 @@ class Results:
         return dict(found)
 
 
-def _at_least(what: str, value: float, bound: float, unit: str = "x") -> Check:
-    return Check(f"{what} {value:.3g} {unit} (>= {bound:g})", value >= bound, {what: value, "bound": bound})
+def _check(what: str, measured: float | Ratio, sign: str, bound: float, unit: str) -> Check:
+    value, rounds = (measured.value, measured.rounds) if isinstance(measured, Ratio) else (measured, [])
+    ends = {"low": rounds[0], "high": rounds[-1]} if rounds else {}
+    spread = f" ({ends['low']:.3g} to {ends['high']:.3g})" if ends else ""
+    holds = value >= bound if sign == ">=" else value <= bound
+    return Check(f"{what} {value:.3g} {unit}{spread} ({sign} {bound:g})", holds, {what: value, "bound": bound, **ends})
 
 
-def _at_most(what: str, value: float, bound: float, unit: str = "x") -> Check:
-    return Check(f"{what} {value:.3g} {unit} (<= {bound:g})", value <= bound, {what: value, "bound": bound})
+def _at_least(what: str, measured: float | Ratio, bound: float, unit: str = "x") -> Check:
+    return _check(what, measured, ">=", bound, unit)
+
+
+def _at_most(what: str, measured: float | Ratio, bound: float, unit: str = "x") -> Check:
+    return _check(what, measured, "<=", bound, unit)
 
 
 def _one(r: Results) -> list[Check]:
     found = []
     for name, bound in (("p50", 1.25), ("p99", 1.5)):
         key = f"latency_us.{name}"
-        found.append(r.ratio(("one", US, key), ("one", "device", key)).check(f"{name} / bare", bound, least=False))
+        found.append(_at_most(f"{name} / bare", r.ratio(("one", US, key), ("one", "device", key)), bound))
     return found
 
 
 def _times_peer(r: Results, scenario: str, bound: float) -> Check:
     name, _ = r.peer(scenario)
     ratio = r.ratio((scenario, US, "records_per_s"), (scenario, name, "records_per_s"))
-    return ratio.check(f"throughput / {name}", bound, least=True)
+    return _at_least(f"throughput / {name}", ratio, bound)
 
 
 def _sixteen(r: Results) -> list[Check]:
@@ -118,7 +116,7 @@ def _sixteen(r: Results) -> list[Check]:
     return [
         _times_peer(r, "sixteen", 4),
         _at_least("slowest / fastest", r.median("sixteen", US, "fairness"), 0.8),
-        tail.check("p99 / p50", 4, least=False),
+        _at_most("p99 / p50", tail, 4),
     ]
 
 
@@ -146,18 +144,18 @@ def _batches(r: Results) -> list[Check]:
 
 def _large(r: Results) -> list[Check]:
     bare = r.ratio(("large", US, "bytes_per_s"), ("large", "device", "bytes_per_s"))
-    return [bare.check("bandwidth / bare", 0.85, least=True), _times_peer(r, "large", 3)]
+    return [_at_least("bandwidth / bare", bare, 0.85), _times_peer(r, "large", 3)]
 
 
 def _streams(r: Results) -> list[Check]:
     share = r.ratio(("streams-100000", US, "records_per_s"), ("streams-100", US, "records_per_s"))
-    return [share.check("100,000 / 100 streams", 0.7, least=True)]
+    return [_at_least("100,000 / 100 streams", share, 0.7)]
 
 
 def _sixty_four(r: Results) -> list[Check]:
     share = r.ratio(("sixty-four", US, "records_per_s"), ("sixteen", US, "records_per_s"))
     fair = r.median("sixty-four", US, "fairness")
-    return [share.check("64 / 16 writers", 0.9, least=True), _at_least("slowest / fastest", fair, 0.25)]
+    return [_at_least("64 / 16 writers", share, 0.9), _at_least("slowest / fastest", fair, 0.25)]
 
 
 def _recovery(r: Results) -> list[Check]:

@@ -101,9 +101,7 @@ def _blocking_closed(session: BlockingSession, plan: Plan, start_ns: int) -> Tal
             break
         commit(stream, records)
         done = clock()
-        confirm(sent, done, 1)
-    tally.records *= size
-    tally.total *= size
+        confirm(sent, done, size)
     return tally
 
 
@@ -146,7 +144,7 @@ def _pipelined_closed(appenders: list[Callable[[], Any]], plan: Plan, start_ns: 
     tally = Tally.of(plan, start_ns)
     confirm, stop, outstanding = tally.confirm, tally.stop, plan.scenario.outstanding
     stride = timed_one_in(outstanding, len(appenders))
-    limit = max(1, outstanding // stride)
+    limit, group = max(1, outstanding // stride), stride * (plan.scenario.batch or 1)
     pending: deque[tuple[Any, int]] = deque()
     turn = cycle(appenders)
     while (sent := clock()) < stop:
@@ -160,14 +158,11 @@ def _pipelined_closed(appenders: list[Callable[[], Any]], plan: Plan, start_ns: 
             receipt.result(RESULT_TIMEOUT)
             done = clock()
             pending.popleft()
-            confirm(at, done, stride)
+            confirm(at, done, group)
     for receipt, at in pending:
         receipt.result(RESULT_TIMEOUT)
         done = clock()
-        confirm(at, done, stride)
-    each = plan.scenario.batch or 1
-    tally.records *= each
-    tally.total *= each
+        confirm(at, done, group)
     return tally
 
 

@@ -247,7 +247,7 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     rw_log_ring_advance(r);
     if (first_request(w, &need) != RW_OK)
         return RW_PENDING;
-    uint64_t segment = w->c->sealed_end / w->c->segment_bytes;
+    uint64_t segment = rw_wal_segment(w);
     int fd = rw_wal_segment_fd(w, segment, thread);
     if (fd < 0) {
         rw_ring_fd(w->chore_fd);
@@ -288,7 +288,7 @@ int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     rw_log_ring *r = &w->ring;
     rw_log_ring_advance(r);
-    int fd = rw_wal_segment_fd(w, w->c->sealed_end / w->c->segment_bytes, thread);
+    int fd = rw_wal_segment_fd(w, rw_wal_segment(w), thread);
     /* At a segment's end, or without room: whatever comes next does it. */
     if (!rw_cover_due(w) || fd < 0 || rw_log_ring_begin(r, sizeof(rw_block)) != RW_OK)
         return RW_PENDING;

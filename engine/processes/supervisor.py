@@ -3,7 +3,7 @@
     lock -> recovery -> shared memory -> WAL and drain -> serve clients, replace the dead -> stop in order -> clean up
 
 It sleeps until a client, a child or a signal wants something. Its rooms: lock.py, children.py and crew.py (the two
-processes), slots.py, streams.py and service.py (the clients), report.py.
+processes), slots.py, streams.py and service.py (the clients), descriptors.py, report.py.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from engine.registration import Connection, Listener
 
 AUTOSTART_FIRST_SECONDS = 10.0
 """How long an engine that was started for a client waits for that client."""
-OTHER_DESCRIPTORS = 16
-"""What the WAL process has open besides segments."""
 AUTOSTART_GRACE_SECONDS = 2.0
 """How long it stays without any client afterwards."""
+WAL_OTHER_DESCRIPTORS = 16
+"""What the WAL process has open besides segments."""
 
 
 class Supervisor:
@@ -189,7 +189,7 @@ class Supervisor:
 
 def _check_descriptors(config: Config) -> None:
     """The WAL process opens each segment once for each of its threads: the one in use, the one before, those ahead."""
-    needed = config.blocks_in_flight * (config.segments_ahead + 2) + OTHER_DESCRIPTORS
+    needed = config.blocks_in_flight * (config.segments_ahead + 2) + WAL_OTHER_DESCRIPTORS
     limit = allow_descriptors(needed)
     if limit < needed:
         raise ConfigError(

@@ -220,12 +220,10 @@ class Wal:
         quota: int = 64 * KIB,
         pipeline: int = 0,
         cover_ns: int = 0,
-        threads: int = 1,
     ) -> None:
         self.memory, self.directory = memory, directory
-        self.threads = threads
         sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline, "cover_ns": cover_ns}
-        options = ffi.new("rw_wal_options *", {**sizes, "threads": threads})
+        options = ffi.new("rw_wal_options *", {**sizes, "threads": 1})
         self.wal = lib.rw_wal_open(memory.control, memory.ring, options, memory.bell, memory.chore)
         self.fds: list[int] = []
         for slot, lane in memory.lanes.items():
@@ -239,15 +237,14 @@ class Wal:
         for fd in self.fds:
             os.close(fd)
 
-    def add_segments(self, numbers: range, flags: int = os.O_RDWR | os.O_CREAT, *, filled: bool = True) -> None:
+    def add_segments(self, numbers: range, flags: int = os.O_RDWR | os.O_CREAT) -> None:
         for number in numbers:
             path = self.directory / f"{number}.seg"
             if flags & os.O_CREAT:
                 path.touch()
                 os.truncate(path, 4096 + self.memory.segment)
-            opened = [os.open(path, flags | os.O_CLOEXEC, 0o600) for _ in range(self.threads)]
-            self.fds += opened
-            assert lib.rw_wal_add_segment(self.wal, number, opened, filled) == lib.RW_OK
+            self.fds.append(os.open(path, flags | os.O_CLOEXEC, 0o600))
+            assert lib.rw_wal_add_segment(self.wal, number, [self.fds[-1]], 1) == lib.RW_OK
 
     def drain_lanes(self) -> int:
         """Takes and writes everything that is published, then ends."""

@@ -55,14 +55,18 @@ class Disk:
         writes meanwhile.
 
         Each page is a request of its own from now on: a loop device whose file runs out of room in the middle of a request
-        answers that all of it was written, and no software can be held to account for that.
+        answers that all of it was written, and no software can be held to account for that. Raises NotRun where this cannot be.
         """
         number = os.minor(self.mount.stat().st_dev)
-        Path(f"/sys/block/loop{number}/queue/max_sectors_kb").write_text("4")
-        subprocess.run(["sync", "-f", str(self.mount)], check=True)
-        subprocess.run(["fallocate", "--dig-holes", str(self.image)], check=True)
+        try:
+            Path(f"/sys/block/loop{number}/queue/max_sectors_kb").write_text("4")
+        except OSError as error:
+            raise NotRun(f"a loop device's requests cannot be limited: {error}") from None
+        if not command("sync", "-f", self.mount) or not command("fallocate", "--dig-holes", self.image):
+            raise NotRun("sync -f or fallocate --dig-holes fails")
         size = self.image.stat().st_blocks * 512 + room
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.image.parent)], check=True)
+        if not command("mount", "-o", f"remount,size={size}", self.image.parent):
+            raise NotRun("a mounted tmpfs cannot be made smaller")
 
     def cut(self) -> None:
         """Cuts the power."""

@@ -55,7 +55,6 @@ void rig_close(rig *r);
 /* A lane of a new generation in slot k, seen by nobody yet; the former one is unmapped. */
 void rig_open_lane(rig *r, uint32_t k, uint32_t generation);
 rw_wal_options rig_options(const rig *r);
-/* Descriptor of a segment that exists from now on. */
 void rig_add_segments(rig *r, rw_wal *w, uint64_t from, uint64_t ahead);
 
 /* Request `number` of lane k. `limit` is the lane's record limit. */
