@@ -2,6 +2,10 @@
 
 It asks the kernel and not the engine: a process could write if it has a segment open for writing, whatever it is called and
 whoever started it. A process that was killed and hangs in a write still counts.
+
+Numbers are given anew, and some rows see to it that they are: what was a dead process's number when /proc was listed may be
+another process's a moment later, or a thread's. So a process is asked through its directory, opened once: that one never
+becomes another's.
 """
 
 from __future__ import annotations
@@ -9,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.oracle import Verdict
@@ -17,57 +20,124 @@ from tests.faults.oracle import Verdict
 EVERY_SECONDS = 0.05
 
 
+class Process:
+    """One process and no other, also when it is gone and its number is not. Raises OSError when nobody has this number."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._segment = ""
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def words(self) -> list[bytes]:
+        """The command line; one empty word once its memory is gone. Raises OSError when the process is."""
+        return self._read("cmdline").split(b"\0")
+
+    def is_thread(self) -> bool:
+        """/proc has a directory for the number of every thread, and does not list it. Raises OSError when it is gone."""
+        return self._field("status", b"Tgid:") != b"%d" % self.pid
+
+    def could_write(self, segments: str) -> bool:
+        """By any of its threads: they share their files, but the first one may be gone and another hang in a write."""
+        with contextlib.suppress(OSError):
+            for task in self._names("task"):
+                with contextlib.suppress(OSError):
+                    for file in self._names(f"task/{task}/fd"):
+                        with contextlib.suppress(OSError):
+                            path = os.readlink(f"task/{task}/fd/{file}", dir_fd=self._fd)
+                            if path.startswith(segments) and self._writable(f"task/{task}/fdinfo/{file}"):
+                                self._segment = path
+                                return True
+        return False
+
+    def _writable(self, info: str) -> bool:
+        return int(self._field(info, b"flags:"), 8) & os.O_ACCMODE != os.O_RDONLY
+
+    def _names(self, path: str) -> list[str]:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def _read(self, path: str) -> bytes:
+        with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags, dir_fd=self._fd)) as file:
+            return file.read()
+
+    def _field(self, path: str, name: bytes) -> bytes:
+        for line in self._read(path).splitlines():
+            if line.startswith(name):
+                return line.split()[1]
+        raise ProcessLookupError(f"{path} of process {self.pid} has no {name.decode()}")
+
+    def __str__(self) -> str:
+        """What it was when it could last write, for a verdict that has to be understood afterwards."""
+        parts = [str(self.pid)]
+        with contextlib.suppress(OSError):
+            parts.append(f"of {self._field('status', b'PPid:').decode()}")
+            parts.append(f"state {self._field('status', b'State:').decode()}")
+            parts.append(repr(b" ".join(self.words()).decode(errors="replace")[-80:]))
+        return f"{', '.join(parts)} with {Path(self._segment).name}"
+
+
 class Watch:
-    """A thread that looks around. `seen` are those that could write at some time, `together` those that could at once."""
+    """A thread that looks around. `seen` are those that could write at some time, `together` those that could at once, told
+    as text for their pids."""
 
     def __init__(self, directory: Path) -> None:
         self.seen: set[int] = set()
-        self.together: set[tuple[int, int]] = set()
+        self.together: dict[tuple[int, int], str] = {}
         self._directory = directory
+        self._segments = f"{(directory / 'segments').resolve()}/"
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._ended_well = False
 
     def look(self) -> list[int]:
         """Who could write now, at one and the same moment."""
-        able = [pid for pid in self._engines() if self._could_write(pid)]
-        self.seen.update(able)
-        if len(able) < 2:
-            return able
-        # One after the other they may have been; both were there at once if the first one still is.
-        still = [pid for pid in able[:-1] if self._could_write(pid)]
-        found = [*still, able[-1]]
-        self.together.update((a, b) for a in found for b in found if a < b)
-        return found
+        with contextlib.ExitStack() as opened:
+            able = [each for each in self._engines(opened) if each.could_write(self._segments)]
+            self.seen.update(each.pid for each in able)
+            # One after the other they may have been; they were there at once if the first ones still are.
+            found = [*(each for each in able[:-1] if each.could_write(self._segments)), *able[-1:]]
+            for i, a in enumerate(found):
+                for b in found[i + 1 :]:
+                    self.together.setdefault((a.pid, b.pid), f"{a} and {b}")
+            return [each.pid for each in found]
 
     def _run(self) -> None:
         while not self._end.wait(EVERY_SECONDS):
             self.look()
+        self._ended_well = True
 
-    def _engines(self) -> list[int]:
+    def _engines(self, opened: contextlib.ExitStack) -> list[Process]:
         """Processes whose command line names the directory: a fork keeps it, in any pid namespace."""
-        wanted, found = os.fsencode(self._directory), []
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    words = Path(f"/proc/{entry.name}/cmdline").read_bytes().split(b"\0")
-                    if wanted in words and b"run" in words:
-                        found.append(int(entry.name))
-                    elif words == [b""] and self._could_write(int(entry.name)):
-                        found.append(int(entry.name))  # it was killed and hangs: its memory has gone, its files have not
+        found = []
+        for name in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as kept:
+                process = self.candidate(int(name))
+                if process is not None:
+                    kept.callback(process.close)
+                    opened.push(kept.pop_all())
+                    found.append(process)
         return found
 
-    def _could_write(self, pid: int) -> bool:
-        """By any of its threads: they share their files, but the first one may be gone and another hang in a write."""
-        segments = f"{(self._directory / 'segments').resolve()}/"
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                files = f"/proc/{pid}/task/{task}/fd"
-                with contextlib.suppress(OSError):
-                    for fd in os.listdir(files):
-                        with contextlib.suppress(OSError):
-                            if os.readlink(f"{files}/{fd}").startswith(segments) and writable(pid, task, fd):
-                                return True
-        return False
+    def candidate(self, pid: int) -> Process | None:
+        """The process with this number if it is one of the engine; the caller closes it. Raises OSError when there is none."""
+        process = Process(pid)
+        try:
+            words = process.words()
+            # One that was killed and hangs: its memory has gone, its files have not.
+            ours = os.fsencode(self._directory) in words and b"run" in words
+            if (ours or (words == [b""] and process.could_write(self._segments))) and not process.is_thread():
+                return process
+        except BaseException:
+            process.close()
+            raise
+        process.close()
+        return None
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -78,23 +148,10 @@ class Watch:
         self._thread.join()
 
     def judge(self) -> Verdict:
+        """Once it has ended."""
         verdict = Verdict()
         verdict.expect(bool(self.seen), "nobody was ever seen with a segment open for writing: the watch is blind")
-        for pair in self.together:
-            verdict.notes.append("processes {} and {} could write to the log at the same time".format(*pair))
+        verdict.expect(self._ended_well, "the watch ended early: what came later was seen by nobody")
+        for pair in self.together.values():
+            verdict.notes.append(f"could write to the log at the same time: {pair}")
         return verdict
-
-
-def writable(pid: int, task: str, fd: str) -> bool:
-    """Whether a descriptor was opened for writing."""
-    lines = Path(f"/proc/{pid}/task/{task}/fdinfo/{fd}").read_text().splitlines()
-    flags = next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
-    return flags & os.O_ACCMODE != os.O_RDONLY
-
-
-@contextlib.contextmanager
-def watched(directory: Path, verdict: Verdict) -> Iterator[Watch]:
-    """Adds to ``verdict`` what was seen until the end; nothing if the row fails otherwise."""
-    with Watch(directory) as watch:
-        yield watch
-    verdict.add(watch.judge())
