@@ -83,7 +83,8 @@ def list_() -> None:
     type=click.FloatRange(min=0),
     default=None,
     metavar="SECONDS",
-    help="Wait at most so long for other work on this machine to end  [default: 90; with --quick 0]",
+    help="Spend at most so long, in all, on waiting until nobody else works on this machine or its host, and on measuring"
+    " again what they disturbed  [default: 600; with --quick 0]",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the shuffled order.")
 def run_(
@@ -103,9 +104,9 @@ def run_(
     output = output or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True, exist_ok=True)
     with run.scratch(directory or HERE / "out") as scratch:
-        runner, settings = run.Runner(options, scratch, output, run.progress), extras.Settings(quick, soak)
         patience = calm if calm is not None else 0.0 if quick else run.CALM_PATIENCE
-        result = _measure(runner, scenarios, further, settings, patience)
+        runner = run.Runner(options, scratch, output, run.progress, patience)
+        result = _measure(runner, scenarios, further, extras.Settings(quick, soak))
     click.echo(report.goals_table(result["goals"]))
     click.echo(f"\n{output / 'report.html'}")
 
@@ -115,9 +116,11 @@ def _wanted(name: str, names: tuple[str, ...]) -> bool:
 
 
 def _measure(
-    runner: run.Runner, scenarios: list[scenario.Scenario], further: list[extras.Extra], settings: extras.Settings, calm: float
+    runner: run.Runner, scenarios: list[scenario.Scenario], further: list[extras.Extra], settings: extras.Settings
 ) -> dict[str, Any]:
-    load_found = environment.calm(run.CALM_LOAD, calm, lambda text: click.echo(text, err=True))
+    with runner.host.charged():
+        patience = min(runner.host.left, run.LOAD_PATIENCE)
+        load_found = environment.calm(run.CALM_LOAD, patience, lambda text: click.echo(text, err=True))
     runner.say("describing this machine")
     result: dict[str, Any] = {
         "format": run.FORMAT, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": sys.argv[1:],
@@ -147,11 +150,14 @@ def _measure(
         if runner.over():
             result["extras"][extra.name] = {"not_measured": "time budget used up"}
             continue
+        runner.host.settle()
         runner.say(f"{extra.name}: {extra.title}")
         result["extras"][extra.name] = found = extras.measured(extra, runner.scratch, settings, runner.say)
         runner.say("")
         click.echo(f"\n{extra.title}\n" + extras.text(found))
         _keep(result, runner.output)
+    result["environment"]["waited_for_calm_s"] = runner.host.waited
+    _keep(result, runner.output)
     return result
 
 

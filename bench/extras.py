@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import append_cost, before_after, footprint, reading, recovery, tail
+from bench import append_cost, before_after, footprint, host, reading, recovery, tail
 from bench.contender import told
 
 
@@ -78,9 +78,10 @@ EVERYTHING = (
 def measured(extra: Extra, scratch: Path, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     """The measurement's result, or why there is none."""
     place = scratch / extra.name
+    ticks = host.ticks()
     try:
         place.mkdir()
-        return {"title": extra.title, **extra.measure(Task(place, settings, say))}
+        return {"title": extra.title, **extra.measure(Task(place, settings, say)), "stolen_share": host.stolen(ticks)}
     except Exception as error:  # noqa: BLE001  (one measurement's failure is its result, not the end of the run)
         return {"title": extra.title, "not_measured": told(error), "trace": traceback.format_exc()}
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bench import chart, html_model
+from bench import chart, host, html_model
 from bench.stats import NOT_PEERS, best_peer
 
 STYLE = Path(__file__).with_name("report.css").read_text()
@@ -147,7 +147,8 @@ def _scenario(item: dict[str, Any], facts: dict[str, Any]) -> str:
         panel("Latency over time (p99 of each slice, last round)", chart.lines(over_time, SECONDS, _log("p99, us"))),
     )
     numbers = _numbers(item, cells, facts) + _processes(cells)
-    return f"{head}<div class=pair>{''.join(charts)}</div>{numbers}<ul class=soft>{missing}</ul>"
+    disturbed = "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, cell in cells.items() for text in host.notes(cell))
+    return f"{head}<div class=pair>{''.join(charts)}</div>{numbers}<ul class=soft>{missing}{disturbed}</ul>"
 
 
 def _label(name: str, cell: dict[str, Any]) -> str:

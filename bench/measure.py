@@ -28,7 +28,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench import loops, processes
+from bench import host, loops, processes
 from bench.contender import Contender, ContenderFailedError, Plan
 from bench.scenario import Scenario
 
@@ -113,6 +113,8 @@ class Turn:
     total_records: int = 0
     """Warm-up included: what counters and processor time refer to."""
     counters: dict[str, int] = field(default_factory=dict)
+    stolen: float = 0.0
+    """Share of the processors' time that the hypervisor gave to others, from start to finish."""
 
 
 def run_turn(contender: Contender, scenario: Scenario, directory: Path, warm: float, window: float) -> Turn:
@@ -151,9 +153,11 @@ def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: f
                 # Now, and not before: some servers start a process for each connection.
                 servers, counters = contender.server_processes(), contender.counters()
                 before = {name: processes.cpu_seconds(pids) for name, pids in servers.items()}
+                ticks = host.ticks()
                 turn.start_ns = gate.start()
                 deadline = time.monotonic() + warm + window + plans[0].cool_ns / 1e9 + GRACE
                 gate.gather(Gate.FINISHED, alive, deadline, f"writers did not end within {GRACE:g} s after the window")
+                turn.stolen = host.stolen(ticks)
             except ContenderFailedError as error:
                 raise ContenderFailedError(_told(results) or str(error)) from None
             servers = contender.server_processes()

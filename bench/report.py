@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import html
+from bench import host, html
 from bench.stats import best_peer
 
 COLUMNS = ("contender", "records/s", "MB/s", "p50 us", "p99 us", "p99.9 us", "max us of all", "fairness", "x best peer")
@@ -48,6 +48,7 @@ def scenario_table(result: dict[str, Any], facts: dict[str, Any]) -> str:
         ))  # fmt: skip
         if problem := cell.get("problem"):
             notes.append(f"  {name}: some turns missing: {problem}")
+        notes += [f"  {name}: {text}" for text in host.notes(cell)]
         if middle.get("late"):
             notes.append(f"  {name}: {middle['late']:,.0f} records whose time had come were not begun within the window")
     notes += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import shutil
@@ -10,19 +11,22 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import device, measure, peers, stats, subject
 from bench.contender import Contender, ContenderFailedError, missing, told
+from bench.host import ATTEMPTS, STOLEN_MAX, Host
+from bench.measure import Turn
 from bench.scenario import Scenario
 
 FORMAT = 1
 CALM_LOAD = 0.5
-CALM_PATIENCE = 90.0
-"""Seconds that a run waits for the machine to become so calm."""
+LOAD_PATIENCE = 90.0
+"""Seconds that a run waits at most for the load average to become so low."""
+CALM_PATIENCE = 600.0
+"""Seconds that a run spends at most, in all, on waiting for machine and host and on measuring again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Cell:
     """One contender in one scenario, over all rounds."""
 
     turns: list[dict[str, Any]] = field(default_factory=list)
+    set_aside: list[dict[str, float]] = field(default_factory=list)
+    """Turns that were measured again, as the host took too much of them."""
     samples: array[int] = field(default_factory=lambda: array("Q"))
     timeline: list[tuple[float, float, float, float]] = field(default_factory=list)
     problem: str | None = None
@@ -62,6 +68,7 @@ class Cell:
             "median": median,
             "spread": spread,
             "turns": self.turns,
+            "set_aside": self.set_aside,
             "curve_us": stats.curve_us(self.samples),
             "timeline_us": self.timeline,
         }
@@ -73,8 +80,12 @@ class Cell:
 class Runner:
     """Measures scenarios in a scratch directory of its own and keeps the results as they come."""
 
-    def __init__(self, options: Options, directory: Path, output: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, options: Options, directory: Path, output: Path, say: Callable[[str], None], patience: float = 0.0
+    ) -> None:
+        """``patience``: seconds, as `Host` has it."""
         self.options = options
+        self.host = Host(directory, patience, say)
         self.output = output
         self.say = say
         self.scratch = directory
@@ -144,14 +155,24 @@ class Runner:
             "contenders": {name: cell.result() for name, cell in cells.items()},
         }
 
+    def _undisturbed(self, contender: Contender, scenario: Scenario, seconds: float) -> tuple[Turn, list[Turn]]:
+        """The turn of which the host took least, after as many as that needs and patience allows; and the others."""
+        turns: list[Turn] = []
+        while not turns or (turns[-1].stolen > STOLEN_MAX and len(turns) < ATTEMPTS and self.host.left > 0):
+            self.host.settle()
+            place, warm = self.scratch / f"turn-{next(self.numbers)}", min(0.5, seconds / 4)
+            with self.host.charged() if turns else contextlib.nullcontext():
+                turns.append(measure.run_turn(contender, scenario, place, warm, seconds))
+        turns.sort(key=lambda turn: turn.stolen)
+        return turns[0], turns[1:]
+
     def _turn(self, contender: Contender, scenario: Scenario, cell: Cell, seconds: float) -> None:
         try:
-            turn = measure.run_turn(
-                contender, scenario, self.scratch / f"turn-{next(self.numbers)}", min(0.5, seconds / 4), seconds
-            )
+            turn, aside = self._undisturbed(contender, scenario, seconds)
         except Exception as error:  # noqa: BLE001  (as above)
             cell.problem = told(error)
             return
+        cell.set_aside += [{"records_per_s": sum(each.rates), "stolen_share": each.stolen} for each in aside]
         latencies = turn.samples[::2]
         rate, slowest, fastest = sum(turn.rates), min(turn.rates), max(turn.rates)
         pipelined = isinstance(contender, subject.Ringwal)
@@ -164,6 +185,7 @@ class Runner:
                 "fairness": slowest / fastest if fastest else 0.0,
                 "latency_us": stats.latency_us(latencies),
                 "late": turn.late,
+                "stolen_share": turn.stolen,
                 "writer_cpu_us_per_record": turn.writer_cpu_s * 1e6 / total,
                 "server_cpu_us_per_record": sum(turn.server_cpu_s.values()) * 1e6 / total,
                 "server_private_bytes": sum(memory["private"] for memory in turn.server_memory.values()),
@@ -189,7 +211,7 @@ def _batching(counters: dict[str, int]) -> dict[str, float]:
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """A directory for the run's data that is gone afterwards. Other users may pass through it, not look into it."""
     parent.mkdir(parents=True, exist_ok=True)
