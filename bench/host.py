@@ -23,7 +23,7 @@ PROBE_BYTES = 8 * MIB
 PROBE_TRIES = 3
 SPIN_SECONDS = 0.2
 STEP_SECONDS = 3.0
-ATTEMPTS = 4
+ATTEMPTS = 5
 """A contender that is itself the reason would use up the patience of the whole run."""
 
 
@@ -64,8 +64,12 @@ class Host:
         self._say = say
         self._best = float("inf")
 
-    def settle(self) -> None:
-        """Returns once the host is calm, or patience has come to its end."""
+    def settle(self, disturbed: int = 0) -> None:
+        """Returns once the host is calm, or patience has come to its end; the later the more often it was `disturbed` since,
+        as it may look calm for a moment."""
+        if disturbed:
+            with self.charged():
+                time.sleep(disturbed * STEP_SECONDS)
         while self.left > 0 and (reason := self.disturbed()):
             self._say(f"waiting for a calm host, {self.left:.0f} s at most: {reason}")
             with self.charged():

@@ -159,7 +159,7 @@ class Runner:
         """The turn of which the host took least, after as many as that needs and patience allows; and the others."""
         turns: list[Turn] = []
         while not turns or (turns[-1].stolen > STOLEN_MAX and len(turns) < ATTEMPTS and self.host.left > 0):
-            self.host.settle()
+            self.host.settle(len(turns))
             place, warm = self.scratch / f"turn-{next(self.numbers)}", min(0.5, seconds / 4)
             with self.host.charged() if turns else contextlib.nullcontext():
                 turns.append(measure.run_turn(contender, scenario, place, warm, seconds))
