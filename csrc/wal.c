@@ -229,8 +229,8 @@ static void sleep_until_roused(rw_wal *w)
 /* Under the turn: bytes in the lanes for which another block is opened beside those that are being written. The second one
  * hides the time in which nothing would be on its way. Measured, a third one only pays if it is full: a device has so much
  * bandwidth, and many small blocks get less of it than what gathers while two large ones are written. Into a segment that is
- * only reserved a third one does not pay at all: each write there is also a commit of the file system's, and more of them at
- * once hold each other up. */
+ * only reserved a third one does not pay at all: each write there also changes the file's extents. Two in flight leave no
+ * more of them than an ext4 inode holds; with three the file system makes and frees a block for them, over and over. */
 static uint64_t worth_a_block(const rw_wal *w)
 {
     if (rw_load32_seq(&w->writing) < 2)
