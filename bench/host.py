@@ -1,8 +1,9 @@
 """What others on the host take from a virtual machine, and a run that waits it out instead of measuring it.
 
-Two things are looked at, before and during each turn, by the same rule for every contender and without a look at its result:
-the share of the processors' time that the hypervisor gave to others (``steal`` in proc_stat(5)), and how long the disk takes
-for a few megabytes beside the best it did in this run, as shared disks are throttled for minutes after heavy writing.
+Two things are looked at, by the same rule for every contender and without a look at its result: before and during each turn
+the share of the processors' time that the hypervisor gave to others (``steal`` in proc_stat(5)), and before it how long the
+disk takes for a few megabytes beside the best it did in this run, as shared disks are throttled for minutes after heavy
+writing.
 """
 
 from __future__ import annotations

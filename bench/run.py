@@ -161,8 +161,13 @@ class Runner:
         while not turns or (turns[-1].stolen > STOLEN_MAX and len(turns) < ATTEMPTS and self.host.left > 0):
             self.host.settle(len(turns))
             place, warm = self.scratch / f"turn-{next(self.numbers)}", min(0.5, seconds / 4)
-            with self.host.charged() if turns else contextlib.nullcontext():
-                turns.append(measure.run_turn(contender, scenario, place, warm, seconds))
+            try:
+                with self.host.charged() if turns else contextlib.nullcontext():
+                    turns.append(measure.run_turn(contender, scenario, place, warm, seconds))
+            except Exception:
+                if not turns:
+                    raise
+                break  # what was measured before is not lost by it
         turns.sort(key=lambda turn: turn.stolen)
         return turns[0], turns[1:]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import host, report, run
+from bench.contender import Contender
 from bench.scenario import Scenario
 from tests.bench_fakes import Attended
 
@@ -34,10 +36,12 @@ def steal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return steal
 
 
-def measured(tmp_path: Path, patience: float) -> tuple[dict[str, object], list[str], run.Runner]:
+def measured(
+    tmp_path: Path, patience: float, contender: Contender | None = None
+) -> tuple[dict[str, Any], list[str], run.Runner]:
     said: list[str] = []
     runner = run.Runner(run.Options(rounds=1, seconds=0.05), tmp_path, tmp_path, said.append, patience)
-    runner.contenders = {"attended": Attended(tmp_path / "here")}
+    runner.contenders = {"attended": contender or Attended(tmp_path / "here")}
     runner.prepare([SCENARIO])
     return runner.measure(SCENARIO)["contenders"]["attended"], said, runner
 
@@ -73,6 +77,23 @@ def test_a_contender_that_is_always_disturbed_is_given_up(tmp_path: Path, steal:
     found, _, _ = measured(tmp_path, 1e6)
     assert len(found["turns"]) == 1
     assert len(found["set_aside"]) == host.ATTEMPTS - 1
+
+
+def test_a_contender_that_breaks_when_measured_again_keeps_what_it_did(
+    tmp_path: Path, steal: Callable[..., None]
+) -> None:
+    class Once(Attended):
+        used = False
+
+        def setup(self, directory: Path, scenario: Scenario) -> None:
+            if self.used:
+                raise OSError("no second time")
+            self.used = True
+            super().setup(directory, scenario)
+
+    steal(0, 0, 0, 50)
+    found, _, _ = measured(tmp_path, 100, Once(tmp_path / "here"))
+    assert [turn["stolen_share"] for turn in found["turns"]] == [0.5]
 
 
 def test_a_turn_begins_when_the_host_is_calm(tmp_path: Path, steal: Callable[..., None]) -> None:
