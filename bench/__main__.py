@@ -145,7 +145,7 @@ def _measure(
         _mark_incomparable(result)
         runner.say("")
         click.echo(report.scenario_table(result["scenarios"][item.name], result["contenders"]))
-        _keep(result, runner.output)
+        _keep(result, runner)
     for extra in further:
         if runner.over():
             result["extras"][extra.name] = {"not_measured": "time budget used up"}
@@ -155,9 +155,7 @@ def _measure(
         result["extras"][extra.name] = found = extras.measured(extra, runner.scratch, settings, runner.say)
         runner.say("")
         click.echo(f"\n{extra.title}\n" + extras.text(found))
-        _keep(result, runner.output)
-    result["environment"]["waited_for_calm_s"] = runner.host.waited
-    _keep(result, runner.output)
+        _keep(result, runner)
     return result
 
 
@@ -169,9 +167,10 @@ def _mark_incomparable(result: dict[str, Any]) -> None:
                 cell["incomparable"] = True
 
 
-def _keep(result: dict[str, Any], output: Path) -> None:
+def _keep(result: dict[str, Any], runner: run.Runner) -> None:
+    result["environment"]["waited_for_calm_s"] = runner.host.waited
     result["goals"] = goals.judge(result)
-    report.save(result, output)
+    report.save(result, runner.output)
 
 
 @cli.command()

@@ -29,9 +29,9 @@ ATTEMPTS = 5
 
 
 def ticks() -> tuple[int, int]:
-    """Stolen and all ticks of all processors since boot; no steal where the kernel does not tell."""
+    """Stolen and all ticks of all processors since boot."""
     fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return (fields[7] if len(fields) > 7 else 0), sum(fields)
+    return fields[7], sum(fields)
 
 
 def stolen(before: tuple[int, int]) -> float:

@@ -115,28 +115,24 @@ class Watch:
     def _engines(self, opened: contextlib.ExitStack) -> list[Process]:
         """Processes whose command line names the directory: a fork keeps it, in any pid namespace."""
         found = []
-        for name in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
-            with contextlib.suppress(OSError), contextlib.ExitStack() as kept:
-                process = self.candidate(int(name))
-                if process is not None:
-                    kept.callback(process.close)
-                    opened.push(kept.pop_all())
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if (process := self.candidate(int(name))) is not None:
+                    opened.callback(process.close)
                     found.append(process)
         return found
 
     def candidate(self, pid: int) -> Process | None:
         """The process with this number if it is one of the engine; the caller closes it. Raises OSError when there is none."""
-        process = Process(pid)
-        try:
+        with contextlib.ExitStack() as unless_ours:
+            process = Process(pid)
+            unless_ours.callback(process.close)
             words = process.words()
             # One that was killed and hangs: its memory has gone, its files have not.
             ours = os.fsencode(self._directory) in words and b"run" in words
             if (ours or (words == [b""] and process.could_write(self._segments))) and not process.is_thread():
+                unless_ours.pop_all()
                 return process
-        except BaseException:
-            process.close()
-            raise
-        process.close()
         return None
 
     def __enter__(self) -> Watch:
