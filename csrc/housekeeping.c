@@ -76,6 +76,8 @@ int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled)
         s->number = number;
         s->filled = filled;
         memcpy(s->fds, fds, w->o.threads * sizeof *fds);
+        if (number >= w->c->segments_end)
+            rw_store64(&w->c->segments_end, number + 1);
     }
     rw_store32_seq(&w->c->starved, 0);
     turn_give(w);

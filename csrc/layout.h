@@ -28,6 +28,7 @@
  *   rw_control.completions                 W     D         futex: bumped after the persisted bytes of a block are set
  *   rw_control.wal_error, storage_full     W     S D C     errno of a failed write; errno while no segment can be made
  *   rw_control.starved                     W     D         the WAL process waits for `released` to move
+ *   rw_control.segments_end                W     S C       number behind the last segment that is ready for blocks
  *   rw_control.drain_parked                D     W         the drain sleeps (or is about to) on `completions`
  *   rw_control.released, released_end      D     W C       blocks below are confirmed: their ring space may be reused
  *   rw_control.confirmed_ns                D     S C       when the latest confirmations were made
@@ -110,7 +111,8 @@ typedef struct rw_control {
     uint32_t wal_pid;
     uint32_t io_direct; /* 1: O_DIRECT + RWF_DSYNC; 0: buffered + fdatasync */
     uint32_t starved;   /* requests wait for ring space; the drain rings when it has released some */
-    RW_PAD(pad4, 24, 64);
+    uint64_t segments_end; /* for `status` */
+    RW_PAD(pad4, 32, 64);
     /* 384: drain */
     uint32_t drain_parked;
     uint32_t drain_pid;

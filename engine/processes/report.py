@@ -39,6 +39,7 @@ def report(context: EngineContext, crew: Crew, slots: SlotTable, recovered: Reco
     pids = crew.pids()
     direct = bool(c.io_direct) if c.wal_pid else recovered.direct
     clients = _clients(context, slots)
+    current = c.sealed_end // c.segment_bytes
     return {
         "directory": str(context.directory),
         "state": STATES[c.state],
@@ -58,7 +59,8 @@ def report(context: EngineContext, crew: Crew, slots: SlotTable, recovered: Reco
         "segments": {
             "bytes": c.segment_bytes,
             "files": len(segment.numbers(context.directory)),
-            "current": c.sealed_end // c.segment_bytes,
+            "current": current,
+            "ahead": max(0, c.segments_end - 1 - current),
         },
         "streams": c.stream_count,
         "clients_attached": len(clients),

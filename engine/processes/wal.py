@@ -27,6 +27,9 @@ COVER_NS = 1_000_000_000
 RETRY_SECONDS = 1.0
 """How often a segment is tried again while the disk is full."""
 
+LOOK_SECONDS = 0.05
+"""How often it is looked whether the disk can be spared, while fewer segments are ahead than there should be."""
+
 
 class WalProcess:
     """One life of the WAL process. Everything that outlives it is in shared memory and on disk."""
@@ -40,6 +43,8 @@ class WalProcess:
         self.stopping = False
         self.pace = Pace()
         self.segments_end = 0  # segments below are with the threads, or behind them
+        self.look_again: float | None = None  # in so many seconds, whether or not there are chores
+        self.told_no_room = False
         self.direct = files.use_direct(context.directory, self.config.direct_io)
         options = ffi.new(
             "rw_wal_options *",
@@ -66,7 +71,7 @@ class WalProcess:
         self._follow_membership()
         if self.context.replacement and lib.rw_wal_restore(self.wal) < 0:
             return os.EX_SOFTWARE  # shared memory is not what it should be: only the disk is to be believed
-        self._add_segments()
+        self._add_segments(early=False)
         if self.context.replacement and lib.rw_wal_rewrite(self.wal) != lib.RW_OK:
             return os.EX_IOERR
         signal.signal(signal.SIGTERM, self._on_stop)
@@ -85,16 +90,15 @@ class WalProcess:
         os.eventfd_write(self.context.chore_fd, 1)  # the main thread may be about to sleep on it
 
     def _wait_for_chores(self) -> None:
-        full = self.control.storage_full != 0
         closing = any(self._slot(k).state == lib.RW_SLOT_CLOSING for k in self.lanes)
-        timeout = 0.01 if self.stopping or closing else RETRY_SECONDS if full else None
+        timeout = 0.01 if self.stopping or closing else self.look_again
         ready, _, _ = select.select([self.context.chore_fd], [], [], timeout)
         if ready:
             os.eventfd_read(self.context.chore_fd)
 
     def _chores(self) -> None:
         self._follow_membership()
-        self._add_segments()
+        self._add_segments(early=not self.stopping)
         fds = ffi.new("int[]", self.config.blocks_in_flight)
         while lib.rw_wal_drop_segment(self.wal, fds) == lib.RW_OK:
             for fd in fds:
@@ -139,18 +143,37 @@ class WalProcess:
 
     # ---------------------------------------------------------------------------------------------- segments
 
-    def _add_segments(self) -> None:
-        """Hands the threads every segment from the one in use to `segments_ahead` behind it."""
+    def _add_segments(self, *, early: bool) -> None:
+        """Hands the threads every segment from the one in use to `segments_ahead` behind it.
+
+        The next one is made at once if need be. Of the others one a call is made (``early``), if the disk can be spared: so
+        lanes that come meanwhile wait for one at the most.
+        """
         first = lib.rw_wal_segment(self.wal)
         if self.context.replacement:
             first = min(first, self._oldest_unfinished())
         self.segments_end = max(self.segments_end, first)
-        while self.segments_end <= lib.rw_wal_segment(self.wal) + self.config.segments_ahead:
+        self.look_again = None
+        self.pace.look(lib.rw_wal_segment(self.wal), self.control.sealed_end)
+        while self.segments_end <= (current := lib.rw_wal_segment(self.wal)) + self.config.segments_ahead:
+            missing, needed = self.segments_end >= self.manifest.named_end, self.segments_end <= current + 1
+            if missing and not needed:
+                self.look_again = LOOK_SECONDS
+                if not early or not self.pace.can_be_spared():
+                    break
+                early = False
             try:
-                fds, filled = self._open_segment(self.segments_end)
+                fds, filled = self._open_segment(self.segments_end, needed=needed)
             except StorageFull as error:
-                lib.rw_wal_storage_full(self.wal, error.errno)
-                return
+                self.look_again = RETRY_SECONDS
+                if needed:
+                    lib.rw_wal_storage_full(self.wal, error.errno)
+                    return
+                if not self.told_no_room:
+                    ahead = self.segments_end - 1 - current
+                    self.context.log.warning("%d of %d segments ahead: %s", ahead, self.config.segments_ahead, error)
+                self.told_no_room = True
+                break
             added = lib.rw_wal_add_segment(self.wal, self.segments_end, fds, filled)
             assert added == lib.RW_OK, f"no place for segment {self.segments_end}"
             self.segments_end += 1
@@ -159,14 +182,15 @@ class WalProcess:
     def _oldest_unfinished(self) -> int:
         return int(self.control.released_end // self.control.segment_bytes)
 
-    def _open_segment(self, number: int) -> tuple[list[int], bool]:
+    def _open_segment(self, number: int, *, needed: bool) -> tuple[list[int], bool]:
         """A descriptor for each thread, of an open of its own (why is said at `rw_wal_add_segment`), and whether the segment is
-        filled."""
+        filled. One that is not ``needed`` yet is made only if it is filled."""
         fill = True  # what a predecessor made and did not fill counts as filled: too many blocks at once cost time only
         if number >= self.manifest.named_end:
-            began, fill = time.monotonic(), self.pace.worth_filling()
+            began, fill = time.monotonic(), not needed or self.pace.worth_filling()
             self.manifest = segment.prepare(self.context.directory, self.manifest, number, direct=self.direct, fill=fill)
-            self.pace.prepared(time.monotonic() - began, filled=fill)
+            if fill:
+                self.pace.filled(time.monotonic() - began)
         count = self.config.blocks_in_flight
         return segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct), fill
 

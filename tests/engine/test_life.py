@@ -188,3 +188,20 @@ def test_sigterm_confirms_what_was_appended(directory: Path, start: Callable[...
     assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(2000))
     assert running.wait() == 0
     client.close()
+
+
+def test_segments_are_filled_ahead_and_the_next_engine_uses_them(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(segments_ahead=4)
+    until(lambda: running.status()["segments"]["ahead"] == 4, "an idle engine has made what it was asked for")
+    made = sorted((directory / "segments").iterdir())
+    for path in made:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == size, "no part of it is only reserved"
+    assert running.terminate() == 0
+    running = start(segments_ahead=4)
+    with engine.connect(directory) as client:
+        assert client.stream("s").append(b"first").result(WAIT).offset == 0
+    until(lambda: running.status()["segments"]["ahead"] == 4, "the engine has replaced what it has used")
+    assert sorted((directory / "segments").iterdir())[: len(made)] == made
+    assert running.status()["segments"]["files"] == len(made) + 1

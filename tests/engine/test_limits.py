@@ -207,6 +207,21 @@ def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_di
         running.close()
 
 
+def test_no_room_for_segments_that_are_not_needed_yet_is_no_full_disk(small_disk: Path) -> None:
+    running = Engine(small_disk / "log", segments_ahead=8)
+    try:
+        with engine.connect(small_disk / "log") as client:
+            stream = client.stream("s")
+            receipts = [stream.append(bytes(8000)) for _ in range(600)]  # more than a segment
+            assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(600))
+            until(lambda: "of 8 segments ahead" in running.said(), "the engine has tried to make another one")
+            assert client.status()["segments"]["ahead"] == 1
+            assert client.status()["storage_full"] is None
+        assert running.terminate() == 0
+    finally:
+        running.close()
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_a_failed_write_ends_the_epoch_and_recovery_brings_back_what_was_confirmed(
     number: int, points_build: Path, directory: Path, start: Callable[..., Engine]

@@ -178,12 +178,50 @@ def test_a_segment_that_is_only_reserved_reads_as_zeros_and_takes_its_room(tmp_p
     assert not any(path.read_bytes()[segment.HEADER_BYTES :])
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_filling_pauses_while_segments_are_used_up_faster_than_it_pays() -> None:
-    pace = Pace()
+    clock = Clock()
+    pace = Pace(clock)
+    pace.look(0, 0)
+    assert pace.worth_filling()  # what it takes is not known yet
+    pace.filled(1.0)
+    for number in (1, 2):
+        clock.now += 7.0
+        pace.look(number, number * SIZE)
+        assert not pace.worth_filling()
+    clock.now += 9.0  # the one in use has lasted longer by now than those before
     assert pace.worth_filling()
-    pace.prepared(1e6, filled=True)  # a segment would have to last for months
-    assert not pace.worth_filling()
-    pace.prepared(0.0, filled=False)
-    assert not pace.worth_filling()  # what filling takes is remembered
-    pace.prepared(0.0, filled=True)
+    pace.look(3, 3 * SIZE)
     assert pace.worth_filling()
+
+
+def test_a_segment_that_is_not_needed_yet_is_filled_while_nobody_appends_or_now_and_then() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.look(0, 0)
+    assert pace.can_be_spared()
+    pace.filled(1.0)
+    clock.now += 20.0  # a segment lasts long enough
+    pace.look(0, 10)
+    pace.filled(1.0)
+    assert not pace.can_be_spared()
+    clock.now += 0.5
+    pace.look(0, 10)
+    assert pace.can_be_spared()  # idle
+    pace.look(0, 20)
+    assert not pace.can_be_spared()
+    clock.now += 8.0
+    pace.look(0, 30)
+    assert pace.can_be_spared()  # in use, and the latest filling is long enough ago
+    clock.now += 3.0
+    pace.look(4, 4 * SIZE)
+    clock.now += 3.0
+    pace.look(5, 5 * SIZE)
+    assert not pace.can_be_spared()  # segments are used up too fast
