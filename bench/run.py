@@ -44,7 +44,8 @@ class Options:
 
 def contenders() -> dict[str, Contender]:
     """Everything that can be measured, by name."""
-    found = [subject.Ringwal(), subject.RingwalLog(), device.Device(), device.Fdatasync(), *peers.everyone()]
+    ours = [subject.Ringwal(), subject.RingwalLog(), subject.RingwalAhead()]
+    found = [*ours, device.Device(), device.Fdatasync(), *peers.everyone()]
     return {contender.name: contender for contender in found}
 
 

@@ -10,6 +10,8 @@ KIB = 1024
 LIMITS = ("device", "fdatasync")
 PEERS = ("flock-file", "sqlite", "lmdb", "rocksdb", "redis", "postgresql", "nats")
 US = "ringwal"
+AHEAD = "ringwal-ahead"
+"""The engine with segments filled before the load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,13 @@ MANY_STREAMS = {"max-streams": "131072"}
 ONE = Scenario("one", "One writer, one outstanding")
 SIXTEEN = Scenario("sixteen", "16 writer processes, one outstanding each", writers=16)
 PIPELINED = Scenario(
-    "pipelined", "4 writers, single appends, 1,000 outstanding", writers=4, outstanding=1000, peer_batch=100, streams=4
+    "pipelined",
+    "4 writers, single appends, 1,000 outstanding",
+    writers=4,
+    outstanding=1000,
+    peer_batch=100,
+    streams=4,
+    contenders=(US, AHEAD, *LIMITS, *PEERS),
 )
 BATCHES = Scenario(
     "batches",
@@ -69,9 +77,17 @@ BATCHES = Scenario(
     batch=1000,
     peer_batch=1000,
     streams=4,
+    contenders=(US, AHEAD, *LIMITS, *PEERS),
 )
 LARGE = Scenario(
-    "large", "4 writers, 64 KiB, 16 outstanding", writers=4, outstanding=16, record_bytes=64 * KIB, peer_batch=16, streams=4
+    "large",
+    "4 writers, 64 KiB, 16 outstanding",
+    writers=4,
+    outstanding=16,
+    record_bytes=64 * KIB,
+    peer_batch=16,
+    streams=4,
+    contenders=(US, AHEAD, *LIMITS, *PEERS),
 )
 SIXTY_FOUR = Scenario("sixty-four", "64 writer processes, one outstanding each", writers=64)
 SOME_STREAMS = Scenario(

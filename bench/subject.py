@@ -18,6 +18,8 @@ from engine import errors
 from engine.log import manifest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+FILL_TIMEOUT = 180.0
+"""Seconds for filling segments before a turn, on a disk that others use too."""
 COUNTERS = (
     "wal_blocks",
     "wal_requests",
@@ -143,6 +145,26 @@ class RingwalLog(Ringwal):
     name = "ringwal-log"
     durability = Ringwal.durability + '; confirm_order="log"'
     settings: ClassVar[Mapping[str, str]] = {"confirm-order": "log"}
+
+
+class RingwalAhead(Ringwal):
+    """The same with as many segments filled before the load as one second of it can use up: a burst, not a steady load."""
+
+    name = "ringwal-ahead"
+    segments = 36
+    durability = Ringwal.durability + f"; {segments} segments (2.25 GiB) filled with zeros before the load begins"
+    settings: ClassVar[Mapping[str, str]] = {"segments-ahead": str(segments)}
+
+    def setup(self, directory: Path, scenario: Scenario) -> None:
+        super().setup(directory, scenario)
+        assert self.server is not None
+        self.server.wait_until(self._filled, FILL_TIMEOUT)
+
+    def _filled(self) -> bool:
+        import engine
+
+        with engine.connect(self.directory) as client:
+            return bool(client.status()["segments"]["ahead"] == self.segments)
 
 
 def counters(directory: Path) -> dict[str, int]:

@@ -61,6 +61,14 @@ def test_goals_show_the_spread_of_the_rounds_and_judge_the_medians() -> None:
     assert result(sixteen=cells)["goals"][1]["checks"][0]["text"] == "throughput / sqlite 4 x (>= 4)"
 
 
+def test_segments_filled_ahead_are_shown_and_not_judged() -> None:
+    cells = {"ringwal": cell(60), "device": cell(100), "sqlite": cell(10)}
+    without, found = (result(large=cells | ahead)["goals"][4] for ahead in ({}, {"ringwal-ahead": cell(95)}))
+    assert without["verdict"] == found["verdict"] == "no"
+    assert "ahead" not in without["measured"]
+    assert "into segments filled ahead 0.95 x device; into segments filled ahead 9.5 x sqlite" in found["measured"]
+
+
 def test_who_comes_to_less_than_a_quarter_of_the_others_starves() -> None:
     for fairness, verdict in ((0.25, "yes"), (0.24, "no")):
         found = result(sixteen={"ringwal": cell(100)}, sixty_four={"ringwal": cell(100, fairness=fairness)})
