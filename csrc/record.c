@@ -154,6 +154,16 @@ uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint
     return n;
 }
 
+uint64_t rw_lengths_widen(const uint8_t *small, uint32_t count, uint32_t *lengths)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        lengths[i] = small[i];
+        sum += small[i];
+    }
+    return sum;
+}
+
 uint64_t rw_lengths_sum(const uint32_t *lengths, uint32_t count)
 {
     uint64_t sum = 0;

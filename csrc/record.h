@@ -70,5 +70,7 @@ uint32_t rw_request_crc(const rw_request *q);
 int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count);
 
 uint64_t rw_lengths_sum(const uint32_t *lengths, uint32_t count);
+/* The same of lengths below 256, one a byte, which are stored to `lengths`. */
+uint64_t rw_lengths_widen(const uint8_t *small, uint32_t count, uint32_t *lengths);
 
 #endif

@@ -327,11 +327,11 @@ class Stream:
         if not items:
             raise ValueError("append_many needs at least one record")
         try:
-            data, lengths = _joined(items)
+            data, (lengths, payload_bytes) = b"".join(items), _lengths(items)
         except (TypeError, BufferError):
-            data, lengths = _joined([bytes(_buffer(item)) for item in items])
-        if lib.rw_lengths_sum(ffi.from_buffer("uint32_t[]", lengths), len(lengths)) != len(data):
-            # len() of a buffer whose items are wider than a byte
+            items = [bytes(_buffer(item)) for item in items]
+            data, (lengths, payload_bytes) = b"".join(items), _lengths(items)
+        if payload_bytes != len(data):  # len() of a buffer whose items are wider than a byte
             lengths = array.array("I", [memoryview(item).nbytes for item in items])
         receipt = self._append_batch(lengths, data)
         # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
@@ -438,8 +438,16 @@ class Stream:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
 
 
-def _joined(items: Sequence[Any]) -> tuple[bytes, array.array[int]]:
-    return b"".join(items), array.array("I", list(map(len, items)))
+def _lengths(items: Sequence[Any]) -> tuple[array.array[int], int]:
+    """The lengths of the items, and their sum."""
+    sizes = list(map(len, items))
+    try:
+        small = bytes(sizes)  # and widened in C: half the time of `array` with a list
+    except ValueError:
+        lengths = array.array("I", sizes)
+        return lengths, lib.rw_lengths_sum(ffi.from_buffer("uint32_t[]", lengths), len(lengths))
+    lengths = array.array("I", bytes(4 * len(sizes)))
+    return lengths, lib.rw_lengths_widen(small, len(small), ffi.from_buffer("uint32_t[]", lengths))
 
 
 def _buffer(data: Any) -> memoryview:

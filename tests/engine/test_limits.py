@@ -157,6 +157,19 @@ def test_buffers_of_every_kind(directory: Path, start: Callable[..., Engine]) ->
         assert stream.append(b"after all that").result(WAIT).offset == 2 * len(kinds) + 2
 
 
+@pytest.mark.parametrize("sizes", [(0, 1, 255, 0, 7), (255, 256, 0, 3), (9, 40_000, 1)], ids=str)
+def test_a_batch_of_any_sizes_comes_back_as_it_was(
+    sizes: tuple[int, ...], directory: Path, start: Callable[..., Engine]
+) -> None:
+    start(lane_bytes="256KiB")
+    records = [bytes([65 + n]) * size for n, size in enumerate(sizes)]
+    with engine.connect(directory) as client:
+        stream = client.stream("s")
+        for given in (records, tuple(records), [bytearray(record) for record in records], iter(records)):
+            assert stream.append_many(given).result(WAIT).count == len(sizes)
+        assert [record.data for record in stream.read(0)] == 4 * records
+
+
 def test_a_payload_may_be_changed_once_append_has_returned(directory: Path, start: Callable[..., Engine]) -> None:
     start()
     with engine.connect(directory) as client:
