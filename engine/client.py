@@ -205,6 +205,7 @@ class Client:
             finally:
                 self._closed = True
                 self._drop(ClosedError("the client was closed before this append was confirmed", outcome="unknown"))
+                self.latest_batch = b""
 
     def __enter__(self) -> Self:
         return self

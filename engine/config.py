@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, cast
 
+from engine._native import lib
 from engine.errors import ConfigError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -92,7 +93,7 @@ class Config:
         self._within("max_clients", 1, 4096)
         self._within("max_streams", 1, 1 << 24)
         self._within("segments_ahead", 1, 64)
-        self._within("blocks_in_flight", 1, 64)
+        self._within("blocks_in_flight", 1, lib.RW_WAL_THREADS_MAX)
         self._within("lane_quota_bytes", PAGE, GIB)
         self._within("pipeline_bytes", 1, GIB)
         self._within("wal_spin", 0, 1)
