@@ -11,7 +11,7 @@ confirmation came in the cool-down or later.
 
 Cost: one append in `stride` is timed (all of them up to 16 outstanding) and stands for the others of its group, with two
 clock reads, one call and two stores into a plain array. So above 16 outstanding the count of a window is a multiple of
-`stride`. Everything else is the append itself.
+`stride`. With one outstanding everybody goes through the same loop. Everything else is the append itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice
 from math import gcd
 from typing import Any
@@ -85,21 +86,33 @@ def run(session: Session, plan: Plan, start_ns: int) -> Tally:
     """Makes the plan's load from `start_ns` on."""
     opened = plan.scenario.loop == "open"
     if isinstance(session, PipelinedSession):
-        return (_pipelined_open if opened else _pipelined_closed)(session.appenders(plan), plan, start_ns)
+        appenders = session.appenders(plan)
+        if opened:
+            return _pipelined_open(appenders, plan, start_ns)
+        if plan.scenario.outstanding > 1:
+            return _pipelined_closed(appenders, plan, start_ns)
+        return _one_at_a_time([_awaited(append) for append in appenders], plan.scenario.batch or 1, plan, start_ns)
     assert isinstance(session, BlockingSession)
-    return (_blocking_open if opened else _blocking_closed)(session, plan, start_ns)
-
-
-def _blocking_closed(session: BlockingSession, plan: Plan, start_ns: int) -> Tally:
-    tally = Tally.of(plan, start_ns)
-    commit, confirm, stop = session.commit, tally.confirm, tally.stop
+    if opened:
+        return _blocking_open(session, plan, start_ns)
     records = [plan.payload()] * plan.commit_records
-    size = len(records)
-    for stream in cycle(plan.streams()):
+    commits = [partial(session.commit, stream, records) for stream in plan.streams()]
+    return _one_at_a_time(commits, len(records), plan, start_ns)
+
+
+def _awaited(append: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: append().result(RESULT_TIMEOUT)
+
+
+def _one_at_a_time(commits: list[Callable[[], Any]], size: int, plan: Plan, start_ns: int) -> Tally:
+    """Calls that return when `size` records are durable, one behind the other: the same loop for everybody."""
+    tally = Tally.of(plan, start_ns)
+    confirm, stop = tally.confirm, tally.stop
+    for commit in cycle(commits):
         sent = clock()
         if sent >= stop:
             break
-        commit(stream, records)
+        commit()
         done = clock()
         confirm(sent, done, size)
     return tally
