@@ -50,7 +50,7 @@ class Config:
     max_streams: int = _setting(16384, "count", "Streams this engine can hold.")
     segment_bytes: int = _setting(64 * MIB, "bytes", "Size of a segment file. Multiple of 1 MiB.")
     segments_ahead: int = _setting(
-        1, "count", "Segments filled with zeros before they are needed: a burst that fits into them is written faster."
+        1, "count", "Segments filled with zeros before they are needed: a burst that fits into them goes into written space."
     )
     block_bytes: int = _setting(MIB, "bytes", "A block is written when it reaches this size, or a quarter of the ring.")
     blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
