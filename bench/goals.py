@@ -81,12 +81,16 @@ class Results:
         return dict(found)
 
 
+def _spread(rounds: list[float]) -> str:
+    """The lowest and the highest of them, which are sorted."""
+    return f" ({rounds[0]:.3g} to {rounds[-1]:.3g})" if rounds else ""
+
+
 def _check(what: str, measured: float | Ratio, sign: str, bound: float, unit: str) -> Check:
     value, rounds = (measured.value, measured.rounds) if isinstance(measured, Ratio) else (measured, [])
     ends = {"low": rounds[0], "high": rounds[-1]} if rounds else {}
-    spread = f" ({ends['low']:.3g} to {ends['high']:.3g})" if ends else ""
     holds = value >= bound if sign == ">=" else value <= bound
-    return Check(f"{what} {value:.3g} {unit}{spread} ({sign} {bound:g})", holds, {what: value, "bound": bound, **ends})
+    return Check(f"{what} {value:.3g} {unit}{_spread(rounds)} ({sign} {bound:g})", holds, {what: value, "bound": bound, **ends})
 
 
 def _at_least(what: str, measured: float | Ratio, bound: float, unit: str = "x") -> Check:
@@ -140,8 +144,7 @@ def _ahead(r: Results, scenario: str, key: str, other: str) -> list[Check]:
         ratio = r.ratio((scenario, AHEAD, key), (scenario, other, key))
     except MissingError:  # it need not be part of a run
         return []
-    spread = f" ({ratio.rounds[0]:.3g} to {ratio.rounds[-1]:.3g})" if ratio.rounds else ""
-    text = f"into segments filled ahead {ratio.value:.3g} x {other}{spread}"
+    text = f"into segments filled ahead {ratio.value:.3g} x {other}{_spread(ratio.rounds)}"
     return [Check(text, holds=True, values={f"ahead / {other}": ratio.value})]
 
 
