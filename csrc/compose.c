@@ -181,6 +181,12 @@ static int first_request(rw_wal *w, uint64_t *need)
     return RW_PENDING;
 }
 
+bool rw_wal_segment_filled(const rw_wal *w) { return w->segments[rw_wal_segment(w) % RW_WAL_SEGMENTS].filled; }
+
+/* Where as many blocks are in flight as there are threads, two that are half as large keep the device busier than one: large
+ * ones end together, and while all writers append again the device waits for the first of them to be composed. */
+static uint64_t full_block(const rw_wal *w) { return rw_wal_segment_filled(w) ? w->o.block_bytes / 2 : w->o.block_bytes; }
+
 int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
 {
     const rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
@@ -257,7 +263,7 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     uint64_t now = wall_clock_ns();
     if (now > w->last_timestamp_ns)
         w->last_timestamp_ns = now; /* timestamps never go back, whatever the clock does */
-    int rc = rw_log_ring_begin(r, sizeof(rw_block) + need);
+    int rc = rw_log_ring_begin(r, sizeof(rw_block) + need, full_block(w));
     if (rc == RW_TOO_LARGE) {
         if (rw_log_ring_begin_end(r) != RW_OK)
             return RW_FULL;
@@ -290,7 +296,7 @@ int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job)
     rw_log_ring_advance(r);
     int fd = rw_wal_segment_fd(w, rw_wal_segment(w), thread);
     /* At a segment's end, or without room: whatever comes next does it. */
-    if (!rw_cover_due(w) || fd < 0 || rw_log_ring_begin(r, sizeof(rw_block)) != RW_OK)
+    if (!rw_cover_due(w) || fd < 0 || rw_log_ring_begin(r, sizeof(rw_block), RW_PAGE) != RW_OK)
         return RW_PENDING;
     rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
     w->covered_end = w->c->sealed_end;

@@ -5,9 +5,9 @@
 
 #include <string.h>
 
-void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring, uint64_t target_bytes)
+void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring)
 {
-    *r = (rw_log_ring){.c = c, .ring = ring, .target_bytes = target_bytes};
+    *r = (rw_log_ring){.c = c, .ring = ring};
     /* The drain may be at work and move both between the two loads; every block below either is persisted, which is all
      * that a prefix says, and the first advance makes them agree. */
     uint64_t released = rw_first_unreleased(c);
@@ -70,17 +70,17 @@ static void open_block(rw_log_ring *r, uint64_t capacity)
     }
 }
 
-int rw_log_ring_begin(rw_log_ring *r, uint64_t need)
+int rw_log_ring_begin(rw_log_ring *r, uint64_t need, uint64_t target)
 {
     uint64_t pages = rw_page_up(need), room = ring_room(r), segment = rw_log_ring_segment_room(r);
     if (pages > segment)
         return RW_TOO_LARGE;
     /* A block beyond the target size has one big request and less than a page of others; `most` binds a writer that, once
      * the block was opened for its big request, puts many small ones in its place. */
-    r->most = (uint32_t)(1 + (r->target_bytes + RW_PAGE) / sizeof(rw_record));
+    r->most = (uint32_t)(1 + (target + RW_PAGE) / sizeof(rw_record));
     if (pages > room || requests_pending(r) + r->most > RW_PENDING_MAX)
         return RW_FULL;
-    uint64_t capacity = pages > r->target_bytes ? pages : r->target_bytes;
+    uint64_t capacity = pages > target ? pages : target;
     if (capacity > room)
         capacity = room;
     if (capacity > segment)

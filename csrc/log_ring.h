@@ -26,7 +26,6 @@
 typedef struct rw_log_ring {
     rw_control *c;
     uint8_t *ring;
-    uint64_t target_bytes; /* a block is closed when it reaches this size */
 
     /* the block being composed */
     uint8_t *base;
@@ -43,7 +42,7 @@ typedef struct rw_log_ring {
     uint64_t prefix_end;
 } rw_log_ring;
 
-void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring, uint64_t target_bytes);
+void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring);
 
 /* The first block whose ring bytes are still needed. The drain stores released_end first and `released` second: killed or
  * stopped between the two, it leaves `released` behind, and the blocks between may be composed over already. Their
@@ -62,9 +61,9 @@ void rw_log_ring_advance(rw_log_ring *r);
 /* Bytes of the segment behind sealed_end that blocks may use (its last page is kept for an END block). */
 uint64_t rw_log_ring_segment_room(const rw_log_ring *r);
 
-/* Opens a block whose frames need at least `need` bytes, header included. RW_OK; RW_FULL: the ring has no room for it
- * yet; RW_TOO_LARGE: the segment has no room, an END block is due. */
-int rw_log_ring_begin(rw_log_ring *r, uint64_t need);
+/* Opens a block whose frames need at least `need` bytes, header included, and that is closed when it reaches `target`. RW_OK;
+ * RW_FULL: the ring has no room for it yet; RW_TOO_LARGE: the segment has no room, an END block is due. */
+int rw_log_ring_begin(rw_log_ring *r, uint64_t need, uint64_t target);
 
 /* May one more request, whose frames take `need` bytes, go into the open block? */
 static inline bool rw_log_ring_fits(const rw_log_ring *r, uint64_t need)

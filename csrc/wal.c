@@ -28,6 +28,7 @@
 #define GATHER_NAPS   10
 #define GATHER_NAP_NS 20000
 #define RW_SLOW_NS 20000000ull
+#define RESERVED_AT_ONCE 2u
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
 {
@@ -50,7 +51,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
     }
     for (uint32_t i = 0; i < RW_WAL_SEGMENTS; i++)
         w->segments[i].fds[0] = -1;
-    rw_log_ring_open(&w->ring, c, ring, o->block_bytes);
+    rw_log_ring_open(&w->ring, c, ring);
     rw_prefault(ring, 2 * c->ring_bytes, 1);
     for (uint32_t id = 0; id < c->max_streams; id++) {
         const rw_stream *s = rw_stream_of(c, id);
@@ -193,13 +194,19 @@ static bool left_behind(rw_wal *w)
     return work;
 }
 
+/* A block is put aside only while others are written, and waits for nobody who is stuck. */
+static bool ahead_due(const rw_wal *w)
+{
+    return rw_ahead_there(&w->ahead) && (rw_load32_seq(&w->writing) < RESERVED_AT_ONCE || slow(w));
+}
+
 /* Gives up watching until somebody rings or wakes this thread; watches again on return. */
 static void sleep_until_roused(rw_wal *w)
 {
     if (!covered(w)) {
         turn_take(w);
         bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
-        bool work = sentinel && work_left(w), due = sentinel && w->o.cover_ns && rw_cover_due(w);
+        bool work = sentinel && (work_left(w) || ahead_due(w)), due = sentinel && w->o.cover_ns && rw_cover_due(w);
         turn_give(w);
         if (sentinel) {
             if (!work && !ended(w)) {
@@ -226,16 +233,58 @@ static void sleep_until_roused(rw_wal *w)
         rw_store32_seq(&w->guard, 0);
 }
 
-/* Under the turn: bytes in the lanes for which another block is opened beside those that are being written. The second one
- * hides the time in which nothing would be on its way. Measured, a third one only pays if it is full: a device has so much
- * bandwidth, and many small blocks get less of it than what gathers while two large ones are written. Into a segment that is
- * only reserved a third one does not pay at all: each write there also changes the file's extents. Two in flight leave no
- * more of them than an ext4 inode holds; with three the file system makes and frees a block for them, over and over. */
-static uint64_t worth_a_block(const rw_wal *w)
+/* How many blocks may be in flight into the segment that is written now. Measured: into one that is only reserved more than two
+ * do not pay, as each write there also changes the file's extents. Two in flight leave no more of them than an ext4 inode holds;
+ * with three the file system makes and frees a block for them, over and over. */
+static uint32_t blocks_at_once(const rw_wal *w) { return rw_wal_segment_filled(w) ? w->o.threads : RESERVED_AT_ONCE; }
+
+/* Under the turn: do the lanes hold enough for another block beside those that are being written? The second one
+ * hides the time in which nothing would be on its way. Measured, a third one only pays if it is full, which in a filled segment
+ * is half of block_bytes: a device has so much bandwidth, and many small blocks get less of it than what gathers while two large
+ * ones are written. The block ahead pays from there on as well. */
+static bool worth_a_block(const rw_wal *w)
 {
-    if (rw_load32_seq(&w->writing) < 2)
-        return w->o.pipeline_bytes;
-    return w->segments[rw_wal_segment(w) % RW_WAL_SEGMENTS].filled ? w->o.block_bytes : UINT64_MAX;
+    uint32_t writing = rw_load32_seq(&w->writing);
+    if (writing < 2)
+        return rw_lanes_backlog(w) >= w->o.pipeline_bytes;
+    bool room = writing < blocks_at_once(w) || rw_ahead_none(&w->ahead);
+    return room && rw_lanes_backlog(w) >= w->o.block_bytes / 2;
+}
+
+/* For a thread that is counted in `writing`. */
+static bool take_ahead(rw_wal *w, uint32_t thread, rw_block_job *job)
+{
+    if (!rw_ahead_take(&w->ahead, job))
+        return false;
+    /* The segment stays while it has a block that is not persisted. */
+    job->fd = rw_wal_segment_fd(w, rw_block_entry_of(w->c, job->number)->position / w->c->segment_bytes, thread);
+    return true;
+}
+
+/* The change from watching to writing. */
+static void start_writing(rw_wal *w)
+{
+    rw_add32(&w->writing, 1);
+    rw_bell_change(&w->c->bell, -1, 0);
+}
+
+/* And back, `writing` last: covered() holds throughout. */
+static void stop_writing(rw_wal *w)
+{
+    rw_bell_change(&w->c->bell, 1, 0);
+    rw_sub32(&w->writing, 1);
+}
+
+/* The block ahead instead of composing one. */
+static bool start_ahead(rw_wal *w, uint32_t thread, rw_block_job *job)
+{
+    while (ahead_due(w)) {
+        start_writing(w);
+        if (take_ahead(w, thread, job))
+            return true;
+        stop_writing(w); /* whoever was faster may have made room for the next one; so look again */
+    }
+    return false;
 }
 
 /* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */
@@ -243,7 +292,7 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     if (!turn_try(w))
         return RW_PENDING;
-    if (written_soon(w) && rw_lanes_backlog(w) < worth_a_block(w)) {
+    if (written_soon(w) && !worth_a_block(w)) {
         turn_give(w);
         return RW_PENDING;
     }
@@ -261,18 +310,38 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     rw_store32(&w->cover, 0);
     if (rc == RW_OK || rc == RW_PENDING)
         rw_store32(&w->c->starved, 0);
-    bool more = false;
+    bool more = false, aside = false;
     if (rc == RW_OK) {
-        rw_add32(&w->writing, 1);
-        rw_bell_change(&w->c->bell, -1, 0);
-        more = rw_lanes_backlog(w) >= worth_a_block(w);
+        aside = rw_load32_seq(&w->writing) >= blocks_at_once(w) && rw_ahead_none(&w->ahead) && !slow(w);
+        if (aside) {
+            rw_ahead_put(&w->ahead, job);
+        } else {
+            start_writing(w);
+            more = worth_a_block(w);
+        }
     }
     turn_give(w);
+    if (aside)
+        return start_ahead(w, thread, job) ? RW_OK : RW_PENDING;
     if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 && !(rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL)))
         rouse_helper(w);
     if (rc == RW_OK)
         rouse_drain(w);
     return rc;
+}
+
+/* The thread has written a block and goes on with the one ahead; who composed that one may compose the next. */
+static bool write_on(rw_wal *w, uint32_t thread, rw_block_job *job)
+{
+    if (!take_ahead(w, thread, job))
+        return false;
+    if (turn_try(w)) {
+        bool more = worth_a_block(w);
+        turn_give(w);
+        if (more)
+            rouse_helper(w);
+    }
+    return true;
 }
 
 /* The callers of a block that has just been written are about to append again. Composing at once would find the first of
@@ -309,13 +378,14 @@ int rw_wal_work(rw_wal *w, uint32_t thread)
     rw_bell_change(&w->c->bell, 1, 0);
     while (rc == RW_OK && rw_load32(&w->failed) == 0) {
         rw_block_job job;
-        int got = try_compose(w, thread, &job);
+        int got = start_ahead(w, thread, &job) ? RW_OK : try_compose(w, thread, &job);
         if (got == RW_OK) {
-            rw_store64(started, rw_now_ns());
-            rc = rw_write_job(w, &job);
-            rw_store64(started, 0);
-            rw_bell_change(&w->c->bell, 1, 0); /* before `writing` goes down: covered() holds throughout */
-            rw_sub32(&w->writing, 1);
+            do {
+                rw_store64(started, rw_now_ns());
+                rc = rw_write_job(w, &job);
+                rw_store64(started, 0);
+            } while (rc == RW_OK && rw_load32(&w->failed) == 0 && write_on(w, thread, &job));
+            stop_writing(w);
             gather(w, &job);
             watch_until = rw_now_ns() + w->o.spin_ns;
             continue;

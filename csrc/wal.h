@@ -2,16 +2,17 @@
  *
  * Each thread composes a block and then writes that block itself, so that a lone append crosses no thread. Composing is
  * one thread's turn at a time; writing is not, so as many blocks are in flight as there are threads, and they complete
- * in any order.
+ * in any order. Into a segment that is only reserved no more than two are in flight, and one more is composed ahead, which is
+ * written by whoever has written one of the two (ahead.h).
  *
  *   thread:  watch ──► take the turn ──► compose, seal ──► give the turn back ──► write ──► persisted bytes ──► tell drain
  *              ▲                                                                                                  │
  *              └──────────────────────────────────────────────────────────────────────────────────────────────────┘
  *
  * Group commit needs no timer: what gathers in the lanes while a block is being written goes into the next one. A further
- * block is put in flight beside it as soon as enough for a worthwhile write has gathered (pipeline_bytes; beside two, only a full one), so that a
- * backlog is written several blocks at a time and a trickle does not turn into many tiny writes. How threads watch and
- * sleep is bell.h.
+ * block is put in flight beside it as soon as enough for a worthwhile write has gathered (pipeline_bytes; beside two, half of
+ * block_bytes), so that a backlog is written several blocks at a time and a trickle does not turn into many tiny writes. How
+ * threads watch and sleep is bell.h.
  *
  * THE TURN is a try-lock between the threads of this process and guards the lane cursors, the log ring and the offsets.
  * No client and not the drain ever takes it, it is not in shared memory, and it dies with the process.
@@ -19,7 +20,7 @@
  * REPLACEMENT. Everything a successor needs is in shared memory:
  *   killed before seal           the block never existed; the requests are still in the lanes
  *   after seal, before publish   lane heads and offsets follow from the tickets and offsets of the last sealed block
- *   before or in the write       the block is not marked persisted: same bytes are written to the same place again
+ *   ahead, before, in the write  the block is not marked persisted: same bytes are written to the same place again
  *   between two persisted bytes  the block is written again, the remaining bytes are set
  *   before telling the drain     the drain looks on its own before it parks for long, and the successor tells it
  */
@@ -36,7 +37,7 @@ typedef struct rw_wal rw_wal;
 #define RW_WAL_THREADS_MAX 64u
 
 typedef struct rw_wal_options {
-    uint64_t block_bytes; /* a block is closed when it reaches this size */
+    uint64_t block_bytes; /* a block is closed when it reaches this size; in a filled segment, half of it */
     uint64_t quota_bytes; /* what one lane may add before the next lane's turn */
     uint64_t pipeline_bytes; /* while a block is being written, another one is opened only for this much */
     uint64_t spin_ns;     /* how long a thread watches after its block before it sleeps */

@@ -2,6 +2,7 @@
 #ifndef RW_WAL_STATE_H
 #define RW_WAL_STATE_H
 
+#include "ahead.h"
 #include "atomics.h"
 #include "lane.h"
 #include "layout.h"
@@ -18,16 +19,6 @@ typedef struct rw_wal_segment_slot {
     int fds[RW_WAL_THREADS_MAX]; /* by thread; the first is -1: no segment */
     bool filled;
 } rw_wal_segment_slot;
-
-/* A sealed block on its way to disk. */
-typedef struct rw_block_job {
-    uint8_t *block;
-    uint64_t number;
-    uint64_t length;
-    uint64_t file_offset;
-    uint32_t requests;
-    int fd;
-} rw_block_job;
 
 struct rw_wal {
     rw_control *c;
@@ -59,6 +50,7 @@ struct rw_wal {
     uint32_t guard; /* an idle thread sleeps for a short time only, in case a write turns out to be slow */
     uint64_t started[RW_WAL_THREADS_MAX]; /* by thread: when its write began; 0: it writes nothing */
     uint32_t writing; /* threads between seal and persisted: each looks at the lanes again when it is done */
+    rw_ahead ahead;
 };
 
 /* The turn, wal.h: taken by trying, and only ever by threads of this process. */
@@ -89,6 +81,8 @@ bool rw_cover_due(const rw_wal *w);
 uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough);
 /* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published yet. */
 uint64_t rw_lanes_backlog(const rw_wal *w);
+/* Of the segment that the next block goes to: its data was written before, not only reserved. */
+bool rw_wal_segment_filled(const rw_wal *w);
 /* -1: the segment has not been added. */
 int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread);
 /* After seal, and again by a successor for the last sealed block: gives lane space back, stores stream offsets. */

@@ -52,7 +52,7 @@ class Config:
     segments_ahead: int = _setting(
         1, "count", "Segments filled with zeros before they are needed: a burst that fits into them goes into written space."
     )
-    block_bytes: int = _setting(MIB, "bytes", "A block is written when it reaches this size, or a quarter of the ring.")
+    block_bytes: int = _setting(MIB, "bytes", "A block is written at this size, or a quarter of the ring, at the latest.")
     blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
     lane_quota_bytes: int = _setting(64 * KIB, "bytes", "What one lane may add before the next lane's turn.")
     pipeline_bytes: int = _setting(

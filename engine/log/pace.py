@@ -3,8 +3,7 @@
 A durable write into a filled segment is faster, but the zeros cost the disk as much as the data. Measured on a disk of
 2 GB/s with blocks of 256 KiB, eight in flight, preparing included: 430 to 650 MB/s with filling, 840 to 910 without.
 So a load that uses up segments quickly gets reserved ones, and the filled ones that were made in quieter times. With four
-writers of 64 KiB records these gave 1.09 times the bandwidth in the benchmark runner (medians of three rounds), and 1.3
-to 2 times in single runs of a second on a disk that was short of it.
+writers of 64 KiB records these gave 1.28 times the bandwidth in the benchmark runner (medians of three rounds).
 """
 
 from __future__ import annotations

@@ -73,3 +73,15 @@ def test_what_comes_after_a_stuck_write_does_not_wait_for_it(
         assert not late.done()
         assert late.result(WAIT).offset == 1
     assert running.terminate() == 0
+
+
+def test_a_backlog_through_many_segments_is_confirmed_to_its_end(directory: Path, start: Callable[..., Engine]) -> None:
+    # Used up as fast as this, segments are reserved and not filled: blocks are composed ahead of the two that are written.
+    running = start(lane_bytes="512KiB", block_bytes="64KiB")
+    with engine.connect(directory, append_timeout=WAIT) as client:
+        stream = client.stream("s")
+        receipts = [stream.append(n.to_bytes(4, "little") * 1024) for n in range(12_000)]
+        assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(12_000))
+        found = stream.read(max_records=12_000)
+        assert [record.data for record in found] == [n.to_bytes(4, "little") * 1024 for n in range(12_000)]
+    assert running.terminate() == 0

@@ -49,6 +49,13 @@ WRITING = [
         row("io", "blocks that cannot be written back"),
     ),
     Mutant(
+        "the block ahead is left to itself",
+        "csrc/ahead.h",
+        "if (!rw_ahead_there(a) ||",
+        "if (true ||",
+        units("tests/engine/test_order.py::test_a_backlog_through_many_segments_is_confirmed_to_its_end"),
+    ),
+    Mutant(
         "direct writes are not synced",
         "csrc/block_io.c",
         "RWF_DSYNC : 0",
