@@ -74,10 +74,10 @@ def write(log: LogWriter, plans: list[Plan]) -> list[Written]:
             frames.append((stream, offsets.get(stream, 0), payloads))
             offsets[stream] = offsets.get(stream, 0) + len(payloads)
         new = tuple({stream for stream, _ in sent} - set(log.next))
-        before = log.position
+        before, persisted = log.position, log.persisted
         place = log.put(*sent, state=step.state, watermark=watermark)
         if place.position != before:  # the writer had to put an END block in front
-            done.append(Written(Block(before, place.position), "whole", before))
+            done.append(Written(Block(before, place.position), "whole", persisted))
         done.append(Written(place, step.state, watermark, tuple(frames), new))
         places.append(place.end)
     return done
