@@ -224,7 +224,7 @@ def compare(before: Path, after: Path, limits: tuple[str, ...], contender: str) 
 @click.argument("name")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 def picture(result: Path, name: str, target: Path) -> None:
-    """Write one chart of a run as an SVG file that stands alone: a scenario's name, `writers` or `sizes`."""
+    """Write one chart of a run as an SVG file that stands alone: a scenario's name, `writers`, `sizes` or `outstanding`."""
     found = json.loads((result / "result.json" if result.is_dir() else result).read_text())
     try:
         target.write_text(chart.alone(html.figure(found, name)))

@@ -12,12 +12,19 @@ from bench import chart, host, html_model
 from bench.stats import NOT_PEERS, best_peer
 
 STYLE = Path(__file__).with_name("report.css").read_text()
+COUNTED = {
+    "writers": ("writers (1 KiB)", "writer processes, one append outstanding each"),
+    "outstanding": ("appends outstanding", "appends outstanding at each of 4 writers; 1 KiB"),
+}
+"""What sweeps count: how a title and an axis call it. Scenarios are named after it and the number."""
+SWEPT = (*(f"{name}-" for name in COUNTED), "size-")
+"""How the names of scenarios begin that differ in one number and share a drawing."""
 
 
 def page(result: dict[str, Any]) -> str:
     """The whole page."""
     scenarios = result["scenarios"]
-    loads = {name: item for name, item in scenarios.items() if not name.startswith(("writers-", "size-"))}
+    loads = {name: item for name, item in scenarios.items() if not name.startswith(SWEPT)}
     parts = [
         f"<h1>ringwal benchmark</h1><p class=soft>{escape(result['time'])}"
         f" · commit {escape(str(result['environment']['commit']))}"
@@ -65,11 +72,14 @@ def _us(value: float | None) -> str:
 
 
 def figure(result: dict[str, Any], name: str) -> str:
-    """One chart by name: throughput of a scenario, against `writers`, or bandwidth against `sizes`. Raises KeyError."""
+    """One chart by name: throughput of a scenario, against `writers` or `outstanding`, or bandwidth against `sizes`.
+
+    Raises KeyError.
+    """
     scenarios = result["scenarios"]
-    if name == "writers":
-        series = _sweep(scenarios, "writers-", "records_per_s")
-        return chart.lines(series, _writers_axis(series), _log("durable records per second"))
+    if name in COUNTED:
+        series = _sweep(scenarios, f"{name}-", "records_per_s")
+        return chart.lines(series, _counts_axis(name, series), _log("durable records per second"))
     if name == "sizes":
         series = _sweep(scenarios, "size-", "bytes_per_s")
         mega = {who: [(x, y / 1e6) for x, y in points] for who, points in series.items()}
@@ -213,13 +223,13 @@ def _sweep(scenarios: dict[str, Any], prefix: str, key: str) -> dict[str, list[t
 
 
 def _sweeps(scenarios: dict[str, Any]) -> str:
-    writers, sizes = _sweep(scenarios, "writers-", "records_per_s"), _sweep(scenarios, "size-", "bytes_per_s")
+    sizes = _sweep(scenarios, "size-", "bytes_per_s")
     parts = []
-    if writers:
-        axis = _writers_axis(writers)
-        p99 = _sweep(scenarios, "writers-", "latency_us.p99")
-        parts.append(panel("Throughput against writers (1 KiB)", chart.lines(writers, axis, _log("records per second"))))
-        parts.append(panel("p99 against writers (1 KiB)", chart.lines(p99, axis, _log("p99, us"))))
+    for name, (counted, _) in COUNTED.items():
+        if records := _sweep(scenarios, f"{name}-", "records_per_s"):
+            axis, p99 = _counts_axis(name, records), _sweep(scenarios, f"{name}-", "latency_us.p99")
+            parts.append(panel(f"Throughput against {counted}", chart.lines(records, axis, _log("records per second"))))
+            parts.append(panel(f"p99 against {counted}", chart.lines(p99, axis, _log("p99, us"))))
     if sizes:
         axis = _sizes_axis(sizes)
         mega = {who: [(x, y / 1e6) for x, y in points] for who, points in sizes.items()}
@@ -229,9 +239,9 @@ def _sweeps(scenarios: dict[str, Any]) -> str:
     return f"<h2>Scaling</h2><div class=pair>{''.join(parts)}</div>" if parts else ""
 
 
-def _writers_axis(series: dict[str, list[tuple[float, float]]]) -> chart.Axis:
+def _counts_axis(name: str, series: dict[str, list[tuple[float, float]]]) -> chart.Axis:
     ticks = {n: f"{n:g}" for n in sorted({n for points in series.values() for n, _ in points})}
-    return chart.Axis("writer processes, one append outstanding each", log=True, ticks=ticks)
+    return chart.Axis(COUNTED[name][1], log=True, ticks=ticks)
 
 
 def _sizes_axis(series: dict[str, list[tuple[float, float]]]) -> chart.Axis:
@@ -245,12 +255,12 @@ stream confirms the whole persisted run behind its head. Neither waits for a tim
 
 
 def _batching(scenarios: dict[str, Any]) -> str:
-    loads = {name: item for name, item in scenarios.items() if not name.startswith(("writers-", "size-"))}
+    loads = {name: item for name, item in scenarios.items() if not name.startswith(SWEPT)}
     kinds = {"confirmed_per_sync": "synced write", "confirmed_per_pass": "pass over a stream"}
     sweep = {f"per {what}": _sweep(scenarios, "writers-", key).get("ringwal", []) for key, what in kinds.items()}
     parts = []
     if any(sweep.values()):
-        figure = chart.lines(sweep, _writers_axis(sweep), _log("appends confirmed at once, mean"))
+        figure = chart.lines(sweep, _counts_axis("writers", sweep), _log("appends confirmed at once, mean"))
         parts.append(panel("Group commit against writers", figure))
     for key, what in kinds.items():
         cells = {name: _cells(item).get("ringwal") for name, item in loads.items()}

@@ -32,6 +32,8 @@ clock = time.perf_counter_ns
 RESULT_TIMEOUT = 60.0
 SAMPLED_ABOVE = 16
 SAMPLES_PER_WINDOW = 50
+STRIDE_MIN = 4
+"""Above `SAMPLED_ABOVE`. Asking each of 64 receipts halved what the engine could do, and its peers were asked once a commit."""
 
 
 @dataclass(slots=True)
@@ -141,13 +143,13 @@ def _blocking_open(session: BlockingSession, plan: Plan, start_ns: int) -> Tally
 
 
 def timed_one_in(outstanding: int, streams: int) -> int:
-    """The stride: about a fiftieth of what is outstanding, and of it the one that fills `outstanding` best.
+    """The stride: about a fiftieth of what is outstanding, but about four at least; of those the one that fills it best.
 
     It has no divisor in common with the number of streams: else the timed appends would visit the same few for ever.
     """
     if outstanding <= SAMPLED_ABOVE:
         return 1
-    wanted = max(1, outstanding // SAMPLES_PER_WINDOW)
+    wanted = max(STRIDE_MIN, outstanding // SAMPLES_PER_WINDOW)
     near = [n for n in range(max(1, wanted // 2), wanted * 3 // 2 + 1) if gcd(n, streams) == 1]
     return max(near or [1], key=lambda n: (outstanding // n * n, -abs(n - wanted)))
 

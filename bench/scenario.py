@@ -161,9 +161,26 @@ def size_sweep(sizes: tuple[int, ...] = (128, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 
     )
 
 
+def outstanding_sweep(counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)) -> tuple[Scenario, ...]:
+    """Throughput against what each writer keeps unconfirmed; a peer commits as much at once, but not more than 100 records."""
+    return tuple(
+        Scenario(
+            f"outstanding-{n}",
+            f"4 writers, {n:,} outstanding each",
+            writers=4,
+            streams=4,
+            weight=0.4,
+            outstanding=n,
+            peer_batch=min(100, n),
+            contenders=(US, *PEERS),
+        )
+        for n in counts
+    )
+
+
 def everything() -> tuple[Scenario, ...]:
     """All load scenarios of a full run."""
-    return (*GOALS, *SHAPES, *writer_sweep(), *size_sweep())
+    return (*GOALS, *SHAPES, *writer_sweep(), *size_sweep(), *outstanding_sweep())
 
 
 def quick() -> tuple[Scenario, ...]:

@@ -128,8 +128,9 @@ def test_compare_fails_where_what_was_measured_is_no_more(tmp_path: Path) -> Non
 
 
 def test_the_page_needs_nothing_else_and_its_drawings_are_well_formed() -> None:
+    kinds = ("writers", "size", "outstanding")
     cells = {"ringwal": cell(400), "sqlite": cell(100), "lmdb": {"not_measured": "no <such> package"}}
-    sweeps = {f"{kind}_{n}": {"ringwal": cell(n * 10), "sqlite": cell(n)} for kind in ("writers", "size") for n in (1, 4, 16)}
+    sweeps = {f"{kind}_{n}": {"ringwal": cell(n * 10), "sqlite": cell(n)} for kind in kinds for n in (1, 4, 16)}
     found = result(one=cells, empty={"lmdb": {"not_measured": "gone"}}, **sweeps)
     rows = [
         {"shape": shape, "times": "even", "completers": "threads", "way": way, **dict.fromkeys(
@@ -143,7 +144,7 @@ def test_the_page_needs_nothing_else_and_its_drawings_are_well_formed() -> None:
     }
     page = html.page(found)
     drawings = re.findall(r"<svg.*?</svg>", page)
-    assert len(drawings) >= 10
+    assert len(drawings) >= 12
     for drawing in drawings:
         ET.fromstring(drawing)
     assert "&lt;one &amp; only&gt;" in page
@@ -151,10 +152,11 @@ def test_the_page_needs_nothing_else_and_its_drawings_are_well_formed() -> None:
     assert not re.search(r"(src|href)=|https?:|@import|<script", page)
 
 
-@pytest.mark.parametrize("name", ["writers", "sizes", "one"])
+@pytest.mark.parametrize("name", ["writers", "sizes", "outstanding", "one"])
 def test_a_picture_stands_alone(tmp_path: Path, name: str) -> None:
     cells = {"ringwal": cell(400), "sqlite": cell(100)}
-    found = result(one=cells, writers_1=cells, writers_4=cells, size_128=cells, size_1024=cells)
+    swept = {f"{kind}_{n}": cells for kind in ("writers", "size", "outstanding") for n in (128, 1024)}
+    found = result(one=cells, **swept)
     (tmp_path / "result.json").write_text(json.dumps(found))
     done = CliRunner().invoke(cli, ["picture", str(tmp_path), name, str(tmp_path / "a.svg")], catch_exceptions=False)
     assert done.exit_code == 0
