@@ -5,7 +5,9 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
 
     {"op": "hello", "layout": n, "format": n, "pid": n, "role": "client"}      first, and once
         -> {"uuid", "epoch", "control", "control_bytes", "log", "ring_bytes", "directory", "config"}, the bell's eventfd
-    {"op": "lane", "bytes": n}    -> {"slot", "generation", "name", "bytes"}
+    {"op": "lane", "bytes": n, "wait": seconds}
+        -> {"slot", "generation", "name", "bytes"}, at once or, if every place is taken but some are closing, when one has
+           closed; refused after `wait`. Without it there is no limit. Any other request of the connection ends the waiting
     {"op": "stream", "name": s}   -> {"id"}
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
@@ -37,6 +39,8 @@ from engine.errors import ConfigError, Error, NotRunning, VersionMismatch, by_na
 
 SOCKET_NAME = "engine.sock"
 MESSAGE_BYTES_MAX = 64 * 1024
+WAIT_SHARE = 0.8
+"""Of a client's timeout, how much the engine may wait for a place: the refusal has to arrive within the rest."""
 BACKLOG = 1024
 
 Message: TypeAlias = dict[str, Any]
@@ -163,8 +167,16 @@ class Registration:
         return self._bell[0]
 
     def lane(self, lane_bytes: int) -> LaneGrant:
-        """A new lane of at least `lane_bytes`; 0 for one that carries only wait flags. Raises ShmUnavailable."""
-        reply = self._request({"op": "lane", "bytes": lane_bytes})
+        """A new lane of at least `lane_bytes`; 0 for one that carries only wait flags.
+
+        Places that other clients have just left take a moment to come back; that is waited for, within the timeout.
+
+        Raises:
+            ConfigError: no lane may have that size.
+            ShmUnavailable: all places are taken, or there is no memory.
+        """
+        wait = {} if self.timeout is None else {"wait": max(self.timeout * WAIT_SHARE, 0.0)}
+        reply = self._request({"op": "lane", "bytes": lane_bytes, **wait})
         return LaneGrant(reply["slot"], reply["generation"], reply["name"], reply["bytes"])
 
     def stream(self, name: str) -> int:

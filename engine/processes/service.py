@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import selectors
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ from engine.registration import Connection, Listener, Message, check_hello
 
 OTHER_DESCRIPTORS = 64
 """Descriptors of the supervisor that are not connections, generously."""
+
+WAIT_SECONDS_MAX = 86_400
+"""What a client says of its patience is cut to this: as a float it has to fit into a timeout of the selector."""
 
 SPARE_DESCRIPTORS = 12
 """Kept back from connections: a lane, a report or a replacement needs some for a moment, whoever is knocking."""
@@ -46,6 +50,8 @@ class Service:
         self._report = report
         self._stop = stop
         self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
+        # Requests for a lane that wait for closing slots, in the order they came: at most one a connection.
+        self._waiting: dict[Connection, tuple[Message, float | None]] = {}
         # Clients that only look need no slot, so there may be more connections than slots.
         self._limit = 2 * context.config.max_clients + 64
         self._descriptors = allow_descriptors(self._limit + OTHER_DESCRIPTORS) - SPARE_DESCRIPTORS
@@ -75,6 +81,7 @@ class Service:
         try:
             request = connection.receive()
             if request is not None:
+                self._waiting.pop(connection, None)  # it has given that up: its own timeout was shorter
                 self._answer(connection, request)
         except EOFError:
             self.drop(connection)
@@ -83,8 +90,26 @@ class Service:
                 self._refuse(connection, {}, error)
             self.drop(connection)
 
+    def tick(self) -> float | None:
+        """Answer those who waited for a slot, if one is free or they may wait no longer.
+
+        Returns the seconds until the next of them may not; None: nobody waits, or without a limit.
+        """
+        now = time.monotonic()
+        for connection, (request, deadline) in list(self._waiting.items()):
+            if self._may_wait() and (deadline is None or now < deadline):
+                continue
+            del self._waiting[connection]
+            try:
+                self._answer(connection, request, last=True)
+            except EOFError:
+                self.drop(connection)
+        deadlines = [deadline for _, deadline in self._waiting.values() if deadline is not None]
+        return max(min(deadlines) - now, 0.0) if deadlines else None
+
     def drop(self, connection: Connection) -> None:
         """The client is gone, or of no use: its slots begin to close."""
+        self._waiting.pop(connection, None)
         slots = self._connections.pop(connection)
         self._selector.unregister(connection)
         connection.close()
@@ -97,13 +122,17 @@ class Service:
         for connection in list(self._connections):
             self.drop(connection)
 
-    def _answer(self, connection: Connection, request: Message) -> None:
+    def _answer(self, connection: Connection, request: Message, *, last: bool = False) -> None:
+        """Answer `request`, or keep it among the waiting ones unless this is its `last` chance."""
         try:
             if not connection.greeted:
                 check_hello(request)
                 self._check_running()
                 connection.greeted = True
                 connection.reply(request, self._hello(), [self._context.bell_fd])
+                return
+            if not last and request.get("op") == "lane" and self._may_wait():
+                self._waiting[connection] = (request, _deadline(request))
                 return
             connection.reply(request, self._do(connection, request))
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
@@ -132,8 +161,14 @@ class Service:
                 return {}
         raise ConfigError(f"the engine does not know the request {str(request)[:200]}")
 
+    def _may_wait(self) -> bool:
+        return self._running() and self._slots.coming()
+
+    def _running(self) -> bool:
+        return bool(self._context.control.pointer.state == lib.RW_RUNNING)
+
     def _check_running(self) -> None:
-        if self._context.control.pointer.state != lib.RW_RUNNING:
+        if not self._running():
             raise NotRunning(f"the engine on {self._context.directory} is stopping")
 
     def _hello(self) -> Message:
@@ -157,3 +192,13 @@ class Service:
         except EOFError:
             if connection in self._connections:
                 raise
+
+
+def _deadline(request: Message) -> float | None:
+    """When a request for a lane is to be refused if there still is no slot. Raises ConfigError."""
+    wait = request.get("wait")
+    if wait is None:
+        return None
+    if not isinstance(wait, int | float) or not wait >= 0:  # so, as NaN is not below zero either
+        raise ConfigError(f"wait is a number of seconds, not {str(wait)[:40]}")
+    return time.monotonic() + min(wait, WAIT_SECONDS_MAX)

@@ -37,6 +37,10 @@ class SlotTable:
         """`rw_slot *`."""
         return lib.rw_slot_of(self._control, k)
 
+    def coming(self) -> bool:
+        """Whether no slot is free but some are closing: whoever asks for one now does well to wait."""
+        return not self._free and bool(self._closing)
+
     def grant(self, lane_bytes: int, pid: int) -> LaneGrant:
         """A slot and a new lane of at least `lane_bytes` for the client `pid`.
 

@@ -146,7 +146,7 @@ class Supervisor:
         idle_since = time.monotonic()
         grace = AUTOSTART_FIRST_SECONDS
         while True:
-            timeouts = [slots.collect(), crew.tick()]
+            timeouts = [slots.collect(), service.tick(), crew.tick()]
             if crew.verdict is not None:  # also by the tick: then there is nobody left to wait for
                 return crew.verdict
             if self._autostart and not crew.stopping and not len(service):

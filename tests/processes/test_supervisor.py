@@ -318,6 +318,49 @@ def test_a_full_client_table_names_the_setting_and_recovers(start: Callable[...,
         later.lane(0)
 
 
+def fill_with_lanes_that_cannot_close(running: Engine) -> None:
+    """Every place is closing, and stays so until the WAL process, which would have to let go, is continued."""
+    wal = running.facts["wal_pid"]
+    os.kill(wal, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{wal}/stat").read_text().rsplit(") ", 1)[1][0] == "T")
+    with contextlib.closing(Registration(running.facts["directory"], WAIT)) as client:
+        for _ in range(4):
+            client.lane(0)
+
+
+def test_who_comes_while_places_close_waits_and_gets_one_in_turn(start: Callable[..., Engine], directory: Path) -> None:
+    running = start()
+    fill_with_lanes_that_cannot_close(running)
+    with contextlib.ExitStack() as stack:
+        hasty, *waiting, leaver = (stack.enter_context(contextlib.closing(Registration(directory, WAIT))) for _ in range(7))
+        for client in (leaver, *waiting):
+            client._socket.send(b'{"op": "lane", "bytes": 0, "wait": %d, "tag": 2}' % WAIT)
+        leaver.close()
+        hasty.timeout = 0.5
+        with pytest.raises(engine.ShmUnavailable, match=r"all 4 places .* \(4 of them are closing\)"):
+            hasty.lane(0)
+        for wait in ("-1", "NaN", '"long"'):
+            hasty._socket.send(b'{"op": "lane", "bytes": 0, "wait": %s, "tag": 2}' % wait.encode())
+            assert json.loads(hasty._socket.recv(4096))["error"] == "ConfigError"
+        assert running.status()["state"] == "running"  # others are served meanwhile
+        assert select.select(waiting, [], [], 0)[0] == []
+        os.kill(running.facts["wal_pid"], signal.SIGCONT)
+        replies = [json.loads(client._socket.recv(4096)) for client in waiting[:4]]
+        assert sorted(reply["slot"] for reply in replies) == [0, 1, 2, 3]
+        refused = json.loads(waiting[4]._socket.recv(4096))  # nothing is closing any more: there is nothing to wait for
+        assert (refused["error"], "closing" in refused["message"]) == ("ShmUnavailable", False)
+
+
+def test_who_waits_for_a_place_is_told_that_the_engine_stops(start: Callable[..., Engine], directory: Path) -> None:
+    running = start(stop_timeout=0.3)
+    fill_with_lanes_that_cannot_close(running)
+    with contextlib.closing(Registration(directory, None)) as patient:
+        patient._socket.send(b'{"op": "lane", "bytes": 0, "tag": 2}')
+        running.process.send_signal(signal.SIGTERM)
+        assert json.loads(patient._socket.recv(4096))["error"] == "NotRunning"
+    assert running.wait() == os.EX_SOFTWARE
+
+
 def test_a_lane_that_is_too_large_is_refused_and_costs_no_slot(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
     with contextlib.closing(Registration(directory, WAIT)) as client:
