@@ -20,6 +20,7 @@ import os
 import re
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -64,9 +65,18 @@ def numbers(directory: Path) -> list[int]:
     return sorted(int(match[1]) for path in folder(directory).iterdir() if (match := _NAME.fullmatch(path.name)))
 
 
-def create(directory: Path, uuid: bytes, number: int, segment_bytes: int, *, direct: bool, fill: bool = True) -> None:
+def create(
+    directory: Path,
+    uuid: bytes,
+    number: int,
+    segment_bytes: int,
+    *,
+    direct: bool,
+    fill: bool = True,
+    meanwhile: Callable[[], None] | None = None,
+) -> None:
     """Make segment `number`, durable, name included; its data is zeros, written (`fill`) or, where the file system can,
-    reserved. A file of that name is replaced.
+    reserved. A file of that name is replaced. `meanwhile` is called after every MiB that was written: filling takes long.
 
     Raises:
         StorageFull: there is no room; nothing is left behind.
@@ -79,7 +89,7 @@ def create(directory: Path, uuid: bytes, number: int, segment_bytes: int, *, dir
             with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0)) as fd:
                 reserved = _reserve(fd, HEADER_BYTES + segment_bytes)
                 point("seg.reserved")
-                _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes if fill or not reserved else 0)
+                _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes if fill or not reserved else 0, meanwhile)
                 point("seg.filled")
                 os.fsync(fd)
             sync_directory(folder(directory))
@@ -95,10 +105,18 @@ def wash(directory: Path, number: int, segment_bytes: int, *, direct: bool) -> N
         os.fsync(fd)
 
 
-def prepare(directory: Path, manifest: Manifest, number: int, *, direct: bool, fill: bool = True) -> Manifest:
+def prepare(
+    directory: Path,
+    manifest: Manifest,
+    number: int,
+    *,
+    direct: bool,
+    fill: bool = True,
+    meanwhile: Callable[[], None] | None = None,
+) -> Manifest:
     """Make segment `number` usable: make it, then name it in the manifest. Returns the manifest in force afterwards.
 
-    `number` is `manifest.named_end`; nothing happens if the segment is named already. `fill` as for `create`.
+    `number` is `manifest.named_end`; nothing happens if the segment is named already. `fill` and `meanwhile` as for `create`.
 
     Raises:
         StorageFull: there is no room; nothing has changed, and it may be tried again.
@@ -109,7 +127,7 @@ def prepare(directory: Path, manifest: Manifest, number: int, *, direct: bool, f
         return manifest
     if number > manifest.named_end:
         raise ValueError(f"segment {number} cannot follow segment {manifest.named_end - 1}")
-    create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct, fill=fill)
+    create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct, fill=fill, meanwhile=meanwhile)
     point("seg.made")
     named = manifests.store(directory, dataclasses.replace(manifest, named_end=number + 1))
     point("seg.named")
@@ -183,7 +201,7 @@ def _reserve(fd: int, size: int) -> bool:
     return True
 
 
-def _fill(fd: int, header: bytes, segment_bytes: int) -> None:
+def _fill(fd: int, header: bytes, segment_bytes: int, meanwhile: Callable[[], None] | None = None) -> None:
     """Write the header page (kept as it is if `header` is empty) and zeros behind it."""
     end = HEADER_BYTES + segment_bytes
     zeros = memoryview(page_buffer(_FILL_BYTES))
@@ -193,6 +211,9 @@ def _fill(fd: int, header: bytes, segment_bytes: int) -> None:
         zeros[: len(header)] = bytes(len(header))
     for offset in range(HEADER_BYTES, end, _FILL_BYTES):
         write_all(fd, zeros[: min(_FILL_BYTES, end - offset)], offset)
+        point("seg.filling")
+        if meanwhile is not None:
+            meanwhile()
 
 
 def _encode(uuid: bytes, number: int, segment_bytes: int) -> bytes:

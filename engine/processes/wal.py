@@ -40,6 +40,7 @@ class WalProcess:
         self.control = context.control.pointer
         self.manifest = manifest.load(context.directory)
         self.lanes: dict[int, tuple[int, memory.Mapping | None]] = {}  # slot -> (generation, its lane; None: refused)
+        self.membership_seen = 0
         self.stopping = False
         self.pace = Pace()
         self.segments_end = 0  # segments below are with the threads, or behind them
@@ -90,8 +91,7 @@ class WalProcess:
         os.eventfd_write(self.context.chore_fd, 1)  # the main thread may be about to sleep on it
 
     def _wait_for_chores(self) -> None:
-        closing = any(self._slot(k).state == lib.RW_SLOT_CLOSING for k in self.lanes)
-        timeout = 0.01 if self.stopping or closing else self.look_again
+        timeout = 0.01 if self.stopping or self._closing() else self.look_again
         ready, _, _ = select.select([self.context.chore_fd], [], [], timeout)
         if ready:
             os.eventfd_read(self.context.chore_fd)
@@ -109,13 +109,22 @@ class WalProcess:
     def _slot(self, k: int) -> Any:
         return lib.rw_slot_of(self.control, k)
 
+    def _closing(self) -> bool:
+        return any(self._slot(k).state == lib.RW_SLOT_CLOSING for k in self.lanes)
+
     def _follow_membership(self) -> None:
+        self.membership_seen = self.control.membership  # before the look: what changes during it is looked at again
         for k in range(self.config.max_clients):
             slot = self._slot(k)
             if slot.state == lib.RW_SLOT_ACTIVE or (slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation):
                 self._attach(k, slot)
             if slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation:
                 self._let_go(k)
+
+    def _while_filling(self) -> None:
+        """Clients that come and go do not wait for a whole segment, which a slow disk takes a second for."""
+        if self.control.membership != self.membership_seen or self._closing():
+            self._follow_membership()
 
     def _attach(self, k: int, slot: Any) -> None:
         if k in self.lanes and self.lanes[k][0] == slot.generation:
@@ -147,7 +156,7 @@ class WalProcess:
         """Hands the threads every segment from the one in use to `segments_ahead` behind it.
 
         The next one is made at once if need be. Of the others one a call is made (``early``), if the disk can be spared: so
-        lanes that come meanwhile wait for one at the most.
+        the other chores wait for one at the most, and lanes that come and go for a part of one.
         """
         first = lib.rw_wal_segment(self.wal)
         if self.context.replacement:
@@ -188,7 +197,9 @@ class WalProcess:
         fill = True  # what a predecessor made and did not fill counts as filled: too many blocks at once cost time only
         if number >= self.manifest.named_end:
             began, fill = time.monotonic(), not needed or self.pace.worth_filling()
-            self.manifest = segment.prepare(self.context.directory, self.manifest, number, direct=self.direct, fill=fill)
+            self.manifest = segment.prepare(
+                self.context.directory, self.manifest, number, direct=self.direct, fill=fill, meanwhile=self._while_filling
+            )
             if fill:
                 self.pace.filled(time.monotonic() - began)
         count = self.config.blocks_in_flight

@@ -205,3 +205,23 @@ def test_segments_are_filled_ahead_and_the_next_engine_uses_them(directory: Path
     until(lambda: running.status()["segments"]["ahead"] == 4, "the engine has replaced what it has used")
     assert sorted((directory / "segments").iterdir())[: len(made)] == made
     assert running.status()["segments"]["files"] == len(made) + 1
+
+
+def test_a_client_that_comes_does_not_wait_until_a_segment_is_filled(
+    directory: Path, start: Callable[..., Engine], points_build: Path
+) -> None:
+    slow_disk = ("env", "RINGWAL_POINT=seg.filling:*:delay:20")
+    running = start(points_build, wrapper=slow_disk, segment_bytes="32MiB", segments_ahead=6)
+
+    def made() -> int:
+        return int(running.status()["segments"]["ahead"]) + 1
+
+    for _ in range(4):
+        until(lambda: len(list((directory / "segments").iterdir())) > made(), "a segment is being filled")
+        before = made()
+        with engine.connect(directory) as client:
+            client.stream("s").append(b"x").result(WAIT)
+            if made() == before:
+                break  # it may have been the last moment of that one; so there are others
+    else:
+        pytest.fail("every client was served when a segment had been filled, and not before")
