@@ -39,6 +39,11 @@ struct rw_writer {
 #define SPIN_RETRY       16u
 #define MANY_UNDER_WAY   8
 
+/* Where writes are long (crowd.h): what is many there, and how much longer than a few callers those of a crowd stay awake, as they
+ * wait for each other, too. With shorter spins some of them slept and some did not, which was slower than either. */
+#define MANY_UNDER_LONG_WRITES 256
+#define CROWD_SPINS            2
+
 rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
 {
     rw_writer *w = calloc(1, sizeof *w);
@@ -273,14 +278,14 @@ static int waitable(const rw_writer *w)
 
 /* Are so many requests under way, of few callers or of many, that the next confirmation is not worth staying awake for?
  * A hint: the words move while they are read. */
-static bool many_under_way(const rw_writer *w)
+static bool more_under_way(const rw_writer *w, int64_t requests)
 {
     uint64_t sealed = rw_load64(&w->c->sealed), released = rw_load64(&w->c->released);
     if (sealed <= released)
         return false;
     const rw_block_entry *last = rw_block_entry_of(w->c, sealed - 1);
     uint64_t end = rw_peek64(&last->requests) + rw_peek32(&last->records);
-    return (int64_t)(end - rw_peek64(&rw_block_entry_of(w->c, released)->requests)) > MANY_UNDER_WAY;
+    return (int64_t)(end - rw_peek64(&rw_block_entry_of(w->c, released)->requests)) > requests;
 }
 
 int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint64_t timeout_ns)
@@ -288,11 +293,15 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
     int64_t rc = rw_completion_poll(w, number);
     if (rc != RW_PENDING)
         return rc;
+    uint32_t missed = rw_peek32(&w->spins_missed);
+    bool crowded = rw_crowded(w->c), long_writes = rw_writes_are_long(w->c);
+    if ((missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0) || (crowded && !long_writes) ||
+        more_under_way(w, long_writes ? MANY_UNDER_LONG_WRITES : MANY_UNDER_WAY))
+        spin_ns = 0;
+    else if (crowded)
+        spin_ns *= CROWD_SPINS;
     if (spin_ns > timeout_ns)
         spin_ns = timeout_ns;
-    uint32_t missed = rw_peek32(&w->spins_missed);
-    if ((missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0) || rw_crowded(w->c) || many_under_way(w))
-        spin_ns = 0;
     rw_store32(&w->spins_missed, missed + 1);
     for (uint64_t end = rw_now_ns() + spin_ns; spin_ns != 0 && rw_now_ns() < end;) {
         sched_yield();

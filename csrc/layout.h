@@ -23,6 +23,7 @@
  *   rw_control.state, error                S     all       RUNNING, STOPPING, STOPPED, FAILED; errno of the failure
  *   rw_control.membership                  S     W D       bumped when a slot changes; look at the slots again
  *   rw_control.bell                        W     C         whether a publisher has to ring (wal.c: THE BELL)
+ *   rw_control.write_ns                    W     C         how long a small write takes at the least
  *   rw_control.sealed, sealed_end          W     D C       number of sealed blocks; log position after the last one
  *   rw_control.reserve_end                 W     C         ring bytes below reserve_end - ring_bytes may be overwritten
  *   rw_control.completions                 W     D         futex: bumped after the persisted bytes of a block are set
@@ -48,7 +49,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RW_LAYOUT_VERSION 2u
+#define RW_LAYOUT_VERSION 3u
 #define RW_FORMAT_VERSION 1u
 
 #define RW_CONTROL_MAGIC 0x314c525443575221ull
@@ -96,7 +97,8 @@ typedef struct rw_control {
     RW_PAD(pad1, 16, 64);
     /* 192: WAL, read by every publisher */
     uint64_t bell;
-    RW_PAD(pad2, 8, 64);
+    uint64_t write_ns; /* the quickest of the latest small writes; crowd.h */
+    RW_PAD(pad2, 16, 64);
     /* 256: WAL, read by the drain and by readers */
     uint64_t sealed;
     uint64_t sealed_end;

@@ -109,9 +109,12 @@ static int fail(rw_wal *w, const rw_block_job *job, int error)
 
 int rw_write_job(rw_wal *w, const rw_block_job *job)
 {
+    uint64_t began = rw_now_ns();
     int error = rw_block_write(job->fd, w->o.direct != 0, job->block, job->length, job->file_offset);
     if (error != 0)
         return fail(w, job, error);
+    if (job->length <= RW_SMALL_WRITE)
+        rw_write_took(w->c, rw_now_ns() - began);
     (void)RW_POINT("l.sync.done_unpublished");
     rw_persist_block(job->block);
     (void)RW_POINT("l.publish.post");

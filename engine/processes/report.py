@@ -53,6 +53,7 @@ def report(context: EngineContext, crew: Crew, slots: SlotTable, recovered: Reco
         "restarts": crew.restarts,
         "io": "direct" if direct else "buffered",
         "durability": DIRECT if direct else BUFFERED,
+        "write_us": round(c.write_ns / 1e3, 1) if c.write_ns else None,
         "confirm_order": context.config.confirm_order,
         "storage_full": os.strerror(c.storage_full) if c.storage_full else None,
         "ring": {"bytes": c.ring_bytes, "used": c.sealed_end - c.released_end},

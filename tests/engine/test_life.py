@@ -71,6 +71,7 @@ def test_status_says_when_something_was_last_confirmed(directory: Path, start: C
     with engine.connect(directory) as client:
         began = time.monotonic()
         client.stream("s").append(b"x").result()
+        assert 0 < running.status()["write_us"] < (time.monotonic() - began) * 1e6
 
         def since() -> float | None:
             return running.status()["since_confirmed"]
