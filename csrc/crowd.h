@@ -14,7 +14,8 @@
  * goes by the quickest of the latest small writes: the others may have waited for a processor as well.
  *
  * It has to be known from who was confirmed, not from what is under way: of a clique that spins little is under way. The
- * drain counts its callers in windows of time and is the only writer of both words; everybody else takes them for a hint.
+ * drain counts its callers in windows of time and is the only writer of `callers` and `crowd`; everybody else takes
+ * them for a hint.
  */
 #ifndef RW_CROWD_H
 #define RW_CROWD_H

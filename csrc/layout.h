@@ -23,7 +23,7 @@
  *   rw_control.state, error                S     all       RUNNING, STOPPING, STOPPED, FAILED; errno of the failure
  *   rw_control.membership                  S     W D       bumped when a slot changes; look at the slots again
  *   rw_control.bell                        W     C         whether a publisher has to ring (wal.c: THE BELL)
- *   rw_control.write_ns                    W     C         how long a small write takes at the least
+ *   rw_control.write_ns                    W     S C       how long a small write takes at the least
  *   rw_control.sealed, sealed_end          W     D C       number of sealed blocks; log position after the last one
  *   rw_control.reserve_end                 W     C         ring bytes below reserve_end - ring_bytes may be overwritten
  *   rw_control.completions                 W     D         futex: bumped after the persisted bytes of a block are set

@@ -39,9 +39,9 @@ from engine.errors import ConfigError, Error, NotRunning, VersionMismatch, by_na
 
 SOCKET_NAME = "engine.sock"
 MESSAGE_BYTES_MAX = 64 * 1024
+BACKLOG = 1024
 WAIT_SHARE = 0.8
 """Of a client's timeout, how much the engine may wait for a place: the refusal has to arrive within the rest."""
-BACKLOG = 1024
 
 Message: TypeAlias = dict[str, Any]
 

@@ -21,11 +21,11 @@ from engine.registration import Connection, Listener, Message, check_hello
 OTHER_DESCRIPTORS = 64
 """Descriptors of the supervisor that are not connections, generously."""
 
-WAIT_SECONDS_MAX = 86_400
-"""What a client says of its patience is cut to this: as a float it has to fit into a timeout of the selector."""
-
 SPARE_DESCRIPTORS = 12
 """Kept back from connections: a lane, a report or a replacement needs some for a moment, whoever is knocking."""
+
+WAIT_SECONDS_MAX = 86_400
+"""What a client says of its patience is cut to this: as a float it has to fit into a timeout of the selector."""
 
 
 class Service:

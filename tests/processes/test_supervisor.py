@@ -22,6 +22,7 @@ from engine._native import lib
 from engine.config import KIB, MIB
 from engine.processes.children import RestartBudget, reap_strangers
 from engine.registration import SOCKET_NAME, Registration
+from tests.engine.rig import stop_process
 
 HOST = Path(__file__).with_name("host_engine.py")
 SMALL = {"ring_bytes": MIB, "lane_bytes": 64 * KIB, "segment_bytes": 4 * MIB, "max_streams": 16, "max_clients": 4}
@@ -320,9 +321,7 @@ def test_a_full_client_table_names_the_setting_and_recovers(start: Callable[...,
 
 def fill_with_lanes_that_cannot_close(running: Engine) -> None:
     """Every place is closing, and stays so until the WAL process, which would have to let go, is continued."""
-    wal = running.facts["wal_pid"]
-    os.kill(wal, signal.SIGSTOP)
-    wait_until(lambda: Path(f"/proc/{wal}/stat").read_text().rsplit(") ", 1)[1][0] == "T")
+    stop_process(running.facts["wal_pid"])
     with contextlib.closing(Registration(running.facts["directory"], WAIT)) as client:
         for _ in range(4):
             client.lane(0)
