@@ -48,7 +48,8 @@ class BuildNative(build_ext):
 
 
 setup(
-    cffi_modules=["engine/build_native.py:ffibuilder"],
+    package_dir={"": "engine"},
+    cffi_modules=["engine/ringwal/build_native.py:ffibuilder"],
     cmdclass={"build_ext": BuildNative},
     # cffi names the file abi3 by itself; the wheel's tag has to be told. A free-threaded build has no stable ABI.
     options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},

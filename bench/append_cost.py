@@ -18,11 +18,11 @@ BURSTS = 300
 
 def measure(directory: Path) -> dict[str, Any]:
     """Median of single calls (clock cost taken off), mean within bursts, and blocks that stay allocated per record."""
-    import engine
+    import ringwal
 
     server = subject.start(directory / "engine", {}, directory / "engine.log")
     try:
-        with engine.connect(directory / "engine") as client:
+        with ringwal.connect(directory / "engine") as client:
             stream = client.stream("cost")
             _bursts(stream, 20)
             clock_ns = _clock_cost()

@@ -21,7 +21,7 @@ SOAK_SAMPLES = 40
 
 def startup(directory: Path) -> dict[str, Any]:
     """Seconds until a fresh engine is ready, until a client is attached, and until its first append is confirmed."""
-    import engine
+    import ringwal
 
     ready, attached, appended = [], [], []
     for i in range(5):
@@ -30,7 +30,7 @@ def startup(directory: Path) -> dict[str, Any]:
         ready.append(time.perf_counter() - begin)
         try:
             begin = time.perf_counter()
-            with engine.connect(directory / f"engine-{i}") as client:
+            with ringwal.connect(directory / f"engine-{i}") as client:
                 attached.append(time.perf_counter() - begin)
                 begin = time.perf_counter()
                 client.stream("first").append(b"first").result()
@@ -72,10 +72,10 @@ def idle(directory: Path, seconds: float) -> dict[str, Any]:
 
 
 def _attach(directory: Path, count: Any, parent: int) -> None:
-    import engine
+    import ringwal
 
     processes.die_with(parent)
-    client = engine.connect(directory, timeout=60)
+    client = ringwal.connect(directory, timeout=60)
     client.stream("idle").append(b"attached").result()
     count.release()
     time.sleep(3600)
@@ -122,10 +122,10 @@ def soak(directory: Path, seconds: float, say: Callable[[str], None]) -> dict[st
 
 def _load(directory: Path, i: int, stop: Any, parent: int) -> None:
     """About 4 MB/s a writer, so that ten minutes fit on any disk: memory is meant, not speed."""
-    import engine
+    import ringwal
 
     processes.die_with(parent)
-    with engine.connect(directory, timeout=60) as client:
+    with ringwal.connect(directory, timeout=60) as client:
         streams = [client.stream(f"soak-{i}-{k}") for k in range(16)]
         data = os.urandom(1024)
         while not stop.is_set():

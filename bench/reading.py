@@ -20,12 +20,12 @@ def measure(directory: Path, records: int) -> dict[str, Any]:
 
     The segments' bytes were written past the page cache, so the first pass reads the device; the second may not.
     """
-    import engine
+    import ringwal
 
     place = directory / "engine"
     server = subject.start(place, {}, directory / "engine.log")
     try:
-        with engine.connect(place) as client:
+        with ringwal.connect(place) as client:
             stream, data = client.stream("read"), os.urandom(RECORD_BYTES)
             for _ in range(records):
                 stream.append(data)

@@ -72,11 +72,11 @@ def _keep_log(place: Path) -> Callable[[], None]:
 
 def _fill(place: Path, size: int, directory: Path) -> int:
     """Returns how many bytes of log the records take."""
-    import engine
+    import ringwal
 
     server = subject.start(place, {}, directory / "fill.log")
     try:
-        with engine.connect(place) as client:
+        with ringwal.connect(place) as client:
             streams = [client.stream(f"s{i}") for i in range(4)]
             data = os.urandom(RECORD_BYTES)
             for i in range(size // RECORD_BYTES):

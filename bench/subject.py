@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from bench.contender import Contender, PipelinedSession, Plan, Session
 from bench.processes import Server
 from bench.scenario import Scenario
-from engine import errors
-from engine.log import manifest
+from ringwal import errors
+from ringwal.log import manifest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FILL_TIMEOUT = 180.0
@@ -40,8 +40,8 @@ COUNTERS = (
 def start(directory: Path, settings: Mapping[str, str], log: Path, timeout: float = 120.0) -> Server:
     """An engine on `directory`, ready for clients."""
     flags = [f"--{key}={value}" for key, value in settings.items()]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    server = Server([sys.executable, "-m", "engine", "run", str(directory), *flags], log, cwd=CHECKOUT, env=environment)
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "engine")}
+    server = Server([sys.executable, "-m", "ringwal", "run", str(directory), *flags], log, cwd=CHECKOUT, env=environment)
     try:
         server.wait_until(lambda: b"ready: " in log.read_bytes(), timeout)
     except BaseException:
@@ -73,9 +73,9 @@ def _forget(directory: Path) -> None:
 
 class _Session(PipelinedSession):
     def __init__(self, directory: Path, plan: Plan) -> None:
-        import engine
+        import ringwal
 
-        self.client = engine.connect(directory)
+        self.client = ringwal.connect(directory)
         self.streams = [self.client.stream(f"s{i}") for i in plan.streams()]
         # A stream's first record also defines it in the log; the steady state is what is measured.
         receipts = [stream.append(b"first") for stream in self.streams]
@@ -104,9 +104,9 @@ class Ringwal(Contender):
         self.server: Server | None = None
 
     def version(self) -> str:
-        import engine
+        import ringwal
 
-        return f"ringwal {engine.__version__}"
+        return f"ringwal {ringwal.__version__}"
 
     def setup(self, directory: Path, scenario: Scenario) -> None:
         self.directory = directory / "engine"
@@ -120,9 +120,9 @@ class Ringwal(Contender):
         return self.server.pids() if self.server else []
 
     def server_processes(self) -> dict[str, list[int]]:
-        import engine
+        import ringwal
 
-        with engine.connect(self.directory) as client:
+        with ringwal.connect(self.directory) as client:
             control = client.attachment().control
             named = {int(control.wal_pid): "WAL", int(control.drain_pid): "drain"}
         found: dict[str, list[int]] = {}
@@ -161,16 +161,16 @@ class RingwalAhead(Ringwal):
         self.server.wait_until(self._filled, FILL_TIMEOUT)
 
     def _filled(self) -> bool:
-        import engine
+        import ringwal
 
-        with engine.connect(self.directory) as client:
+        with ringwal.connect(self.directory) as client:
             return bool(client.status()["segments"]["ahead"] == self.segments)
 
 
 def counters(directory: Path) -> dict[str, int]:
     """The engine's running counters, read from its shared memory by a short-lived client."""
-    import engine
+    import ringwal
 
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         control = client.attachment().control
         return {name: int(getattr(control, name)) for name in COUNTERS}

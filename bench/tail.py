@@ -67,10 +67,10 @@ def _rows(directory: Path, count: int) -> list[Row]:
 
 
 def _write(place: Path, count: int) -> list[tuple[int, int, int]]:
-    import engine
+    import ringwal
 
     rows = []
-    with engine.connect(place) as client:
+    with ringwal.connect(place) as client:
         stream, control = client.stream(STREAM), client.attachment().control
         due = loops.clock()
         for _ in range(count):
@@ -97,11 +97,11 @@ def confirmed_after(control: Any, sent: int, timeout: float) -> int:
 
 
 def _read(place: Path, count: int, ready: Any, answer: Path, parent: int) -> None:
-    import engine
+    import ringwal
 
     processes.die_with(parent)
     delivered = array("Q")
-    with engine.connect(place) as client:
+    with ringwal.connect(place) as client:
         follow = client.stream(STREAM).tail(start=0)
         ready.set()
         deadline = time.monotonic() + 120

@@ -1,5 +1,5 @@
 /* The three kinds of shared object: mapping them, filling in their headers, refusing what does not fit, and the stores
- * that belong to the supervisor. Creating, sizing and unlinking the objects themselves is engine/memory.py's.
+ * that belong to the supervisor. Creating, sizing and unlinking the objects themselves is engine/ringwal/memory.py's.
  *
  * ATTACH. The creator fills everything in and stores `magic` last, with release; who loads it with acquire sees the
  * rest. A header that fails any check belongs to another build, engine or epoch, or is half made: all the same answer,

@@ -1,4 +1,4 @@
-/* Reading a log back: per-record work of recovery. No I/O, no policy: engine/log/ reads the bytes, asks, and decides.
+/* Reading a log back: per-record work of recovery. No I/O, no policy: engine/ringwal/log/ reads the bytes, asks, and decides.
  *
  * A recovery walks the blocks of one epoch in log order, in three passes over the same streams:
  *

@@ -22,10 +22,10 @@ from pathlib import Path
 import pytest
 
 try:
-    import engine._native  # noqa: F401
+    import ringwal._native  # noqa: F401
 except ImportError as error:
     raise pytest.UsageError(
-        f"engine._native cannot be imported here ({error}); install the checkout with: pip install -e '.[test]'"
+        f"ringwal._native cannot be imported here ({error}); install the checkout with: pip install -e '.[test]'"
     ) from error
 
 PR_SET_CHILD_SUBREAPER = 36

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine._native import ffi, lib
-from engine.log import segment as segments
-from engine.reader import Reader, Record
+from ringwal._native import ffi, lib
+from ringwal.log import segment as segments
+from ringwal.reader import Reader, Record
 
 PAGE = 4096
 UUID = bytes(range(16))

@@ -1,6 +1,6 @@
-"""Renders engine/_native.pyi from the built extension and csrc/engine.cdef.
+"""Renders engine/ringwal/_native.pyi from the built extension and csrc/engine.cdef.
 
-    python tests/native_stub.py > engine/_native.pyi
+    python tests/native_stub.py > engine/ringwal/_native.pyi
 
 test_layout.py fails while the two differ, so the type checker never sees a C function that is not there.
 """
@@ -77,6 +77,6 @@ def render(ffi: Any, lib: Any, cdef: str) -> str:
 
 
 if __name__ == "__main__":
-    from engine._native import ffi, lib
+    from ringwal._native import ffi, lib
 
     sys.stdout.write(render(ffi, lib, (ROOT / "csrc" / "engine.cdef").read_text()))

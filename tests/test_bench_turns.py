@@ -17,7 +17,7 @@ from bench.before import build
 from bench.contender import BlockingSession, Contender, ContenderFailedError
 from bench.peers import redis_streams
 from bench.scenario import ONE, Scenario
-from engine.log import manifest
+from ringwal.log import manifest
 from tests.bench_fakes import Attended, Broken, S, plan
 
 

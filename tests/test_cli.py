@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from engine import errors
-from engine._native import ffi
-from engine.config import settings
-from engine.exit_codes import EXIT_CODES, exit_code_of
+from ringwal import errors
+from ringwal._native import ffi
+from ringwal.config import settings
+from ringwal.exit_codes import EXIT_CODES, exit_code_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--ring-bytes", "1MiB", "--segment-bytes", "4MiB", "--max-streams", "256", "--block-bytes", "64KiB")
@@ -27,12 +27,12 @@ DEADLINE = 60.0
 
 
 def ringwal(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    command = [sys.executable, "-m", "ringwal", *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=DEADLINE, check=False)
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    command = [sys.executable, "-m", "ringwal", *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -132,8 +132,8 @@ VERBS = ("append", "demo", "ls", "read", "run", "status", "stop", "tail")
 
 
 def test_help_lists_every_verb_and_loads_neither_supervisor_nor_demo() -> None:
-    code = "import sys; sys.argv = ['ringwal', '--help']\ntry: __import__('engine.cli').cli.main()\n" \
-        "finally: assert not {'engine.processes.supervisor', 'engine.demo.show'} & sys.modules.keys()"
+    code = "import sys; sys.argv = ['ringwal', '--help']\ntry: __import__('ringwal.cli').cli.main()\n" \
+        "finally: assert not {'ringwal.processes.supervisor', 'ringwal.demo.show'} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=DEADLINE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     for verb in VERBS:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.config import GIB, KIB, MIB, Config, format_size, from_text, next_power_of_two, parse_size, settings
-from engine.errors import ConfigError
+from ringwal.config import GIB, KIB, MIB, Config, format_size, from_text, next_power_of_two, parse_size, settings
+from ringwal.errors import ConfigError
 
 SMALL: dict[str, Any] = {"ring_bytes": MIB, "segment_bytes": 4 * MIB, "max_streams": 256}
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from engine import memory
-from engine.demo import corpus
-from engine.demo.check import Findings, Promises, StreamCheck
-from engine.demo.journal import Journal, Notes, digest, notes
-from engine.log import manifest
+from ringwal import memory
+from ringwal.demo import corpus
+from ringwal.demo.check import Findings, Promises, StreamCheck
+from ringwal.demo.journal import Journal, Notes, digest, notes
+from ringwal.log import manifest
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ DEADLINE = 100.0
 @contextlib.contextmanager
 def running_demo(temp: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A demo in `temp` whose writers are at work, and what the names of its shared memory begin with."""
-    command = [sys.executable, "-m", "engine", "demo", "--temp", str(temp), *arguments]
+    command = [sys.executable, "-m", "ringwal", "demo", "--temp", str(temp), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:
             assert demo.stderr is not None

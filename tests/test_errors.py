@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 
-from engine import errors
-from engine._native import lib
+from ringwal import errors
+from ringwal._native import lib
 
 # name: standard parent, outcome, retriable
 TREE: dict[str, tuple[type[Exception], str | None, bool]] = {

@@ -6,10 +6,10 @@ import ast
 from itertools import pairwise
 from pathlib import Path
 
-import native_stub
 import pytest
 
-from engine._native import ffi, lib
+import native_stub
+from ringwal._native import ffi, lib
 
 ROOT = Path(__file__).resolve().parent.parent
 CDEF = (ROOT / "csrc" / "engine.cdef").read_text()
@@ -122,5 +122,6 @@ def test_the_areas_of_control_follow_each_other_without_overlap() -> None:
 def test_the_stub_is_the_one_that_the_extension_gives() -> None:
     rendered = native_stub.render(ffi, lib, CDEF)
     # Compared without formatting, which belongs to the formatter.
-    stub = (ROOT / "engine" / "_native.pyi").read_text()
-    assert ast.dump(ast.parse(stub)) == ast.dump(ast.parse(rendered)), "run: python tests/native_stub.py > engine/_native.pyi"
+    stub = (ROOT / "engine" / "ringwal" / "_native.pyi").read_text()
+    how = "run: python tests/native_stub.py > engine/ringwal/_native.pyi"
+    assert ast.dump(ast.parse(stub)) == ast.dump(ast.parse(rendered)), how

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import memory
-from engine._native import ffi, lib
-from engine.config import KIB, MIB, Config
-from engine.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch
+from ringwal import memory
+from ringwal._native import ffi, lib
+from ringwal.config import KIB, MIB, Config
+from ringwal.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch
 
 CONFIG = Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=256, max_clients=4, max_outstanding=64)
 

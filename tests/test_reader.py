@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_maker import PAGE, LogMaker, add, check, data_of, fill_ring, offsets
 
-from engine import log_extents, log_index, reader
-from engine._native import lib
-from engine.errors import CorruptionError, OffsetTrimmed
-from engine.reader import Cursor, Reader, Record
+from log_maker import PAGE, LogMaker, add, check, data_of, fill_ring, offsets
+from ringwal import log_extents, log_index, reader
+from ringwal._native import lib
+from ringwal.errors import CorruptionError, OffsetTrimmed
+from ringwal.reader import Cursor, Reader, Record
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from log_maker import PAGE, Frame, LogMaker, add, block_bytes, check, data_of, fill_ring, offsets
 
-from engine._native import ffi
-from engine.errors import CorruptionError
-from engine.reader import Cursor
+from log_maker import PAGE, Frame, LogMaker, add, block_bytes, check, data_of, fill_ring, offsets
+from ringwal._native import ffi
+from ringwal.errors import CorruptionError
+from ringwal.reader import Cursor
 
 HEADERS = ffi.sizeof("rw_block") + ffi.sizeof("rw_record")
 

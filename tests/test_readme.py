@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine import errors
-from engine.config import settings
+from ringwal import errors
+from ringwal.config import settings
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from engine._native import lib
-from engine.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch
-from engine.registration import (
+from ringwal._native import lib
+from ringwal.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch
+from ringwal.registration import (
     MESSAGE_BYTES_MAX,
     SOCKET_NAME,
     Connection,
@@ -155,7 +155,7 @@ def test_the_engine_sees_who_the_client_is_and_when_it_is_gone(desk: Desk, tmp_p
 
 
 def test_a_killed_client_is_gone_by_the_kernels_word(desk: Desk, tmp_path: Path) -> None:
-    code = "import sys, engine.registration as r; kept = r.Registration(sys.argv[1]); print(flush=True); input()"
+    code = "import sys, ringwal.registration as r; kept = r.Registration(sys.argv[1]); print(flush=True); input()"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None

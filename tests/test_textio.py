@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from engine import textio
+from ringwal import textio
 
 
 @dataclass(frozen=True)

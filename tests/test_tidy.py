@@ -11,39 +11,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "engine"
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 ROOMS_ON_DISK = ("engine", "csrc", "tests", "bench", ".ci")
 TEXT_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cdef", ".md", ".toml", ".in", ".sh", ".txt", ""}
 # Rendered from engine.cdef by tests/native_stub.py: as long as the C core's face is wide.
-RENDERED = {ROOT / "engine" / "_native.pyi"}
+RENDERED = {SOURCE / "ringwal" / "_native.pyi"}
 
 # Where the length of a wait is the fault itself, or nothing tells when another process is ready; see host.pause.
 SLEEPER = ROOT / "tests" / "faults" / "host.py"
 
 # Who may import whom: a module imports its own room and rooms that stand lower, never a neighbour of the same height.
 ROOMS: dict[str, tuple[int, set[str]]] = {
-    "_native": (0, {"engine._native"}),
-    "errors": (1, {"engine.errors"}),
-    "plain": (1, {"engine.version", "engine.textio", "engine.points"}),
-    "config": (2, {"engine.config"}),
-    "exit codes": (2, {"engine.exit_codes"}),
-    "memory": (3, {"engine.memory"}),
-    "registration": (4, {"engine.registration"}),
-    "log": (4, {"engine.log"}),
-    "processes": (5, {"engine.processes"}),
-    "reader": (5, {"engine.reader", "engine.log_extents", "engine.log_index"}),
+    "_native": (0, {"ringwal._native"}),
+    "errors": (1, {"ringwal.errors"}),
+    "plain": (1, {"ringwal.version", "ringwal.textio", "ringwal.points"}),
+    "config": (2, {"ringwal.config"}),
+    "exit codes": (2, {"ringwal.exit_codes"}),
+    "memory": (3, {"ringwal.memory"}),
+    "registration": (4, {"ringwal.registration"}),
+    "log": (4, {"ringwal.log"}),
+    "processes": (5, {"ringwal.processes"}),
+    "reader": (5, {"ringwal.reader", "ringwal.log_extents", "ringwal.log_index"}),
     "client": (
         6,
-        {"engine.client", "engine.attachment", "engine.lane", "engine.receipt", "engine.results", "engine.futures"}
-        | {"engine.autostart"},
+        {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
+        | {"ringwal.autostart"},
     ),
-    "public names": (7, {"engine"}),
-    "demo": (8, {"engine.demo", "engine.ingest"}),
-    "cli": (9, {"engine.cli", "engine.cli_kit"}),
-    "__main__": (10, {"engine.__main__"}),
+    "public names": (7, {"ringwal"}),
+    "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
+    "cli": (9, {"ringwal.cli", "ringwal.cli_kit"}),
+    "__main__": (10, {"ringwal.__main__"}),
 }
-BUILD_ONLY = {"engine.build_native"}
+BUILD_ONLY = {"ringwal.build_native"}
 MAY_IMPORT_PROCESSES = {"processes", "public names", "cli", "__main__"}
 
 
@@ -63,7 +64,7 @@ def name_of(path: Path) -> str:
 
 
 def module_of(path: Path) -> str:
-    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts = list(path.relative_to(SOURCE).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -109,7 +110,7 @@ def c_functions(path: Path) -> Iterator[tuple[str, int, int]]:
 
 def test_the_rooms_are_found() -> None:
     # Every other test here passes on an empty list of files.
-    assert {"engine.errors", "engine.memory", "engine"} <= set(MODULES)
+    assert {"ringwal.errors", "ringwal.memory", "ringwal"} <= set(MODULES)
     assert {"record.c", "atomics.h", "persisted.c"} <= {path.name for path in C_FILES}
     assert {"README.md", "pyproject.toml", "run", "engine.cdef"} <= {path.name for path in EVERYTHING}
     assert sum(1 for path in C_FILES for _ in c_functions(path)) > 50
@@ -173,11 +174,11 @@ def test_tests_do_not_sleep() -> None:
 
 
 def room_of(module: str) -> str:
-    """The room that names `module` or the nearest package above it. `engine` itself names only itself."""
+    """The room that names `module` or the nearest package above it. `ringwal` itself names only itself."""
     candidate = module
     while candidate:
         for room, (_, members) in ROOMS.items():
-            if candidate in members and (candidate != "engine" or module == "engine"):
+            if candidate in members and (candidate != "ringwal" or module == "ringwal"):
                 return room
         candidate = candidate.rpartition(".")[0]
     pytest.fail(f"{module} stands in no room: give it one in ROOMS of test_tidy.py")
@@ -193,7 +194,7 @@ def imports_of(module: str) -> set[str]:
         for inner in ast.walk(node)
     }
     found: set[str] = set()
-    known = {*MODULES, "engine._native"}
+    known = {*MODULES, "ringwal._native"}
     for node in ast.walk(tree):
         if node in typing_only:
             continue
@@ -204,7 +205,7 @@ def imports_of(module: str) -> set[str]:
             assert node.module is not None
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in known else node.module for name in names}
-    return {name for name in found if name == "engine" or name.startswith("engine.")} - {module}
+    return {name for name in found if name == "ringwal" or name.startswith("ringwal.")} - {module}
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - BUILD_ONLY))
@@ -222,11 +223,11 @@ def test_imports_point_one_way(module: str) -> None:
 
 
 def test_processes_do_not_import_each_other() -> None:
-    bodies = {"engine.processes.wal", "engine.processes.drain"}
-    supervisor = "engine.processes.supervisor"
+    bodies = {"ringwal.processes.wal", "ringwal.processes.drain"}
+    supervisor = "ringwal.processes.supervisor"
     for body in bodies & set(MODULES):
         assert not (bodies | {supervisor}) & imports_of(body), body
     # The process bodies are started in one place.
     starters = {module for module in MODULES if bodies & imports_of(module)}
     assert len(starters) <= 1, starters
-    assert all(starter.startswith("engine.processes.") for starter in starters)
+    assert all(starter.startswith("ringwal.processes.") for starter in starters)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import engine
+import ringwal
 from bench import subject
 
 pytest.importorskip("pytest_benchmark")
@@ -24,11 +24,11 @@ def memory_directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[engine.Client]:
+def client(tmp_path: Path) -> Iterator[ringwal.Client]:
     """A client of a real engine."""
     server = subject.start(tmp_path / "engine", {}, tmp_path / "log")
     try:
-        with engine.connect(tmp_path / "engine") as attached:
+        with ringwal.connect(tmp_path / "engine") as attached:
             yield attached
     finally:
         subject.stop(server, tmp_path / "engine")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine._native import ffi, lib
+from ringwal._native import ffi, lib
 from tests.csrc.helpers import Memory, Sequencer, Wal, Writer, take
 
 RECORD = bytes(range(256)) * 4

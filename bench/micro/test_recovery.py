@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import engine
+import ringwal
 from bench import subject
-from engine.log.recovery import Recovered, recover
+from ringwal.log.recovery import Recovered, recover
 
 RECORDS = 16_000
 
@@ -18,7 +18,7 @@ def test_recovery_scan(benchmark: Any, tmp_path: Path) -> None:
     """One round recovers 16,000 records of 1 KiB out of a copy of the same log."""
     server = subject.start(tmp_path / "engine", {}, tmp_path / "log")
     try:
-        with engine.connect(tmp_path / "engine") as client:
+        with ringwal.connect(tmp_path / "engine") as client:
             stream = client.stream("log")
             for _ in range(RECORDS):
                 stream.append(bytes(1024))
@@ -27,14 +27,14 @@ def test_recovery_scan(benchmark: Any, tmp_path: Path) -> None:
         subject.kill(server, tmp_path / "engine")
     copies = (tmp_path / f"copy-{i}" for i in itertools.count())
 
-    def setup() -> tuple[tuple[Path, engine.Config], dict[str, Any]]:
+    def setup() -> tuple[tuple[Path, ringwal.Config], dict[str, Any]]:
         copy = next(copies)
         copy.mkdir()
         shutil.copy(tmp_path / "engine" / "manifest", copy)
         shutil.copytree(tmp_path / "engine" / "segments", copy / "segments")
-        return (copy, engine.Config()), {}
+        return (copy, ringwal.Config()), {}
 
-    def drop(copy: Path, _config: engine.Config) -> None:
+    def drop(copy: Path, _config: ringwal.Config) -> None:
         shutil.rmtree(copy)
 
     recovered: Recovered = benchmark.pedantic(recover, setup=setup, teardown=drop, rounds=5)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from engine._native import ffi, lib
+from ringwal._native import ffi, lib
 
 UUID = bytes(range(16, 32))
 EPOCH = 5

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import xxhash
 
-from engine._native import ffi, lib
+from ringwal._native import ffi, lib
 
 # RFC 3720 appendix B.4, and the check value of the catalogue of CRCs.
 CRC_VECTORS = [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine._native import ffi, lib
+from ringwal._native import ffi, lib
 from tests.csrc.helpers import KIB, REQUEST, STREAMS, Memory, Sequencer, Writer, take, until
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine._native import ffi, lib
+from ringwal._native import ffi, lib
 from tests.csrc.helpers import BEGIN, RING, Memory, Sequencer, Writer, take
 
 

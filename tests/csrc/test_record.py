@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine._native import ffi, lib
+from ringwal._native import ffi, lib
 
 UUID = bytes(range(16))
 EPOCH, POSITION = 7, 5 * 4096

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_maker import PAGE, UUID, Frame, LogMaker, block_bytes
 
-from engine._native import ffi, lib
+from log_maker import PAGE, UUID, Frame, LogMaker, block_bytes
+from ringwal._native import ffi, lib
 
 ANY = (1 << 64) - 1
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine._native import lib
+from ringwal._native import lib
 from tests.csrc.helpers import Memory, Sequencer
 
 STREAM, LOG = 0, 1

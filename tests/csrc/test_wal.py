@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine._native import ffi, lib
+from ringwal._native import ffi, lib
 from tests.csrc.helpers import BEGIN, EPOCH, KIB, PERSISTED, SEGMENT, UUID, Memory, Sequencer, Wal, Writer, take, until
 
 

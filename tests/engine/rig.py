@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import engine
-from engine import memory
+import ringwal
+from ringwal import memory
 
 WAIT = 30.0
 """The patience of a test: what takes longer has failed."""
@@ -70,7 +70,7 @@ class Journal:
         return journal
 
 
-def verify(client: engine.Client, journals: list[Journal]) -> int:
+def verify(client: ringwal.Client, journals: list[Journal]) -> int:
     """Every confirmed record is at its offset, and nothing is there that must not be. Returns the number of records."""
     seen: set[tuple[int, str, int]] = set()
     places: dict[tuple[int, str, int], int] = {}
@@ -103,7 +103,7 @@ def verify(client: engine.Client, journals: list[Journal]) -> int:
     return len(seen)
 
 
-def read_all(stream: engine.Stream) -> Iterable[engine.Record]:
+def read_all(stream: ringwal.Stream) -> Iterable[ringwal.Record]:
     start = 0
     while records := stream.read(start, max_records=5000):
         yield from records
@@ -155,14 +155,14 @@ def arm(once: Path, order: str) -> None:
 
 def environment(root: Path, once: Path | None = None) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if not name.startswith("RINGWAL_")}
-    found["PYTHONPATH"] = str(root)
+    found["PYTHONPATH"] = str(root / "engine")
     if once is not None:
         found["RINGWAL_POINT_ONCE"] = str(once)
     return found
 
 
 class Engine:
-    """`python -m engine run` on a directory. `facts` is its report when it was ready; empty if it ended before."""
+    """`python -m ringwal run` on a directory. `facts` is its report when it was ready; empty if it ended before."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class Engine:
         **settings: object,
     ) -> None:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | settings).items()]
-        command = [*wrapper, sys.executable, "-m", "engine", "run", str(directory), "--json", *flags]
+        command = [*wrapper, sys.executable, "-m", "ringwal", "run", str(directory), "--json", *flags]
         self.directory = directory
         self.log = directory.parent / "engine.log"
         with self.log.open("ab") as log:
@@ -193,7 +193,7 @@ class Engine:
         self.facts: dict[str, Any] = json.loads(self.process.stdout.readline() or "{}")
 
     def status(self) -> dict[str, Any]:
-        with engine.connect(self.directory, timeout=WAIT) as client:
+        with ringwal.connect(self.directory, timeout=WAIT) as client:
             return client.status()
 
     def terminate(self) -> int:

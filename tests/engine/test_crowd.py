@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rig import CHECKOUT, HERE, WAIT, Engine, environment, identity, payload, read_all
 
-import engine
+import ringwal
 
 RECORDS = int(os.environ.get("RINGWAL_TEST_RECORDS", "100000"))
 """In total; a million is what the design is for."""
@@ -22,11 +22,11 @@ PATIENCE = WAIT + RECORDS / 2000
 WRITER = """
 import sys
 sys.path.append(sys.argv[1])
-import engine, rig
+import ringwal, rig
 writer, count = int(sys.argv[3]), int(sys.argv[4])
 others = [f"other-{k}" for k in range(100)]
 numbers = dict.fromkeys(["hot", *others], 0)
-with engine.connect(sys.argv[2], timeout=30.0, append_timeout=60.0) as client:
+with ringwal.connect(sys.argv[2], timeout=30.0, append_timeout=60.0) as client:
     handles = {name: client.stream(name) for name in numbers}
     last = {}
     for turn in range(count):
@@ -56,7 +56,7 @@ def test_a_crowd_on_one_hot_stream_and_a_hundred_others(directory: Path, start: 
     running.kill()
     start(ring_bytes="8MiB", segment_bytes="16MiB", lane_bytes="512KiB")
     total = 0
-    with engine.connect(directory, timeout=WAIT) as client:
+    with ringwal.connect(directory, timeout=WAIT) as client:
         for name in ["hot", *OTHERS]:
             following = dict.fromkeys(range(WRITERS), 0)
             for offset, record in enumerate(read_all(client.stream(name))):

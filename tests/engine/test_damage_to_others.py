@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rig import CHECKOUT, WAIT, Engine, Writers, arm, environment, read_all, state_of, stop_process, until, verify
 
-import engine
+import ringwal
 
 STREAMS = ["hot", "left", "right"]
 
@@ -68,7 +68,7 @@ def test_a_writer_that_ends_in_the_middle_of_a_copy_costs_the_others_nothing(
         until(lambda: victim not in {client["pid"] for client in running.status()["clients"]}, "its slot has come back")
     codes = writers.stop()
     assert codes == [0 if action == "stop" else -signal.SIGKILL, 0, 0, 0]
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         journals = writers.journals()
         verify(client, journals)
         for journal in journals[0 if action == "stop" else 1 :]:
@@ -80,7 +80,7 @@ def test_a_forked_child_attaches_afresh_and_its_parent_does_not_notice(
     directory: Path, start: Callable[..., Engine]
 ) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         orders = client.stream("orders")
         done, pending = orders.append(b"0"), orders.append(b"1")
         assert done.result(WAIT).offset == 0
@@ -104,12 +104,12 @@ def test_a_forked_child_attaches_afresh_and_its_parent_does_not_notice(
         until(lambda: len(client.status()["clients"]) == 1, "the child's lane has gone")
 
 
-def _in_the_child(orders: engine.Stream, done: engine.Receipt, pending: engine.Receipt, tell: int) -> int:
+def _in_the_child(orders: ringwal.Stream, done: ringwal.Receipt, pending: ringwal.Receipt, tell: int) -> int:
     if done.result(0).offset != 0:
         return 2
     try:
         pending.result(0)
-    except engine.ForkError:
+    except ringwal.ForkError:
         pass
     else:
         return 3
@@ -123,8 +123,8 @@ def test_a_fork_after_the_parents_death_keeps_no_lane_alive(
 ) -> None:
     running = start()
     program = (
-        "import engine, os, sys, time\n"
-        "client = engine.connect(sys.argv[1]); client.stream('s').append(b'x').result()\n"
+        "import ringwal, os, sys, time\n"
+        "client = ringwal.connect(sys.argv[1]); client.stream('s').append(b'x').result()\n"
         "if os.fork() == 0:\n"
         "    os.read(0, 1); os._exit(0)\n"
         "os.write(1, b'.'); os._exit(0)\n"
@@ -139,12 +139,12 @@ def test_threads_share_a_client_and_keep_each_its_order(directory: Path, start: 
     count, threads = 1500, 8
     acks: list[list[int]] = [[] for _ in range(threads)]
 
-    def work(client: engine.Client, k: int) -> None:
+    def work(client: ringwal.Client, k: int) -> None:
         stream = client.stream("shared")
         receipts = [stream.append(b"%d %d" % (k, n)) for n in range(count)]
         acks[k] = [receipt.result(WAIT).offset for receipt in receipts]
 
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         workers = [threading.Thread(target=work, args=(client, k)) for k in range(threads)]
         for worker in workers:
             worker.start()
@@ -160,7 +160,7 @@ def test_threads_share_a_client_and_keep_each_its_order(directory: Path, start: 
 
 def test_clients_and_streams_pickle_as_where_they_lead(directory: Path, start: Callable[..., Engine]) -> None:
     start()
-    with engine.connect(directory, lane_bytes=128 << 10, append_timeout=1.5) as client:
+    with ringwal.connect(directory, lane_bytes=128 << 10, append_timeout=1.5) as client:
         client.stream("orders").append(b"x").result(WAIT)
         stream = pickle.loads(pickle.dumps(client.stream("orders")))
         with stream.client as other:
@@ -170,9 +170,9 @@ def test_clients_and_streams_pickle_as_where_they_lead(directory: Path, start: C
 
 
 INTERRUPTED = """
-import engine, os, signal, sys
+import ringwal, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-with engine.connect(sys.argv[1], append_timeout=None) as client:
+with ringwal.connect(sys.argv[1], append_timeout=None) as client:
     stream = client.stream("s")
     try:
         os.write(1, b".")

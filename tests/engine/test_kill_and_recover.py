@@ -12,8 +12,8 @@ import pytest
 from points import POINTS, Point, Victim, Way
 from rig import CHECKOUT, Engine, Writers, arm, until, verify
 
-import engine
-from engine import memory
+import ringwal
+from ringwal import memory
 
 WRITERS = 3
 STREAMS = ["hot", "left", "right"]
@@ -31,7 +31,7 @@ def provoke(way: Way, running: Engine, writers: Writers) -> None:
     elif way is Way.STOP:
         running.process.send_signal(signal.SIGTERM)
     elif way is Way.CLIENT_COMES:
-        with contextlib.suppress(engine.Error), engine.connect(running.directory) as client:
+        with contextlib.suppress(ringwal.Error), ringwal.connect(running.directory) as client:
             client.stream("hot").append(b"never answered")
 
 
@@ -45,7 +45,7 @@ def check_and_end(running: Engine, writers: Writers, start: Callable[..., Engine
     assert writers.stop() == codes
     last = start()
     journals = writers.journals()
-    with engine.connect(running.directory) as client:
+    with ringwal.connect(running.directory) as client:
         assert verify(client, journals) >= sum(len(journal.confirmed) for journal in journals) > 0
     assert last.terminate() == 0
     assert memory.leftovers(bytes.fromhex(last.facts["uuid"])) == []

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from rig import CHECKOUT, WAIT, Engine, arm, children_of, environment, read_all, state_of, until
 
-import engine
-from engine import memory
+import ringwal
+from ringwal import memory
 
 AUTOSTART = """
-import engine, sys
+import ringwal, sys
 sys.stdin.read(1)
-with engine.connect(sys.argv[1], autostart=True, timeout=30.0) as client:
+with ringwal.connect(sys.argv[1], autostart=True, timeout=30.0) as client:
     receipts = [client.stream("s").append(b"%s %d" % (sys.argv[2].encode(), n)) for n in range(100)]
     offsets = [receipt.result().offset for receipt in receipts]
     print(client.status()["pid"], flush=True)
@@ -49,7 +49,7 @@ def test_two_clients_start_one_engine_and_it_ends_after_the_last(directory: Path
     ended = os.pidfd_open(pid)
     try:
         clients[0].communicate(b"!", timeout=WAIT)
-        with engine.connect(directory) as client:
+        with ringwal.connect(directory) as client:
             records = [record.data for record in read_all(client.stream("s"))]
             for k in range(2):
                 assert [data for data in records if data.startswith(b"%d " % k)] == [b"%d %d" % (k, n) for n in range(100)]
@@ -61,14 +61,14 @@ def test_two_clients_start_one_engine_and_it_ends_after_the_last(directory: Path
         os.close(ended)
     uuid = (directory / "manifest").read_bytes()[24:40]
     assert memory.leftovers(uuid) == []
-    with pytest.raises(engine.NotRunning):
-        engine.connect(directory)
+    with pytest.raises(ringwal.NotRunning):
+        ringwal.connect(directory)
 
 
 def test_status_says_when_something_was_last_confirmed(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(directory)
     assert running.status()["since_confirmed"] is None
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         began = time.monotonic()
         client.stream("s").append(b"x").result()
         assert 0 < running.status()["write_us"] < (time.monotonic() - began) * 1e6
@@ -82,7 +82,7 @@ def test_status_says_when_something_was_last_confirmed(directory: Path, start: C
 
 def test_an_idle_engine_sleeps(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         tail = client.stream("s").tail()
         client.stream("s").append(b"x").result(WAIT)
         next(tail)
@@ -112,7 +112,7 @@ def test_a_killed_engine_leaves_its_memory_to_the_next_and_a_stopped_one_nothing
     directory: Path, start: Callable[..., Engine]
 ) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         client.stream("s").append(b"x").result(WAIT)
         running.kill()
     uuid = bytes.fromhex(running.facts["uuid"])
@@ -120,13 +120,13 @@ def test_a_killed_engine_leaves_its_memory_to_the_next_and_a_stopped_one_nothing
     assert len(left) == 3
     running = start()
     assert not left & set(memory.leftovers(uuid))
-    client = engine.connect(directory)
+    client = ringwal.connect(directory)
     stream = client.stream("s")
     assert stream.append(b"y").result(WAIT).offset == 1
     assert running.terminate() == 0
     assert memory.leftovers(uuid) == []
     assert sorted(path.name for path in directory.iterdir()) == ["lock", "manifest", "segments"]
-    with pytest.raises(engine.NotRunning) as caught:
+    with pytest.raises(ringwal.NotRunning) as caught:
         stream.append(b"z")
     assert caught.value.outcome in (None, "not_appended")
     client.close()
@@ -137,7 +137,7 @@ def test_an_engine_that_is_killed_fails_every_receipt_with_an_unknown_outcome(
 ) -> None:
     once = directory.parent / "once"
     running = start(points_build, once=once)
-    client = engine.connect(directory)
+    client = ringwal.connect(directory)
     stream = client.stream("s")
     stream.append(b"known").result(WAIT)
     arm(once, "l.write.done:1:stop")  # on the disk, and nobody knows
@@ -145,12 +145,12 @@ def test_an_engine_that_is_killed_fails_every_receipt_with_an_unknown_outcome(
     until(lambda: not once.exists(), "the block has been written")
     running.kill()
     for receipt in receipts:
-        with pytest.raises(engine.EngineFailed) as caught:
+        with pytest.raises(ringwal.EngineFailed) as caught:
             receipt.result(WAIT)
         assert caught.value.outcome == "unknown"
     client.close()  # every receipt was asked: there is nothing left to tell
     start()
-    with engine.connect(directory) as reader:
+    with ringwal.connect(directory) as reader:
         records = [record.data for record in reader.stream("s").read(0)]
         assert records[0] == b"known"
         assert records[1:] == [b"unknown %d" % n for n in range(len(records) - 1)]
@@ -160,12 +160,12 @@ def test_an_engine_that_is_killed_fails_every_receipt_with_an_unknown_outcome(
 def test_clients_come_and_go_and_places_come_back(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(max_clients=4)
     uuid = bytes.fromhex(running.facts["uuid"])
-    clients = [engine.connect(directory) for _ in range(4)]
+    clients = [ringwal.connect(directory) for _ in range(4)]
     for client in clients:
         client.stream("s").append(b"x").result(WAIT)
-    with engine.connect(directory) as late:  # looking needs no place
+    with ringwal.connect(directory) as late:  # looking needs no place
         assert len(late.stream("s").read(0)) == 4
-        with pytest.raises(engine.ShmUnavailable, match="max_clients"):
+        with pytest.raises(ringwal.ShmUnavailable, match="max_clients"):
             late.stream("s").append(b"no place")
         clients.pop().close()
         until(lambda: len(running.status()["clients"]) == 3, "a place has come back")
@@ -173,7 +173,7 @@ def test_clients_come_and_go_and_places_come_back(directory: Path, start: Callab
     for client in clients:
         client.close()
     for n in range(30):
-        with engine.connect(directory) as client:
+        with ringwal.connect(directory) as client:
             assert client.stream("s").append(b"x").result(WAIT).offset == 5 + n
         until(lambda: not running.status()["clients"], "the place has come back")
     assert len(memory.leftovers(uuid)) == 2
@@ -182,7 +182,7 @@ def test_clients_come_and_go_and_places_come_back(directory: Path, start: Callab
 
 def test_sigterm_confirms_what_was_appended(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
-    client = engine.connect(directory)
+    client = ringwal.connect(directory)
     stream = client.stream("s")
     receipts = [stream.append(b"%d" % n) for n in range(2000)]
     running.process.send_signal(signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_segments_are_filled_ahead_and_the_next_engine_uses_them(directory: Path
             assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == size, "no part of it is only reserved"
     assert running.terminate() == 0
     running = start(segments_ahead=4)
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         assert client.stream("s").append(b"first").result(WAIT).offset == 0
     until(lambda: running.status()["segments"]["ahead"] == 4, "the engine has replaced what it has used")
     assert sorted((directory / "segments").iterdir())[: len(made)] == made
@@ -220,7 +220,7 @@ def test_a_client_that_comes_does_not_wait_until_a_segment_is_filled(
     for _ in range(4):
         until(lambda: len(list((directory / "segments").iterdir())) > made(), "a segment is being filled")
         before = made()
-        with engine.connect(directory) as client:
+        with ringwal.connect(directory) as client:
             client.stream("s").append(b"x").result(WAIT)
             if made() == before:
                 break  # it may have been the last moment of that one; so there are others

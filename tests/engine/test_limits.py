@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from rig import CHECKOUT, SMALL, WAIT, Engine, arm, environment, stop_process, until
 
-import engine
-from engine import memory
+import ringwal
+from ringwal import memory
 
 MIB = 1 << 20
 
@@ -32,7 +32,7 @@ def held(start: Callable[..., Engine]) -> Iterator[Engine]:
 
 
 def test_too_few_open_files_are_said_before_anything_is_made(directory: Path) -> None:
-    command = [sys.executable, "-m", "engine", "run", str(directory), "--blocks-in-flight", "32"]
+    command = [sys.executable, "-m", "ringwal", "run", str(directory), "--blocks-in-flight", "32"]
     limited = ["prlimit", "--nofile=100:100", *command]
     ended = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=WAIT, env=environment(CHECKOUT))
     assert ended.returncode == os.EX_CONFIG
@@ -42,18 +42,18 @@ def test_too_few_open_files_are_said_before_anything_is_made(directory: Path) ->
 
 def test_a_soft_limit_of_open_files_is_raised_as_far_as_needed(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(wrapper=("prlimit", "--nofile=64:1000"), blocks_in_flight=32)
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         assert client.stream("s").append(b"kept").result(WAIT).offset == 0
     for name in ("wal_pid", "drain_pid"):
         assert resource.prlimit(running.facts[name], resource.RLIMIT_NOFILE)[0] >= 112
 
 
 def test_a_full_lane_is_back_pressure_and_writes_nothing(held: Engine, directory: Path) -> None:
-    with engine.connect(directory, append_timeout=0.05) as client:
+    with ringwal.connect(directory, append_timeout=0.05) as client:
         stream = client.stream("s")
         receipts = [stream.append(bytes(16_000)) for _ in range(4)]
         for refused in (lambda: stream.append(bytes(16_000)), lambda: stream.append_many([bytes(8_000)] * 2)):
-            with pytest.raises(engine.BackpressureTimeout) as caught:
+            with pytest.raises(ringwal.BackpressureTimeout) as caught:
                 refused()
             assert (caught.value.outcome, caught.value.retriable) == ("not_appended", True)
         os.kill(held.facts["wal_pid"], signal.SIGCONT)
@@ -64,9 +64,9 @@ def test_a_full_lane_is_back_pressure_and_writes_nothing(held: Engine, directory
 def test_a_client_outlives_the_numbers_of_a_lane(
     directory: Path, start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.lane.Lane.appends_max", 64)
+    monkeypatch.setattr("ringwal.lane.Lane.appends_max", 64)
     start(max_outstanding=16)
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         streams = [client.stream("a"), client.stream("b")]
         receipts = [streams[n % 2].append(b"%d" % n) for n in range(300)]
         batch = streams[0].append_many([b"300", b"301"])
@@ -77,12 +77,12 @@ def test_a_client_outlives_the_numbers_of_a_lane(
 
 
 def test_a_full_window_is_back_pressure_and_writes_nothing(held: Engine, directory: Path) -> None:
-    with engine.connect(directory, append_timeout=0.05) as client:
+    with ringwal.connect(directory, append_timeout=0.05) as client:
         stream = client.stream("s")
         receipts = [stream.append(b"%d" % n) for n in range(16)]
-        with pytest.raises(engine.BackpressureTimeout):
+        with pytest.raises(ringwal.BackpressureTimeout):
             stream.append(b"one too many")
-        with pytest.raises(engine.AckTimeout) as caught:
+        with pytest.raises(ringwal.AckTimeout) as caught:
             receipts[0].result(0.01)
         assert caught.value.outcome == "unknown"
         os.kill(held.facts["wal_pid"], signal.SIGCONT)
@@ -92,7 +92,7 @@ def test_a_full_window_is_back_pressure_and_writes_nothing(held: Engine, directo
 
 
 def test_without_a_limit_an_append_waits_for_room(held: Engine, directory: Path) -> None:
-    with engine.connect(directory, append_timeout=None) as client:
+    with ringwal.connect(directory, append_timeout=None) as client:
         stream = client.stream("s")
         for _ in range(4):
             stream.append(bytes(16_000))
@@ -110,10 +110,10 @@ def test_a_record_that_is_too_large_is_refused_before_anything_is_written(
     directory: Path, start: Callable[..., Engine]
 ) -> None:
     start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stream = client.stream("s")
         for refused in (lambda: stream.append(bytes(32_769)), lambda: stream.append_many([bytes(16_384)] * 2)):
-            with pytest.raises(engine.RecordTooLarge) as caught:
+            with pytest.raises(ringwal.RecordTooLarge) as caught:
                 refused()
             assert (caught.value.limit, caught.value.outcome) == (32_768, "not_appended")
         assert stream.append(bytes(32_768)).result(WAIT).offset == 0
@@ -123,7 +123,7 @@ def test_a_record_that_is_too_large_is_refused_before_anything_is_written(
 def test_records_of_16_mib_through_a_lane_of_64(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(ring_bytes="64MiB", segment_bytes="72MiB")
     big = [os.urandom(4096) * 4096 for _ in range(3)]
-    with engine.connect(directory, lane_bytes=64 * MIB) as client:
+    with ringwal.connect(directory, lane_bytes=64 * MIB) as client:
         stream = client.stream("big")
         receipts = [stream.append(data) for data in big]
         receipts.append(stream.append_many([b"small", big[0]]))
@@ -131,7 +131,7 @@ def test_records_of_16_mib_through_a_lane_of_64(directory: Path, start: Callable
         assert [record.data for record in stream.read(0)] == [*big, b"small", big[0]]
     running.kill()
     start(ring_bytes="64MiB", segment_bytes="72MiB")
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         assert [record.data for record in client.stream("big").read(0)] == [*big, b"small", big[0]]
 
 
@@ -140,11 +140,11 @@ def test_buffers_of_every_kind(directory: Path, start: Callable[..., Engine]) ->
     table = memoryview(bytes(range(24))).cast("B", (4, 6))
     kinds = [b"", b"bytes", bytearray(b"bytearray"), memoryview(b"view")[1:3], array.array("I", [1, 2]), table, bytearray()]
     flat = [bytes(memoryview(kind).cast("B")) if memoryview(kind).nbytes else b"" for kind in kinds]
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stream = client.stream("s")
         for kind in kinds:
             stream.append(kind)
-        assert stream.append_many(kinds).result(WAIT) == engine.Ack("s", len(kinds), len(kinds))
+        assert stream.append_many(kinds).result(WAIT) == ringwal.Ack("s", len(kinds), len(kinds))
         assert stream.append_many([b"", b""]).result(WAIT).count == 2
         assert [record.data for record in stream.read(0)] == [*flat, *flat, b"", b""]
         for wrong in ("text", 5, None, memoryview(b"abcdef")[::2]):
@@ -163,7 +163,7 @@ def test_a_batch_of_any_sizes_comes_back_as_it_was(
 ) -> None:
     start(lane_bytes="256KiB")
     records = [bytes([65 + n]) * size for n, size in enumerate(sizes)]
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stream = client.stream("s")
         for given in (records, tuple(records), [bytearray(record) for record in records], iter(records)):
             assert stream.append_many(given).result(WAIT).count == len(sizes)
@@ -172,7 +172,7 @@ def test_a_batch_of_any_sizes_comes_back_as_it_was(
 
 def test_a_payload_may_be_changed_once_append_has_returned(directory: Path, start: Callable[..., Engine]) -> None:
     start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stream, data = client.stream("s"), bytearray(b"0" * 1000)
         receipts = []
         for n in range(50):
@@ -203,10 +203,10 @@ def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_di
     ballast.write_bytes(bytes(1 * MIB))
     running = Engine(small_disk / "log")
     try:
-        with engine.connect(small_disk / "log", append_timeout=0.3) as client:
+        with ringwal.connect(small_disk / "log", append_timeout=0.3) as client:
             stream = client.stream("s")
-            receipts: list[engine.Receipt] = []
-            with pytest.raises(engine.StorageFull) as caught:
+            receipts: list[ringwal.Receipt] = []
+            with pytest.raises(ringwal.StorageFull) as caught:
                 receipts.extend(stream.append(bytes(8000)) for _ in range(3000))
             assert (caught.value.errno, caught.value.outcome, caught.value.retriable) == (errno.ENOSPC, "not_appended", True)
             assert client.status()["storage_full"] == os.strerror(errno.ENOSPC)
@@ -223,7 +223,7 @@ def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_di
 def test_no_room_for_segments_that_are_not_needed_yet_is_no_full_disk(small_disk: Path) -> None:
     running = Engine(small_disk / "log", segments_ahead=8)
     try:
-        with engine.connect(small_disk / "log") as client:
+        with ringwal.connect(small_disk / "log") as client:
             stream = client.stream("s")
             receipts = [stream.append(bytes(8000)) for _ in range(600)]  # more than a segment
             assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(600))
@@ -242,29 +242,29 @@ def test_a_failed_write_ends_the_epoch_and_recovery_brings_back_what_was_confirm
     once = directory.parent / "once"
     running = start(points_build, once=once)
     confirmed: dict[int, bytes] = {}
-    with engine.connect(directory) as one, engine.connect(directory) as two:
+    with ringwal.connect(directory) as one, ringwal.connect(directory) as two:
         streams = [one.stream("s"), two.stream("s")]
         streams[1].append(b"first").result(WAIT)
         arm(once, f"l.write.submitted:20:errno:{number}")
         failed = []
         for stream in streams:
             n = 0
-            with pytest.raises(engine.Error) as caught:
+            with pytest.raises(ringwal.Error) as caught:
                 while True:
                     data = b"%d of %d" % (n, id(stream))
                     receipt = stream.append(data)
                     confirmed[receipt.result(WAIT).offset] = data
                     n += 1
             failed.append(caught.value)
-        assert isinstance(failed[0], engine.EngineFailed)
+        assert isinstance(failed[0], ringwal.EngineFailed)
         assert failed[0].outcome == "unknown"
         # The second came too late for the epoch: it is told that nothing was appended.
-        assert isinstance(failed[1], engine.NotRunning | engine.EngineFailed)
+        assert isinstance(failed[1], ringwal.NotRunning | ringwal.EngineFailed)
     assert running.wait() == os.EX_IOERR
     assert memory.leftovers(bytes.fromhex(running.facts["uuid"])) == []
     assert os.strerror(number) in running.said()
     start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         records = client.stream("s").read(0)
         assert {record.offset: record.data for record in records}.items() >= confirmed.items()
         assert len(confirmed) >= 15
@@ -275,7 +275,7 @@ def test_too_little_shared_memory_is_said_with_its_size(directory: Path) -> None
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a mount namespace with a small /dev/shm needs root and unshare")
     script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
-    command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "engine", "run", str(directory)]
+    command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "ringwal", "run", str(directory)]
     done = subprocess.run(
         [*command, *(f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items())],
         capture_output=True, text=True, cwd="/", env=environment(CHECKOUT), check=False, timeout=WAIT,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rig import WAIT, Engine, arm, stop_process, until
 
-import engine
+import ringwal
 
 DELAY_MS = 3000
 # Three blocks, of the streams a, b, a. What may be confirmed while the first, second or third is out: everything but
@@ -31,7 +31,7 @@ def test_a_block_that_is_late_holds_up_its_own_streams_only(
         block_bytes=4096,
         lane_quota_bytes=4096,
     )
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         a, b = client.stream("a"), client.stream("b")
         a.append(b"warm").result(WAIT)
         b.append(b"warm").result(WAIT)
@@ -60,7 +60,7 @@ def test_what_comes_after_a_stuck_write_does_not_wait_for_it(
 ) -> None:
     once = directory.parent / "once"
     running = start(points_build, once=once)
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stuck, free = client.stream("stuck"), client.stream("free")
         stuck.append(b"warm").result(WAIT)
         free.append(b"warm").result(WAIT)
@@ -78,7 +78,7 @@ def test_what_comes_after_a_stuck_write_does_not_wait_for_it(
 def test_a_backlog_through_many_segments_is_confirmed_to_its_end(directory: Path, start: Callable[..., Engine]) -> None:
     # Used up as fast as this, segments are reserved and not filled: blocks are composed ahead of the two that are written.
     running = start(lane_bytes="512KiB", block_bytes="64KiB")
-    with engine.connect(directory, append_timeout=WAIT) as client:
+    with ringwal.connect(directory, append_timeout=WAIT) as client:
         stream = client.stream("s")
         receipts = [stream.append(n.to_bytes(4, "little") * 1024) for n in range(12_000)]
         assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(12_000))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rig import WAIT, Engine, read_all
 
-import engine
+import ringwal
 
 RECORD = 16_000
 
@@ -18,7 +18,7 @@ def data_of(n: int) -> bytes:
     return b"%d " % n + bytes([n % 251]) * (RECORD - n % 100)
 
 
-def fill(stream: engine.Stream, first: int, count: int) -> None:
+def fill(stream: ringwal.Stream, first: int, count: int) -> None:
     for n in range(first, first + count):
         stream.append(data_of(n))
     stream.flush(WAIT)
@@ -27,7 +27,7 @@ def fill(stream: engine.Stream, first: int, count: int) -> None:
 def test_the_same_records_from_the_ring_and_from_several_segments(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
     count = 1000  # 16 MB: four segments, and 16 times the ring
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stream, other = client.stream("s"), client.stream("other")
         other.append(b"alone among many").result(WAIT)
         fill(stream, 0, count)
@@ -38,13 +38,13 @@ def test_the_same_records_from_the_ring_and_from_several_segments(directory: Pat
         assert len(stream.read(500, max_bytes=3 * RECORD + 100)) == 3
         assert len(stream.read(500, max_bytes=1)) == 1
         assert stream.read(count) == []
-        assert stream.read(engine.LATEST) == []
-        assert [record.data for record in other.read(engine.EARLIEST)] == [b"alone among many"]
+        assert stream.read(ringwal.LATEST) == []
+        assert [record.data for record in other.read(ringwal.EARLIEST)] == [b"alone among many"]
         stamps = [record.timestamp_ns for record in read_all(stream)]
         assert stamps == sorted(stamps)
     assert running.terminate() == 0
     start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         fill(client.stream("s"), count, 10)
         assert [record.data for record in read_all(client.stream("s"))] == [data_of(n) for n in range(count + 10)]
 
@@ -53,7 +53,7 @@ def test_a_tail_follows_over_the_ends_of_segments(directory: Path, start: Callab
     running = start()
     count = 800
     seen: list[bytes] = []
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stream = client.stream("s")
         stream.append(b"before").result(WAIT)
         tail = stream.tail(max_records=7)  # from now on
@@ -78,9 +78,9 @@ def test_a_tail_sleeps_through_other_streams_and_wakes_for_its_own(
     directory: Path, start: Callable[..., Engine]
 ) -> None:
     start()
-    with engine.connect(directory) as reader, engine.connect(directory) as writer:
+    with ringwal.connect(directory) as reader, ringwal.connect(directory) as writer:
         tail = reader.stream("wanted").tail()
-        got: list[engine.Record] = []
+        got: list[ringwal.Record] = []
         parked = threading.Thread(target=lambda: got.append(next(tail)))
         parked.start()
         for _ in range(100):
@@ -93,7 +93,7 @@ def test_a_tail_sleeps_through_other_streams_and_wakes_for_its_own(
 
 def test_a_tail_ends_with_its_engine_and_after_its_idle_timeout(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         stream = client.stream("s")
         stream.append(b"x").result(WAIT)
         assert [record.data for record in stream.tail(0, idle_timeout=0.01)] == [b"x"]
@@ -103,17 +103,17 @@ def test_a_tail_ends_with_its_engine_and_after_its_idle_timeout(directory: Path,
         def follow() -> None:
             try:
                 next(tail)
-            except engine.Error as error:
+            except ringwal.Error as error:
                 failed.append(error)
 
         follower = threading.Thread(target=follow)
         follower.start()
         running.kill()
         follower.join(WAIT)
-        assert [type(error) for error in failed] == [engine.NotRunning]
+        assert [type(error) for error in failed] == [ringwal.NotRunning]
         start()
         # The successor has told this client that its engine is gone; the use after that attaches afresh.
-        with pytest.raises(engine.NotRunning) as refused:
+        with pytest.raises(ringwal.NotRunning) as refused:
             stream.append(b"refused")
         assert refused.value.outcome == "not_appended"
         assert stream.append(b"y").result(WAIT).offset == 1

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parent))
 
 import rig
 
-import engine
+import ringwal
 
 WINDOW = 16
 HUNG, MISTOLD = 3, 4  # exit codes: no confirmation came; an error did not say what became of the append
@@ -34,7 +34,7 @@ class Writer:
         self.progress: int = order["progress"][k]
         self.journal = os.open(order["journals"][k], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.numbers = [0] * len(self.streams)
-        self.pending: deque[tuple[int, int, int, engine.Receipt]] = deque()
+        self.pending: deque[tuple[int, int, int, ringwal.Receipt]] = deque()
 
     def note(self, kind: bytes, stream: int, first: int, count: int, offset: int = 0) -> None:
         entries = (rig.ENTRY.pack(kind, stream, first + i, offset + i) for i in range(count))
@@ -46,26 +46,26 @@ class Writer:
     def run(self) -> int:
         while not self.stopped():
             try:
-                client = engine.connect(self.directory, timeout=5.0)
-            except engine.Error:
+                client = ringwal.connect(self.directory, timeout=5.0)
+            except ringwal.Error:
                 self.stopped(0.02)  # the next engine is not there yet
                 continue
             try:
                 self.work(client)
                 client.close()
-            except engine.AckTimeout as error:
+            except ringwal.AckTimeout as error:
                 print(f"writer {self.k}: {error}", file=sys.stderr)
                 return HUNG
-            except engine.Error as error:
-                if error.outcome is None and not isinstance(error, engine.NotRunning):
+            except ringwal.Error as error:
+                if error.outcome is None and not isinstance(error, ringwal.NotRunning):
                     print(f"writer {self.k}: {error!r}", file=sys.stderr)
                     return MISTOLD
                 self.abandon()
-                with contextlib.suppress(engine.Error):
+                with contextlib.suppress(ringwal.Error):
                     client.close(1.0)
         return 0
 
-    def work(self, client: engine.Client) -> None:
+    def work(self, client: ringwal.Client) -> None:
         handles = [client.stream(name) for name in self.streams]
         turn = 0
         while not self.stopped():
@@ -76,7 +76,7 @@ class Writer:
                 self.settle(WINDOW // 2)
         self.settle(len(self.pending))
 
-    def append(self, handle: engine.Stream, stream: int, count: int) -> None:
+    def append(self, handle: ringwal.Stream, stream: int, count: int) -> None:
         first = self.numbers[stream]
         self.numbers[stream] += count
         name = self.streams[stream]
@@ -84,7 +84,7 @@ class Writer:
         self.note(rig.SUBMITTED, stream, first, count)
         try:
             receipt = handle.append(records[0]) if count == 1 else handle.append_many(records)
-        except engine.Error as error:
+        except ringwal.Error as error:
             if error.outcome == "not_appended":
                 self.note(rig.REFUSED, stream, first, count)
             raise

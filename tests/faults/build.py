@@ -20,7 +20,7 @@ from tests.faults.host import ROOT, NotRun
 
 PARTS = ("engine", "csrc", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 NOT_COPIED = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c", "native")
-LIBRARY = "engine/_native.abi3.so"
+LIBRARY = "engine/ringwal/_native.abi3.so"
 
 
 def copy(to: Path) -> Path:

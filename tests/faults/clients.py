@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import engine
-from engine import memory
+import ringwal
+from ringwal import memory
 from tests.faults import build
 from tests.faults.decode import manifest
 from tests.faults.host import ROOT, SMALL, Engine, Writers, forget_shared_memory, pause, until, writers
@@ -107,19 +107,19 @@ def too_many(running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> No
     with contextlib.ExitStack() as stack:
         refused = 0
         for _ in range(3 * SLOTS):
-            client = stack.enter_context(engine.connect(running.directory))
+            client = stack.enter_context(ringwal.connect(running.directory))
             try:
                 client.stream("late").append(b"").result()
-            except engine.ShmUnavailable:
+            except ringwal.ShmUnavailable:
                 refused += 1
         verdict.expect(refused == 2 * SLOTS + 3, f"{refused} of {3 * SLOTS} clients were refused, {SLOTS - 3} slots were free")
         crowd.await_progress()
-    with engine.connect(running.directory) as late:
+    with ringwal.connect(running.directory) as late:
 
         def attached() -> bool:
             try:
                 late.stream("late").append(b"").result()
-            except engine.ShmUnavailable:
+            except ringwal.ShmUnavailable:
                 return False  # those who left are being cleared away
             return True
 
@@ -181,7 +181,7 @@ def garbage(count: int, running: Engine, crowd: Writers, seed: int, verdict: Ver
                     peer.recv(1 << 16)
     for fd in fds:
         os.close(fd)
-    greeted = engine.connect(running.directory)
+    greeted = ringwal.connect(running.directory)
     raw = greeted.attachment().registration._socket
     for _ in range(20):
         message = packet(chance)
@@ -193,7 +193,7 @@ def garbage(count: int, running: Engine, crowd: Writers, seed: int, verdict: Ver
 
 def never_reads(running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> None:
     """Asks and asks and takes no answer: it is dropped, sooner or later, and meanwhile holds up nobody."""
-    client = engine.connect(running.directory)
+    client = ringwal.connect(running.directory)
     raw = client.attachment().registration._socket
     raw.settimeout(0.2)
     question = json.dumps({"op": "status", "tag": 1}).encode()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import engine
+import ringwal
 from tests.faults.host import PATIENCE, ROOT, Hung, pause
 from tests.faults.oracle import Verdict
 from tests.faults.scene import Scene, held, scene
@@ -79,8 +79,8 @@ def steps(times: int, directory: Path, seed: int) -> Verdict:
     return s.verdict
 
 
-def everything(s: Scene, name: str) -> Iterator[engine.Record]:
-    with engine.connect(s.directory) as client:
+def everything(s: Scene, name: str) -> Iterator[ringwal.Record]:
+    with ringwal.connect(s.directory) as client:
         stream, at = client.stream(name), 0
         while records := stream.read(at):
             yield from records
@@ -115,7 +115,7 @@ def waits(seconds: float, directory: Path, seed: int) -> Verdict:
     return s.verdict
 
 
-def wait(what: str, seconds: float, does: Callable[[], object], raises: type[engine.Error] | None) -> None:
+def wait(what: str, seconds: float, does: Callable[[], object], raises: type[ringwal.Error] | None) -> None:
     began = time.monotonic()
     if raises is None:
         does()
@@ -130,16 +130,16 @@ def wait(what: str, seconds: float, does: Callable[[], object], raises: type[eng
 def impatient(directory: Path, seconds: float) -> None:
     """While the WAL process is stopped."""
     with (
-        contextlib.suppress(engine.AckTimeout),
-        engine.connect(directory, append_timeout=seconds, lane_bytes=64 << 10) as client,
+        contextlib.suppress(ringwal.AckTimeout),
+        ringwal.connect(directory, append_timeout=seconds, lane_bytes=64 << 10) as client,
     ):
         stream = client.stream("patience")
         receipt = stream.append(b"1")
-        wait("result", seconds, lambda: receipt.result(seconds), engine.AckTimeout)
-        wait("flush", seconds, lambda: stream.flush(seconds), engine.AckTimeout)
+        wait("result", seconds, lambda: receipt.result(seconds), ringwal.AckTimeout)
+        wait("flush", seconds, lambda: stream.flush(seconds), ringwal.AckTimeout)
         wait("tail", seconds, lambda: list(stream.tail(idle_timeout=seconds)), None)
-        wait("append", seconds, lambda: [stream.append(bytes(4000)) for _ in range(100)], engine.BackpressureTimeout)
-        wait("close", seconds, lambda: client.close(timeout=seconds), engine.AckTimeout)
+        wait("append", seconds, lambda: [stream.append(bytes(4000)) for _ in range(100)], ringwal.BackpressureTimeout)
+        wait("close", seconds, lambda: client.close(timeout=seconds), ringwal.AckTimeout)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-import engine
+import ringwal
 
 if TYPE_CHECKING:
     from tests.faults.writer import Writer
@@ -50,7 +50,7 @@ def fork_and_use(writer: Writer) -> None:
     if pid == 0:
         code = 1
         try:
-            if inherited is not None and not isinstance(inherited.exception(0), engine.ForkError | None):
+            if inherited is not None and not isinstance(inherited.exception(0), ringwal.ForkError | None):
                 os._exit(2)
             writer.client.stream("children").append(b"child").result(30.0)
             code = 0

@@ -11,15 +11,15 @@ from pathlib import Path
 import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 
-import engine
-from engine.log.recovery import Recovered, recover
-from engine.log_extents import Extents, SegmentFiles
-from engine.log_index import LogIndex
+import ringwal
+from ringwal.log.recovery import Recovered, recover
+from ringwal.log_extents import Extents, SegmentFiles
+from ringwal.log_index import LogIndex
 from tests.faults import decode, media
 from tests.faults.changes import Change, Place, changes
 from tests.faults.oracle import Verdict
 
-REFUSALS = (engine.CorruptionError, engine.VersionMismatch, engine.ConfigError)
+REFUSALS = (ringwal.CorruptionError, ringwal.VersionMismatch, ringwal.ConfigError)
 WATERMARK = slice(72, 80)
 HEADER = 128
 
@@ -120,7 +120,7 @@ def look_everywhere(at: Path, recovered: Recovered) -> None:
     index = LogIndex(files, Extents(files, recovered.epoch, recovered.epoch_begin), media.CONFIG.max_streams)
     for stream in recovered.streams:
         for offset in {0, stream.next_offset // 2, max(0, stream.next_offset - 1)}:
-            with contextlib.suppress(engine.CorruptionError):
+            with contextlib.suppress(ringwal.CorruptionError):
                 index.locate(stream.id, offset, recovered.position)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import engine
+import ringwal
 from tests.faults import decode
 from tests.faults.disk import Disk, disk
 from tests.faults.host import PATIENCE, pause
@@ -76,14 +76,14 @@ def frozen(seconds: float, directory: Path, seed: int) -> Verdict:
         scene(directory, engine_dir=medium.mount / "engine", strangers=("patience",)) as s,
     ):
         before = s.workers()
-        with engine.connect(s.directory, append_timeout=0.1, lane_bytes=64 << 10) as client:
+        with ringwal.connect(s.directory, append_timeout=0.1, lane_bytes=64 << 10) as client:
             stream = client.stream("patience")
             stream.append(b"first").result(PATIENCE)
             with hanging(s, medium):
                 confirmed, receipts = told(s), [stream.append(b"second")]
-                with contextlib.suppress(engine.AckTimeout):
+                with contextlib.suppress(ringwal.AckTimeout):
                     s.verdict.notes.append(f"confirmed on a disk that hangs: {receipts[0].result(0.1)}")
-                with contextlib.suppress(engine.BackpressureTimeout):
+                with contextlib.suppress(ringwal.BackpressureTimeout):
                     while True:
                         receipts.append(stream.append(bytes(4000)))
                 pause(seconds)

@@ -67,6 +67,11 @@ def await_death(pidfds: Sequence[int], seconds: float = PATIENCE) -> None:
             os.close(fd)
 
 
+def package_of(root: Path) -> dict[str, str]:
+    """The environment in which Python processes import the package of the checkout at ``root``."""
+    return {"PYTHONPATH": str(root / "engine")}
+
+
 class Engine:
     """One life of an engine on a directory."""
 
@@ -90,13 +95,13 @@ class Engine:
         self.log = log or directory.parent / f"{directory.name}.log"
         with self.log.open("ab") as said:
             self.process = subprocess.Popen(
-                [*wrapper, sys.executable, "-m", "engine", "run", str(directory), "--json", *flags],
+                [*wrapper, sys.executable, "-m", "ringwal", "run", str(directory), "--json", *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
                 start_new_session=True,
                 cwd=root,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, **package_of(root), **(env or {})},
             )
         self.ready: dict[str, Any] = {}
         if wait:
@@ -121,7 +126,7 @@ class Engine:
         return line
 
     def status(self) -> dict[str, Any]:
-        from engine.registration import Registration
+        from ringwal.registration import Registration
 
         with contextlib.closing(Registration(self.directory, 30.0)) as registration:
             return registration.status()
@@ -189,7 +194,7 @@ class EngineEnded(RuntimeError):
 
 def forget_shared_memory(directory: Path) -> None:
     """Removes what a killed engine left in shared memory when no successor will."""
-    from engine import memory
+    from ringwal import memory
     from tests.faults.decode import manifest
 
     with contextlib.suppress(OSError):
@@ -225,7 +230,7 @@ class Writers:
                 stderr=subprocess.DEVNULL,
                 cwd=root,
                 start_new_session=True,
-                env={**os.environ, **(env or {}), **((first or {}) if i == 0 else {})},
+                env={**os.environ, **package_of(root), **(env or {}), **((first or {}) if i == 0 else {})},
             )
             for i, names in enumerate(streams)
         ]

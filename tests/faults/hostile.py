@@ -17,22 +17,22 @@ import threading
 import time
 from typing import Any
 
-import engine
-from engine._native import ffi, lib
+import ringwal
+from ringwal._native import ffi, lib
 
 REQUEST = struct.Struct("<QIIIIQQQQQ")
 HEADER = 4096
 LANE = 64 << 10
 
 
-def lane_of(client: engine.Client) -> tuple[Any, memoryview]:
+def lane_of(client: ringwal.Client) -> tuple[Any, memoryview]:
     """This client's lane and all of its memory."""
     lane = client.open_lane()
     mapping: Any = lane._keep[1]
     return lane, memoryview(ffi.buffer(mapping.pointer, HEADER + LANE))
 
 
-def forge(client: engine.Client, lane: Any, memory: memoryview, own: int, chance: random.Random) -> None:
+def forge(client: ringwal.Client, lane: Any, memory: memoryview, own: int, chance: random.Random) -> None:
     """A request that passes every check of its form, with fields that make no sense."""
     shared = lane._keep[1].pointer
     position = lib.rw_slot_of(lane.control, lane.slot).head if chance.random() < 0.5 else shared.claim
@@ -65,8 +65,8 @@ def scribble(directory: str, seconds: float, chance: random.Random) -> None:
     """Random bytes over the whole lane, its header, and forged requests, between real appends."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        client = engine.connect(directory, lane_bytes=LANE, append_timeout=0.1)
-        with contextlib.suppress(engine.Error):
+        client = ringwal.connect(directory, lane_bytes=LANE, append_timeout=0.1)
+        with contextlib.suppress(ringwal.Error):
             stream = client.stream("scribble")
             lane, memory = lane_of(client)
             for _ in range(chance.randrange(1, 60)):
@@ -82,7 +82,7 @@ def scribble(directory: str, seconds: float, chance: random.Random) -> None:
                 elif kind == 3:
                     forge(client, lane, memory, stream.id(), chance)
                 stream.append(chance.randbytes(chance.randrange(2000)))
-        with contextlib.suppress(engine.Error):
+        with contextlib.suppress(ringwal.Error):
             client.close(timeout=0.05)
 
 
@@ -90,9 +90,9 @@ def mutate(directory: str, seconds: float, chance: random.Random) -> None:
     """Changes payloads while they are read: what is stored is either what was published, or nothing."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        client = engine.connect(directory, lane_bytes=LANE, append_timeout=0.1)
+        client = ringwal.connect(directory, lane_bytes=LANE, append_timeout=0.1)
         gone = threading.Event()
-        with contextlib.suppress(engine.Error):
+        with contextlib.suppress(ringwal.Error):
             stream = client.stream("mutate")
             _, memory = lane_of(client)
 
@@ -103,18 +103,18 @@ def mutate(directory: str, seconds: float, chance: random.Random) -> None:
 
             disturber = threading.Thread(target=disturb)
             disturber.start()
-            with contextlib.suppress(engine.Error):
+            with contextlib.suppress(ringwal.Error):
                 for _ in range(50):
                     stream.append(chance.randbytes(20_000)).result(0.5)
             gone.set()
             disturber.join()
-        with contextlib.suppress(engine.Error):
+        with contextlib.suppress(ringwal.Error):
             client.close(timeout=0.05)
 
 
 def store(directory: str, what: str) -> None:
     """Writes into memory that is the engine's: the kernel ends this process."""
-    client = engine.connect(directory)
+    client = ringwal.connect(directory)
     attachment = client.attachment()
     mapping = attachment.control_map if what == "store-control" else attachment.ring_map
     ffi.memmove(ffi.cast("uint8_t *", mapping.pointer) + 4096, b"mine", 4)
@@ -126,11 +126,11 @@ def vanish(directory: str, count: int) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                client = engine.connect(directory, timeout=30.0)
+                client = ringwal.connect(directory, timeout=30.0)
                 receipt = client.stream("vanish").append(b"%d" % number)
                 if number % 3 == 0:
                     receipt.result()
-            except engine.ShmUnavailable:
+            except ringwal.ShmUnavailable:
                 os._exit(3)  # those before have not been cleared away yet
             except BaseException:  # noqa: BLE001  told by the code
                 os._exit(1)

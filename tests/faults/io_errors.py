@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-import engine
+import ringwal
 from tests.faults.disk import command, disk
 from tests.faults.host import SMALL, Engine, EngineEnded, NotRun, forget_shared_memory, pause, until, writers
 from tests.faults.oracle import Verdict, judge
@@ -24,7 +24,7 @@ SCRIPT = 12
 LATE_SECONDS = 0.5
 THIN_ROOM = 2 << 20
 """What a thin device has left: less than a segment."""
-TROUBLE = (engine.EngineFailed, engine.NotRunning)
+TROUBLE = (ringwal.EngineFailed, ringwal.NotRunning)
 
 
 def faults(tier: str) -> list[Fault]:
@@ -98,7 +98,7 @@ def _script(directory: Path, call: str, mode: Mode, error: int, at: int) -> Verd
                 writer.append(Origin("hot", "w0", n))
                 try:
                     writer.settle()
-                except engine.EngineFailed as failed:
+                except ringwal.EngineFailed as failed:
                     if failed.errno != error:
                         notes.append(f"EngineFailed says errno {failed.errno} instead of {error}")
                     raise
@@ -298,7 +298,7 @@ def no_space(directory: Path, seed: int) -> Verdict:
                 try:
                     writer.pour(500_000)
                     notes.append("the disk is full, and no append heard of it")
-                except engine.StorageFull as full:
+                except ringwal.StorageFull as full:
                     if full.errno != errno.ENOSPC or full.outcome != "not_appended":
                         notes.append(f"StorageFull says errno {full.errno}, outcome {full.outcome}")
                 ballast.unlink()
@@ -326,14 +326,14 @@ def no_descriptors(directory: Path, seed: int) -> Verdict:
                 held = []
                 for _ in range(60):
                     try:
-                        held.append(engine.connect(engine_dir, timeout=0.2))
-                    except engine.Error:
+                        held.append(ringwal.connect(engine_dir, timeout=0.2))
+                    except ringwal.Error:
                         continue
                 verdict.expect(0 < len(held) < 60, f"{len(held)} of 60 clients came in with 40 descriptors")
                 crowd.await_progress()
                 for client in held:
                     client.close()
-                with engine.connect(engine_dir, timeout=10.0) as late:
+                with ringwal.connect(engine_dir, timeout=10.0) as late:
                     late.stream("late").append(b"").result()
                 crowd.await_progress()
             verdict.expect(running.stop() == 0, "no orderly stop")

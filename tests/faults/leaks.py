@@ -7,7 +7,7 @@ import random
 from functools import partial
 from pathlib import Path
 
-from engine import memory
+from ringwal import memory
 from tests.faults.decode import manifest
 from tests.faults.host import SMALL, Engine, forget_shared_memory, until, writers
 from tests.faults.kills import ROLES

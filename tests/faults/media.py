@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-import engine
-from engine.config import Config
-from engine.log.recovery import recover
+import ringwal
+from ringwal.config import Config
+from ringwal.log.recovery import recover
 from tests.faults import decode
 from tests.faults.host import SMALL, Engine, forget_shared_memory, until
 from tests.faults.oracle import Verdict
@@ -25,7 +25,7 @@ from tests.faults.writer import Writer
 
 MIB = 1 << 20
 CONFIG = Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=256, block_bytes=64 << 10, lane_quota_bytes=64 << 10)
-REFUSALS = (engine.CorruptionError, engine.VersionMismatch)
+REFUSALS = (ringwal.CorruptionError, ringwal.VersionMismatch)
 Damage = Callable[[Path], None]
 
 
@@ -356,7 +356,7 @@ def older(count: int, directory: Path, seed: int) -> Verdict:
         copy = copy_of(base, directory / "log")
         flip(file, 8 * at + chance.randrange(128 * 8))(copy)
         verdict.runs += 1
-        with Engine(copy, *SMALL), engine.connect(copy) as client:
+        with Engine(copy, *SMALL), ringwal.connect(copy) as client:
             refused = 0
             for name, records in base.content.items():
                 found: list[bytes] = []
@@ -364,7 +364,7 @@ def older(count: int, directory: Path, seed: int) -> Verdict:
                     while more := client.stream(name).read(len(found)):
                         found += [record.data for record in more]
                     verdict.expect(found == records, f"bit flip near {position}: {name} reads differently, in silence")
-                except engine.CorruptionError:
+                except ringwal.CorruptionError:
                     refused += 1
                     verdict.expect(found == records[: len(found)], f"bit flip near {position}: {name} has changed")
                 verdict.confirmed += len(found)

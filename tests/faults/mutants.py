@@ -74,21 +74,21 @@ WRITING = [
     ),
     Mutant(
         "a manifest is not synced",
-        "engine/log/manifest.py",
+        "engine/ringwal/log/manifest.py",
         "os.fdatasync(fd)\n    return manifest",
         "os.fstat(fd)\n    return manifest",
         row("recorder", "cut at a request, ext4, direct_io auto", "nightly"),
     ),
     Mutant(
         "a segment is named before it is synced",
-        "engine/log/segment.py",
+        "engine/ringwal/log/segment.py",
         'point("seg.filled")\n                os.fsync(fd)\n',
         'point("seg.filled")\n',
         row("recorder", "cut at a request, ext4, direct_io off", "nightly"),
     ),
     Mutant(
         "an epoch is named before its barrier is synced",
-        "engine/log/barrier.py",
+        "engine/ringwal/log/barrier.py",
         'point("rec.barrier")\n            self._sync()\n',
         'point("rec.barrier")\n',
         row("recorder", "cut at a request, ext4, direct_io off", "nightly"),
@@ -116,7 +116,7 @@ WRITING = [
     ),
     Mutant(
         "no directory is synced",
-        "engine/log/files.py",
+        "engine/ringwal/log/files.py",
         "        os.fsync(fd)\n",
         "        os.fstat(fd)\n",
         row("power", "names whose directory was not synced"),
@@ -188,7 +188,7 @@ REPLACING = [
     ),
     Mutant(
         "the children do not keep the lock",
-        "engine/processes/children.py",
+        "engine/ringwal/processes/children.py",
         "keep = {0, 1, 2, context.lock_fd,",
         "keep = {0, 1, 2,",
         row("time", "supervisor killed, file system frozen"),
@@ -205,7 +205,7 @@ REPLACING = [
 TIME_AND_IDENTITY = [
     Mutant(
         "a stopped process counts as a dead one",
-        "engine/processes/crew.py",
+        "engine/ringwal/processes/crew.py",
         "        if self._deadline is None or self.verdict is not None:\n",
         "        wal = self._children.get(Role.WAL)\n"
         "        if wal and open(f'/proc/{wal.pid}/stat').read().rpartition(')')[2].split()[0] == 'T':\n"
@@ -215,14 +215,14 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "a client lives while somebody has its pid",
-        "engine/processes/service.py",
+        "engine/ringwal/processes/service.py",
         "        self._slots.close(slots)\n",
         "        import os\n\n        if not os.path.exists(f'/proc/{connection.pid}'):\n         self._slots.close(slots)\n",
         row("time", "pid of a dead writer"),
     ),
     Mutant(
         "the lock goes by the pid in its file",
-        "engine/processes/lock.py",
+        "engine/ringwal/processes/lock.py",
         "        deadline = time.monotonic() + DYING_SECONDS\n",
         "        deadline = time.monotonic() + DYING_SECONDS\n"
         "        if (named := _holder(path)) and _alive(named):\n            raise Locked('in use', named)\n",
@@ -230,7 +230,7 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "the child of a fork keeps its parent's connection",
-        "engine/client.py",
+        "engine/ringwal/client.py",
         "            lane.forked()\n        if attachment is not None:\n            attachment.close()\n",
         "            lane.forked()\n        self._kept = attachment\n",
         row("time", "outlives"),
@@ -244,7 +244,7 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "limits are measured by the wall clock",
-        "engine/lane.py",
+        "engine/ringwal/lane.py",
         "import time\n",
         "import types\nfrom time import time as _wall\n\ntime = types.SimpleNamespace(monotonic=_wall)\n",
         row("time", "clock steps while callers wait"),
@@ -295,14 +295,14 @@ CLIENTS = [
     ),
     Mutant(
         "garbage and a hang-up end the supervisor",
-        "engine/processes/service.py",
+        "engine/ringwal/processes/service.py",
         "with contextlib.suppress(EOFError):  # it has gone already",
         "with contextlib.nullcontext():",
         row("clients", "garbage"),
     ),
     Mutant(
         "shared memory is made without its room",
-        "engine/memory.py",
+        "engine/ringwal/memory.py",
         "os.posix_fallocate(fd, 0, size)",
         "os.ftruncate(fd, size)",
         units("tests/test_memory.py::test_full_shared_memory_names_the_size_and_leaves_nothing"),
@@ -312,7 +312,7 @@ CLIENTS = [
 RECOVERING = [
     Mutant(
         "recovery believes the page cache",
-        "engine/log/files.py",
+        "engine/ringwal/log/files.py",
         "        os.fdatasync(fd)\n",
         "        os.fdatasync(fd)\n        return fd\n",
         row("io", "thin device runs out, cache stays"),
@@ -354,21 +354,21 @@ RECOVERING = [
     ),
     Mutant(
         "watermarks are not heeded",
-        "engine/log/recovery.py",
+        "engine/ringwal/log/recovery.py",
         "covered=scan.watermark > cut,",
         "covered=False,",
         row("media", "bits of a block header"),
     ),
     Mutant(
         "valid blocks are believed however far behind a hole",
-        "engine/log/recovery.py",
+        "engine/ringwal/log/recovery.py",
         "in_window=not later or",
         "in_window=True or",
         units("tests/log/test_recovery_refusal.py::test_a_hole_is_tolerated_up_to_the_window_and_not_beyond"),
     ),
     Mutant(
         "records beyond a hole are not carried over",
-        "engine/log/barrier.py",
+        "engine/ringwal/log/barrier.py",
         "if self._walk.scan.kept:",
         "if self._walk.scan.kept < 0:",
         units("tests/log/test_recovery.py"),
@@ -382,21 +382,21 @@ RECOVERING = [
     ),
     Mutant(
         "what was dropped is believed again: the barrier states no cut",
-        "engine/log/barrier.py",
+        "engine/ringwal/log/barrier.py",
         '"previous_end": self._cut,',
         '"previous_end": self._walk.scan.valid_end,',
         units("tests/log/test_recovery.py"),
     ),
     Mutant(
         "what a crashed recovery wrote is not washed away",
-        "engine/log/barrier.py",
+        "engine/ringwal/log/barrier.py",
         "            self._wash()\n",
         "",
         units("tests/log/test_recovery.py::test_stale_blocks_of_an_unfinished_attempt_never_show"),
     ),
     Mutant(
         "the manifest is written once, not twice",
-        "engine/log/manifest.py",
+        "engine/ringwal/log/manifest.py",
         "for _ in range(2):",
         "for _ in range(1):",
         units("tests/log/test_manifest.py"),

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.faults import build
-from tests.faults.host import NotRun
+from tests.faults.host import NotRun, package_of
 from tests.faults.oracle import Verdict
 
 LIMIT_SECONDS = 240
@@ -96,7 +96,7 @@ def _run(evidence: tuple[str, ...], root: Path, directory: Path, limit: float) -
         process = subprocess.Popen(
             [sys.executable, *evidence],
             cwd=root,
-            env={**os.environ, **own},
+            env={**os.environ, **package_of(root), **own},
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-import engine
+import ringwal
 from tests.engine.points import POINTS, Point, Victim, Way
 from tests.faults import build
 from tests.faults.host import SMALL, Engine, NotRun, Writers, children_of, forget_shared_memory, pause, until, writers
@@ -108,7 +108,7 @@ def provoke(way: Way, running: Engine, crowd: Writers, once: Path) -> None:
     elif way is Way.STOP:
         running.process.terminate()
     elif way is Way.CLIENT_COMES:
-        with contextlib.suppress(engine.Error), engine.connect(running.directory, timeout=1.0) as client:
+        with contextlib.suppress(ringwal.Error), ringwal.connect(running.directory, timeout=1.0) as client:
             client.open_lane()
 
 

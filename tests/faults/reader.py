@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import engine
+import ringwal
 from tests.faults.payload import origin_of
 from tests.faults.writer import Journal, connect, persist
 
 
-def follow(client: engine.Client, name: str, journal: Journal) -> None:
+def follow(client: ringwal.Client, name: str, journal: Journal) -> None:
     expected = 0
     while True:
         try:
@@ -26,7 +26,7 @@ def follow(client: engine.Client, name: str, journal: Journal) -> None:
                     raise ValueError(f"{name}[{expected}] was read as offset {record.offset}, {record.data[:40]!r}")
                 journal.line(f"{name} {origin.number} {origin.writer} {record.offset}")
                 expected += 1
-        except (engine.EngineFailed, engine.NotRunning):
+        except (ringwal.EngineFailed, ringwal.NotRunning):
             persist(client.attachment)
 
 

@@ -22,10 +22,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-import engine
-from engine import memory
-from engine.config import Config
-from engine.log.recovery import recover
+import ringwal
+from ringwal import memory
+from ringwal.config import Config
+from ringwal.log.recovery import recover
 from tests.faults import recorder_device as device
 from tests.faults.decode import BLOCK_MAGIC, DecodeError, manifest
 from tests.faults.disk import MAKE
@@ -157,7 +157,7 @@ def fill(running: Engine) -> None:
     def current() -> int:
         return int(running.status()["segments"]["current"])
 
-    with engine.connect(running.directory) as client:
+    with ringwal.connect(running.directory) as client:
         stream, last = client.stream(FILLER), current() + SEGMENTS
         while current() < last:
             for _ in range(10):
@@ -229,7 +229,7 @@ class Replayer:
                 device.mounted(loop, self.mount, self.recording.kind),
             ):
                 verdict = self._recovered(self.mount / "engine", journals, whole=whole)
-        except (engine.Error, DecodeError, OSError, EngineEnded) as error:
+        except (ringwal.Error, DecodeError, OSError, EngineEnded) as error:
             verdict = Verdict(notes=[f"{type(error).__name__}: {error}"])
         verdict.runs = 1
         verdict.notes = [f"cut {disk.at}, {variant}: {note}" for note in verdict.notes[:NOTES]]

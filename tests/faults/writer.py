@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import engine
+import ringwal
 from tests.faults.company import keep
 from tests.faults.host import PATIENCE, pause
 from tests.faults.payload import Origin, payload
@@ -50,7 +50,7 @@ class Writer:
         self.journal = Journal(journal)
         self.streams = streams
         self.numbers = dict.fromkeys(streams, 0)
-        self.pending: collections.deque[tuple[list[Origin], engine.Receipt]] = collections.deque()
+        self.pending: collections.deque[tuple[list[Origin], ringwal.Receipt]] = collections.deque()
         self.client = connect(directory)
         self.last = time.monotonic()
         self.longest = 0.0
@@ -70,12 +70,12 @@ class Writer:
                 self.append(Origin(stream, self.name, self.numbers[stream]), 3 if turn % 7 == 5 else 1)
                 while len(self.pending) >= self.window:
                     self.settle()
-            except (engine.EngineFailed, engine.NotRunning):
+            except (ringwal.EngineFailed, ringwal.NotRunning):
                 self.reconnect()
         while self.pending:
             try:
                 self.settle()
-            except (engine.EngineFailed, engine.NotRunning):
+            except (ringwal.EngineFailed, ringwal.NotRunning):
                 self.reconnect()
 
     def fill(self, count: int, records: int) -> None:
@@ -105,7 +105,7 @@ class Writer:
         try:
             stream = self.client.stream(origin.stream)
             receipt = stream.append(payload(origin)) if count == 1 else stream.append_many(list(map(payload, batch)))
-        except engine.Error as error:
+        except ringwal.Error as error:
             self.note("u" if error.outcome == "unknown" else "n", batch)
             raise
         self.pending.append((batch, receipt))
@@ -117,7 +117,7 @@ class Writer:
         batch, receipt = self.pending.popleft()
         try:
             ack = receipt.result(timeout=PATIENCE)
-        except engine.Error as error:
+        except ringwal.Error as error:
             self.note("n" if error.outcome == "not_appended" else "u", batch)
             raise
         now = time.monotonic()
@@ -131,7 +131,7 @@ class Writer:
     def abandon(self) -> None:
         """The engine is gone: what is outstanding ends."""
         while self.pending:
-            with contextlib.suppress(engine.Error):
+            with contextlib.suppress(ringwal.Error):
                 self.settle()
 
     def reconnect(self) -> None:
@@ -146,14 +146,14 @@ def persist(attempt: Callable[[], T]) -> T:
     while True:
         try:
             return attempt()
-        except (engine.NotRunning, engine.ShmUnavailable, OSError):
+        except (ringwal.NotRunning, ringwal.ShmUnavailable, OSError):
             if time.monotonic() > end:
                 raise
         pause(0.02)
 
 
-def connect(directory: Path) -> engine.Client:
-    return persist(lambda: engine.connect(directory, timeout=RECONNECT_SECONDS))
+def connect(directory: Path) -> ringwal.Client:
+    return persist(lambda: ringwal.connect(directory, timeout=RECONNECT_SECONDS))
 
 
 def main() -> None:

@@ -211,7 +211,7 @@ static void carry(rw_recovery *s, uint64_t cut, uint64_t end)
 
 static int consistent(const rw_recovery *s) { return s->finding == RW_RECOVERY_NOTHING || s->finding == RW_RECOVERY_TORN; }
 
-/* As engine/log/recovery.py does it. */
+/* As engine/ringwal/log/recovery.py does it. */
 static void recover(void)
 {
     uint64_t end = head.begin + (size + segment_bytes - 1) / segment_bytes * segment_bytes;

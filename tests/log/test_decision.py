@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from engine.log.decision import ROWS, Evidence, Outcome, decide
+from ringwal.log.decision import ROWS, Evidence, Outcome, decide
 
 FIELDS = [field.name for field in dataclasses.fields(Evidence)]
 EVERY = [Evidence(*values) for values in itertools.product((False, True), repeat=len(FIELDS))]

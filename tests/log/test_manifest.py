@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from engine.errors import CorruptionError, VersionMismatch
-from engine.log import manifest as manifests
-from engine.log.manifest import Manifest
+from ringwal.errors import CorruptionError, VersionMismatch
+from ringwal.log import manifest as manifests
+from ringwal.log.manifest import Manifest
 
 PAGE = 4096
 SLOT_BYTES = 96

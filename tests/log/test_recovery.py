@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import xxhash
-from log.writer import CONFIG, MIB, PAGE, LogWriter, blocks, contents
 
-from engine._native import lib
-from engine.log import manifest as manifests
-from engine.log import segment
-from engine.log.recovery import Recovered, recover
+from log.writer import CONFIG, MIB, PAGE, LogWriter, blocks, contents
+from ringwal._native import lib
+from ringwal.log import manifest as manifests
+from ringwal.log import segment
+from ringwal.log.recovery import Recovered, recover
 
 SIZE = CONFIG.segment_bytes
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from log.writer import CONFIG, LogWriter, contents
 
-from engine.log import manifest as manifests
-from engine.log.recovery import recover
+from log.writer import CONFIG, LogWriter, contents
+from ringwal.log import manifest as manifests
+from ringwal.log.recovery import recover
 
 CRASHED = 77
 # Everything through which recovery changes the disk.

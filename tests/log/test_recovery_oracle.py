@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log.writer import CONFIG, PAGE, Block, LogWriter, State, contents
 
-from engine.errors import CorruptionError
-from engine.log import manifest as manifests
-from engine.log.recovery import recover
+from log.writer import CONFIG, PAGE, Block, LogWriter, State, contents
+from ringwal.errors import CorruptionError
+from ringwal.log import manifest as manifests
+from ringwal.log.recovery import recover
 
 KIB = 1 << 10
 

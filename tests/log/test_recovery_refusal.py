@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log.writer import CONFIG, MIB, PAGE, LogWriter
 
-from engine._native import ffi, lib
-from engine.errors import ConfigError, CorruptionError
-from engine.log import manifest as manifests
-from engine.log import segment
-from engine.log.recovery import Recovered, recover
+from log.writer import CONFIG, MIB, PAGE, LogWriter
+from ringwal._native import ffi, lib
+from ringwal.errors import ConfigError, CorruptionError
+from ringwal.log import manifest as manifests
+from ringwal.log import segment
+from ringwal.log.recovery import Recovered, recover
 
 SIZE = CONFIG.segment_bytes
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from engine.errors import ConfigError, CorruptionError, StorageFull
-from engine.log import files, segment
-from engine.log import manifest as manifests
-from engine.log.manifest import Manifest
-from engine.log.pace import Pace
+from ringwal.errors import ConfigError, CorruptionError, StorageFull
+from ringwal.log import files, segment
+from ringwal.log import manifest as manifests
+from ringwal.log.manifest import Manifest
+from ringwal.log.pace import Pace
 
 PAGE = 4096
 SIZE = 2 << 20

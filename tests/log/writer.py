@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from engine._native import ffi, lib
-from engine.config import Config
-from engine.log import manifest as manifests
-from engine.log import segment
-from engine.log.recovery import Recovered
+from ringwal._native import ffi, lib
+from ringwal.config import Config
+from ringwal.log import manifest as manifests
+from ringwal.log import segment
+from ringwal.log.recovery import Recovered
 
 PAGE = 4096
 MIB = 1 << 20

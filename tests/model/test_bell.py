@@ -43,6 +43,7 @@ Leaves out
 from __future__ import annotations
 
 import pytest
+
 from model.statespace import END, TSO, Kill, Memory, Model, Process, Procs, Step, View, check
 
 

@@ -20,6 +20,7 @@ Leaves out
 from __future__ import annotations
 
 import pytest
+
 from model.statespace import END, PSO, SC, TSO, Memory, Model, Process, Procs, Step, View, check
 
 NONE, THERE, TAKEN = range(3)

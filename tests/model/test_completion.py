@@ -34,6 +34,7 @@ Leaves out
 from __future__ import annotations
 
 import pytest
+
 from model.statespace import END, PSO, Kill, Memory, Model, Process, Procs, Step, View, check
 
 OVERRIDES = {"late result overrides", "number not zeroed", "no fence after the zero", "no second look at the number"}

@@ -25,6 +25,7 @@ Leaves out
 from __future__ import annotations
 
 import pytest
+
 from model.statespace import END, PSO, TSO, Kill, Memory, Model, Process, Procs, Step, View, check
 
 THREADS = 2

@@ -20,6 +20,7 @@ Leaves out
 from __future__ import annotations
 
 import pytest
+
 from model.statespace import END, PSO, TSO, Kill, Memory, Model, Process, Step, View, check
 
 LAPS = 2

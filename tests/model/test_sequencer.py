@@ -38,6 +38,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
 
 RING = 3

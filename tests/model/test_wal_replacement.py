@@ -29,6 +29,7 @@ Leaves out
 from __future__ import annotations
 
 import pytest
+
 from model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
 
 REQUESTS = (2, 1)

@@ -11,9 +11,9 @@ import logging
 import sys
 from typing import Any
 
-from engine import errors
-from engine.config import Config
-from engine.processes import supervisor
+from ringwal import errors
+from ringwal.config import Config
+from ringwal.processes import supervisor
 
 
 def ready(facts: dict[str, Any]) -> None:

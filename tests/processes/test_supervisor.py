@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-import engine
-from engine import memory
-from engine._native import lib
-from engine.config import KIB, MIB
-from engine.processes.children import RestartBudget, reap_strangers
-from engine.registration import SOCKET_NAME, Registration
+import ringwal
+from ringwal import memory
+from ringwal._native import lib
+from ringwal.config import KIB, MIB
+from ringwal.processes.children import RestartBudget, reap_strangers
+from ringwal.registration import SOCKET_NAME, Registration
 from tests.engine.rig import stop_process
 
 HOST = Path(__file__).with_name("host_engine.py")
@@ -122,7 +122,7 @@ def test_a_signal_stops_it_in_order_and_nothing_is_left(
     running = start()
     assert (running.facts["pid"], running.facts["state"]) == (running.process.pid, "running")
     assert directory.stat().st_mode & 0o777 == 0o700
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         receipts = [client.stream("orders").append(b"x" * 100) for _ in range(500)]
         running.process.send_signal(number)
         assert running.wait() == 0
@@ -184,7 +184,7 @@ def test_the_lock_is_held_down_to_the_last_process(start: Callable[..., Engine],
 
 def test_children_keep_no_descriptor_they_do_not_need(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         client.stream("orders").append(b"x").result(WAIT)
         kill_and_wait(running.facts["drain_pid"])
         client.stream("orders").append(b"x").result(WAIT)
@@ -200,7 +200,7 @@ def test_a_killed_process_is_replaced_and_appends_go_on(
     start: Callable[..., Engine], directory: Path, role: str
 ) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         orders = client.stream("orders")
         pids = [running.facts[role]]
         for i in range(3):
@@ -237,28 +237,28 @@ def test_a_failed_write_ends_the_epoch_and_the_next_start_recovers(
     start: Callable[..., Engine], directory: Path
 ) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         orders = client.stream("orders")
         assert orders.append(b"kept").result(WAIT).offset == 0
         # From now on the kernel refuses every write of the WAL process beyond the first page of a file.
         resource.prlimit(running.facts["wal_pid"], resource.RLIMIT_FSIZE, (4096, 4096))
         lost = orders.append(b"lost")
-        with pytest.raises(engine.EngineFailed) as caught:
+        with pytest.raises(ringwal.EngineFailed) as caught:
             lost.result(WAIT)
         assert caught.value.outcome == "unknown"
-        with contextlib.suppress(engine.Error):
+        with contextlib.suppress(ringwal.Error):
             client.close()
     assert running.wait() == os.EX_IOERR
     assert objects(running.facts) == []
     assert "a write to the log failed (File too large)" in running.log.read_text()
     start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         assert [record.data for record in client.stream("orders").read(0)] == [b"kept"]
 
 
 def test_the_next_start_removes_what_a_killed_engine_left(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         client.stream("orders").append(b"kept").result(WAIT)
         running.process.kill()
         running.wait()
@@ -269,7 +269,7 @@ def test_the_next_start_removes_what_a_killed_engine_left(start: Callable[..., E
     again = start()
     assert again.facts["epoch"] == running.facts["epoch"] + 1
     assert not set(left) & set(objects(again.facts))
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         assert client.stream("orders").append(b"next").result(WAIT).offset == 1
     assert again.terminate() == 0
     assert objects(again.facts) == []
@@ -311,7 +311,7 @@ def test_a_full_client_table_names_the_setting_and_recovers(start: Callable[...,
         for _ in range(4):
             greedy.lane(0)
         late = Registration(directory, WAIT)
-        with pytest.raises(engine.ShmUnavailable, match=r"all 4 places .* larger max_clients"):
+        with pytest.raises(ringwal.ShmUnavailable, match=r"all 4 places .* larger max_clients"):
             late.lane(0)
         late.close()
     wait_until(lambda: running.status()["clients"] == [])
@@ -336,7 +336,7 @@ def test_who_comes_while_places_close_waits_and_gets_one_in_turn(start: Callable
             client._socket.send(b'{"op": "lane", "bytes": 0, "wait": %d, "tag": 2}' % WAIT)
         leaver.close()
         hasty.timeout = 0.5
-        with pytest.raises(engine.ShmUnavailable, match=r"all 4 places .* \(4 of them are closing\)"):
+        with pytest.raises(ringwal.ShmUnavailable, match=r"all 4 places .* \(4 of them are closing\)"):
             hasty.lane(0)
         for wait in ("-1", "NaN", '"long"'):
             hasty._socket.send(b'{"op": "lane", "bytes": 0, "wait": %s, "tag": 2}' % wait.encode())
@@ -363,7 +363,7 @@ def test_who_waits_for_a_place_is_told_that_the_engine_stops(start: Callable[...
 def test_a_lane_that_is_too_large_is_refused_and_costs_no_slot(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
     with contextlib.closing(Registration(directory, WAIT)) as client:
-        with pytest.raises(engine.ConfigError, match="lane_bytes"):
+        with pytest.raises(ringwal.ConfigError, match="lane_bytes"):
             client.lane(2 << 30)
         assert running.status()["clients"] == []
 
@@ -376,9 +376,9 @@ def test_stream_ids_are_stable_and_the_table_is_bounded(start: Callable[..., Eng
         assert client.stream("b") == ids["b"]
         for i in range(13):
             client.stream(f"more-{i}")
-        with pytest.raises(engine.ShmUnavailable, match=r"at most 16 streams.*larger max_streams"):
+        with pytest.raises(ringwal.ShmUnavailable, match=r"at most 16 streams.*larger max_streams"):
             client.stream("one too many")
-        with pytest.raises(engine.ConfigError):
+        with pytest.raises(ringwal.ConfigError):
             client.stream("bad\nname")
         assert client.stream("a") == ids["a"]
     assert running.status()["streams"] == 16
@@ -386,13 +386,13 @@ def test_stream_ids_are_stable_and_the_table_is_bounded(start: Callable[..., Eng
 
 def test_streams_go_on_after_a_restart(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         client.stream("never appended to")
         client.stream("orders").append_many([b"a", b"b", b"c"]).result(WAIT)
     assert running.terminate() == 0
     again = start()
     assert again.facts["recovery"]["records"] > 0
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         assert client.stream("orders").append(b"d").result(WAIT).offset == 3
         assert [record.data for record in client.stream("orders").read(0)] == [b"a", b"b", b"c", b"d"]
 
@@ -401,14 +401,14 @@ def test_an_unknown_request_is_refused_and_the_connection_lives(start: Callable[
     start()
     with contextlib.closing(Registration(directory, WAIT)) as client:
         for request in ({"op": "fly"}, {"op": "lane"}, {"op": "lane", "bytes": "many"}, {"op": None}, {"op": "hello"}):
-            with pytest.raises(engine.ConfigError, match="does not know the request"):
+            with pytest.raises(ringwal.ConfigError, match="does not know the request"):
                 client._request(request)
         assert client.status()["state"] == "running"
 
 
 def test_a_started_engine_ends_with_its_last_client(start: Callable[..., Engine], directory: Path) -> None:
     running = start(autostart=WAIT)
-    with engine.connect(directory) as client:
+    with ringwal.connect(directory) as client:
         client.stream("orders").append(b"x").result(WAIT)
     assert running.wait() == 0
     assert objects(running.facts) == []

@@ -1,6 +1,0 @@
-"""`python -m engine VERB`."""
-
-from engine.cli import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,63 @@
+"""Durable, ordered appends to many streams by many processes of one host."""
+
+from ringwal.client import EARLIEST, LATEST, Client, Stream, StreamInfo, connect
+from ringwal.config import Config
+from ringwal.errors import (
+    AckTimeout,
+    BackpressureTimeout,
+    ClosedError,
+    ConfigError,
+    CorruptionError,
+    EngineFailed,
+    Error,
+    ForkError,
+    Locked,
+    NotRunning,
+    OffsetTrimmed,
+    RecordTooLarge,
+    ShmUnavailable,
+    StorageFull,
+    VersionMismatch,
+)
+from ringwal.reader import Record
+from ringwal.receipt import Ack, Receipt
+from ringwal.version import __version__
+
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "Ack",
+    "AckTimeout",
+    "BackpressureTimeout",
+    "Client",
+    "ClosedError",
+    "Config",
+    "ConfigError",
+    "CorruptionError",
+    "EngineFailed",
+    "Error",
+    "ForkError",
+    "Locked",
+    "NotRunning",
+    "OffsetTrimmed",
+    "Receipt",
+    "Record",
+    "RecordTooLarge",
+    "ShmUnavailable",
+    "StorageFull",
+    "Stream",
+    "StreamInfo",
+    "Supervisor",
+    "VersionMismatch",
+    "__version__",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The supervisor's machinery is of no use to a client, and clients are many.
+    if name == "Supervisor":
+        from ringwal.processes.supervisor import Supervisor
+
+        return Supervisor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,315 @@
+"""The command line: `ringwal VERB` or `python -m ringwal VERB`.
+
+Results go to stdout, everything else to stderr; `--json` turns results into JSON (one object, or one object a line for
+records and streams) and an error into one JSON object on stderr. Exit codes: exit_codes.py. The engine itself is
+imported by the verb that needs it, so that help and usage errors answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Never
+
+import click
+
+from ringwal import cli_kit as kit
+from ringwal import textio
+from ringwal.config import from_text
+from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
+from ringwal.ingest import Ingest
+from ringwal.version import __version__
+
+if TYPE_CHECKING:
+    import ringwal
+    from ringwal.registration import Registration
+
+BATCH_BYTES = 128 * 1024  # lines that go into one append
+RECORD_LIMIT = 1024 * 1024 * 1024  # no lane takes a larger record, so no more than this is held in memory
+READ_RECORDS = 20_000
+READ_BYTES = 4 * 1024 * 1024
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {row.code:>3}  {row.meaning}" for row in EXIT_CODES)
+
+
+@click.group(cls=kit.VerbGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(__version__, prog_name="ringwal")
+def cli() -> None:
+    """Durable, ordered appends from many processes of one host.
+
+    DIR is the directory of one engine: start it with `ringwal run DIR`, then append, read and tail from any process.
+    """
+
+
+def main() -> Never:
+    """The console script. Ends the process with a code of the table."""
+    as_json = "--json" in sys.argv
+    try:
+        code = cli.main(prog_name="ringwal", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else os.EX_OK)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not kit.is_expected(error):
+            raise
+        kit.report(error, as_json)
+        sys.exit(exit_code_of(error))
+
+
+# --------------------------------------------------------------------------------------------------------- verbs
+
+
+@cli.command()
+@kit.directory_argument
+@click.option("--autostart", is_flag=True, hidden=True, help="End when the last client has gone.")
+@kit.setting_options
+@kit.json_option
+def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None) -> int:
+    """Run an engine on DIR in the foreground until SIGTERM or Ctrl-C.
+
+    Recovers first, prints one line on stdout when clients can connect, logs to stderr.
+    """
+    from ringwal.processes.supervisor import Supervisor
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s ringwal %(levelname)s %(message)s")
+    output = textio.Output()
+
+    def ready(report: dict[str, Any]) -> None:
+        if as_json:
+            output.json({"ready": True, **report})
+        else:
+            output.line(f"ready: {directory} pid {report['pid']} epoch {report['epoch']}")
+
+    return Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
+
+
+@contextlib.contextmanager
+def _end_of(registration: Registration) -> Iterator[int]:
+    """A descriptor that becomes readable when the engine's process is gone, as the kernel says.
+
+    That is its pidfd; where its number means nothing here (another pid namespace), its end of the socket.
+    """
+    with socket.socket(fileno=os.dup(registration.fileno())) as peer:
+        pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+    if not pid:
+        yield registration.fileno()
+        return
+    ended = os.pidfd_open(pid)
+    try:
+        yield ended
+    finally:
+        os.close(ended)
+
+
+@cli.command()
+@kit.directory_argument
+@kit.wait_option(60.0, "How long to wait until it has stopped.")
+@kit.json_option
+def stop(directory: Path, timeout: float, as_json: bool) -> None:
+    """Stop the engine of DIR in order: what was appended is confirmed first."""
+    from ringwal.registration import Registration
+
+    began = time.monotonic()
+    with contextlib.closing(Registration(directory, min(timeout, 5.0))) as registration, _end_of(registration) as end:
+        registration.stop()
+        if not select.select([end], [], [], timeout)[0]:
+            raise TimeoutError(f"the engine on {directory} is still stopping after {timeout:g} s")
+    seconds = round(time.monotonic() - began, 3)
+    output = textio.Output()
+    if as_json:
+        output.json({"stopped": True, "seconds": seconds})
+    else:
+        output.line("stopped")
+
+
+@cli.command()
+@kit.directory_argument
+@kit.timeout_option
+@kit.json_option
+def status(directory: Path, timeout: float, as_json: bool) -> None:
+    """Say whether an engine runs on DIR, and its processes and counters."""
+    with kit.client(directory, timeout) as client:
+        facts = client.status()
+    output = textio.Output()
+    if as_json:
+        output.json(facts)
+        return
+    pairs = list(textio.flat(facts))
+    width = max(len(key) for key, _ in pairs)
+    output.line("\n".join(f"{key.ljust(width)}  {value}" for key, value in pairs))
+
+
+@cli.command()
+@kit.directory_argument
+@kit.json_option
+@kit.timeout_option
+def ls(directory: Path, timeout: float, as_json: bool) -> None:
+    """List the streams of DIR."""
+    with kit.client(directory, timeout) as client:
+        infos = sorted(client.streams(), key=lambda info: info.name)
+    output = textio.Output()
+    if as_json:
+        for info in infos:
+            output.json(_info_object(info))
+    elif infos:
+        rows = [(info.start_offset, info.confirmed_offset, info.name) for info in infos]
+        output.line(textio.table(rows, ("START", "CONFIRMED", "STREAM")))
+
+
+def _info_object(info: ringwal.StreamInfo) -> dict[str, Any]:
+    return info._asdict()
+
+
+@cli.command()
+@kit.directory_argument
+@kit.stream_argument
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.option("--lines", is_flag=True, help="Each line of the input is a record (without its newline).")
+@click.option("--lane-bytes", callback=kit.size_value, metavar="SIZE",
+              help="Size of this writer's lane, for example 64MiB; a record may take up to half of it.")
+@kit.wait_option(30.0, "How long to wait for an answer, for room, or for a confirmation.")
+@kit.json_option
+def append(
+    *, directory: Path, stream: str, file: str, lines: bool, lane_bytes: int | None, timeout: float, as_json: bool
+) -> None:
+    """Append FILE (or stdin) to STREAM: one record, or one for each line.
+
+    Returns when everything is confirmed, that is on stable storage.
+    """
+    with contextlib.ExitStack() as stack:
+        fd = sys.stdin.fileno() if file == "-" else stack.enter_context(Path(file).open("rb", buffering=0)).fileno()
+        client = stack.enter_context(kit.client(directory, timeout, lane_bytes))
+        began = time.monotonic()
+        work = Ingest(client.stream(stream), timeout)
+        pieces = textio.chunks(fd, BATCH_BYTES)
+        if lines:
+            batches = textio.line_batches(pieces, BATCH_BYTES, RECORD_LIMIT)
+        else:
+            batches = iter([[textio.whole(pieces, RECORD_LIMIT)]])
+        work.run(batches, textio.Progress(os.fstat(fd).st_size or None))
+        seconds = time.monotonic() - began
+    _say_appended(stream, work, seconds, as_json)
+
+
+def _say_appended(stream: str, work: Ingest, seconds: float, as_json: bool) -> None:
+    output, first, last = textio.Output(), work.first_offset, work.last_offset
+    if as_json:
+        output.json({
+            "stream": stream,
+            "first_offset": first,
+            "last_offset": last,
+            "records": work.records,
+            "bytes": work.bytes,
+            "seconds": round(seconds, 6),
+        })
+    elif first is None or last is None:
+        output.line(f"{stream}: nothing to append")
+    elif work.records == 1:
+        output.line(f"{stream}[{first}] confirmed")
+    else:
+        others = ", others in between" if last - first >= work.records else ""
+        output.line(f"{stream}: {work.records} records confirmed, offsets {first} to {last}{others}")
+
+
+@cli.command()
+@kit.directory_argument
+@kit.stream_argument
+@click.option("--start", callback=kit.start_value, default="earliest", metavar="OFFSET", show_default=True,
+              help="Offset to begin at; earliest, latest, or -N for the last N records.")
+@click.option("--max-records", type=click.IntRange(min=0), metavar="N", help="Stop after N records.  [default: all]")
+@kit.raw_option
+@kit.timeout_option
+@kit.json_option
+def read(
+    *, directory: Path, stream: str, start: int | str, max_records: int | None, raw: bool, timeout: float, as_json: bool
+) -> None:
+    """Print the confirmed records of STREAM, each followed by a newline.
+
+    Ends at the record that was the last one when the command began.
+    """
+    form, output = kit.formatter(as_json, raw), textio.Output()
+    with kit.client(directory, timeout) as client:
+        source = kit.existing(client, stream)
+        info = source.stat()
+        offset = _resolve(start, info)
+        end = info.confirmed_offset if max_records is None else min(info.confirmed_offset, offset + max_records)
+        while offset < end:
+            records = source.read(offset, max_records=min(READ_RECORDS, end - offset), max_bytes=READ_BYTES)
+            if not records:
+                break
+            output.write(form(records))
+            offset = records[-1].offset + 1
+
+
+@cli.command()
+@kit.directory_argument
+@kit.stream_argument
+@click.option("--start", callback=kit.start_value, default="latest", metavar="OFFSET", show_default=True,
+              help="Offset to begin at; earliest, latest, or -N for the last N records.")
+@click.option("--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after N records.  [default: never]")
+@kit.raw_option
+@kit.timeout_option
+@kit.json_option
+def tail(
+    *, directory: Path, stream: str, start: int | str, max_records: int | None, raw: bool, timeout: float, as_json: bool
+) -> None:
+    """Follow STREAM: print records as they are confirmed, until Ctrl-C."""
+    form, output = kit.formatter(as_json, raw), textio.Output()
+    with kit.client(directory, timeout) as client:
+        source = client.stream(stream)
+        left = max_records
+        offset = _resolve(start, source.stat())
+        while left is None or left > 0:
+            records = source.read(offset, max_records=min(READ_RECORDS, left or READ_RECORDS), max_bytes=READ_BYTES)
+            if not records:
+                records = [next(source.tail(offset))]
+            output.write(form(records))
+            offset = records[-1].offset + 1
+            left = None if left is None else left - len(records)
+
+
+def _resolve(start: int | str, info: ringwal.StreamInfo) -> int:
+    """The offset that a --start value stands for, in this stream and now."""
+    if start == "earliest":
+        return info.start_offset
+    if start == "latest":
+        return info.confirmed_offset
+    assert isinstance(start, int)
+    return start if start >= 0 else max(info.start_offset, info.confirmed_offset + start)
+
+
+@cli.command()
+@click.option("--seed", type=int, help="Seed of the random moments.  [default: a new one, which is printed]")
+@click.option("--seconds", type=click.FloatRange(2, 60), default=5.0, show_default=True, help="How long to write.")
+@click.option("--writers", type=click.IntRange(2, 64), default=8, show_default=True, help="Writer processes.")
+@click.option("--temp", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+              help="Where to make the temporary directory.  [default: $TMPDIR or /tmp]")
+@kit.json_option
+def demo(seed: int | None, seconds: float, writers: int, temp: Path | None, as_json: bool) -> int:
+    """Write from eight processes, kill the engine's processes at random, and count what is left.
+
+    Ends with exit code 1 if a confirmed record is lost, duplicated or out of order.
+    """
+    from ringwal.demo.report import text_of
+    from ringwal.demo.show import play
+
+    chosen = int.from_bytes(os.urandom(4)) if seed is None else seed
+    click.echo(f"seed {chosen}", err=True)
+    result = play(chosen, seconds, writers, temp, lambda text: click.echo(text, err=True))
+    output = textio.Output()
+    if as_json:
+        output.json(result.as_json())
+    else:
+        output.line(text_of(result))
+    return os.EX_OK if result.ok else 1

@@ -1,0 +1,222 @@
+"""Settings of an engine: frozen, and checked against each other the moment they are made.
+
+The table of fields is the only place that knows a setting's name, default, unit and help text; the command line makes
+its flags from it (`settings()`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, cast
+
+from ringwal._native import lib
+from ringwal.errors import ConfigError
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+PAGE = 4096
+
+LANE_BYTES_MIN = 64 * KIB
+LANE_BYTES_MAX = GIB
+# What one stream's definition takes in a barrier: a record header and the longest name, rounded up.
+STREAM_DEFINITION_BYTES = 80 + 128
+# Block headers and padding of barrier and carried records, over and above their content.
+BARRIER_SLACK_BYTES = MIB
+
+Kind: TypeAlias = Literal["bytes", "seconds", "count", "choice"]
+
+
+def _setting(default: Any, kind: Kind, help_text: str, choices: tuple[str, ...] = ()) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help_text, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one engine. Sizes in bytes, times in seconds.
+
+    Raises:
+        ConfigError: a value is outside its limits or contradicts another; the message says what to change.
+    """
+
+    ring_bytes: int = _setting(
+        32 * MIB, "bytes", "Log ring: bounds what is in flight, and what is read without the disk. Power of two."
+    )
+    lane_bytes: int = _setting(
+        2 * MIB, "bytes", "Lane of a client that asks for no other size; a record may take half. Power of two."
+    )
+    max_clients: int = _setting(128, "count", "Clients attached at the same time.")
+    max_outstanding: int = _setting(2048, "count", "Unconfirmed appends of one client. Power of two.")
+    max_streams: int = _setting(16384, "count", "Streams this engine can hold.")
+    segment_bytes: int = _setting(64 * MIB, "bytes", "Size of a segment file. Multiple of 1 MiB.")
+    segments_ahead: int = _setting(
+        1, "count", "Segments filled with zeros before they are needed: a burst that fits into them goes into written space."
+    )
+    block_bytes: int = _setting(MIB, "bytes", "A block is written at this size, or a quarter of the ring, at the latest.")
+    blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
+    lane_quota_bytes: int = _setting(64 * KIB, "bytes", "What one lane may add before the next lane's turn.")
+    pipeline_bytes: int = _setting(
+        64 * KIB, "bytes", "While a block is being written, another one is opened only for this much."
+    )
+    confirm_order: str = _setting(
+        "stream", "choice", "Confirm in order within each stream, or in order of the whole log.", ("stream", "log")
+    )
+    direct_io: str = _setting(
+        "auto", "choice", "Write past the page cache: where possible, always, never.", ("auto", "on", "off")
+    )
+    wal_spin: float = _setting(60e-6, "seconds", "How long the WAL process watches for work before it sleeps.")
+    max_restarts: int = _setting(10, "count", "Replacements within the restart window before the engine gives up.")
+    restart_window: float = _setting(60.0, "seconds", "Length of the restart window.")
+    stop_timeout: float = _setting(30.0, "seconds", "How long an orderly stop may take before the engine is killed.")
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._check_limits()
+        self._check_relations()
+
+    def _check_types(self) -> None:
+        for setting in settings():
+            value = getattr(self, setting.name)
+            if setting.kind == "choice":
+                if value not in setting.choices:
+                    raise ConfigError(f"{setting.name} is {value!r}; choose one of {', '.join(setting.choices)}")
+            elif setting.kind == "seconds":
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ConfigError(f"{setting.name} is {value!r}; it must be a number of seconds")
+            elif isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{setting.name} is {value!r}; it must be a whole number")
+
+    def _check_limits(self) -> None:
+        self._power_of_two("ring_bytes", MIB, 2 * GIB)
+        self._power_of_two("lane_bytes", LANE_BYTES_MIN, LANE_BYTES_MAX)
+        self._power_of_two("max_outstanding", 16, 1 << 20)
+        self._within("max_clients", 1, 4096)
+        self._within("max_streams", 1, 1 << 24)
+        self._within("segments_ahead", 1, 64)
+        self._within("blocks_in_flight", 1, lib.RW_WAL_THREADS_MAX)
+        self._within("lane_quota_bytes", PAGE, GIB)
+        self._within("pipeline_bytes", 1, GIB)
+        self._within("wal_spin", 0, 1)
+        self._within("max_restarts", 0, 1000)
+        self._within("restart_window", 1, 86400)
+        self._within("stop_timeout", 0.1, 86400)
+        self._multiple("segment_bytes", MIB)
+        self._multiple("block_bytes", PAGE)
+
+    def _check_relations(self) -> None:
+        if self.lane_quota_bytes > self.block_bytes:
+            raise ConfigError(
+                f"lane_quota_bytes ({format_size(self.lane_quota_bytes)}) is more than block_bytes"
+                f" ({format_size(self.block_bytes)}); lower the quota or raise block_bytes"
+            )
+        # Recovery writes a definition per stream and what it carries over, up to a whole ring, into one segment.
+        needed = self.ring_bytes + self.max_streams * STREAM_DEFINITION_BYTES + BARRIER_SLACK_BYTES
+        if self.segment_bytes < needed:
+            raise ConfigError(
+                f"segment_bytes ({format_size(self.segment_bytes)}) cannot hold what recovery may write at once:"
+                f" ring_bytes ({format_size(self.ring_bytes)}) and the names of max_streams ({self.max_streams});"
+                f" raise segment_bytes to {format_size(_round_up(needed, MIB))}, or lower ring_bytes or max_streams"
+            )
+
+    @property
+    def block_limit(self) -> int:
+        """Bytes at which a block is closed: `block_bytes`, but several blocks have to fit into the ring."""
+        return min(self.block_bytes, self.ring_bytes // 4)
+
+    def _within(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high:
+            raise ConfigError(f"{name} is {value}; it must be between {low} and {high}")
+
+    def _power_of_two(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if value & (value - 1) or not low <= value <= high:
+            best = min(max(next_power_of_two(value), low), high)
+            raise ConfigError(f"{name} is {value}; it must be a power of two from {low} to {high}, for example {best}")
+
+    def _multiple(self, name: str, unit: int) -> None:
+        value = getattr(self, name)
+        if value < unit or value % unit:
+            best = max(_round_up(value, unit), unit)
+            raise ConfigError(f"{name} is {value}; it must be a multiple of {unit}, for example {best}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of Config, as the command line needs it."""
+
+    name: str
+    kind: Kind
+    default: int | float | str
+    help: str
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """`--ring-bytes` for ring_bytes."""
+        return "--" + self.name.replace("_", "-")
+
+    def parse(self, text: str) -> int | float | str:
+        """The value that `text` stands for: sizes as `64MiB`, times in seconds. Raises ConfigError."""
+        if self.kind == "choice":
+            return text
+        if self.kind == "bytes":
+            return parse_size(text)
+        try:
+            return float(text) if self.kind == "seconds" else int(text)
+        except ValueError:
+            raise ConfigError(f"{self.name} is {text!r}; it must be a number") from None
+
+    def format(self) -> str:
+        """The default as a person writes it."""
+        return format_size(int(self.default)) if self.kind == "bytes" else str(self.default)
+
+
+def settings() -> tuple[Setting, ...]:
+    """Every setting of Config, in the order of their declaration."""
+    return tuple(
+        Setting(name=field.name, default=cast(Any, field.default), **field.metadata)
+        for field in dataclasses.fields(Config)
+    )
+
+
+def from_text(values: Mapping[str, str | None]) -> Config:
+    """A Config from texts by setting name; None stands for the default. Raises ConfigError, also for unknown names."""
+    known = {setting.name: setting for setting in settings()}
+    unknown = sorted(values.keys() - known.keys())
+    if unknown:
+        raise ConfigError(f"no such setting: {', '.join(unknown)}")
+    parsed: dict[str, Any] = {name: known[name].parse(text) for name, text in values.items() if text is not None}
+    return Config(**parsed)
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?b)?|b)?\s*", re.IGNORECASE)
+_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB}
+
+
+def parse_size(text: str) -> int:
+    """Bytes meant by `text`: `4096`, `64KiB`, `1.5GiB`; K, M and G alone are powers of 1024 too. Raises ConfigError."""
+    match = _SIZE.fullmatch(text)
+    if match is None or (match[3] or "").lower() == "b":  # MB would be 10**6 to some and 2**20 to others
+        raise ConfigError(f"{text!r} is not a size; write for example 4096, 64KiB, 64MiB or 1GiB")
+    size = float(match[1]) * _UNITS[(match[2] or "").lower()]
+    if size != int(size):
+        raise ConfigError(f"{text!r} is not a whole number of bytes")
+    return int(size)
+
+
+def format_size(size: int) -> str:
+    """`size` bytes in the largest unit that leaves no fraction: 67108864 is `64MiB`."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size and size % unit == 0:
+            return f"{size // unit}{name}"
+    return f"{size}B"
+
+
+def next_power_of_two(value: int) -> int:
+    """The smallest power of two that is not below `value`."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
+def _round_up(value: int, unit: int) -> int:
+    return (value + unit - 1) // unit * unit

@@ -1,0 +1,259 @@
+"""The demo from curtain to curtain: start, write, kill, kill everything, start again, read back, count."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import operator
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ringwal
+from ringwal import memory
+from ringwal.demo import DemoError, corpus
+from ringwal.demo.check import Findings, Promises, StreamCheck
+from ringwal.demo.host import EngineProcess, Writers
+from ringwal.demo.journal import notes
+from ringwal.exit_codes import TERMINATED
+from ringwal.log import manifest
+
+TARGETS = ("wal", "drain", "writer", "wal", "drain")
+LABELS = {"wal": "the WAL process", "drain": "the drain process", "writer": "a writer"}
+REPLACE_TIMEOUT = 10.0  # seconds until a killed engine process must have been replaced
+AROUND_NS = 500_000_000  # a wait that touches this long after a kill is put down to it
+READ_RECORDS = 20_000
+RECORDS_MAX = 1_500_000  # confirmed: on a fast machine the writing ends early, so that checking takes seconds only
+CONNECT_TIMEOUT = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL: whom, when since the writers were busy, and the longest wait of a surviving writer around it."""
+
+    target: str
+    pid: int
+    at_seconds: float
+    longest_gap_ms: float
+
+
+@dataclass
+class Result:
+    """What the demo found; the fields are the keys of `demo --json`."""
+
+    ok: bool
+    seed: int
+    writers: int
+    streams: int
+    confirmed: int
+    recovered: int
+    lost: int
+    duplicated: int
+    out_of_order: int
+    appends_per_second: int
+    appends_per_sync: float
+    recovery_seconds: float
+    quiet_gap_ms: float
+    kills: list[Kill]
+    wrong: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Shot(NamedTuple):
+    """A SIGKILL just sent, by time.monotonic_ns()."""
+
+    target: str
+    pid: int
+    when_ns: int
+
+
+@dataclass
+class _Act:
+    """What is known when the engine has just been killed."""
+
+    kills: list[_Shot]
+    began: float  # time.monotonic()
+    appends_per_sync: float
+
+
+def play(seed: int, seconds: float, writers: int, parent: Path | None, say: Say) -> Result:
+    """Runs the whole demo in a temporary directory of `parent` and cleans it up, also when interrupted.
+
+    `seconds` is how long the writers write; less where they are fast. Raises DemoError if the demo itself cannot go on.
+    """
+    room = Path(tempfile.mkdtemp(prefix="ringwal-demo-", dir=parent))
+    directory, log = room / "engine", room / "engine.log"
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, room, ignore_errors=True)
+        stack.callback(_remove_shared_memory, directory)
+        check = stack.enter_context(_interruptible())
+        first = EngineProcess(directory, log)
+        stack.callback(first.stop)
+        crew = stack.enter_context(contextlib.closing(Writers(directory, room, writers)))
+        act = _write_and_kill(first, crew, directory, dice=random.Random(seed), seconds=seconds, say=say)
+        check()
+        crew.join(REPLACE_TIMEOUT)
+        began = time.monotonic()
+        second = EngineProcess(directory, log)
+        stack.callback(second.stop)
+        recovery_seconds = time.monotonic() - began
+        say(f"started again: ready after {recovery_seconds:.2f} s; reading everything back")
+        check()
+        result = _judge(directory, crew, act, seed, recovery_seconds)
+        check()
+        return result
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM unwind everything, so that nothing is left behind.
+
+    An exception that a signal handler raises is lost where Python runs a finalizer at that moment. So the signal is noted
+    too, and the function this yields raises what was lost.
+    """
+    noted: list[int] = []
+
+    def check() -> None:
+        if noted:
+            raise KeyboardInterrupt if noted[0] == signal.SIGINT else SystemExit(TERMINATED)
+
+    def leave(number: int, _frame: object) -> None:
+        noted.append(number)
+        check()
+
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in heeded}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _remove_shared_memory(directory: Path) -> None:
+    """What an engine left that was killed and not started again."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in memory.leftovers(manifest.load(directory).uuid):
+            memory.unlink(name)
+
+
+def _write_and_kill(
+    host: EngineProcess, crew: Writers, directory: Path, *, dice: random.Random, seconds: float, say: Say
+) -> _Act:
+    """Lets the writers work for `seconds`, kills at random moments on the way and the whole engine at the end."""
+    with ringwal.connect(directory, timeout=CONNECT_TIMEOUT) as watch:
+        crew.wait_busy(REPLACE_TIMEOUT)
+        began = time.monotonic()
+        say(f"{len(crew.journals)} writers at work")
+        kills = []
+        for target, moment in _plan(dice):
+            _pause(moment, began, seconds, crew)
+            kills.append(_kill(target, crew, watch, dice))
+            say(f"{time.monotonic() - began:5.2f} s  SIGKILL to {LABELS[target]} (pid {kills[-1].pid})")
+        _pause(1.0, began, seconds, crew)
+        counters = watch.status()["counters"]
+        crew.expect_alive()
+        host.kill()
+        say(f"{time.monotonic() - began:5.2f} s  SIGKILL to the whole engine, all writers at work")
+    return _Act(kills, began, appends_per_sync=counters["wal_requests"] / max(1, counters["wal_writes"]))
+
+
+def _plan(dice: random.Random) -> list[tuple[str, float]]:
+    """(target, moment) of each kill: a random order, and a random moment in each of as many equal parts of the act."""
+    order = dice.sample(TARGETS, len(TARGETS))
+    return [(target, (n + 0.3 + 0.6 * dice.random()) / (len(order) + 0.5)) for n, target in enumerate(order)]
+
+
+def _pause(moment: float, began: float, seconds: float, crew: Writers) -> None:
+    """Until this share of the act is over, 0 to 1, in time or in records; watches that nobody dies uninvited."""
+    while max((time.monotonic() - began) / seconds, crew.confirmed() / RECORDS_MAX) < moment:
+        crew.expect_alive()
+        time.sleep(0.01)
+
+
+def _kill(target: str, crew: Writers, watch: ringwal.Client, dice: random.Random) -> _Shot:
+    if target == "writer":
+        now = time.monotonic_ns()
+        return _Shot(target, crew.kill(dice.choice(sorted(set(range(len(crew.journals))) - crew.killed))), now)
+    pid = watch.status()[f"{target}_pid"]
+    now = time.monotonic_ns()
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + REPLACE_TIMEOUT
+    while watch.status()[f"{target}_pid"] in (None, pid):
+        if time.monotonic() > deadline:
+            raise DemoError(f"{LABELS[target]} was not replaced within {REPLACE_TIMEOUT:.0f} s")
+        time.sleep(0.005)
+    return _Shot(target, pid, now)
+
+
+def _judge(directory: Path, crew: Writers, act: _Act, seed: int, recovery_seconds: float) -> Result:
+    findings = Findings()
+    names = corpus.streams(corpus.sources())
+    promises = Promises(names, findings)
+    heard: list[array[int]] = []  # when each surviving writer learnt of its confirmations, ns
+    span = [0, 0]
+    for writer, journal in enumerate(crew.journals):
+        noted = notes(journal)
+        promises.add_writer(noted)
+        times = noted.confirmed_ns
+        span = [min(span[0] or times[0], times[0]), max(span[1], times[-1])]
+        if writer not in crew.killed:
+            heard.append(times)
+    _read_back(directory, names, promises, findings)
+
+    def gap(begin_ns: int) -> float:
+        return _longest_gap(heard, begin_ns, begin_ns + AROUND_NS)
+
+    return Result(
+        ok=findings.clean,
+        seed=seed,
+        writers=len(crew.journals),
+        streams=len(names),
+        confirmed=findings.confirmed,
+        recovered=findings.recovered,
+        lost=findings.lost,
+        duplicated=findings.duplicated,
+        out_of_order=findings.out_of_order,
+        appends_per_second=round(findings.confirmed * 1e9 / max(1, span[1] - span[0])),
+        appends_per_sync=round(act.appends_per_sync, 1),
+        recovery_seconds=round(recovery_seconds, 3),
+        quiet_gap_ms=max(gap(shot.when_ns - AROUND_NS) for shot in act.kills),
+        kills=[Kill(s.target, s.pid, round(s.when_ns / 1e9 - act.began, 2), gap(s.when_ns)) for s in act.kills],
+        wrong=findings.first,
+    )
+
+
+def _read_back(directory: Path, names: Sequence[str], promises: Promises, findings: Findings) -> None:
+    """Reads every stream of the restarted engine to its end and checks it."""
+    with ringwal.connect(directory, timeout=CONNECT_TIMEOUT) as client:
+        present = {info.name for info in client.streams()}
+        for place, name in enumerate(names):
+            check = StreamCheck(name, promises.of(place), findings)
+            start = 0
+            while name in present and (records := client.stream(name).read(start, max_records=READ_RECORDS)):
+                check.take(records)
+                start = records[-1].offset + 1
+            check.close()
+
+
+def _longest_gap(heard: Sequence[Sequence[int]], begin_ns: int, end_ns: int) -> float:
+    """The longest time, in ms, between two confirmations of one writer that touches the span from begin to end."""
+    longest = 0
+    for times in heard:
+        first = max(0, bisect.bisect_right(times, begin_ns) - 1)
+        last = bisect.bisect_left(times, end_ns) + 1
+        near = times[first:last]
+        longest = max([longest, *map(operator.sub, near[1:], near)])
+    return round(longest / 1e6, 1)

@@ -1,0 +1,218 @@
+"""The exception tree, and the one map from the C core's return codes to it.
+
+Every error says two things besides its message. `outcome` is what became of the append that the failed call was about:
+
+    "not_appended"  certainly not written: appending again cannot duplicate it
+    "unknown"       it may or may not be in the stream: only reading the stream can tell
+    None            the call was not about an append
+
+`retriable` is True where the same call may succeed later, with nothing changed, and making it again writes nothing
+twice.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from typing import Any, Literal, NoReturn, TypeAlias
+
+Outcome: TypeAlias = Literal["not_appended", "unknown"]
+
+
+class Error(Exception):
+    """Base of everything this package raises on purpose. Instances can be pickled with all their attributes."""
+
+    outcome: Outcome | None = None
+    retriable: bool = False
+
+    def __init__(self, message: str = "", *, outcome: Outcome | None = None) -> None:
+        super().__init__(message)
+        if outcome is not None:
+            self.outcome = outcome
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """The attributes that belong to this instance, by name: what pickling and the socket protocol carry along."""
+        return dict(vars(self))
+
+
+class NotRunning(Error, ConnectionError):
+    """No engine serves the directory (any more). On an append: it was refused before anything was written."""
+
+    retriable = True
+
+
+class VersionMismatch(Error):
+    """Client and engine, or engine and files, come from builds that do not fit together."""
+
+
+class Locked(Error):
+    """Another engine holds the directory. `pid` is the holder's, as written in the lock file; None if unreadable."""
+
+    retriable = True
+
+    def __init__(self, message: str = "", pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class ShmUnavailable(Error):
+    """Shared memory, or a place in a shared table, cannot be had. `size` is what was asked for, in bytes, or None."""
+
+    def __init__(self, message: str = "", size: int | None = None) -> None:
+        super().__init__(message)
+        self.size = size
+
+
+class ForkError(Error):
+    """A receipt made before `fork` was used in the child; its fate is known to the parent only."""
+
+
+class ClosedError(Error):
+    """The client, or the handle, has been closed. On an append: nothing was written."""
+
+
+class BackpressureTimeout(Error, TimeoutError):
+    """The lane stayed full for the whole append timeout. Nothing was written."""
+
+    outcome = "not_appended"
+    retriable = True
+
+
+class AckTimeout(Error, TimeoutError):
+    """The append was not confirmed in time. It is still on its way: wait for the same receipt, do not append again."""
+
+    outcome = "unknown"
+
+
+class RecordTooLarge(Error, ValueError):
+    """A record or batch is larger than `limit` bytes, the most this client's lane and the log ring take."""
+
+    outcome = "not_appended"
+
+    def __init__(self, message: str = "", limit: int | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class StorageFull(Error, OSError):
+    """No room on the disk for another segment; `errno` is ENOSPC or EDQUOT. Nothing was written."""
+
+    outcome = "not_appended"
+    retriable = True
+    errno: int
+
+    def __init__(self, message: str = "", errno: int = _errno.ENOSPC) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "errno": self.errno}
+
+
+class EngineFailed(Error):
+    """The engine ended while the append was on its way: it may or may not be in the stream.
+
+    `errno` is that of the failed write or sync, or None where the engine ended for another reason.
+    """
+
+    outcome = "unknown"
+
+    def __init__(self, message: str = "", errno: int | None = None, *, outcome: Outcome | None = None) -> None:
+        super().__init__(message, outcome=outcome)
+        self.errno = errno
+
+
+class OffsetTrimmed(Error):
+    """The offset asked for lies before `start_offset`, the first one that the stream still has."""
+
+    def __init__(self, message: str = "", start_offset: int | None = None) -> None:
+        super().__init__(message)
+        self.start_offset = start_offset
+
+
+class CorruptionError(Error):
+    """Stored bytes are damaged in a way that no crash explains. Nothing has been changed.
+
+    `segment` is the segment's number, `position` the log position in bytes; None where there is none to name.
+    """
+
+    def __init__(self, message: str = "", segment: int | None = None, position: int | None = None) -> None:
+        named = (("segment", segment), ("position", position))
+        place = ", ".join(f"{name} {value}" for name, value in named if value is not None)
+        super().__init__(f"{message} ({place})" if place else message)
+        self.segment = segment
+        self.position = position
+
+
+class ConfigError(Error, ValueError):
+    """A setting or argument is outside its limits, or contradicts another; the message says what to change."""
+
+
+def _rebuild(cls: type[Error], args: tuple[Any, ...], facts: dict[str, Any]) -> Error:
+    """An error as it was, without running its constructor again (which would add to the message)."""
+    error = cls.__new__(cls)
+    error.args = args
+    for name, value in facts.items():
+        setattr(error, name, value)
+    return error
+
+
+def by_name(name: str, message: str, facts: dict[str, Any]) -> Error:
+    """The error that another process reported: class name, message and `facts()`. An unknown name gives an Error."""
+    cls = globals().get(name)
+    if not (isinstance(cls, type) and issubclass(cls, Error)):
+        return Error(f"{name}: {message}")
+    blank = cls("").facts()
+    return _rebuild(cls, (message,), {**blank, **{key: facts[key] for key in blank.keys() & facts.keys()}})
+
+
+def raise_for(
+    code: int,
+    what: str = "",
+    *,
+    pending: bool = False,
+    limit: int | None = None,
+    errno: int | None = None,
+    segment: int | None = None,
+    position: int | None = None,
+) -> None:
+    """Return for RW_OK; raise what any other code of csrc/status.h means.
+
+    `what` names the object of the call and leads the message. `pending` says that the call was about an append already
+    in its lane, whose fate the code leaves open. The rest are facts for the error's attributes.
+    """
+    if code == 0:
+        return
+    _raise(code, f"{what}: " if what else "", pending, limit, errno, segment, position)
+
+
+def _raise(
+    code: int, lead: str, pending: bool, limit: int | None, errno: int | None, segment: int | None, position: int | None
+) -> NoReturn:
+    from ringwal._native import lib  # here, so that this module can be imported before the core is built
+
+    fate: Outcome = "unknown" if pending else "not_appended"
+    if code == lib.RW_PENDING:
+        raise AckTimeout(f"{lead}not confirmed in time; wait for the same receipt again")
+    if code == lib.RW_FULL:
+        raise BackpressureTimeout(f"{lead}no room within the append timeout; nothing was written")
+    if code == lib.RW_TOO_LARGE:
+        size = "" if limit is None else f" than {limit} bytes"
+        raise RecordTooLarge(f"{lead}larger{size}; ask for a larger lane (lane_bytes) or split the record", limit)
+    if code == lib.RW_GONE and not pending:
+        raise NotRunning(f"{lead}the engine has stopped; nothing was written", outcome=fate)
+    if code == lib.RW_GONE:
+        raise EngineFailed(f"{lead}the engine ended before this append was confirmed", errno)
+    if code == lib.RW_FAULT:
+        raise EngineFailed(f"{lead}the engine refused this client's lane: its memory was overwritten", outcome=fate)
+    if code == lib.RW_BAD:
+        raise CorruptionError(f"{lead}bytes are not what was written", segment, position)
+    if code == lib.RW_MISMATCH:
+        raise VersionMismatch(f"{lead}shared memory of another build, engine or epoch")
+    if code in (lib.RW_IO, lib.RW_FAILED_REQUEST):
+        reason = f": {os.strerror(errno)}" if errno else ""
+        raise EngineFailed(f"{lead}a write to the log failed{reason}", errno)
+    raise Error(f"{lead}unexpected status {code} of the native core")

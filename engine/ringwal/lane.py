@@ -1,0 +1,269 @@
+"""The client's end of a lane: pages of numbers, waiting, back-pressure."""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ringwal._native import ffi, lib
+from ringwal.errors import (
+    AckTimeout,
+    BackpressureTimeout,
+    EngineFailed,
+    Error,
+    ForkError,
+    NotRunning,
+    RecordTooLarge,
+    StorageFull,
+)
+from ringwal.results import FAILED, PENDING, Page, Results
+
+SLICE = 0.1
+SLICE_NS = int(SLICE * 1e9)
+"""How long one wait in C may last before Python looks at signals, the engine and the deadline."""
+
+SPIN_NS = 300_000
+"""How long a waiting caller gives the processor away in a loop before it parks. Measured: parking costs about 20 us a hop."""
+
+PAGES = 8
+"""A lane's completion cells in so many pages: one is given out anew when all its appends are confirmed."""
+
+NUMBERS = 1 << 32
+"""Numbers of one lane: its generation is in the bits above."""
+
+_completion_wait = lib.rw_completion_wait
+
+
+class Lane:
+    """One lane of shared memory and the results of what was published into it.
+
+    C gives out the numbers, and only as many as it was granted: `turn` keeps the results of the oldest page before it grants
+    that page's cells again, so the drain can never overrun a result that somebody still wants, and with all cells outstanding
+    the next append waits for the oldest. Threads share a lane; only `turn` and `end` take its lock, once a page.
+    """
+
+    appends_max = NUMBERS
+    """After so many the client takes another lane."""
+
+    def __init__(self, *, control: Any, lane: Any, bell_fd: int, alive: Callable[[], bool], keep: tuple[object, ...]) -> None:
+        """``keep`` holds the mappings: they are released with the last receipt, as a thread may still be waiting in C."""
+        self.control = control
+        bell = os.dup(bell_fd)  # ours: a thread may ring while the registration is being closed
+        self.writer = lib.rw_writer_open(control, lane, bell)
+        if self.writer == ffi.NULL:
+            os.close(bell)
+            raise MemoryError("no memory for a lane's private state")
+        self._keep = keep
+        weakref.finalize(self, _release, self.writer, bell).atexit = False
+        self.slot = int(lane.slot)
+        self.generation = int(lane.generation)
+        self.record_limit = int(lib.rw_writer_record_limit(self.writer))
+        self.places = int(control.completions_per_client)
+        self.page_size = self.places // PAGES
+        self.lost: Error | None = None  # why this lane is of no use any more
+        self._alive = alive
+        self._lock = threading.RLock()
+        self._told: set[int] = set()  # failed appends whose caller knows
+        self._open: collections.deque[Page] = collections.deque()
+        self.page = self._open_page(self.generation * NUMBERS)
+        """A page at or before the one that the next number is on: where an append starts to look."""
+        for _ in range(PAGES - 1):
+            self._open_page(self._open[-1].last + 1)
+
+    def _open_page(self, first: int) -> Page:
+        page = Page(self, first, self.page_size)
+        if self._open:
+            self._open[-1].next = page
+        self._open.append(page)
+        lib.rw_writer_grant(self.writer, self.page_size)  # last: whoever gets one of its numbers finds the page
+        return page
+
+    # ------------------------------------------------------------------------------------------------- results
+
+    def results_of(self, page: Page, number: int) -> Results:
+        """The results of the page that ``number`` is on; ``page`` was `self.page` before the number was given out."""
+        while number > page.last:
+            assert page.next is not None
+            page = page.next
+        self.page = page
+        return page.results
+
+    def wait(self, results: Results, number: int, stream: str, timeout: float | None) -> int:
+        """The offset, or `FAILED`. Raises `AckTimeout`."""
+        now = time.monotonic()
+        deadline = None if timeout is None else now + timeout
+        spin = SPIN_NS
+        while results.kept is None:  # most waits end with the first call of C, so nothing is looked up before it
+            left = SLICE_NS if deadline is None or deadline - now >= SLICE else max(0, int((deadline - now) * 1e9))
+            found: int = _completion_wait(self.writer, number, spin, left)
+            if found >= 0:
+                return found
+            spin = 0
+            if found in (lib.RW_PENDING, lib.RW_INTERRUPTED):
+                if (time.monotonic() - now) * 2e9 > left and not self._alive():  # asking costs more than a wake-up
+                    self.end(EngineFailed("the engine ended before this append was confirmed"))
+            elif found != lib.RW_FAILED_REQUEST:  # that is looked at by `find`
+                self.end(self._why(found))
+            if (offset := results.find(number)) != PENDING:
+                return offset
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise AckTimeout(
+                    f"append to {stream!r} not confirmed within {timeout:g} s; its outcome is unknown, ask again later"
+                )
+        return results.find(number)
+
+    def tell(self, number: int) -> Error:
+        """Why that append failed; it counts as told from now on."""
+        assert self.lost is not None
+        self._told.add(number)
+        return self.lost
+
+    def _why(self, code: int) -> Error:
+        if code == lib.RW_FAULT:
+            return EngineFailed("the engine refused this client's lane because it held damaged requests")
+        state = self.control.state
+        if state == lib.RW_STOPPED:
+            return EngineFailed("the engine was stopped before this append was confirmed")
+        error = int(self.control.error)
+        if error == 0:
+            return EngineFailed("the engine was killed, or gave up, before this append was confirmed")
+        return EngineFailed(f"the engine failed ({describe_errno(error)})", error)
+
+    def end(self, error: Error) -> Error:
+        """Marks the lane as of no use. Results that are in by now are kept; what is pending ends with this error."""
+        with self._lock:
+            if self.lost is None:
+                lib.rw_writer_shut(self.writer)
+                self.lost = error
+                for page in self._open:
+                    page.results.kept = page.results.collect(self.page_size)
+            return self.lost
+
+    def end_failed(self) -> None:
+        """A block of this lane's could not be written."""
+        self.end(EngineFailed("the engine could not write this append"))
+
+    # --------------------------------------------------------------------------------------------------- flush
+
+    def flush(self, stream: int | None, timeout: float | None) -> None:
+        """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for results, number in self._submitted(stream):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                failed = self.wait(results, number, "", left) == FAILED
+            except AckTimeout:
+                raise AckTimeout(f"{self.pending()} appends are not confirmed after {timeout:g} s") from None
+            if failed and number not in self._told:
+                raise self.tell(number)
+
+    def unreported(self, stream: int) -> bool:
+        """True if an append to that stream failed and nobody was told. The lane has ended."""
+        return any(results.find(n) == FAILED and n not in self._told for results, n in self._submitted(stream))
+
+    def pending(self) -> int:
+        """How many appends are not confirmed."""
+        return sum(results.find(number) == PENDING for results, number in self._submitted(None))
+
+    def _submitted(self, stream: int | None) -> Iterator[tuple[Results, int]]:
+        """The appends on open pages until now. All earlier ones are confirmed."""
+        end = int(lib.rw_writer_next(self.writer))
+        wanted = lib.RW_ANY_STREAM if stream is None else stream
+        with self._lock:
+            pages = list(self._open)
+        for page in pages:
+            to = min(page.last + 1, end)
+            number = page.results.first
+            while (number := int(lib.rw_submitted_next(self.writer, wanted, number, to))) < to:
+                yield page.results, number
+                number += 1
+
+    # ------------------------------------------------------------------------------------------- back-pressure
+
+    def used_up(self) -> bool:
+        """True if this lane has no number left."""
+        return self._open[-1].last + self.page_size >= self.generation * NUMBERS + self.appends_max
+
+    def turn(self, deadline: float) -> None:
+        """Grants another page of numbers when the oldest page's appends are confirmed: the cold half of an append.
+
+        Raises:
+            BackpressureTimeout, StorageFull: not confirmed by then. NotRunning: the lane has ended. Nothing was appended.
+        """
+        while True:
+            with self._lock:
+                if self.lost is not None:
+                    raise NotRunning(f"nothing was appended: {self.lost}", outcome="not_appended") from self.lost
+                if lib.rw_writer_permits(self.writer):
+                    return
+                oldest = self._open[0].results
+                found = oldest.collect(self.page_size)
+                if min(found) >= 0:
+                    oldest.kept = found
+                    self._open.popleft()
+                    self._open_page(self._open[-1].last + 1)
+                    return
+            number = oldest.first + next(i for i, offset in enumerate(found) if offset < 0)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
+            try:
+                self.wait(oldest, number, "", min(left, SLICE))
+            except AckTimeout:
+                continue
+
+    def refused(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> None:
+        """What to do about an append that was not published: returns if it may be tried again, else raises."""
+        if code == lib.RW_CHORE:
+            return self.turn(deadline)
+        if code == lib.RW_TOO_LARGE:
+            raise RecordTooLarge(
+                f"{payload_bytes} bytes in one append; this client's limit is {self.record_limit} (half of its lane): "
+                "connect with a larger lane_bytes, or start the engine with a larger ring_bytes",
+                limit=self.record_limit,
+            )
+        if code != lib.RW_FULL:
+            error = self.end(self._why(code))
+            raise NotRunning(f"nothing was appended: {error}", outcome="not_appended") from error
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise self._no_room(f"no room in this client's lane within {timeout:g} s; nothing was appended")
+        lib.rw_wait_room(self.writer, payload_bytes, int(min(SLICE_NS, left * 1e9)))
+        if not self._alive():
+            error = self.end(EngineFailed("the engine ended before this append was confirmed"))
+            raise NotRunning("the engine ended; nothing was appended", outcome="not_appended") from error
+        return None
+
+    def _no_room(self, otherwise: str) -> Error:
+        """The append timeout has passed: because the disk is full, or because the engine is slow (``otherwise``)."""
+        full = int(self.control.storage_full)
+        if not full:
+            return BackpressureTimeout(otherwise)
+        return StorageFull(
+            f"the engine cannot prepare another segment ({describe_errno(full)}): "
+            "free space in its directory and it goes on by itself; nothing was appended",
+            full,
+        )
+
+    # ------------------------------------------------------------------------------------------------- life cycle
+
+    def forked(self) -> None:
+        """In the child of a fork: the lane stays the parent's."""
+        self._lock = threading.RLock()  # a thread of the parent may have held it
+        self.end(ForkError("this receipt was made before a fork; only the parent can wait for it"))
+
+
+def _release(writer: Any, bell: int) -> None:
+    lib.rw_writer_close(writer)
+    os.close(bell)
+
+
+def describe_errno(number: int) -> str:
+    """What an errno means, for messages."""
+    return os.strerror(number) if number else "no error number"

@@ -1,0 +1,167 @@
+"""Durable file primitives: aligned memory, reads that do not believe the page cache, writes that go all the way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ringwal.errors import ConfigError, StorageFull
+
+PAGE = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def page_buffer(size: int) -> mmap.mmap:
+    """`size` zero bytes of private memory, aligned for direct I/O.
+
+    It is freed with its last reference; closing it would fail while a traceback holds a view of it.
+    """
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def page_up(size: int) -> int:
+    """`size` bytes rounded up to whole pages."""
+    return (size + PAGE - 1) // PAGE * PAGE
+
+
+@contextmanager
+def opened(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor, closed at the end. Raises OSError."""
+    fd = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names created in, or removed from, `directory` durable. Raises OSError."""
+    with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.fsync(fd)
+
+
+def make_directory(directory: Path) -> None:
+    """Make `directory`, readable by its owner only, and whatever is missing above it, durably. Raises OSError.
+
+    Each name is durable before the next one is made. So only the last that exists can be in doubt: whoever made it may
+    have died before the sync.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
+    last = missing[-1].parent if missing else directory
+    with suppress(PermissionError):  # what is above it is not ours to read, so its making was not ours either
+        sync_directory(last.parent)
+    for path in reversed(missing):
+        path.mkdir(mode=0o700 if path == directory else 0o777, exist_ok=True)
+        sync_directory(path.parent)
+
+
+@contextmanager
+def storage_full(what: str) -> Iterator[None]:
+    """Turn "no space" and "quota exceeded" into StorageFull; `what` leads its message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StorageFull(f"{what}: {os.strerror(error.errno)}", error.errno) from error
+
+
+def write_all(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at byte `offset`. Raises OSError; nothing is known about the range then."""
+    while len(data) > 0:
+        written = os.pwrite(fd, data, offset)
+        data = data[written:]
+        offset += written
+
+
+def open_synced(path: Path, *, direct: bool = True) -> int:
+    """Open for reading what is on the disk, not what the page cache says is there.
+
+    Dirty pages go to the disk first; then reads bypass the cache, or, where that cannot be, start from an empty one.
+
+    Raises:
+        OSError: the file cannot be opened, or its dirty pages cannot be written.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+        if direct:
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+            except OSError:
+                direct = False
+        if not direct:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_all(fd: int, into: memoryview, offset: int) -> int:
+    """Fill `into` from byte `offset`; returns how many bytes there were. Raises OSError."""
+    done = 0
+    while done < len(into):
+        try:
+            count = os.preadv(fd, [into[done:]], offset + done)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _stop_direct(fd):
+                raise
+            continue
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def _stop_direct(fd: int) -> bool:
+    """Some file systems take the flag and then refuse the reads. False if reads were buffered already."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if not flags & os.O_DIRECT:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+def use_direct(directory: Path, setting: str) -> bool:
+    """Whether segments in `directory` are written with O_DIRECT. `setting` is Config.direct_io.
+
+    The answer comes from a real synchronous write and read of one page, not from what the file system says of itself.
+
+    Raises:
+        ConfigError: direct I/O is demanded ("on") and refused.
+        StorageFull, OSError: the page cannot be written for another reason.
+    """
+    if setting == "off":
+        return False
+    refusal = _try_direct(directory)
+    if refusal is not None and setting == "on":
+        raise ConfigError(
+            f"direct_io is 'on', but the file system of {directory} refuses direct I/O"
+            f" ({os.strerror(refusal)}); use 'auto' or 'off'"
+        )
+    return refusal is None
+
+
+def _try_direct(directory: Path) -> int | None:
+    """None, or the errno with which the file system refuses."""
+    path = directory / ".direct"  # one name: what a crash left here, the next start removes
+    page = page_buffer(PAGE)
+    try:
+        with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT) as fd:
+            os.pwritev(fd, [page], 0, os.RWF_DSYNC)
+            os.preadv(fd, [page], 0)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            with storage_full(f"cannot write to {directory}"):
+                raise
+        return error.errno
+    finally:
+        path.unlink(missing_ok=True)
+    return None

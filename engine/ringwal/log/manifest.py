@@ -1,0 +1,179 @@
+"""The manifest: which segments exist, which epoch is the last, how far its blocks in flight could reach.
+
+`DIR/manifest` has two slots, each in a page of its own. The slot with the higher counter holds; counters grow by one
+with each write and the counter's last bit picks the slot, so the slot in force is never the one being written. No clock
+decides.
+
+    0   magic            8   b"RWMANIF1"          48  epoch_segment  8
+    8   format version   4                        56  first_segment  8
+    12  zero             4                        64  named_end      8
+    16  counter          8                        72  segment_bytes  8
+    24  uuid            16                        80  window_bytes   8
+    40  epoch            8                        88  XXH3-64 of all bytes before  8
+
+Every change is written to both slots, one after the other, each synced. Whatever one slot suffers later, the other says
+the same: an older state would make recovery overwrite what has been confirmed since.
+
+Written by recovery, then by the WAL process; never by both at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import struct
+from pathlib import Path
+
+import xxhash
+
+from ringwal._native import lib
+from ringwal.errors import CorruptionError, VersionMismatch
+from ringwal.log.files import PAGE, open_synced, opened, page_buffer, read_all, sync_directory, write_all
+
+NAME = "manifest"
+_TEMPORARY = "manifest.tmp"
+_MAGIC = b"RWMANIF1"
+_SLOT = struct.Struct("<8sIIQ16sQQQQQQ")
+_DIGEST = struct.Struct("<Q")
+_NUMBERS_END = 1 << 62
+"""Log positions, epochs and counters stay below: what is computed from them fits into 64 bits."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One state of the log. Segment fields are segment numbers, sizes are bytes."""
+
+    uuid: bytes
+    """16 random bytes, made with the directory; every segment and block carries them."""
+    segment_bytes: int
+    """Data bytes of a segment; fixed when the directory was made."""
+    window_bytes: int
+    """Bound, in this epoch, on the log between the first block not persisted and the last block in flight."""
+    epoch: int = 0
+    """The last epoch; 0 if there was none."""
+    epoch_segment: int = 0
+    """Where its barrier begins."""
+    first_segment: int = 0
+    """The first segment that is still there."""
+    named_end: int = 0
+    """Segments below are whole and may be in use; a file at or above is an orphan."""
+    counter: int = 0
+    """Of the newest slot."""
+
+
+def create(directory: Path, manifest: Manifest) -> Manifest:
+    """Write the first manifest of `directory`, at once or not at all. Returns it with its counter. Raises OSError."""
+    first = dataclasses.replace(manifest, counter=1)
+    second = dataclasses.replace(manifest, counter=2)
+    temporary = directory / _TEMPORARY
+    temporary.unlink(missing_ok=True)
+    with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+        for state in (first, second):
+            write_all(fd, memoryview(_encode(state)), _slot_offset(state))
+        os.fsync(fd)
+    temporary.rename(directory / NAME)
+    sync_directory(directory)
+    return second
+
+
+def store(directory: Path, manifest: Manifest) -> Manifest:
+    """Make `manifest`, a changed copy of the state in force, the state in force. Returns it with its new counter.
+
+    A crash in between leaves the old or the new state.
+
+    Raises:
+        OSError: a write or sync failed. It is unknown which state is in force: end the epoch, do not try again.
+    """
+    with opened(directory / NAME, os.O_WRONLY) as fd:
+        for _ in range(2):
+            manifest = dataclasses.replace(manifest, counter=manifest.counter + 1)
+            write_all(fd, memoryview(_encode(manifest)), _slot_offset(manifest))
+            os.fdatasync(fd)
+    return manifest
+
+
+def load(directory: Path) -> Manifest:
+    """The state in force.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        CorruptionError: no slot is good, or they contradict each other or themselves.
+        VersionMismatch: written in a format that this build does not know.
+        OSError: it cannot be read.
+    """
+    good = [state for state in map(_decode, (0, 1), _read_slots(directory)) if state is not None]
+    if not good:
+        raise CorruptionError(f"{directory / NAME}: neither slot is readable")
+    if len({state.uuid for state in good}) > 1 or len({state.segment_bytes for state in good}) > 1:
+        raise CorruptionError(f"{directory / NAME}: its two slots belong to different logs")
+    if not all(map(_possible, good)):
+        raise CorruptionError(f"{directory / NAME}: its numbers contradict each other")
+    return max(good, key=lambda state: state.counter)
+
+
+def _possible(m: Manifest) -> bool:
+    """Could a program of ours have written it? A right digest alone does not say so."""
+    in_order = m.first_segment <= m.epoch_segment <= m.named_end - (m.epoch > 0)
+    return in_order and max(m.named_end * m.segment_bytes, m.window_bytes, m.epoch, m.counter) < _NUMBERS_END
+
+
+def _read_slots(directory: Path) -> tuple[bytes, bytes]:
+    fd = open_synced(directory / NAME)
+    pages = page_buffer(2 * PAGE)
+    try:
+        for slot in (0, 1):
+            _read_slot(fd, memoryview(pages)[slot * PAGE : (slot + 1) * PAGE], slot)
+    finally:
+        os.close(fd)
+    return pages[:PAGE], pages[PAGE:]
+
+
+def _read_slot(fd: int, page: memoryview, slot: int) -> None:
+    """An unreadable slot is a bad slot: the other one may be good."""
+    try:
+        read_all(fd, page, slot * PAGE)
+    except OSError:
+        page[:] = bytes(PAGE)
+
+
+def _slot_offset(manifest: Manifest) -> int:
+    return manifest.counter % 2 * PAGE
+
+
+def _encode(m: Manifest) -> bytes:
+    body = _SLOT.pack(
+        _MAGIC,
+        lib.RW_FORMAT_VERSION,
+        0,
+        m.counter,
+        m.uuid,
+        m.epoch,
+        m.epoch_segment,
+        m.first_segment,
+        m.named_end,
+        m.segment_bytes,
+        m.window_bytes,
+    )
+    return (body + _DIGEST.pack(xxhash.xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
+
+
+def _decode(slot: int, page: bytes) -> Manifest | None:
+    """The state in a slot, or None if the slot is bad. Raises VersionMismatch."""
+    body = page[: _SLOT.size]
+    (digest,) = _DIGEST.unpack_from(page, _SLOT.size)
+    magic, version, _, counter, uuid, epoch, epoch_segment, first, named_end, size, window = _SLOT.unpack(body)
+    # A slot's counter belongs to its place: so two slots never have the same one.
+    if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body) or counter % 2 != slot:
+        return None
+    if version != lib.RW_FORMAT_VERSION:
+        raise VersionMismatch(f"the log has format {version}, this build reads format {lib.RW_FORMAT_VERSION}")
+    return Manifest(
+        uuid=uuid,
+        segment_bytes=size,
+        window_bytes=window,
+        epoch=epoch,
+        epoch_segment=epoch_segment,
+        first_segment=first,
+        named_end=named_end,
+        counter=counter,
+    )

@@ -1,0 +1,240 @@
+"""Recovery: from whatever a crash left to a new epoch that nobody has appended to.
+
+    1  read the manifest, look at every segment it names
+    2  walk the last epoch from its barrier to the first place without a valid block: the cut
+    3  walk on to the end: what was in flight together with what is missing
+    4  decide (decision.py); up to here nothing on the disk has been changed
+    5  write the next epoch's barrier and what is carried over (barrier.py), then name the epoch in the manifest
+
+Nothing of the old epoch is ever changed, and the manifest's switch is the only step that counts. So a crash at any
+point, any number of times, leads to what one recovery without a crash leads to.
+
+Records beyond the cut that are not carried over are gone for good: blocks carry their epoch, and the old epoch is
+believed up to its cut only, which the new epoch's barrier states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ringwal._native import lib
+from ringwal.config import Config, format_size
+from ringwal.errors import ConfigError, CorruptionError
+from ringwal.log import manifest as manifests
+from ringwal.log import segment
+from ringwal.log.barrier import EpochWriter
+from ringwal.log.decision import Evidence, Outcome, Row, decide
+from ringwal.log.files import sync_directory, use_direct
+from ringwal.log.manifest import Manifest
+from ringwal.log.walk import Walk
+from ringwal.points import point
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecoveredStream:
+    """A stream that the log defines. `next_offset` is the offset of the next record to be appended."""
+
+    id: int
+    name: str
+    next_offset: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """What one recovery read and did. `bytes` are bytes of valid blocks; `seconds` are of the whole recovery."""
+
+    blocks: int = 0
+    records: int = 0
+    bytes: int = 0
+    holes: int = 0
+    carried: int = 0
+    dropped: int = 0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recovered:
+    """A log that is ready for appends."""
+
+    manifest: Manifest
+    """In force now; its epoch is the new one."""
+    epoch_begin: int
+    """Log position of the new epoch's barrier."""
+    previous_end: int
+    """The cut: log position at which the epoch before ends."""
+    position: int
+    """Log position of the next block."""
+    block_number: int
+    """Its number; blocks are numbered from 0 in each epoch."""
+    timestamp_ns: int
+    """The newest timestamp in the log; later blocks should not go back behind it."""
+    streams: tuple[RecoveredStream, ...]
+    """In order of their ids, which may have gaps."""
+    direct: bool
+    """Segments are written with O_DIRECT."""
+    statistics: Statistics
+
+    @property
+    def uuid(self) -> bytes:
+        """16 bytes that name this log."""
+        return self.manifest.uuid
+
+    @property
+    def epoch(self) -> int:
+        """The new epoch, 1 or greater."""
+        return self.manifest.epoch
+
+
+def recover(directory: Path, config: Config) -> Recovered:
+    """Bring the log in `directory` into a new epoch; make the log if there is none. The caller holds the lock.
+
+    Raises:
+        CorruptionError: damage that no crash explains; nothing has been changed.
+        ConfigError: `config` does not fit the log; nothing has been changed.
+        VersionMismatch: the log is of another format; nothing has been changed.
+        StorageFull: there is no room for the new epoch's segment; try again when there is.
+        OSError: a read of the directory, or a write or sync failed.
+    """
+    began = time.monotonic()
+    manifest = _load_or_create(directory, config)
+    _check_fit(manifest, config)
+    with Walk(directory, manifest, config.max_streams, direct=config.direct_io != "off") as walk:
+        cut = _scan(walk, manifest)
+        streams = _streams(walk)
+        point("rec.decided")
+        direct = _settle(directory, manifest, config)
+        first = -(-walk.scan.valid_end // walk.size)
+        writer = EpochWriter(directory, manifest, walk, cut, first, direct=direct)
+        switched = writer.write(config.ring_bytes)
+        point("rec.switched")
+        return Recovered(
+            manifest=switched,
+            epoch_begin=writer.begin,
+            previous_end=cut,
+            position=writer.position,
+            block_number=writer.block_number,
+            timestamp_ns=walk.scan.timestamp_ns,
+            streams=streams,
+            direct=direct,
+            statistics=_statistics(walk.scan, time.monotonic() - began),
+        )
+
+
+def _load_or_create(directory: Path, config: Config) -> Manifest:
+    folder = segment.folder(directory)
+    try:
+        found = manifests.load(directory)
+    except FileNotFoundError:
+        pass
+    else:
+        sync_directory(directory)  # whoever made the manifest may have died before its name was durable
+        return found
+    if folder.is_dir() and segment.numbers(directory):
+        raise CorruptionError(f"{directory} has segments but no manifest")
+    for made in (directory, folder):
+        if not made.is_dir():
+            made.mkdir(mode=0o700)
+            sync_directory(made.parent)
+    fresh = Manifest(uuid=os.urandom(16), segment_bytes=config.segment_bytes, window_bytes=config.ring_bytes)
+    return manifests.create(directory, fresh)
+
+
+def _check_fit(manifest: Manifest, config: Config) -> None:
+    if manifest.segment_bytes != config.segment_bytes:
+        raise ConfigError(
+            f"segment_bytes is {format_size(config.segment_bytes)}, but this log was made with"
+            f" {format_size(manifest.segment_bytes)}, which is fixed at creation; set segment_bytes to that"
+        )
+
+
+def _scan(walk: Walk, manifest: Manifest) -> int:
+    """Walk the epoch and what lies beyond it; the cut, if the log is accepted. Raises CorruptionError, ConfigError."""
+    scan = walk.scan
+    whole = walk.damage is None
+    hole = whole and manifest.epoch > 0 and not walk.run()
+    cut = scan.position
+    if whole and (scan.barrier_whole or manifest.epoch == 0) and _consistent(scan):
+        lib.rw_recovery_cut(scan)
+        walk.run()
+    if scan.finding == lib.RW_RECOVERY_TOO_MANY:
+        raise ConfigError(f"the log has a stream {scan.finding_stream}; raise max_streams to {scan.finding_stream + 1}")
+    later = scan.valid_end > cut
+    row = decide(
+        Evidence(
+            segments_whole=whole,
+            has_epoch=manifest.epoch > 0,
+            consistent=_consistent(scan),
+            barrier_whole=bool(scan.barrier_whole),
+            hole=hole,
+            covered=scan.watermark > cut,
+            later=later,
+            in_window=not later or scan.valid_end - cut <= manifest.window_bytes,
+        )
+    )
+    if row.outcome is Outcome.CORRUPT:
+        raise walk.damage or _corruption(walk, row, cut)
+    return int(cut)
+
+
+def _consistent(scan: Any) -> bool:
+    return scan.finding in (lib.RW_RECOVERY_NOTHING, lib.RW_RECOVERY_TORN)
+
+
+_CONTRADICTIONS = {
+    lib.RW_RECOVERY_MISPLACED: "its kind, span or sequence does not belong there",
+    lib.RW_RECOVERY_GAP: "it has a record of stream {} that does not follow the one before",
+    lib.RW_RECOVERY_REPEAT: "it has a record of stream {} at an offset that another record has",
+    lib.RW_RECOVERY_UNKNOWN: "it has a record of stream {}, which was never defined",
+    lib.RW_RECOVERY_RENAMED: "it defines stream {} again, under another name",
+}
+
+
+def _corruption(walk: Walk, row: Row, cut: int) -> CorruptionError:
+    scan = walk.scan
+    place, detail = cut, ""
+    if row.label == "CONTRADICTION":
+        place, detail = scan.position, _CONTRADICTIONS[scan.finding].format(scan.finding_stream)
+    elif row.label in ("LOST", "UNNAMED"):
+        detail = f"the block at position {scan.watermark_at} says that all before {scan.watermark} was on the disk"
+    elif row.label == "FAR":
+        detail = f"valid blocks reach to position {scan.valid_end}"
+    segment_number = min(place, walk.end - 1) // walk.size
+    return CorruptionError(f"{row.message}: {detail}" if detail else row.message, segment_number, place)
+
+
+def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
+    """Every stream that the epoch defines, with what is carried over counted in. Raises CorruptionError."""
+    found: list[RecoveredStream] = []
+    names: set[str] = set()
+    for stream in range(walk.scan.stream_end):
+        entry = lib.rw_recovery_stream_of(walk.scan, stream)
+        if entry.state == lib.RW_RECOVERY_STREAM_UNKNOWN:
+            continue
+        name = walk.name_of(stream)
+        if name in names:
+            raise CorruptionError(f"two streams have the name {name!r}", *walk.place(walk.begin))
+        names.add(name)
+        found.append(RecoveredStream(stream, name, entry.next_offset))
+    return tuple(found)
+
+
+def _settle(directory: Path, manifest: Manifest, config: Config) -> bool:
+    """First changes after the decision: clear away what was never named; find out how segments are written."""
+    segment.remove_orphans(directory, manifest)
+    return use_direct(segment.folder(directory), config.direct_io)
+
+
+def _statistics(scan: Any, seconds: float) -> Statistics:
+    return Statistics(
+        blocks=scan.blocks,
+        records=scan.records,
+        bytes=scan.bytes,
+        holes=scan.holes,
+        carried=scan.kept,
+        dropped=scan.dropped,
+        seconds=seconds,
+    )

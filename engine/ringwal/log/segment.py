@@ -1,0 +1,247 @@
+"""Segment files: made whole before they are used, named by number, recognisable as ours.
+
+`DIR/segments/<number, 20 digits>.seg` is one page of header and then `segment_bytes` of data: log position P lies in
+segment P // segment_bytes, at byte 4096 + P % segment_bytes of its file. The data area is written with zeros ahead of
+time, because a durable write into blocks that exist is much faster than one that has to make them; under a load that
+would spend too much of the disk on zeros it is reserved only (pace.py), which reads as zeros too.
+
+    0   magic            8   b"RWSEGMT1"          32  number         8
+    8   format version   4                        40  segment_bytes  8
+    12  zero             4                        48  created_ns     8   wall clock, for people
+    16  uuid            16                        56  XXH3-64 of all bytes before  8
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import re
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import xxhash
+
+from ringwal._native import lib
+from ringwal.errors import CorruptionError, VersionMismatch
+from ringwal.log import manifest as manifests
+from ringwal.log.files import (
+    PAGE,
+    open_synced,
+    opened,
+    page_buffer,
+    page_up,
+    read_all,
+    storage_full,
+    sync_directory,
+    write_all,
+)
+from ringwal.log.manifest import Manifest
+from ringwal.points import point
+
+HEADER_BYTES = PAGE
+_FILL_BYTES = 1 << 20
+_MAGIC = b"RWSEGMT1"
+_HEADER = struct.Struct("<8sII16sQQQ")
+_DIGEST = struct.Struct("<Q")
+_NAME = re.compile(r"(\d{20})\.seg")
+
+
+def folder(directory: Path) -> Path:
+    """Where the segments of the log in `directory` are."""
+    return directory / "segments"
+
+
+def path_of(directory: Path, number: int) -> Path:
+    """The file of segment `number`."""
+    return folder(directory) / f"{number:020d}.seg"
+
+
+def numbers(directory: Path) -> list[int]:
+    """Numbers of all segment files, named in the manifest or not, in order. Raises OSError."""
+    return sorted(int(match[1]) for path in folder(directory).iterdir() if (match := _NAME.fullmatch(path.name)))
+
+
+def create(
+    directory: Path,
+    uuid: bytes,
+    number: int,
+    segment_bytes: int,
+    *,
+    direct: bool,
+    fill: bool = True,
+    meanwhile: Callable[[], None] | None = None,
+) -> None:
+    """Make segment `number`, durable, name included; its data is zeros, written (`fill`) or, where the file system can,
+    reserved. A file of that name is replaced. `meanwhile` is called after every MiB that was written: filling takes long.
+
+    Raises:
+        StorageFull: there is no room; nothing is left behind.
+        OSError: another write or sync failed; nothing is left behind.
+    """
+    path = path_of(directory, number)
+    path.unlink(missing_ok=True)
+    try:
+        with storage_full(f"cannot make segment {number}"):
+            with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0)) as fd:
+                reserved = _reserve(fd, HEADER_BYTES + segment_bytes)
+                point("seg.reserved")
+                _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes if fill or not reserved else 0, meanwhile)
+                point("seg.filled")
+                os.fsync(fd)
+            sync_directory(folder(directory))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def wash(directory: Path, number: int, segment_bytes: int, *, direct: bool) -> None:
+    """Write zeros over all data of a segment that holds nothing anybody believes in, durably. Raises OSError."""
+    with opened(path_of(directory, number), os.O_WRONLY | (os.O_DIRECT if direct else 0)) as fd:
+        _fill(fd, b"", segment_bytes)
+        os.fsync(fd)
+
+
+def prepare(
+    directory: Path,
+    manifest: Manifest,
+    number: int,
+    *,
+    direct: bool,
+    fill: bool = True,
+    meanwhile: Callable[[], None] | None = None,
+) -> Manifest:
+    """Make segment `number` usable: make it, then name it in the manifest. Returns the manifest in force afterwards.
+
+    `number` is `manifest.named_end`; nothing happens if the segment is named already. `fill` and `meanwhile` as for `create`.
+
+    Raises:
+        StorageFull: there is no room; nothing has changed, and it may be tried again.
+        OSError: a write or sync failed: end the epoch.
+        ValueError: `number` leaves a gap.
+    """
+    if number < manifest.named_end:
+        return manifest
+    if number > manifest.named_end:
+        raise ValueError(f"segment {number} cannot follow segment {manifest.named_end - 1}")
+    create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct, fill=fill, meanwhile=meanwhile)
+    point("seg.made")
+    named = manifests.store(directory, dataclasses.replace(manifest, named_end=number + 1))
+    point("seg.named")
+    return named
+
+
+def open_for_writing(directory: Path, manifest: Manifest, number: int, count: int, *, direct: bool) -> list[int]:
+    """`count` descriptors for writing blocks of a named segment, each of an open of its own; the caller closes them.
+
+    Raises:
+        CorruptionError: the file is missing, has another size or is not this segment.
+        OSError: it cannot be opened so many times; none is left open.
+    """
+    os.close(open_for_reading(directory, manifest, number))
+    flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+    with contextlib.ExitStack() as until_all_are_open:
+        fds: list[int] = []
+        for _ in range(count):
+            fds.append(os.open(path_of(directory, number), flags))
+            until_all_are_open.callback(os.close, fds[-1])
+        until_all_are_open.pop_all()
+    return fds
+
+
+def open_for_reading(directory: Path, manifest: Manifest, number: int, *, direct: bool = True) -> int:
+    """A descriptor that reads what is on the disk (files.open_synced) of a named segment; the caller closes it.
+
+    Raises:
+        CorruptionError: the file is missing, cannot be read, has another size or is not this segment.
+        VersionMismatch: written in a format that this build does not know.
+        OSError: it cannot be opened.
+    """
+    place = (number, number * manifest.segment_bytes)
+    try:
+        fd = open_synced(path_of(directory, number), direct=direct)
+    except FileNotFoundError:
+        raise CorruptionError("a segment that the manifest names is missing", *place) from None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CorruptionError("what was written to this segment cannot be synced", *place) from error
+    try:
+        _check(fd, manifest, number, place)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def remove_orphans(directory: Path, manifest: Manifest) -> list[int]:
+    """Remove segment files that the manifest does not name yet: their making was cut short. Returns their numbers.
+
+    Raises OSError.
+    """
+    orphans = [number for number in numbers(directory) if number >= manifest.named_end]
+    for number in orphans:
+        path_of(directory, number).unlink()
+    if orphans:
+        sync_directory(folder(directory))
+    return orphans
+
+
+def _reserve(fd: int, size: int) -> bool:
+    """Ask for all the room at once: it is contiguous then, and its lack shows before the long write. False: cannot be."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        return False
+    return True
+
+
+def _fill(fd: int, header: bytes, segment_bytes: int, meanwhile: Callable[[], None] | None = None) -> None:
+    """Write the header page (kept as it is if `header` is empty) and zeros behind it."""
+    end = HEADER_BYTES + segment_bytes
+    zeros = memoryview(page_buffer(_FILL_BYTES))
+    if header:
+        zeros[: len(header)] = header
+        write_all(fd, zeros[:HEADER_BYTES], 0)
+        zeros[: len(header)] = bytes(len(header))
+    for offset in range(HEADER_BYTES, end, _FILL_BYTES):
+        write_all(fd, zeros[: min(_FILL_BYTES, end - offset)], offset)
+        point("seg.filling")
+        if meanwhile is not None:
+            meanwhile()
+
+
+def _encode(uuid: bytes, number: int, segment_bytes: int) -> bytes:
+    body = _HEADER.pack(_MAGIC, lib.RW_FORMAT_VERSION, 0, uuid, number, segment_bytes, time.time_ns())
+    return body + _DIGEST.pack(xxhash.xxh3_64_intdigest(body))
+
+
+def _check(fd: int, manifest: Manifest, number: int, place: tuple[int, int]) -> None:
+    size = os.fstat(fd).st_size
+    if size != HEADER_BYTES + manifest.segment_bytes:
+        have = max(0, min(page_up(size + 1) - PAGE - HEADER_BYTES, manifest.segment_bytes))
+        expected = HEADER_BYTES + manifest.segment_bytes
+        raise CorruptionError(f"the segment's file has {size} bytes instead of {expected}", number, place[1] + have)
+    page = page_buffer(HEADER_BYTES)
+    try:
+        read_all(fd, memoryview(page), 0)
+    except OSError as error:
+        raise CorruptionError(f"the segment's header cannot be read: {error.strerror}", *place) from error
+    body = page[: _HEADER.size]
+    (digest,) = _DIGEST.unpack_from(page, _HEADER.size)
+    magic, version, _, uuid, its_number, its_bytes, _ = _HEADER.unpack(body)
+    if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body):
+        raise CorruptionError("the segment's header is damaged", *place)
+    if version != lib.RW_FORMAT_VERSION:
+        raise VersionMismatch(f"segment {number} has format {version}, this build reads {lib.RW_FORMAT_VERSION}")
+    if uuid != manifest.uuid:
+        raise CorruptionError("the segment belongs to another log", *place)
+    if its_number != number:
+        raise CorruptionError(f"the file is segment {its_number} under another name", *place)
+    if its_bytes != manifest.segment_bytes:
+        raise CorruptionError(f"the segment was made for {its_bytes} bytes of data", *place)

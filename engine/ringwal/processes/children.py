@@ -1,0 +1,164 @@
+"""Starting WAL and drain processes, proving their death, and how often they may be replaced.
+
+A child is a fork without exec: the memory is mapped and the code is loaded, so a successor works within milliseconds.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import enum
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ringwal._native import lib
+from ringwal.processes.context import LOG, EngineContext
+
+
+class Role(enum.Enum):
+    """The two processes that the supervisor watches; the value names the module with their `main`."""
+
+    WAL = "wal"
+    DRAIN = "drain"
+
+    def __str__(self) -> str:
+        return "WAL" if self is Role.WAL else "drain"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: by exiting with `code`, or by the signal -`code`."""
+
+    code: int
+
+    def __str__(self) -> str:
+        if self.code >= 0:
+            return f"exit code {self.code}"
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-self.code).name
+        return f"signal {-self.code}"
+
+
+class Child:
+    """A running WAL or drain process. `fileno()` becomes readable when all its threads are gone."""
+
+    def __init__(self, role: Role, pid: int, pidfd: int) -> None:
+        self.role = role
+        self.pid = pid
+        self._pidfd = pidfd
+
+    def fileno(self) -> int:
+        """The pidfd, for polling."""
+        return self._pidfd
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; a process that is dead already does not mind."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def reap(self, *, wait: bool = False) -> Exit | None:
+        """How it ended, if it has (or once it has, with `wait`); None while it runs. This is the proof of its death."""
+        found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | (0 if wait else os.WNOHANG))
+        if found is None:
+            return None
+        os.close(self._pidfd)
+        return Exit(found.si_status if found.si_code == os.CLD_EXITED else -found.si_status)
+
+
+def spawn(role: Role, context: EngineContext, *, replacement: bool = False) -> Child:
+    """Fork a process of that role. Raises OSError when no process can be made."""
+    module = importlib.import_module(f"ringwal.processes.{role.value}")  # before the fork: successors find it loaded
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Until the child has put its own handlers in place, the supervisor's must not run in it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _run_child(module.main, dataclasses.replace(context, replacement=replacement), parent)
+        return Child(role, pid, _pidfd(pid))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # a child that cannot be watched must not run
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _run_child(main: Callable[[EngineContext], int], context: EngineContext, parent: int) -> None:
+    """The child, from fork to exit. Never returns, whatever happens: the parent's stack is not the child's."""
+    code = 1  # an unexpected exception is no verdict on the memory: a successor may do better
+    try:
+        _leave_parent(context)
+        if lib.rw_die_with_parent(parent) == lib.RW_OK:
+            code = main(context)
+    except BaseException:  # noqa: BLE001  reported, and the exit code says the rest
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _leave_parent(context: EngineContext) -> None:
+    with contextlib.suppress(ValueError):  # not the main thread of the parent: nothing was set
+        signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    keep = {0, 1, 2, context.lock_fd, context.bell_fd, context.chore_fd}
+    for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):  # the directory listing's own is closed already
+                os.close(int(name))
+
+
+class RestartBudget:
+    """How many replacements are left: at most `limit` in any `window` seconds."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        self.total = 0
+        self._limit = limit
+        self._window = window
+        self._times: collections.deque[float] = collections.deque()
+
+    def take(self) -> bool:
+        """Count one replacement. False if there have been too many."""
+        now = time.monotonic()
+        while self._times and self._times[0] <= now - self._window:
+            self._times.popleft()
+        if len(self._times) >= self._limit:
+            return False
+        self._times.append(now)
+        self.total += 1
+        return True
+
+
+def reap_strangers(ours: set[int]) -> None:
+    """As PID 1: reap every dead process that is not one of `ours`. Those are left for `Child.reap`."""
+    while (found := _waitable()) is not None and found not in ours:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(found, 0)
+            LOG.debug("reaped process %d", found)
+
+
+def _waitable() -> int | None:
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid

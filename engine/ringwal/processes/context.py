@@ -1,0 +1,52 @@
+"""What the supervisor hands to a WAL or drain process across the fork, and the contract of their `main`.
+
+`main(context) -> int` runs in the child, in its main thread, and returns the process's exit code:
+
+    0   (EX_OK)        asked to stop by SIGTERM, and finished: WAL has written what was published, drain has confirmed
+                       what was sealed
+    74  (EX_IOERR)     WAL only: a write or sync failed. The epoch is over
+    70  (EX_SOFTWARE)  shared memory is not what it should be, or the process cannot work. The epoch is over
+    any other death    the supervisor starts a successor, with `replacement` set
+
+SIGINT is ignored in the child (the terminal sends it to the whole group; the supervisor decides). SIGTERM is ignored
+until `main` installs its handler, and is sent again and again during a stop until the process has ended. SIGKILL follows
+the supervisor's death at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+from ringwal.config import Config
+from ringwal.memory import Mapping
+
+LOG = logging.getLogger("ringwal")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineContext:
+    """One epoch of one engine. The memory is mapped before the fork and stays valid in the children."""
+
+    directory: Path
+    config: Config
+    uuid: bytes
+    """16 bytes that name the log."""
+    epoch: int
+    control: Mapping
+    """`rw_control *`, writable."""
+    ring: Mapping
+    """`uint8_t *`, writable, mapped twice in a row."""
+    lock_fd: int
+    """The directory's lock, held as long as any process of the engine has this descriptor."""
+    bell_fd: int
+    """eventfd that publishers ring when the WAL process sleeps; non-blocking."""
+    chore_fd: int
+    """eventfd that wakes the WAL process's main thread for housekeeping; non-blocking."""
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    """When the epoch began, by the clock that nobody sets."""
+    replacement: bool = False
+    """The process takes over from one that died: restore from shared memory first."""
+    log: logging.Logger = LOG

@@ -1,0 +1,149 @@
+"""The two processes of a running engine: started together, replaced one by one, stopped in order.
+
+    stop:  SIGTERM to WAL -> it writes what was published -> SIGTERM to drain -> it confirms what was written -> done
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import time
+
+from ringwal._native import lib
+from ringwal.points import point
+from ringwal.processes.children import Child, Exit, RestartBudget, Role, spawn
+from ringwal.processes.context import LOG, EngineContext
+
+REMIND_SECONDS = 0.2
+"""A process that was asked to stop before it could listen is asked again after this time."""
+
+
+class Crew:
+    """WAL and drain. `verdict` is None while they work, then the exit code of the engine."""
+
+    def __init__(self, context: EngineContext, selector: selectors.BaseSelector) -> None:
+        self._context = context
+        self._control = context.control.pointer
+        self._selector = selector
+        self._budget = RestartBudget(context.config.max_restarts, context.config.restart_window)
+        self._children: dict[Role, Child] = {}
+        self._asked: set[Role] = set()
+        self._deadline: float | None = None
+        self.verdict: int | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """An orderly stop is under way, or over."""
+        return self._deadline is not None
+
+    @property
+    def restarts(self) -> int:
+        """Processes replaced since the start."""
+        return self._budget.total
+
+    def pids(self) -> dict[Role, int]:
+        """Of the processes that run now."""
+        return {role: child.pid for role, child in self._children.items()}
+
+    def start(self) -> None:
+        """Fork both. Raises OSError."""
+        for role in Role:
+            self._start(role)
+
+    def stop(self) -> None:
+        """Begin an orderly stop. Calling it again does nothing."""
+        if self.stopping or self.verdict is not None:
+            return
+        self._deadline = time.monotonic() + self._context.config.stop_timeout
+        lib.rw_set_state(self._control, lib.RW_STOPPING, 0)
+        self._ask(Role.WAL)
+        point("s.stop.asked")
+
+    def tick(self) -> float | None:
+        """What time brings about. Seconds until the next call is due; None: no need."""
+        if self._deadline is None or self.verdict is not None:
+            return None
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            slow = " and ".join(f"{role} process {child.pid}" for role, child in self._children.items())
+            limit = self._context.config.stop_timeout
+            self.fail(os.EX_SOFTWARE, 0, f"{slow} did not finish within {limit:g} s; recovery comes with the next start")
+            return None
+        for role in self._asked & self._children.keys():
+            self._children[role].signal(signal.SIGTERM)
+        return min(left, REMIND_SECONDS)
+
+    def died(self, child: Child) -> None:
+        """`child`'s pidfd is readable: prove its death, and act on it."""
+        self._selector.unregister(child)
+        seen = time.monotonic()
+        ended = child.reap(wait=True)
+        assert ended is not None
+        del self._children[child.role]
+        if child.role is Role.WAL and (ended.code == os.EX_IOERR or self._control.wal_error):
+            error = int(self._control.wal_error)
+            reason = os.strerror(error) if error else "see above"
+            self.fail(os.EX_IOERR, error, f"a write to the log failed ({reason}); nothing is confirmed any more")
+        elif ended.code == os.EX_SOFTWARE:
+            self.fail(os.EX_SOFTWARE, 0, f"{child.role} process {child.pid} cannot go on; only the disk is to be believed")
+        elif ended.code == 0 and child.role in self._asked:
+            self._finished(child.role)
+        else:
+            self._replace(child, ended, seen)
+
+    def fail(self, code: int, error: int, message: str) -> None:
+        """End the epoch: `error` is an errno or 0. Returns when every process is gone."""
+        if self.verdict is None:
+            lib.rw_set_state(self._control, lib.RW_FAILED, error)
+            LOG.error("engine failed: %s", message)
+            self.verdict = code
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to what still runs; returns when it is gone, however long a stuck write takes."""
+        for child in self._children.values():
+            child.signal(signal.SIGKILL)
+        for child in self._children.values():
+            self._selector.unregister(child)
+            child.reap(wait=True)
+        self._children.clear()
+
+    def _start(self, role: Role, *, replacement: bool = False) -> Child:
+        child = spawn(role, self._context, replacement=replacement)
+        self._children[role] = child
+        self._selector.register(child, selectors.EVENT_READ, child)
+        return child
+
+    def _ask(self, role: Role) -> None:
+        self._asked.add(role)
+        if role in self._children:
+            self._children[role].signal(signal.SIGTERM)
+
+    def _finished(self, role: Role) -> None:
+        if role is Role.WAL:
+            point("s.stop.written")
+            self._ask(Role.DRAIN)
+        else:
+            lib.rw_set_state(self._control, lib.RW_STOPPED, 0)
+            self.verdict = os.EX_OK
+
+    def _replace(self, dead: Child, ended: Exit, seen: float) -> None:
+        if not self._budget.take():
+            config = self._context.config
+            limit = f"{config.max_restarts} replacements within {config.restart_window:g} s"
+            self.fail(os.EX_SOFTWARE, 0, f"{dead.role} process {dead.pid} ended ({ended}) after {limit}; giving up")
+            return
+        point("s.replace.pre")
+        try:
+            child = self._start(dead.role, replacement=True)
+        except OSError as error:
+            self.fail(os.EX_OSERR, error.errno or 0, f"no successor for {dead.role} process {dead.pid}: {error}")
+            return
+        took = (time.monotonic() - seen) * 1e3
+        # A signal to the whole process group ends the drain before its turn: that is no accident.
+        level = logging.INFO if self.stopping and ended.code == 0 else logging.WARNING
+        LOG.log(
+            level, "replaced %s process %d (%s) with %d after %.0f ms", dead.role, dead.pid, ended, child.pid, took
+        )

@@ -1,0 +1,82 @@
+"""The drain process: a Python process around csrc/sequencer.c, which confirms each stream in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from ringwal import memory
+from ringwal._native import ffi, lib
+from ringwal.errors import Error
+from ringwal.processes.context import EngineContext
+
+ATTACH = 1
+DETACH = 2
+
+SPIN_NS = 2_000_000
+"""How long it gives the processor away in a loop while blocks are in flight and none completes; then it parks."""
+
+PARK_NS = 5_000_000_000
+
+
+class DrainProcess:
+    """One life of the drain process. A successor starts from the released position in shared memory."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self.context = context
+        self.control = context.control.pointer
+        self.lanes: dict[int, memory.Mapping] = {}
+        self.stopping = False
+        self.sequencer = lib.rw_sequencer_open(self.control, context.ring.pointer, context.bell_fd)
+        if self.sequencer == ffi.NULL:
+            raise MemoryError("no memory for the drain process")
+
+    def run(self) -> int:
+        """Works until SIGTERM, then until every sealed block is confirmed. Returns the exit code of the process."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        while not (self.stopping and lib.rw_sequencer_idle(self.sequencer)):
+            # A signal between the test and the park would be seen after the park only, so the park is short at the end.
+            code = lib.rw_sequencer_work(self.sequencer, SPIN_NS, PARK_NS if not self.stopping else 10_000_000)
+            if code == lib.RW_CHORE:
+                self._follow_lane()
+            elif code == lib.RW_IO:
+                signal.pause()  # nothing is confirmed any more; the supervisor ends the epoch and this process
+        return os.EX_OK
+
+    def _on_stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+
+    def _follow_lane(self) -> None:
+        slot, generation = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        wanted = lib.rw_sequencer_wants(self.sequencer, slot, generation)
+        if wanted == ATTACH:
+            self._attach(slot[0], generation[0])
+        elif wanted == DETACH:
+            lib.rw_sequencer_detach_lane(self.sequencer, slot[0])
+            if slot[0] in self.lanes:
+                self.lanes.pop(slot[0]).close()
+
+    def _attach(self, k: int, generation: int) -> None:
+        """Only the lane's wait flags are read here; if the object is gone, so is everybody who could wait."""
+        pointer = ffi.NULL
+        if k in self.lanes:
+            self.lanes.pop(k).close()
+        try:
+            name = memory.object_name(self.context.uuid, self.context.epoch, memory.lane_part(k, generation))
+            lane_bytes = lib.rw_slot_of(self.control, k).lane_bytes
+            lane = memory.attach_lane(self.context.control, name, k, generation, lane_bytes, writable=False)
+        except Error:
+            self.context.log.warning("lane %d of a writer that is gone cannot be opened", k)
+        else:
+            self.lanes[k] = lane
+            pointer = lane.pointer
+        lib.rw_sequencer_attach_lane(self.sequencer, k, pointer, generation)
+
+
+def main(context: EngineContext) -> int:
+    """The body of the drain process, after the fork. Returns its exit code."""
+    try:
+        return DrainProcess(context).run()
+    except (Error, OSError) as error:
+        context.log.error("drain process: %s", error)
+        return os.EX_SOFTWARE

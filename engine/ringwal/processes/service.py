@@ -1,0 +1,204 @@
+"""The clients' desk: connections, what was granted on each, and the answers to their requests."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ringwal._native import lib
+from ringwal.errors import ConfigError, Error, NotRunning, ShmUnavailable
+from ringwal.processes.context import LOG, EngineContext
+from ringwal.processes.descriptors import allow_descriptors
+from ringwal.processes.slots import SlotTable
+from ringwal.processes.streams import StreamTable
+from ringwal.registration import Connection, Listener, Message, check_hello
+
+OTHER_DESCRIPTORS = 64
+"""Descriptors of the supervisor that are not connections, generously."""
+
+SPARE_DESCRIPTORS = 12
+"""Kept back from connections: a lane, a report or a replacement needs some for a moment, whoever is knocking."""
+
+WAIT_SECONDS_MAX = 86_400
+"""What a client says of its patience is cut to this: as a float it has to fit into a timeout of the selector."""
+
+
+class Service:
+    """Serves the clients of one epoch. Everything granted on a connection is taken back when the kernel ends it."""
+
+    def __init__(
+        self,
+        context: EngineContext,
+        selector: selectors.BaseSelector,
+        listener: Listener,
+        streams: StreamTable,
+        slots: SlotTable,
+        *,
+        report: Callable[[], dict[str, Any]],
+        stop: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._selector = selector
+        self._listener = listener
+        self._streams = streams
+        self._slots = slots
+        self._report = report
+        self._stop = stop
+        self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
+        # Requests for a lane that wait for closing slots, in the order they came: at most one a connection.
+        self._waiting: dict[Connection, tuple[Message, float | None]] = {}
+        # Clients that only look need no slot, so there may be more connections than slots.
+        self._limit = 2 * context.config.max_clients + 64
+        self._descriptors = allow_descriptors(self._limit + OTHER_DESCRIPTORS) - SPARE_DESCRIPTORS
+        selector.register(listener, selectors.EVENT_READ, listener)
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def accept(self) -> None:
+        """The listener is readable."""
+        connection = self._listener.accept()
+        if connection is None:
+            return
+        if len(self._connections) >= self._limit:
+            self._refuse(connection, {"tag": 1}, ShmUnavailable(f"the engine serves {self._limit} connections already"))
+            connection.close()
+            return
+        if connection.fileno() >= self._descriptors:  # the kernel gives out the lowest number that is free
+            self._refuse(connection, {"tag": 1}, ShmUnavailable("the engine may not open more files (RLIMIT_NOFILE)"))
+            connection.close()
+            return
+        self._connections[connection] = []
+        self._selector.register(connection, selectors.EVENT_READ, connection)
+
+    def serve(self, connection: Connection) -> None:
+        """`connection` is readable: one request, or its end."""
+        try:
+            request = connection.receive()
+            if request is not None:
+                self._waiting.pop(connection, None)  # it has given that up: its own timeout was shorter
+                self._answer(connection, request)
+        except EOFError:
+            self.drop(connection)
+        except ConfigError as error:  # not a message: there is no telling what else is wrong with the peer
+            with contextlib.suppress(EOFError):  # it has gone already
+                self._refuse(connection, {}, error)
+            self.drop(connection)
+
+    def tick(self) -> float | None:
+        """Answer those who waited for a slot, if one is free or they may wait no longer.
+
+        Returns the seconds until the next of them may not; None: nobody waits, or without a limit.
+        """
+        now = time.monotonic()
+        for connection, (request, deadline) in list(self._waiting.items()):
+            if self._may_wait() and (deadline is None or now < deadline):
+                continue
+            del self._waiting[connection]
+            try:
+                self._answer(connection, request, last=True)
+            except EOFError:
+                self.drop(connection)
+        deadlines = [deadline for _, deadline in self._waiting.values() if deadline is not None]
+        return max(min(deadlines) - now, 0.0) if deadlines else None
+
+    def drop(self, connection: Connection) -> None:
+        """The client is gone, or of no use: its slots begin to close."""
+        self._waiting.pop(connection, None)
+        slots = self._connections.pop(connection)
+        self._selector.unregister(connection)
+        connection.close()
+        self._slots.close(slots)
+
+    def close(self) -> None:
+        """Stop listening and hang up on everybody."""
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        for connection in list(self._connections):
+            self.drop(connection)
+
+    def _answer(self, connection: Connection, request: Message, *, last: bool = False) -> None:
+        """Answer `request`, or keep it among the waiting ones unless this is its `last` chance."""
+        try:
+            if not connection.greeted:
+                check_hello(request)
+                self._check_running()
+                connection.greeted = True
+                connection.reply(request, self._hello(), [self._context.bell_fd])
+                return
+            if not last and request.get("op") == "lane" and self._may_wait():
+                self._waiting[connection] = (request, _deadline(request))
+                return
+            connection.reply(request, self._do(connection, request))
+        except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
+            told = error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}")
+            self._refuse(connection, request, told)
+            if not connection.greeted:
+                raise EOFError from error
+            return
+        if request["op"] == "stop":
+            LOG.info("asked to stop by process %d", connection.pid)
+            self._stop()
+
+    def _do(self, connection: Connection, request: Message) -> Message:
+        match request:
+            case {"op": "lane", "bytes": int(size)}:
+                self._check_running()
+                grant = self._slots.grant(size, connection.pid)
+                self._connections[connection].append(grant.slot)
+                return grant._asdict()
+            case {"op": "stream", "name": name}:
+                self._check_running()
+                return {"id": self._streams.open(name)}
+            case {"op": "status"}:
+                return self._report()
+            case {"op": "stop"}:
+                return {}
+        raise ConfigError(f"the engine does not know the request {str(request)[:200]}")
+
+    def _may_wait(self) -> bool:
+        return self._running() and self._slots.coming()
+
+    def _running(self) -> bool:
+        return bool(self._context.control.pointer.state == lib.RW_RUNNING)
+
+    def _check_running(self) -> None:
+        if not self._running():
+            raise NotRunning(f"the engine on {self._context.directory} is stopping")
+
+    def _hello(self) -> Message:
+        context = self._context
+        return {
+            "uuid": context.uuid.hex(),
+            "epoch": context.epoch,
+            "control": context.control.name,
+            "control_bytes": context.control.bytes,
+            "log": context.ring.name,
+            "ring_bytes": context.config.ring_bytes,
+            "directory": str(context.directory),
+            "config": dataclasses.asdict(context.config),
+        }
+
+    def _refuse(self, connection: Connection, request: Message, error: Error) -> None:
+        level = logging.INFO if isinstance(error, NotRunning) else logging.WARNING
+        LOG.log(level, "refused a request of process %d: %s", connection.pid, error)
+        try:
+            connection.refuse(request, error)
+        except EOFError:
+            if connection in self._connections:
+                raise
+
+
+def _deadline(request: Message) -> float | None:
+    """When a request for a lane is to be refused if there still is no slot. Raises ConfigError."""
+    wait = request.get("wait")
+    if wait is None:
+        return None
+    if not isinstance(wait, int | float) or not wait >= 0:  # so, as NaN is not below zero either
+        raise ConfigError(f"wait is a number of seconds, not {str(wait)[:40]}")
+    return time.monotonic() + min(wait, WAIT_SECONDS_MAX)

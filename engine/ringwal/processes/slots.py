@@ -1,0 +1,97 @@
+"""Writer slots and their lanes: granted to a client, reclaimed on the kernel's word that it is gone.
+
+    FREE -> ACTIVE (a new generation, a new lane) -> CLOSING (end of file) -> FREE (WAL and drain have let go)
+
+Nothing but the end of the client's connection closes a slot, and nothing but WAL's and drain's own words free it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from ringwal import memory
+from ringwal._native import lib
+from ringwal.errors import ShmUnavailable
+from ringwal.points import point
+from ringwal.processes.context import EngineContext
+from ringwal.registration import LaneGrant
+
+POLL_SECONDS_MIN = 0.005
+POLL_SECONDS_MAX = 0.5
+
+
+class SlotTable:
+    """The slots of one epoch."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self._context = context
+        self._control = context.control.pointer
+        self._free = list(range(context.config.max_clients - 1, -1, -1))
+        self._lanes: dict[int, str] = {}  # slot -> name of its lane
+        self._closing: set[int] = set()
+        self._poll_seconds = POLL_SECONDS_MIN
+
+    def slot(self, k: int) -> Any:
+        """`rw_slot *`."""
+        return lib.rw_slot_of(self._control, k)
+
+    def coming(self) -> bool:
+        """Whether no slot is free but some are closing: whoever asks for one now does well to wait."""
+        return not self._free and bool(self._closing)
+
+    def grant(self, lane_bytes: int, pid: int) -> LaneGrant:
+        """A slot and a new lane of at least `lane_bytes` for the client `pid`.
+
+        Raises:
+            ConfigError: no lane may have that size.
+            ShmUnavailable: no slot is free, or no memory for the lane.
+        """
+        size = memory.lane_size(lane_bytes)
+        if not self._free:
+            closing = f" ({len(self._closing)} of them are closing)" if self._closing else ""
+            raise ShmUnavailable(
+                f"all {self._context.config.max_clients} places for clients are taken{closing};"
+                " start the engine with a larger max_clients"
+            )
+        k = self._free[-1]
+        generation = self.slot(k).generation + 1
+        uuid, epoch = self._context.uuid, self._context.epoch
+        with memory.create_lane(self._context.control, uuid, epoch, k, generation, size) as lane:
+            name = lane.name
+        point("s.lane.created")
+        self._free.pop()
+        self._lanes[k] = name
+        lib.rw_slot_open(self._control, k, generation, pid, size)
+        self.announce()
+        return LaneGrant(k, generation, name, size)
+
+    def close(self, slots: list[int]) -> None:
+        """The client that had these slots is gone."""
+        for k in slots:
+            lib.rw_slot_set(self._control, k, lib.RW_SLOT_CLOSING)
+            self._closing.add(k)
+        if slots:
+            self._poll_seconds = POLL_SECONDS_MIN
+            self.announce()
+
+    def collect(self) -> float | None:
+        """Free the closing slots that WAL and drain have let go. Seconds until the next look is due; None: no need."""
+        for k in [k for k in self._closing if lib.rw_slot_released(self._control, k)]:
+            memory.unlink(self._lanes.pop(k))
+            point("s.reclaim.mid")
+            self._closing.remove(k)
+            lib.rw_slot_set(self._control, k, lib.RW_SLOT_FREE)
+            self._free.append(k)
+        if not self._closing:
+            return None
+        self.announce()
+        self._poll_seconds = min(self._poll_seconds * 2, POLL_SECONDS_MAX)
+        return self._poll_seconds
+
+    def announce(self) -> None:
+        """Make WAL and drain look at the slots. A nudge of the drain can get lost, so closing slots repeat it."""
+        with contextlib.suppress(BlockingIOError):  # signalled already
+            os.eventfd_write(self._context.chore_fd, 1)
+        lib.rw_nudge(self._control)

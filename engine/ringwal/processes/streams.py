@@ -1,0 +1,61 @@
+"""The stream table: names to ids, and the supervisor's half of each row in shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from ringwal._native import lib
+from ringwal.errors import ShmUnavailable
+from ringwal.registration import check_stream_name
+
+
+class KnownStream(Protocol):
+    """What recovery says of a stream."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def next_offset(self) -> int: ...
+
+
+class StreamTable:
+    """All streams of one epoch. Ids are small, dense where recovery left no gap, and never change."""
+
+    def __init__(self, control: Any, recovered: Iterable[KnownStream]) -> None:
+        """Fill the table of fresh memory (`rw_control *`) with what recovery found."""
+        self._control = control
+        self._limit = int(control.max_streams)
+        self._ids: dict[str, int] = {}
+        for stream in recovered:
+            name = stream.name.encode()
+            lib.rw_stream_restore(control, stream.id, name, len(name), 0, stream.next_offset)
+            self._ids[stream.name] = stream.id
+        # A stream that was opened and never appended to left no trace; its id is free again.
+        self._next = max(self._ids.values(), default=-1) + 1
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def open(self, name: object) -> int:
+        """The id of the stream `name`, which is made if need be.
+
+        Raises:
+            ConfigError: not a legal name.
+            ShmUnavailable: the table is full.
+        """
+        known = self._ids.get(name) if isinstance(name, str) else None
+        if known is not None:
+            return known
+        encoded = check_stream_name(name)
+        if self._next >= self._limit:
+            raise ShmUnavailable(
+                f"the stream table is full: this engine holds at most {self._limit} streams;"
+                " start it with a larger max_streams"
+            )
+        stream, self._next = self._next, self._next + 1
+        lib.rw_stream_open(self._control, stream, encoded, len(encoded))
+        self._ids[encoded.decode()] = stream
+        return stream

@@ -1,0 +1,274 @@
+"""The supervisor: one engine on one directory, from its lock to its last process.
+
+    lock -> recovery -> shared memory -> WAL and drain -> serve clients, replace the dead -> stop in order -> clean up
+
+It sleeps until a client, a child or a signal wants something. Its rooms: lock.py, children.py and crew.py (the two
+processes), slots.py, streams.py and service.py (the clients), descriptors.py, report.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ringwal import memory
+from ringwal._native import lib
+from ringwal.config import Config
+from ringwal.errors import ConfigError
+from ringwal.log.files import make_directory
+from ringwal.log.recovery import Recovered, recover
+from ringwal.points import point
+from ringwal.processes.children import Child, reap_strangers
+from ringwal.processes.context import LOG, EngineContext
+from ringwal.processes.crew import Crew
+from ringwal.processes.descriptors import allow_descriptors
+from ringwal.processes.lock import DirectoryLock
+from ringwal.processes.report import report
+from ringwal.processes.service import Service
+from ringwal.processes.slots import SlotTable
+from ringwal.processes.streams import StreamTable
+from ringwal.registration import Connection, Listener
+
+AUTOSTART_FIRST_SECONDS = 10.0
+"""How long an engine that was started for a client waits for that client."""
+AUTOSTART_GRACE_SECONDS = 2.0
+"""How long it stays without any client afterwards."""
+WAL_OTHER_DESCRIPTORS = 16
+"""What the WAL process has open besides segments."""
+
+
+class Supervisor:
+    """An engine in the foreground of this process.
+
+    In the main thread, SIGTERM and SIGINT stop it in order; elsewhere, and from signal handlers, `stop()` does.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        config: Config | None = None,
+        *,
+        on_ready: Callable[[dict[str, Any]], None] | None = None,
+        autostart: bool = False,
+    ) -> None:
+        """
+        Args:
+            directory: of the log; made if it is missing.
+            config: the settings; None for the defaults.
+            on_ready: called once, with the report (`pid`, `epoch`, ...), when clients are served.
+            autostart: end when the last client has gone.
+        """
+        self.directory = Path(directory).absolute()
+        self.config = Config() if config is None else config
+        self._on_ready = on_ready
+        self._autostart = autostart
+        self._wake, self._woken = socket.socketpair()
+        for end in (self._wake, self._woken):
+            end.settimeout(0)
+
+    def stop(self) -> None:
+        """Begin an orderly stop; `run` returns when it is over. Safe from any thread, and more than once."""
+        with contextlib.suppress(OSError):  # already stopped, or woken up often enough
+            self._wake.send(bytes([signal.SIGTERM]))
+
+    def run(self) -> int:
+        """Run the engine to its end, once. Returns the exit code of the process: 0 after an orderly stop, 74 after a
+        failed write, 70 after too many replacements or an unfinished stop.
+
+        Raises:
+            Locked: another engine holds the directory.
+            CorruptionError, ConfigError, VersionMismatch, StorageFull: see `ringwal.log.recovery.recover`.
+            ConfigError: the limit of open files is too low for the settings.
+            ShmUnavailable: not enough shared memory.
+            OSError: the directory cannot be used.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._woken.close)
+            stack.callback(self._wake.close)
+            _check_descriptors(self.config)
+            make_directory(self.directory)
+            lock = DirectoryLock(self.directory)
+            stack.callback(lock.release)
+            stack.enter_context(_signals(self._wake))
+            # From here on clients may knock; they are answered when recovery is done.
+            listener = Listener(self.directory)
+            stack.callback(listener.close)
+            recovered = recover(self.directory, self.config)
+            _log_recovery(recovered)
+            point("s.recovered")
+            context = stack.enter_context(_shared_memory(self.directory, self.config, recovered, lock.fd))
+            return self._run(context, listener, recovered)
+
+    def _run(self, context: EngineContext, listener: Listener, recovered: Recovered) -> int:
+        control = context.control.pointer
+        streams = StreamTable(control, recovered.streams)
+        slots = SlotTable(context)
+        with selectors.DefaultSelector() as selector:
+            crew = Crew(context, selector)
+            service = Service(
+                context,
+                selector,
+                listener,
+                streams,
+                slots,
+                report=lambda: report(context, crew, slots, recovered),
+                stop=crew.stop,
+            )
+            try:
+                selector.register(self._woken, selectors.EVENT_READ, None)
+                crew.start()
+                point("s.started")
+                lib.rw_set_state(control, lib.RW_RUNNING, 0)
+                facts = report(context, crew, slots, recovered)
+                LOG.info(
+                    "serving %s, epoch %d, WAL process %d, drain process %d, %s writes",
+                    *(facts[key] for key in ("directory", "epoch", "wal_pid", "drain_pid", "io")),
+                )
+                if self._on_ready is not None:
+                    self._on_ready(facts)
+                code = self._loop(selector, crew, service, slots)
+                LOG.info("ended with code %d", code)
+                return code
+            finally:
+                if crew.verdict is None:
+                    lib.rw_set_state(control, lib.RW_FAILED, 0)
+                crew.kill()
+                service.close()
+
+    def _loop(self, selector: selectors.BaseSelector, crew: Crew, service: Service, slots: SlotTable) -> int:
+        idle_since = time.monotonic()
+        grace = AUTOSTART_FIRST_SECONDS
+        while True:
+            timeouts = [slots.collect(), service.tick(), crew.tick()]
+            if crew.verdict is not None:  # also by the tick: then there is nobody left to wait for
+                return crew.verdict
+            if self._autostart and not crew.stopping and not len(service):
+                left = idle_since + grace - time.monotonic()
+                if left <= 0:
+                    LOG.info("no client is left")
+                    crew.stop()
+                timeouts.append(max(left, 0))
+            due = [timeout for timeout in timeouts if timeout is not None]
+            for key, _ in selector.select(min(due) if due else None):
+                self._dispatch(key, crew, service)
+            if len(service):
+                idle_since, grace = time.monotonic(), AUTOSTART_GRACE_SECONDS
+
+    def _dispatch(self, key: selectors.SelectorKey, crew: Crew, service: Service) -> None:
+        match key.data:
+            case Connection():
+                service.serve(key.data)
+            case Listener():
+                service.accept()
+            case Child():
+                if key.data.pid in crew.pids().values():  # not killed by an earlier event of the same round
+                    crew.died(key.data)
+                self._reap(crew)
+            case None:
+                self._signalled(crew)
+
+    def _signalled(self, crew: Crew) -> None:
+        for number in self._woken.recv(4096):
+            if number in (signal.SIGTERM, signal.SIGINT) and not crew.stopping:
+                LOG.info("stopping in order (%s)", signal.Signals(number).name)
+                crew.stop()
+        self._reap(crew)
+
+    def _reap(self, crew: Crew) -> None:
+        # Elsewhere, children that are not ours are somebody else's: a program that runs an engine may have its own.
+        if os.getpid() == 1:
+            reap_strangers(set(crew.pids().values()))
+
+
+def _check_descriptors(config: Config) -> None:
+    """The WAL process opens each segment once for each of its threads: the one in use, the one before, those ahead."""
+    needed = config.blocks_in_flight * (config.segments_ahead + 2) + WAL_OTHER_DESCRIPTORS
+    limit = allow_descriptors(needed)
+    if limit < needed:
+        raise ConfigError(
+            f"blocks_in_flight ({config.blocks_in_flight}) and segments_ahead ({config.segments_ahead}) need {needed} open"
+            f" files, and this process may have {limit}; raise the limit (ulimit -n), or lower one of the two"
+        )
+
+
+def _log_recovery(recovered: Recovered) -> None:
+    s = recovered.statistics
+    LOG.info(
+        "recovered epoch %d: %d streams, %d blocks, %d records, %d holes, %d carried over, %d dropped, in %.3f s",
+        recovered.epoch, len(recovered.streams), s.blocks, s.records, s.holes, s.carried, s.dropped, s.seconds,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _shared_memory(directory: Path, config: Config, recovered: Recovered, lock_fd: int) -> Iterator[EngineContext]:
+    """Control area, log ring and the two eventfds of the new epoch; nothing of this engine is left afterwards."""
+    uuid, epoch = recovered.uuid, recovered.epoch
+    _remove_objects(uuid)  # whoever made them is dead: this process holds the lock
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_objects, uuid)
+        control = stack.enter_context(
+            memory.create_control(
+                config,
+                uuid,
+                epoch,
+                epoch_begin=recovered.epoch_begin,
+                position=recovered.position,
+                block_number=recovered.block_number,
+            )
+        )
+        # Times never go back, not even if the clock was put back since the newest record was written.
+        control.pointer.started_ns = max(control.pointer.started_ns, recovered.timestamp_ns)
+        ring = stack.enter_context(memory.create_log(config, uuid, epoch))
+        point("s.shm.created")
+        bell_fd, chore_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
+        stack.callback(os.close, bell_fd)
+        stack.callback(os.close, chore_fd)
+        yield EngineContext(
+            directory=directory,
+            config=config,
+            uuid=uuid,
+            epoch=epoch,
+            control=control,
+            ring=ring,
+            lock_fd=lock_fd,
+            bell_fd=bell_fd,
+            chore_fd=chore_fd,
+        )
+
+
+def _remove_objects(uuid: bytes) -> None:
+    """Remove what an engine of this log left. A client that still has it mapped is told that its engine is gone."""
+    for name in memory.leftovers(uuid):
+        point("s.unlink.pre")
+        if name.endswith("-control"):
+            memory.declare_dead(name)
+        memory.unlink(name)
+
+
+@contextlib.contextmanager
+def _signals(wake: socket.socket) -> Iterator[None]:
+    """Signals write their number to `wake` and do nothing else. Nothing is changed outside the main thread."""
+
+    def noted(number: int, frame: object) -> None:
+        """The byte in `wake` is what counts."""
+
+    numbers = [signal.SIGTERM, signal.SIGINT, *([signal.SIGCHLD] if os.getpid() == 1 else [])]
+    try:
+        before = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    except ValueError:
+        yield
+        return
+    handlers = {number: signal.signal(number, noted) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)

@@ -1,0 +1,215 @@
+"""The WAL process: a Python process around the threads of csrc/wal.c.
+
+The threads take, compose and write without the GIL. This file does the housekeeping they ask for through the chore
+eventfd: lanes that come and go, segments prepared ahead, an orderly end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from typing import Any
+
+from ringwal import memory
+from ringwal._native import ffi, lib
+from ringwal.config import Config
+from ringwal.errors import Error, StorageFull
+from ringwal.log import files, manifest, segment
+from ringwal.log.pace import Pace
+from ringwal.processes.context import EngineContext
+
+COVER_NS = 1_000_000_000
+"""How long nothing is written before an empty block vouches for the last one."""
+
+RETRY_SECONDS = 1.0
+"""How often a segment is tried again while the disk is full."""
+
+LOOK_SECONDS = 0.05
+"""How often it is looked whether the disk can be spared, while fewer segments are ahead than there should be."""
+
+
+class WalProcess:
+    """One life of the WAL process. Everything that outlives it is in shared memory and on disk."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self.context = context
+        self.config: Config = context.config
+        self.control = context.control.pointer
+        self.manifest = manifest.load(context.directory)
+        self.lanes: dict[int, tuple[int, memory.Mapping | None]] = {}  # slot -> (generation, its lane; None: refused)
+        self.membership_seen = 0
+        self.stopping = False
+        self.pace = Pace()
+        self.segments_end = 0  # segments below are with the threads, or behind them
+        self.look_again: float | None = None  # in so many seconds, whether or not there are chores
+        self.told_no_room = False
+        self.direct = files.use_direct(context.directory, self.config.direct_io)
+        options = ffi.new(
+            "rw_wal_options *",
+            {
+                "block_bytes": self.config.block_limit,
+                "quota_bytes": self.config.lane_quota_bytes,
+                "pipeline_bytes": self.config.pipeline_bytes,
+                "spin_ns": int(self.config.wal_spin * 1e9),
+                "cover_ns": COVER_NS,
+                "direct": self.direct,
+                "threads": self.config.blocks_in_flight,
+            },
+        )
+        self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.bell_fd, context.chore_fd)
+        if self.wal == ffi.NULL:
+            raise MemoryError("no memory for the WAL process")
+        self.threads = [
+            threading.Thread(target=lib.rw_wal_work, args=(self.wal, i), name=f"wal-{i}", daemon=True)
+            for i in range(self.config.blocks_in_flight)
+        ]
+
+    def run(self) -> int:
+        """Works until SIGTERM or a failed write. Returns the exit code of the process."""
+        self._follow_membership()
+        if self.context.replacement and lib.rw_wal_restore(self.wal) < 0:
+            return os.EX_SOFTWARE  # shared memory is not what it should be: only the disk is to be believed
+        self._add_segments(early=False)
+        if self.context.replacement and lib.rw_wal_rewrite(self.wal) != lib.RW_OK:
+            return os.EX_IOERR
+        signal.signal(signal.SIGTERM, self._on_stop)
+        for thread in self.threads:
+            thread.start()
+        while not self.stopping or any(thread.is_alive() for thread in self.threads):
+            self._wait_for_chores()
+            if self.control.wal_error:
+                return os.EX_IOERR
+            self._chores()
+        return os.EX_OK
+
+    def _on_stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+        lib.rw_wal_finish(self.wal)
+        os.eventfd_write(self.context.chore_fd, 1)  # the main thread may be about to sleep on it
+
+    def _wait_for_chores(self) -> None:
+        timeout = 0.01 if self.stopping or self._closing() else self.look_again
+        ready, _, _ = select.select([self.context.chore_fd], [], [], timeout)
+        if ready:
+            os.eventfd_read(self.context.chore_fd)
+
+    def _chores(self) -> None:
+        self._follow_membership()
+        self._add_segments(early=not self.stopping)
+        fds = ffi.new("int[]", self.config.blocks_in_flight)
+        while lib.rw_wal_drop_segment(self.wal, fds) == lib.RW_OK:
+            for fd in fds:
+                os.close(fd)
+
+    # ------------------------------------------------------------------------------------------------- lanes
+
+    def _slot(self, k: int) -> Any:
+        return lib.rw_slot_of(self.control, k)
+
+    def _closing(self) -> bool:
+        return any(self._slot(k).state == lib.RW_SLOT_CLOSING for k in self.lanes)
+
+    def _follow_membership(self) -> None:
+        self.membership_seen = self.control.membership  # before the look: what changes during it is looked at again
+        for k in range(self.config.max_clients):
+            slot = self._slot(k)
+            if slot.state == lib.RW_SLOT_ACTIVE or (slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation):
+                self._attach(k, slot)
+            if slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation:
+                self._let_go(k)
+
+    def _while_filling(self) -> None:
+        """Clients that come and go do not wait for a whole segment, which a slow disk takes a second for."""
+        if self.control.membership != self.membership_seen or self._closing():
+            self._follow_membership()
+
+    def _attach(self, k: int, slot: Any) -> None:
+        if k in self.lanes and self.lanes[k][0] == slot.generation:
+            return
+        name = memory.object_name(self.context.uuid, self.context.epoch, memory.lane_part(k, slot.generation))
+        try:
+            lane = memory.attach_lane(self.context.control, name, k, slot.generation, slot.lane_bytes, writable=False)
+        except Error as error:  # its client can write all of it, the header too; that must harm nobody else
+            self.context.log.warning("lane %d of process %d is refused: %s", k, slot.pid, error)
+            self.lanes[k] = (slot.generation, None)
+            lib.rw_wal_refuse_lane(self.wal, k, slot.generation)
+        else:
+            self.lanes[k] = (slot.generation, lane)
+            lib.rw_wal_attach_lane(self.wal, k, lane.pointer, slot.generation)
+
+    def _let_go(self, k: int) -> None:
+        """The writer is gone for certain. What it had completely published is taken first."""
+        if k in self.lanes and not lib.rw_wal_lane_idle(self.wal, k):
+            return
+        lib.rw_wal_detach_lane(self.wal, k)
+        _, lane = self.lanes.pop(k, (0, None))
+        if lane is not None:
+            lane.close()
+        lib.rw_nudge(self.control)  # the drain lets go after us
+
+    # ---------------------------------------------------------------------------------------------- segments
+
+    def _add_segments(self, *, early: bool) -> None:
+        """Hands the threads every segment from the one in use to `segments_ahead` behind it.
+
+        The next one is made at once if need be. Of the others one a call is made (``early``), if the disk can be spared: so
+        the other chores wait for one at the most, and lanes that come and go for a part of one.
+        """
+        first = lib.rw_wal_segment(self.wal)
+        if self.context.replacement:
+            first = min(first, self._oldest_unfinished())
+        self.segments_end = max(self.segments_end, first)
+        self.look_again = None
+        self.pace.look(lib.rw_wal_segment(self.wal), self.control.sealed_end)
+        while self.segments_end <= (current := lib.rw_wal_segment(self.wal)) + self.config.segments_ahead:
+            missing, needed = self.segments_end >= self.manifest.named_end, self.segments_end <= current + 1
+            if missing and not needed:
+                self.look_again = LOOK_SECONDS
+                if not early or not self.pace.can_be_spared():
+                    break
+                early = False
+            try:
+                fds, filled = self._open_segment(self.segments_end, needed=needed)
+            except StorageFull as error:
+                self.look_again = RETRY_SECONDS
+                if needed:
+                    lib.rw_wal_storage_full(self.wal, error.errno)
+                    return
+                if not self.told_no_room:
+                    ahead = self.segments_end - 1 - current
+                    self.context.log.warning("%d of %d segments ahead: %s", ahead, self.config.segments_ahead, error)
+                self.told_no_room = True
+                break
+            added = lib.rw_wal_add_segment(self.wal, self.segments_end, fds, filled)
+            assert added == lib.RW_OK, f"no place for segment {self.segments_end}"
+            self.segments_end += 1
+        lib.rw_wal_storage_full(self.wal, 0)
+
+    def _oldest_unfinished(self) -> int:
+        return int(self.control.released_end // self.control.segment_bytes)
+
+    def _open_segment(self, number: int, *, needed: bool) -> tuple[list[int], bool]:
+        """A descriptor for each thread, of an open of its own (why is said at `rw_wal_add_segment`), and whether the segment is
+        filled. One that is not ``needed`` yet is made only if it is filled."""
+        fill = True  # what a predecessor made and did not fill counts as filled: too many blocks at once cost time only
+        if number >= self.manifest.named_end:
+            began, fill = time.monotonic(), not needed or self.pace.worth_filling()
+            self.manifest = segment.prepare(
+                self.context.directory, self.manifest, number, direct=self.direct, fill=fill, meanwhile=self._while_filling
+            )
+            if fill:
+                self.pace.filled(time.monotonic() - began)
+        count = self.config.blocks_in_flight
+        return segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct), fill
+
+
+def main(context: EngineContext) -> int:
+    """The body of the WAL process, after the fork. Returns its exit code."""
+    try:
+        return WalProcess(context).run()
+    except (Error, OSError) as error:
+        context.log.error("WAL process: %s", error)
+        return os.EX_SOFTWARE

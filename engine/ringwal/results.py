@@ -1,0 +1,69 @@
+"""Where results stay when their completion cells are needed for later appends.
+
+The drain stores a result in one of a client's completion cells; a number's low bits choose the cell. Numbers are handed out
+page by page. Before a page's cells are used again its results are copied, in one pass in C, and stay with the receipts that
+still want them. So an append touches no earlier receipt, and a receipt that nobody keeps costs nothing after it is gone.
+"""
+
+from __future__ import annotations
+
+import array
+from typing import TYPE_CHECKING
+
+from ringwal._native import ffi, lib
+
+if TYPE_CHECKING:
+    from ringwal.lane import Lane
+
+PENDING = -1
+FAILED = -2
+
+_poll = lib.rw_completion_poll
+_FAILED_REQUEST = lib.RW_FAILED_REQUEST
+
+
+class Results:
+    """The results of one page of numbers: in shared memory at first, here once the page is kept."""
+
+    __slots__ = ("first", "kept", "lane")
+
+    def __init__(self, lane: Lane, first: int) -> None:
+        self.lane = lane
+        self.first = first
+        self.kept: array.array[int] | None = None
+
+    def find(self, number: int) -> int:
+        """The offset of that append, `PENDING`, or `FAILED` (the lane's ``lost`` says why)."""
+        if self.kept is None:
+            found = int(_poll(self.lane.writer, number))
+            if found >= 0:
+                return found
+            if found == _FAILED_REQUEST:
+                self.lane.end_failed()
+        # After the poll: the cell may have gone to a later number meanwhile, and then the result is kept.
+        kept = self.kept
+        if kept is None:
+            return PENDING
+        found = kept[number - self.first]
+        return found if found >= 0 else FAILED
+
+    def collect(self, count: int) -> array.array[int]:
+        """What the cells hold now of ``count`` numbers: offsets, and what is below 0 for those that are not confirmed."""
+        found = array.array("q", bytes(8 * count))
+        lib.rw_completions_collect(self.lane.writer, self.first, count, ffi.from_buffer("int64_t[]", found))
+        return found
+
+
+class Page:
+    """One page of numbers and the way to the next one.
+
+    Receipts keep a page's `Results` and not the page, else a receipt that is kept for long would keep all later pages. A
+    thread takes hold of a page before it gets a number, so the page of that number can be reached whatever other threads do.
+    """
+
+    __slots__ = ("last", "next", "results")
+
+    def __init__(self, lane: Lane, first: int, count: int) -> None:
+        self.results = Results(lane, first)
+        self.last = first + count - 1
+        self.next: Page | None = None
