@@ -295,10 +295,15 @@ int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job)
     rw_log_ring *r = &w->ring;
     rw_log_ring_advance(r);
     int fd = rw_wal_segment_fd(w, rw_wal_segment(w), thread);
-    /* At a segment's end, or without room: whatever comes next does it. */
-    if (!rw_cover_due(w) || fd < 0 || rw_log_ring_begin(r, sizeof(rw_block), RW_PAGE) != RW_OK)
+    if (!rw_cover_due(w) || fd < 0)
         return RW_PENDING;
-    rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
+    int rc = rw_log_ring_begin(r, sizeof(rw_block), RW_PAGE);
+    if (rc == RW_OK)
+        rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
+    else if (rc == RW_TOO_LARGE && rw_log_ring_begin_end(r) == RW_OK) /* a full segment: its END block covers, too */
+        rw_log_ring_seal(r, RW_BLOCK_END, rw_log_ring_segment_room(r) + RW_PAGE, w->last_timestamp_ns);
+    else
+        return RW_PENDING; /* no room in the ring yet */
     w->covered_end = w->c->sealed_end;
     hand_out(w, job, fd);
     return RW_OK;

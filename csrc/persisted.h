@@ -4,8 +4,11 @@
  *   0 --CAS--> 2   the write failed: the same thread; the epoch is over
  *
  * 1 and 2 are final. The byte of a block that is composed anew starts at 0 (the ring space is only reused once every
- * record in it is confirmed). A replaced WAL process may find some bytes of a block at 1 because its predecessor was
- * killed between two of them; it writes the whole block again and its CAS leaves those alone.
+ * record in it is confirmed).
+ *
+ * One byte at 1 proves the write of its whole block, also to a WAL process whose predecessor was killed between two bytes.
+ * It sets the rest and does not write the block again: the drain may have confirmed the first ones meanwhile, in a pass over
+ * their stream that another block set off, and a second write that fails or tears would take what is confirmed.
  *
  * No lock is held. The CAS is sequentially consistent, so the drain, which may look at the byte of a stream's head at
  * any moment, sees it at the latest after the block is announced (PAIR: completions).

@@ -63,6 +63,21 @@ int rw_wal_restore(rw_wal *w)
     return unfinished;
 }
 
+/* A persisted byte that is 1 says that the write of its block has completed, and records of it may have been confirmed on
+ * the strength of that. To write such a block again would put them at risk: the second write may fail or tear. */
+static bool write_completed(const uint8_t *block)
+{
+    const rw_block *h = (const rw_block *)block;
+    uint64_t at = sizeof *h;
+    for (uint32_t i = 0; i < h->records; i++) {
+        const rw_record *r = (const rw_record *)(block + at);
+        if (rw_is_persisted(r))
+            return true;
+        at += rw_record_frame(r->payload_bytes);
+    }
+    return false;
+}
+
 int rw_wal_rewrite(rw_wal *w)
 {
     rw_control *c = w->c;
@@ -70,8 +85,13 @@ int rw_wal_rewrite(rw_wal *w)
         const rw_block_entry *e = rw_block_entry_of(c, n);
         if (e->state != RW_BLOCK_SEALED)
             continue;
+        uint8_t *block = rw_log_ring_at(&w->ring, e->position);
+        if (write_completed(block)) {
+            rw_mark_persisted(w, n, block);
+            continue;
+        }
         rw_block_job job = {
-            .block = rw_log_ring_at(&w->ring, e->position),
+            .block = block,
             .number = n,
             .length = e->length,
             .file_offset = RW_PAGE + e->position % c->segment_bytes,

@@ -116,12 +116,17 @@ int rw_write_job(rw_wal *w, const rw_block_job *job)
     if (job->length <= RW_SMALL_WRITE)
         rw_write_took(w->c, rw_now_ns() - began);
     (void)RW_POINT("l.sync.done_unpublished");
-    rw_persist_block(job->block);
-    (void)RW_POINT("l.publish.post");
-    rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_PERSISTED); /* PAIR: block state */
     rw_add64(&w->c->wal_writes, 1);
-    rw_tell_drain(w);
+    rw_mark_persisted(w, job->number, job->block);
     return RW_OK;
+}
+
+void rw_mark_persisted(rw_wal *w, uint64_t number, uint8_t *block)
+{
+    rw_persist_block(block);
+    (void)RW_POINT("l.publish.post");
+    rw_store32(&rw_block_entry_of(w->c, number)->state, RW_BLOCK_PERSISTED); /* PAIR: block state */
+    rw_tell_drain(w);
 }
 
 /* Before the write: a parked drain gets up while the disk works. */

@@ -21,7 +21,7 @@
  *   killed before seal           the block never existed; the requests are still in the lanes
  *   after seal, before publish   lane heads and offsets follow from the tickets and offsets of the last sealed block
  *   ahead, before, in the write  the block is not marked persisted: same bytes are written to the same place again
- *   between two persisted bytes  the block is written again, the remaining bytes are set
+ *   between two persisted bytes  the remaining bytes are set; the block is not written again: one byte proves its write
  *   before telling the drain     the drain looks on its own before it parks for long, and the successor tells it
  */
 #ifndef RW_WAL_H

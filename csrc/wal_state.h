@@ -90,6 +90,8 @@ void rw_publish_block(rw_wal *w);
 
 /* wal.c */
 int rw_write_job(rw_wal *w, const rw_block_job *job);
+/* The write of this sealed block has completed, by this process or by the one before: its bytes, its state, the drain. */
+void rw_mark_persisted(rw_wal *w, uint64_t number, uint8_t *block);
 void rw_tell_drain(rw_wal *w);
 
 #endif

@@ -120,6 +120,27 @@ def test_an_empty_block_vouches_for_the_last_one_once(tmp_path: Path) -> None:
         assert (again, memory.control.sealed) == (covered + 1, covered + 1)
 
 
+def test_a_full_segment_is_covered_too(tmp_path: Path) -> None:
+    # The last block ends where only the END block's page is left: there is no room for an empty block of its own.
+    pages = SEGMENT // 4096
+    with Memory() as memory:
+        writer, sequencer = Writer(memory, 0), Sequencer(memory)
+        while (memory.control.sealed_end % SEGMENT) // 4096 < pages - 1:
+            assert writer.append(b"one a block") == lib.RW_OK
+            take(memory, tmp_path)
+            sequencer.settle()
+        full = memory.control.sealed
+        take(memory, tmp_path, cover_ns=1)
+        assert memory.control.sealed == full + 1
+        last, cover = memory.entry(full - 1), ffi.cast("rw_block *", ffi.from_buffer(in_ring(memory, full)))
+        assert cover.kind == lib.RW_BLOCK_END
+        assert cover.watermark == last.position + last.span
+        assert on_disk(memory, tmp_path, full) == in_ring(memory, full)
+        assert memory.control.sealed_end == SEGMENT
+        take(memory, tmp_path, cover_ns=1)  # a successor does not know that and does it again, in the next segment
+        assert (memory.control.sealed, memory.entry(full + 1).position) == (full + 2, SEGMENT)
+
+
 def test_a_segment_ends_with_an_end_block(tmp_path: Path) -> None:
     with Memory() as memory:
         writer, sequencer = Writer(memory, 0, lane_bytes=256 * KIB), Sequencer(memory)
@@ -313,6 +334,29 @@ def test_a_successor_goes_on_exactly_where_the_predecessor_was_killed(
         sequencer.settle()
         assert memory.completed(0, writer.last) == offsets[2]
         assert memory.slot(0).requests == 8
+
+
+@pytest.mark.parametrize("persisted", [(1, 0, 0), (0, 1, 0), (1, 1, 1)])
+def test_a_block_with_a_persisted_record_is_not_written_again(persisted: tuple[int, ...], tmp_path: Path) -> None:
+    with Memory() as memory:
+        writer = Writer(memory, 0)
+        for i in range(2):
+            assert writer.append(b"record %d" % i) == lib.RW_OK
+        take(memory, tmp_path)
+        for record, byte in zip(memory.records(1), persisted, strict=True):  # a definition and two batches
+            record.persisted = byte
+        memory.entry(1).state = lib.RW_BLOCK_SEALED
+        Sequencer(memory).step()  # may confirm the first ones: that depends on their streams' heads
+        with Wal(memory, tmp_path) as successor:
+            successor.add_segments(range(1), os.O_RDONLY)  # a write to it fails, and would end the epoch
+            assert lib.rw_wal_restore(successor.wal) == 1
+            assert lib.rw_wal_rewrite(successor.wal) == lib.RW_OK
+        assert memory.persisted(1) == [1, 1, 1]
+        assert memory.entry(1).state == lib.RW_BLOCK_PERSISTED
+        assert memory.control.wal_rewrites == 0
+        sequencer = Sequencer(memory)
+        sequencer.settle()
+        assert memory.completed(0, writer.last) == 1
 
 
 def test_a_successor_is_not_disturbed_by_a_large_block_composed_over_the_last_one(tmp_path: Path) -> None:
