@@ -29,7 +29,7 @@ def measure(directory: Path) -> dict[str, Any]:
             calls, bursts = _bursts(stream, BURSTS)
             kept = _kept(stream)
     finally:
-        subject.stop(server, directory / "engine")
+        server.stop()
     return {
         "append_ns": {
             key: value * 1e3 - clock_ns for key, value in stats.latency_us(calls).items() if key in ("p50", "p90", "p99")

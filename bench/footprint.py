@@ -36,7 +36,7 @@ def startup(directory: Path) -> dict[str, Any]:
                 client.stream("first").append(b"first").result()
                 appended.append(time.perf_counter() - begin)
         finally:
-            subject.stop(server, directory / f"engine-{i}")
+            server.stop()
     return {
         "ready_s": statistics.median(ready),
         "connect_s": statistics.median(attached),
@@ -67,7 +67,7 @@ def idle(directory: Path, seconds: float) -> dict[str, Any]:
             if client.pid is not None:
                 client.kill()
                 client.join()
-        subject.stop(server, directory / "engine")
+        server.stop()
     return {"clients": IDLE_CLIENTS, "seconds": seconds, "core_share": sum(each.values()), "core_share_by_process": each}
 
 
@@ -107,7 +107,7 @@ def soak(directory: Path, seconds: float, say: Callable[[str], None]) -> dict[st
                 writer.join(10)
                 writer.kill()
                 writer.join()
-        subject.stop(server, directory / "engine")
+        server.stop()
     private = [point[1] for point in points]
     half = len(private) // 2
     return {

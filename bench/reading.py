@@ -38,7 +38,7 @@ def measure(directory: Path, records: int) -> dict[str, Any]:
                 "ring": _pass(stream, newest, records),
             }
     finally:
-        subject.stop(server, place)
+        server.stop()
 
 
 def _pass(stream: Any, start: int, end: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def _fill(place: Path, size: int, directory: Path) -> int:
                 stream.flush(FILL_TIMEOUT)
         return subject.counters(place)["wal_block_bytes"]
     finally:
-        subject.kill(server, place)
+        server.stop(signal.SIGKILL)
 
 
 def _start_seconds(place: Path, directory: Path, keep: Callable[[], None] | None = None) -> tuple[float, int, float]:
@@ -97,7 +98,7 @@ def _start_seconds(place: Path, directory: Path, keep: Callable[[], None] | None
     try:
         peak = _peak(server.process.pid)
     finally:
-        subject.stop(server, place)
+        server.stop()
     if keep is not None:
         keep()
     told = re.search(r" in ([0-9.]+) s", log.read_text())

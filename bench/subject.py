@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +12,6 @@ from typing import Any, ClassVar
 from bench.contender import Contender, PipelinedSession, Plan, Session
 from bench.processes import Server
 from bench.scenario import Scenario
-from ringwal import errors
-from ringwal.log import manifest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FILL_TIMEOUT = 180.0
@@ -45,30 +41,9 @@ def start(directory: Path, settings: Mapping[str, str], log: Path, timeout: floa
     try:
         server.wait_until(lambda: b"ready: " in log.read_bytes(), timeout)
     except BaseException:
-        stop(server, directory)
+        server.stop()
         raise
     return server
-
-
-def stop(server: Server, directory: Path, number: int = signal.SIGTERM) -> None:
-    """Ends the engine, by force if it does not end by itself, and removes what it then leaves in shared memory."""
-    try:
-        server.stop(number)
-    finally:
-        _forget(directory)
-
-
-def kill(server: Server, directory: Path) -> None:
-    """Ends every process of the engine at once, as a crash would; its shared memory goes too, as nobody will reuse it."""
-    stop(server, directory, signal.SIGKILL)
-
-
-def _forget(directory: Path) -> None:
-    """An engine that ended in order has left nothing; without a readable manifest nothing tells what was its own."""
-    with contextlib.suppress(FileNotFoundError, errors.CorruptionError):
-        uuid = manifest.load(directory).uuid
-        for path in Path("/dev/shm").glob(f"ringwal-{uuid.hex()[:16]}-*"):
-            path.unlink(missing_ok=True)
 
 
 class _Session(PipelinedSession):
@@ -136,7 +111,7 @@ class Ringwal(Contender):
     def teardown(self) -> None:
         if self.server is not None:
             server, self.server = self.server, None
-            stop(server, self.directory)
+            server.stop()
 
 
 class RingwalLog(Ringwal):

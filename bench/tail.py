@@ -34,7 +34,7 @@ def measure(directory: Path, seconds: float) -> dict[str, Any]:
     try:
         rows = _rows(directory, WARM + int(seconds * RATE))[WARM:]
     finally:
-        subject.stop(server, directory / "engine")
+        server.stop()
     return {
         "rate": RATE,
         "append_to_confirmed_us": stats.latency_us(confirmed - sent for sent, confirmed, _, _ in rows),

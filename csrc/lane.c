@@ -86,7 +86,7 @@ uint64_t rw_writer_record_limit(const rw_writer *w) { return w->limit; }
 
 static int usable(const rw_writer *w)
 {
-    if (rw_load32(&w->c->state) != RW_RUNNING || rw_peek32(&w->shut))
+    if (rw_load32(&w->c->state) != RW_RUNNING || rw_peek32(&w->shut) || rw_supervisor_died(w->c))
         return RW_GONE;
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }
@@ -176,6 +176,8 @@ int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint3
                    uint64_t number)
 {
     uint64_t at;
+    if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
+        return RW_BAD;
     int rc = claim(w, (count > 1 ? 4ull * count : 0) + bytes, &at);
     if (rc == RW_OK)
         put_batch(w, at, stream, lengths, count, data, bytes, number);
@@ -216,6 +218,8 @@ int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, u
                        uint64_t bytes)
 {
     uint64_t at;
+    if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
+        return RW_BAD;
     int64_t number = start(w, stream, (count > 1 ? 4ull * count : 0) + bytes, &at);
     if (number >= 0)
         put_batch(w, at, stream, lengths, count, data, bytes, (uint64_t)number);
@@ -271,7 +275,7 @@ int64_t rw_completion_poll(const rw_writer *w, uint64_t number)
 static int waitable(const rw_writer *w)
 {
     uint32_t state = rw_load32(&w->c->state);
-    if (state != RW_RUNNING && state != RW_STOPPING)
+    if ((state != RW_RUNNING && state != RW_STOPPING) || rw_supervisor_died(w->c))
         return RW_GONE;
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }

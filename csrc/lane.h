@@ -55,7 +55,8 @@ void rw_writer_shut(rw_writer *w);
 uint64_t rw_writer_record_limit(const rw_writer *w);
 
 /* Publishes one request under the next number, which is returned (>= 0). RW_CHORE: no number is free, grant some. RW_FULL,
- * RW_TOO_LARGE, RW_GONE, RW_FAULT as below. Nothing is written, and no number used, unless one is returned. Numbers begin at
+ * RW_TOO_LARGE, RW_GONE, RW_FAULT as below; RW_BAD: the lengths are not those of the data, which the WAL process would
+ * refuse, and the lane with it. Nothing is written, and no number used, unless one is returned. Numbers begin at
  * generation << 32 and have no holes; a thread's numbers are in the order of its requests. */
 int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes);
 int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,

@@ -1,6 +1,6 @@
 /* Every shared and every stored byte: the structs, their drawing, and who writes each word.
  *
- * SHARED MEMORY OF ONE ENGINE (three kinds of POSIX object)
+ * SHARED MEMORY OF ONE ENGINE (three kinds of object, without names: they are handed over as descriptors)
  *
  *   control                                            log ring                     lane k (one per writer)
  *   +--------------------------------------------+     +-----------------------+    +------------------------+
@@ -22,6 +22,7 @@
  *   rw_control.magic                       S     all       stored last; attach refuses anything else
  *   rw_control.state, error                S     all       RUNNING, STOPPING, STOPPED, FAILED; errno of the failure
  *   rw_control.membership                  S     W D       bumped when a slot changes; look at the slots again
+ *   rw_control.life                        S, kernel  all  a mutex that the supervisor holds; the kernel marks its death
  *   rw_control.bell                        W     C         whether a publisher has to ring (wal.c: THE BELL)
  *   rw_control.write_ns                    W     S C       how long a small write takes at the least
  *   rw_control.sealed, sealed_end          W     D C       number of sealed blocks; log position after the last one
@@ -49,7 +50,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RW_LAYOUT_VERSION 3u
+#define RW_LAYOUT_VERSION 4u
 #define RW_FORMAT_VERSION 1u
 
 #define RW_CONTROL_MAGIC 0x314c525443575221ull
@@ -88,13 +89,14 @@ typedef struct rw_control {
     uint64_t started_ns;       /* wall clock, or the log's newest time if that is later: nothing is stamped before it */
     uint32_t confirm_order;    /* 0 stream, 1 log */
     uint32_t supervisor_pid;
-    RW_PAD(pad0, 48, 64);
+    uint32_t life_at; /* which word of `life` the kernel marks, plus 1; 0: none */
+    RW_PAD(pad0, 52, 64);
     /* 128: supervisor */
     uint32_t state;
     uint32_t error;
     uint32_t membership;
     uint32_t stream_count;
-    RW_PAD(pad1, 16, 64);
+    uint64_t life[6]; /* memory.h: THE SUPERVISOR'S LIFE */
     /* 192: WAL, read by every publisher */
     uint64_t bell;
     uint64_t write_ns; /* the quickest of the latest small writes; crowd.h */
@@ -294,6 +296,7 @@ typedef struct rw_record {
 RW_SIZE(rw_control, 4096);
 RW_AT(rw_control, uuid, 64);
 RW_AT(rw_control, state, 128);
+RW_AT(rw_control, life, 144);
 RW_AT(rw_control, bell, 192);
 RW_AT(rw_control, sealed, 256);
 RW_AT(rw_control, completions, 320);

@@ -6,13 +6,17 @@
 #include "wait.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,7 +45,8 @@ uint64_t rw_fingerprint(void)
         RW_LAYOUT_VERSION, RW_FORMAT_VERSION, RW_PAGE, RW_LINE, RW_BLOCK_ENTRIES, RW_STREAM_NAME_MAX, RW_TAIL_INTERESTS,
         sizeof(rw_control), AT(rw_control, fingerprint), AT(rw_control, epoch), AT(rw_control, segment_bytes),
         AT(rw_control, uuid), AT(rw_control, max_record_bytes), AT(rw_control, confirm_order), AT(rw_control, state),
-        AT(rw_control, error), AT(rw_control, membership), AT(rw_control, stream_count), AT(rw_control, bell),
+        AT(rw_control, error), AT(rw_control, membership), AT(rw_control, stream_count), AT(rw_control, life_at),
+        AT(rw_control, life), AT(rw_control, bell),
         AT(rw_control, sealed), AT(rw_control, sealed_end), AT(rw_control, reserve_end), AT(rw_control, block_seed),
         AT(rw_control, position_seed), AT(rw_control, completions), AT(rw_control, wal_error),
         AT(rw_control, storage_full), AT(rw_control, io_direct), AT(rw_control, segments_end), AT(rw_control, drain_parked),
@@ -239,6 +244,49 @@ void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t
     s->confirmed_offset = next_offset;
     s->defined_end = 1; /* the barrier holds its definition: any position at or below the first block's says so */
     rw_stream_open(c, id, name, name_bytes);
+}
+
+/* The word that holds the owner's thread number is looked for, as every C library has it at another place. */
+int rw_supervisor_hold(rw_control *c)
+{
+    _Static_assert(sizeof(pthread_mutex_t) <= sizeof c->life, "life");
+    pthread_mutex_t *life = (pthread_mutex_t *)c->life;
+    pthread_mutexattr_t a;
+    int rc = pthread_mutexattr_init(&a);
+    if (rc != 0)
+        return RW_BAD;
+    rc = pthread_mutexattr_setpshared(&a, PTHREAD_PROCESS_SHARED);
+    if (rc == 0)
+        rc = pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
+    if (rc == 0)
+        rc = pthread_mutex_init(life, &a);
+    pthread_mutexattr_destroy(&a);
+    if (rc != 0 || pthread_mutex_lock(life) != 0)
+        return RW_BAD;
+    const uint32_t *words = (const uint32_t *)c->life, self = (uint32_t)syscall(SYS_gettid);
+    for (uint32_t i = 0; i < sizeof(pthread_mutex_t) / sizeof *words; i++)
+        if ((words[i] & FUTEX_TID_MASK) == self) {
+            rw_store32(&c->life_at, i + 1);
+            return RW_OK;
+        }
+    pthread_mutex_unlock(life);
+    return RW_BAD;
+}
+
+void rw_supervisor_let_go(rw_control *c)
+{
+    if (c->life_at == 0)
+        return;
+    rw_store32(&c->life_at, 0);
+    pthread_mutex_unlock((pthread_mutex_t *)c->life);
+}
+
+int64_t rw_birth_ns(int fd)
+{
+    struct statx st;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &st) != 0 || !(st.stx_mask & STATX_BTIME))
+        return 0;
+    return (int64_t)st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec;
 }
 
 void rw_nudge(rw_control *c) { rw_unpark(&c->completions, INT_MAX); }

@@ -8,8 +8,11 @@
 #ifndef RW_MEMORY_H
 #define RW_MEMORY_H
 
+#include "atomics.h"
 #include "layout.h"
 #include "status.h"
+
+#include <linux/futex.h>
 
 /* The ring keeps this much between the largest record and its own size: headers, padding, and room to breathe. */
 #define RW_RING_RESERVE (64u * 1024u)
@@ -70,7 +73,25 @@ void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t
  * it: call again while something is still owed. */
 void rw_nudge(rw_control *c);
 
+/* THE SUPERVISOR'S LIFE. A supervisor that is killed can tell nobody, and nobody else may write its words. So its thread
+ * holds a robust mutex in the control area for as long as it serves: when the thread ends, whatever ended it, the kernel
+ * sets FUTEX_OWNER_DIED in the mutex's word, in whichever process has the page mapped. An append finds it there without a
+ * system call, and is refused instead of going into a lane that nobody reads.
+ *
+ * By the thread that lives as long as the engine. RW_OK, or RW_BAD: cannot be had; death shows on the socket only then. */
+int rw_supervisor_hold(rw_control *c);
+/* By the same thread, at an end that the state has told. Nothing happens if it does not hold. */
+void rw_supervisor_let_go(rw_control *c);
+static inline int rw_supervisor_died(const rw_control *c)
+{
+    uint32_t at = rw_load32(&c->life_at);
+    return at != 0 && (rw_load32((const uint32_t *)c->life + at - 1) & FUTEX_OWNER_DIED) != 0;
+}
+
 /* In a child, first thing: SIGKILL when the parent dies. RW_GONE if `parent` is dead already. */
 int rw_die_with_parent(int parent);
+
+/* When the file behind `fd` was made, wall clock; 0 where the file system does not say. */
+int64_t rw_birth_ns(int fd);
 
 #endif

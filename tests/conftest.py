@@ -1,8 +1,8 @@
 """What every test stands on: a directory of its own, and proof that it left nothing behind.
 
 A test leaves something behind when, after its fixtures are torn down, a process that descends from it still runs, a
-thread that is no daemon still runs, or a shared memory object of an engine it had is still there. Such a test fails,
-and what it left is removed, so that the next test starts clean.
+thread that is no daemon still runs, or an engine has left a name in /dev/shm. Such a test fails, and what it left is
+removed, so that the next test starts clean.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+import shm_names
+
 try:
     import ringwal._native  # noqa: F401
 except ImportError as error:
@@ -29,14 +31,9 @@ except ImportError as error:
     ) from error
 
 PR_SET_CHILD_SUBREAPER = 36
-SHM = Path("/dev/shm")
-PREFIX = "ringwal-"
-MANIFEST_UUID = slice(24, 40)  # of a slot; a manifest has two, one page each
 GRACE_SECONDS = 10.0
 # Helper processes of multiprocessing live as long as the test process, by design.
 OF_MULTIPROCESSING = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
-# Set where nothing else runs engines on the machine: then every new object counts, known directory or not.
-EXCLUSIVE = os.environ.get("RINGWAL_TEST_EXCLUSIVE") == "1"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -108,22 +105,8 @@ def reap(pids: set[int]) -> None:
             continue  # reaped by whoever started it
 
 
-def uuids_below(root: Path) -> set[str]:
-    """Engine uuids, as they begin the names of shared memory objects, of all manifests in the tree `root`."""
-    found = set()
-    for manifest in root.rglob("manifest"):
-        if manifest.is_file():
-            raw = manifest.read_bytes()
-            found |= {raw[page:][MANIFEST_UUID].hex()[:16] for page in (0, 4096)}
-    return found
-
-
-def shared_objects() -> set[str]:
-    return {entry.name for entry in SHM.iterdir() if entry.name.startswith(PREFIX)}
-
-
-def remains(root: Path, processes: set[int], objects: set[str], threads: set[threading.Thread]) -> list[str]:
-    """Says what is there now beyond `processes`, `objects` and `threads`, and removes it."""
+def remains(processes: set[int], threads: set[threading.Thread]) -> list[str]:
+    """Says what is there now beyond `processes` and `threads`, and removes it."""
     said = []
     fresh = own_processes() - processes
     stuck = {pid: command_of(pid).replace(b"\0", b" ").decode(errors="replace") for pid in await_death(fresh, GRACE_SECONDS)}
@@ -133,30 +116,28 @@ def remains(root: Path, processes: set[int], objects: set[str], threads: set[thr
     reap(fresh)
     said += [f"process {pid}: {command}" for pid, command in stuck.items()]
 
-    ours = {f"{PREFIX}{uuid}-" for uuid in uuids_below(root)}
-    for name in sorted(shared_objects() - objects):
-        if EXCLUSIVE or any(name.startswith(begin) for begin in ours):
-            (SHM / name).unlink(missing_ok=True)
-            said.append(f"shared memory /{name}")
+    for name in shm_names.left():
+        (shm_names.SHM / name).unlink(missing_ok=True)
+        said.append(f"shared memory /{name}")
     said += [f"thread {thread.name}" for thread in set(threading.enumerate()) - threads if not thread.daemon]
     return said
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_left_by_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def nothing_left_by_session() -> Iterator[None]:
     """Catches what fixtures of a wider scope leave behind."""
-    before = own_processes(), shared_objects(), set(threading.enumerate())
+    before = own_processes(), set(threading.enumerate())
     yield
-    said = remains(tmp_path_factory.getbasetemp(), *before)
+    said = remains(*before)
     if said:
         pytest.fail("the session left behind: " + "; ".join(said))
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path, nothing_left_by_session: None) -> Iterator[None]:
-    before = own_processes(), shared_objects(), set(threading.enumerate())
+def nothing_left(nothing_left_by_session: None) -> Iterator[None]:
+    before = own_processes(), set(threading.enumerate())
     yield
-    said = remains(tmp_path, *before)
+    said = remains(*before)
     if said:
         pytest.fail("the test left behind: " + "; ".join(said))
 

@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from log_place import log_at, path_of
 from ringwal._native import ffi, lib
+from ringwal.log import manifest as manifests
 from ringwal.log import segment as segments
+from ringwal.log.directory import SEGMENTS
+from ringwal.log.manifest import Manifest
 from ringwal.reader import Reader, Record
 
 PAGE = 4096
@@ -88,7 +92,9 @@ class LogMaker:
         self.control: Any = None
         self.ring: Any = None
         self._memory: mmap.mmap | None = None
-        segments.folder(directory).mkdir(parents=True)
+        (directory / SEGMENTS).mkdir(parents=True)
+        made = Manifest(uuid=UUID, segment_bytes=segment_bytes, window_bytes=ring_bytes)
+        manifests.create(log_at(directory), made)
 
     def close(self) -> None:
         if self.ring is not None:
@@ -126,10 +132,10 @@ class LogMaker:
         assert self.ring != ffi.NULL
 
     def reader(self) -> Reader:
-        return Reader(self.directory, self.control, self.ring)
+        return Reader(log_at(self.directory), self.control, self.ring)
 
     def segment_file(self, segment: int) -> Path:
-        return segments.path_of(self.directory, segment)
+        return path_of(self.directory, segment)
 
     def write_file(self, position: int, data: bytes) -> None:
         """Bytes at a log position of the segment files, and nothing else."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+import shm_names
 from bench import before_after, device, extras, measure, peers, processes, run, subject, tail
 from bench.before import build
 from bench.contender import BlockingSession, Contender, ContenderFailedError
 from bench.peers import redis_streams
 from bench.scenario import ONE, Scenario
-from ringwal.log import manifest
 from tests.bench_fakes import Attended, Broken, S, plan
 
 
@@ -58,19 +58,15 @@ def test_an_extra_that_breaks_is_not_measured_and_only_the_user_ends_the_run(tmp
 
 def test_an_engine_that_was_killed_or_does_not_start_leaves_no_shared_memory(tmp_path: Path) -> None:
     place, log = tmp_path / "engine", tmp_path / "log"
-
-    def left() -> list[Path]:
-        return list(Path("/dev/shm").glob(f"ringwal-{manifest.load(place).uuid.hex()[:16]}-*"))
-
     subject.start(place, {}, log).stop(signal.SIGKILL)
-    assert left()
+    assert shm_names.left() == []
     with pytest.raises(ContenderFailedError, match="did not start"):
         subject.start(place, {"max-streams": "nonsense"}, log)
-    assert not left()
+    assert shm_names.left() == []
     server = subject.start(place, {}, log)
     server.process.kill()
-    subject.stop(server, place)
-    assert not left()
+    server.stop()
+    assert shm_names.left() == []
 
 
 def test_the_tail_does_not_wait_for_ever_for_the_drains_clock() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import shm_names
 from ringwal import errors
 from ringwal._native import ffi
 from ringwal.config import settings
@@ -199,10 +200,10 @@ def test_run_prints_one_ready_line_and_leaves_nothing(tmp_path: Path) -> None:
     ready = json.loads(line_of(host))
     assert ready["ready"] is True
     assert ready["pid"] == host.pid
-    assert list(Path("/dev/shm").glob(f"ringwal-{ready['uuid'][:16]}-*"))
+    assert shm_names.left() == []  # not even while it runs
     code, out, _ = end(host)
     assert (code, out) == (0, b"")
-    assert not list(Path("/dev/shm").glob(f"ringwal-{ready['uuid'][:16]}-*"))
+    assert shm_names.left() == []
 
 
 def test_ctrl_c_stops_an_engine_in_order(tmp_path: Path) -> None:
@@ -281,7 +282,8 @@ def freeze(pid: int) -> None:
 
 def claimed(report: dict[str, Any]) -> int:
     """Lane position up to which the one writer of this engine has claimed room."""
-    lanes = Path("/dev/shm").glob(f"ringwal-{report['uuid'][:16]}-*-lane*")
+    links = Path(f"/proc/{report['pid']}/fd").iterdir()
+    lanes = [link for link in links if link.is_symlink() and str(link.readlink()).startswith("/memfd:ringwal lane")]
     with max(lanes, key=lambda path: path.stat().st_size).open("rb") as lane:
         lane.seek(ffi.offsetof("rw_lane", "claim") - ffi.sizeof("rw_lane"), os.SEEK_END)  # the header is behind the data
         return int.from_bytes(lane.read(8), sys.byteorder)

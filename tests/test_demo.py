@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from ringwal import memory
+import shm_names
 from ringwal.demo import corpus
 from ringwal.demo.check import Findings, Promises, StreamCheck
 from ringwal.demo.journal import Journal, Notes, digest, notes
-from ringwal.log import manifest
 
 
 @dataclass(frozen=True)
@@ -149,23 +148,22 @@ DEADLINE = 100.0
 
 
 @contextlib.contextmanager
-def running_demo(temp: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A demo in `temp` whose writers are at work, and what the names of its shared memory begin with."""
+def running_demo(temp: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A demo in `temp` whose writers are at work."""
     command = [sys.executable, "-m", "ringwal", "demo", "--temp", str(temp), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:
             assert demo.stderr is not None
             while "writers at work" not in (line := demo.stderr.readline()):
                 assert line, "the demo ended early"
-            (room,) = temp.iterdir()
-            yield demo, memory.prefix(manifest.load(room / "engine").uuid)[1:]
+            yield demo
         finally:
             demo.kill()
 
 
-def left_behind(temp: Path, prefix: str) -> list[str]:
+def left_behind(temp: Path) -> list[str]:
     """Files, shared memory and command lines of processes that are still there."""
-    found = [str(path) for path in (*temp.iterdir(), *Path("/dev/shm").glob(f"{prefix}*"))]
+    found = [*map(str, temp.iterdir()), *shm_names.left()]
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and str(temp).encode() in (line := (entry / "cmdline").read_bytes()):
@@ -174,7 +172,7 @@ def left_behind(temp: Path, prefix: str) -> list[str]:
 
 
 def test_the_demo_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    with running_demo(tmp_path, "--json", "--seconds", "3") as (demo, prefix):
+    with running_demo(tmp_path, "--json", "--seconds", "3") as demo:
         out, err = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 0, err
     result = json.loads(out)
@@ -182,26 +180,26 @@ def test_the_demo_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     assert (result["lost"], result["duplicated"], result["out_of_order"]) == (0, 0, 0)
     assert 0 < result["confirmed"] <= result["recovered"]
     assert sorted(kill["target"] for kill in result["kills"]) == ["drain", "drain", "wal", "wal", "writer"]
-    assert left_behind(tmp_path, prefix) == []
+    assert left_behind(tmp_path) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
-    with running_demo(tmp_path) as (demo, prefix):
+    with running_demo(tmp_path) as demo:
         demo.send_signal(signum)
         out, err = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 128 + signum
     assert out == ""
     assert "Traceback" not in err
-    assert left_behind(tmp_path, prefix) == []
+    assert left_behind(tmp_path) == []
 
 
 def test_a_demo_interrupted_between_its_two_engines_leaves_nothing(tmp_path: Path) -> None:
-    with running_demo(tmp_path, "--seconds", "2") as (demo, prefix):
+    with running_demo(tmp_path, "--seconds", "2") as demo:
         assert demo.stderr is not None
         while "whole engine" not in (line := demo.stderr.readline()):
             assert line, "the demo ended early"
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 128 + signal.SIGINT
-    assert left_behind(tmp_path, prefix) == []
+    assert left_behind(tmp_path) == []

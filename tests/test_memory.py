@@ -1,53 +1,82 @@
-"""Shared memory: complete before it is found, refused when it does not fit, gone when it should be."""
+"""Shared memory: without a name, complete before it is handed out, refused when it does not fit, gone when it should be."""
 
 from __future__ import annotations
 
 import errno
 import faulthandler
+import fcntl
+import mmap
 import os
 import resource
 import secrets
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import shm_names
 from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.config import KIB, MIB, Config
-from ringwal.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch
+from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch
 
 CONFIG = Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=256, max_clients=4, max_outstanding=64)
 
 
+@pytest.fixture(params=["posix", "memfd"], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What control areas and log rings are made of: where there is no posix_ipc, of memfds, as lanes are everywhere."""
+    chosen = str(request.param)
+    if chosen == "memfd":
+        monkeypatch.setattr(memory, "posix_ipc", None)
+    elif memory.posix_ipc is None:
+        pytest.skip("posix_ipc is not installed")
+    return chosen
+
+
 @pytest.fixture
-def uuid() -> Iterator[bytes]:
-    """The uuid of an engine of our own; nothing of it is left in /dev/shm, whatever the test does."""
-    value = secrets.token_bytes(16)
-    yield value
-    for name in memory.leftovers(value):
-        memory.unlink(name)
+def uuid() -> bytes:
+    return secrets.token_bytes(16)
 
 
 def create_control(uuid: bytes, epoch: int = 1) -> memory.Mapping:
     return memory.create_control(CONFIG, uuid, epoch, epoch_begin=4096, position=8192, block_number=7)
 
 
-def file_of(mapping: memory.Mapping) -> Path:
-    return Path(memory.SHM_DIRECTORY + mapping.name)
+def fd_of(mapping: memory.Mapping) -> int:
+    """What its maker hands out."""
+    assert mapping.fd is not None
+    return mapping.fd
 
 
-def open_descriptors() -> set[str]:
-    return {link for fd in os.listdir("/proc/self/fd") if (link := _link(fd)).startswith(memory.SHM_DIRECTORY)}
+def attach_control(control: memory.Mapping, uuid: bytes, epoch: int = 1) -> memory.Mapping:
+    return memory.attach_control(fd_of(control), control.bytes, uuid, epoch)
 
 
-def _link(fd: str) -> str:
+def new_lane(control: memory.Mapping, slot: int, generation: int, size: int) -> memory.Mapping:
+    fd = memory.create_lane(control, slot, generation, size)
     try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:
-        return ""
+        return memory.attach_lane(control, fd, slot, generation, size)
+    finally:
+        os.close(fd)
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def ended_by(work: Callable[[], object]) -> int:
+    """The signal that ends a child that does `work`; 0: none."""
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        work()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def test_defaults_with_eight_writers_fit_into_64_mib() -> None:
@@ -68,38 +97,77 @@ def test_created_control_is_seeded_for_an_empty_log(uuid: bytes) -> None:
         assert (c.epoch, c.epoch_begin, c.state) == (1, 4096, lib.RW_STARTING)
         assert bytes(c.uuid) == uuid
         assert c.max_record_bytes == MIB - 64 * KIB
-        assert c.control_bytes == control.bytes == file_of(control).stat().st_size
+        assert c.control_bytes == control.bytes == os.fstat(fd_of(control)).st_size
 
 
-def test_objects_are_private_and_really_allocated_whatever_the_umask(uuid: bytes) -> None:
+def test_nothing_has_a_name(uuid: bytes) -> None:
+    with create_control(uuid) as control, memory.create_log(CONFIG) as log, new_lane(control, 0, 1, 64 * KIB):
+        assert shm_names.left() == []
+        assert not any(Path(os.readlink(f"/proc/self/fd/{fd_of(mapping)}")).exists() for mapping in (control, log))
+
+
+def test_objects_are_private_and_really_allocated_whatever_the_umask(kind: str) -> None:
     before = os.umask(0o777)
     try:
-        log = memory.create_log(CONFIG, uuid, 1)
+        log = memory.create_log(CONFIG)
     finally:
         os.umask(before)
     with log:
-        facts = file_of(log).stat()
-        assert stat.S_IMODE(facts.st_mode) == 0o600
+        facts = os.fstat(fd_of(log))
+        if kind == "posix":  # a memfd never has a name by which others could open it
+            assert stat.S_IMODE(facts.st_mode) == 0o600
+        assert facts.st_nlink == 0
         assert facts.st_blocks * 512 >= MIB
 
 
-def test_no_descriptor_stays_open_after_mapping(uuid: bytes) -> None:
-    with create_control(uuid) as control, memory.attach_control(control.name, control.bytes, uuid, 1):
-        assert not open_descriptors()
+def test_what_is_handed_out_can_be_read_only(uuid: bytes) -> None:
+    with create_control(uuid) as control, memory.create_log(CONFIG) as log:
+        for mapping in (control, log):
+            with mmap.mmap(fd_of(mapping), mapping.bytes, prot=mmap.PROT_READ) as view:
+                assert len(view) == mapping.bytes
+            with pytest.raises(PermissionError):
+                mmap.mmap(fd_of(mapping), mapping.bytes)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.write(fd_of(mapping), b"x")
+            with pytest.raises(OSError, match="Invalid argument"):
+                os.ftruncate(fd_of(mapping), 0)
 
 
-def test_the_ring_is_mapped_twice_in_a_row(uuid: bytes) -> None:
-    with memory.create_log(CONFIG, uuid, 1) as log:
+def test_no_descriptor_stays_open_but_the_one_to_hand_out(uuid: bytes) -> None:
+    before = descriptors()
+    control = create_control(uuid)
+    handed_out = str(fd_of(control))
+    with attach_control(control, uuid), new_lane(control, 0, 1, 64 * KIB):
+        assert descriptors() - before == {handed_out}
+        assert not os.get_inheritable(fd_of(control))
+    control.close()
+    control.close()
+    assert descriptors() == before
+
+
+def test_what_was_handed_out_outlives_its_maker(uuid: bytes) -> None:
+    control = create_control(uuid)
+    kept = os.dup(fd_of(control))
+    size = control.bytes
+    control.pointer.state = lib.RW_RUNNING
+    control.close()
+    with memory.attach_control(kept, size, uuid, 1) as attached:
+        os.close(kept)
+        assert attached.pointer.state == lib.RW_RUNNING
+
+
+def test_the_ring_is_mapped_twice_in_a_row() -> None:
+    with memory.create_log(CONFIG) as log:
         view = ffi.buffer(log.pointer, 2 * MIB)
         view[MIB - 4 : MIB + 4] = b"abcdefgh"
         assert view[0:4] == b"efgh"
         assert view[2 * MIB - 4 : 2 * MIB] == b"abcd"
-        with memory.attach_log(log.name, MIB) as attached:
+        with memory.attach_log(fd_of(log), MIB) as attached:
             assert ffi.buffer(attached.pointer, 2 * MIB)[MIB - 4 : MIB + 4] == b"abcdefgh"
 
 
 def test_a_lane_has_its_header_once_and_its_data_twice(uuid: bytes) -> None:
-    with create_control(uuid) as control, memory.create_lane(control, uuid, 1, 2, 5, 64 * KIB) as lane:
+    with create_control(uuid) as control, new_lane(control, 2, 5, 64 * KIB) as lane:
         assert (lane.pointer.slot, lane.pointer.generation, lane.pointer.lane_bytes) == (2, 5, 64 * KIB)
         view = ffi.buffer(lane.pointer, lane.header + 2 * lane.data)
         view[lane.header : lane.header + 4] = b"data"
@@ -108,22 +176,49 @@ def test_a_lane_has_its_header_once_and_its_data_twice(uuid: bytes) -> None:
 
 @pytest.mark.parametrize("data", [2 * MIB, 6 * MIB])
 def test_large_data_lies_as_huge_pages_do_in_the_object_and_in_the_addresses(uuid: bytes, data: int) -> None:
-    with create_control(uuid) as control, memory.create_lane(control, uuid, 1, 0, 1, data) as lane:
-        first = int(ffi.cast("uintptr_t", lane.pointer)) + lane.header
-        assert first % (2 * MIB) == 0
-        ffi.buffer(lane.pointer, lane.header + 1)[lane.header] = b"x"
-        assert file_of(lane).read_bytes()[0] == ord("x")
+    with create_control(uuid) as control:
+        fd = memory.create_lane(control, 0, 1, data)
+        with memory.attach_lane(control, fd, 0, 1, data) as lane:
+            first = int(ffi.cast("uintptr_t", lane.pointer)) + lane.header
+            assert first % (2 * MIB) == 0
+            ffi.buffer(lane.pointer, lane.header + 1)[lane.header] = b"x"
+            assert os.pread(fd, 1, 0) == b"x"
+        os.close(fd)
+
+
+def test_the_size_of_a_lane_is_sealed(uuid: bytes) -> None:
+    with create_control(uuid) as control:
+        fd = memory.create_lane(control, 0, 1, 64 * KIB)
+        size = os.fstat(fd).st_size
+        for change in (0, size - 4096, size + 4096):
+            with pytest.raises(PermissionError):
+                os.ftruncate(fd, change)
+        with pytest.raises(PermissionError):
+            os.posix_fallocate(fd, 0, size + 4096)
+        with pytest.raises(PermissionError):
+            os.pwrite(fd, b"x", size)
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)  # nor can a client stop others from writing
+        assert os.fstat(fd).st_size == size
+        os.close(fd)
+
+
+def test_a_lane_is_allocated_to_its_last_byte(uuid: bytes) -> None:
+    with create_control(uuid) as control:
+        fd = memory.create_lane(control, 0, 1, 64 * KIB)
+        facts = os.fstat(fd)
+        assert facts.st_blocks * 512 >= facts.st_size == lib.rw_lane_object_bytes(64 * KIB)
+        os.close(fd)
 
 
 def test_a_read_only_mapping_cannot_be_written(uuid: bytes) -> None:
-    with create_control(uuid) as control, memory.attach_control(control.name, control.bytes, uuid, 1) as attached:
-        child = os.fork()
-        if child == 0:
-            faulthandler.disable()
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            attached.pointer.state = 1  # must die here
-            os._exit(0)
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGSEGV
+    with create_control(uuid) as control, attach_control(control, uuid) as attached:
+        assert ended_by(lambda: attached.pointer.state) == 0
+        assert ended_by(lambda: setattr(attached.pointer, "state", 1)) == signal.SIGSEGV
+        fd = memory.create_lane(control, 0, 1, 64 * KIB)
+        with memory.attach_lane(control, fd, 0, 1, 64 * KIB, writable=False) as lane:
+            os.close(fd)
+            assert ended_by(lambda: setattr(lane.pointer, "claim", 1)) == signal.SIGSEGV
 
 
 @pytest.mark.parametrize("what", ["uuid", "epoch", "magic", "layout_version", "fingerprint", "max_streams"])
@@ -134,42 +229,35 @@ def test_attach_refuses_control_of_another_engine_build_or_epoch(uuid: bytes, wh
         if what not in ("uuid", "epoch"):
             setattr(control.pointer, what, getattr(control.pointer, what) ^ 1)
         with pytest.raises(VersionMismatch):
-            memory.attach_control(control.name, control.bytes, other_uuid, other_epoch)
+            attach_control(control, other_uuid, other_epoch)
 
 
 @pytest.mark.parametrize(
     "field", ["magic", "layout_version", "slot", "generation", "epoch", "fingerprint", "lane_bytes"]
 )
 def test_attach_refuses_a_lane_that_does_not_fit(uuid: bytes, field: str) -> None:
-    with create_control(uuid) as control, memory.create_lane(control, uuid, 1, 0, 1, 64 * KIB) as lane:
-        memory.attach_lane(control, lane.name, 0, 1, 64 * KIB).close()
-        setattr(lane.pointer, field, getattr(lane.pointer, field) ^ 1)
-        with pytest.raises(VersionMismatch):
-            memory.attach_lane(control, lane.name, 0, 1, 64 * KIB)
+    with create_control(uuid) as control:
+        fd = memory.create_lane(control, 0, 1, 64 * KIB)
+        with memory.attach_lane(control, fd, 0, 1, 64 * KIB) as lane:
+            setattr(lane.pointer, field, getattr(lane.pointer, field) ^ 1)
+            with pytest.raises(VersionMismatch):
+                memory.attach_lane(control, fd, 0, 1, 64 * KIB)
+        os.close(fd)
 
 
 def test_attach_refuses_another_size(uuid: bytes) -> None:
-    with memory.create_log(CONFIG, uuid, 1) as log, pytest.raises(VersionMismatch):
-        memory.attach_log(log.name, 2 * MIB)
-
-
-def test_attach_refuses_memory_that_is_open_to_others(uuid: bytes) -> None:
-    with memory.create_log(CONFIG, uuid, 1) as log:
-        file_of(log).chmod(0o644)
-        with pytest.raises(ShmUnavailable):
-            memory.attach_log(log.name, MIB)
-
-
-def test_attach_to_what_is_gone_says_that_the_engine_ended(uuid: bytes) -> None:
-    with pytest.raises(NotRunning):
-        memory.attach_log(memory.object_name(uuid, 1, "log"), MIB)
-
-
-def test_an_existing_object_is_never_taken_over(uuid: bytes) -> None:
-    with memory.create_log(CONFIG, uuid, 1) as log:
-        with pytest.raises(ShmUnavailable):
-            memory.create_log(CONFIG, uuid, 1)
-        assert file_of(log).exists()
+    with create_control(uuid) as control, memory.create_log(CONFIG) as log:
+        fd = memory.create_lane(control, 0, 1, 64 * KIB)
+        for size in (MIB // 2, 2 * MIB):
+            with pytest.raises(VersionMismatch, match="log ring"):
+                memory.attach_log(fd_of(log), size)
+        for size in (control.bytes - 4096, control.bytes + 4096):
+            with pytest.raises(VersionMismatch, match="control area"):
+                memory.attach_control(fd_of(control), size, uuid, 1)
+        for size in (4096, 128 * KIB):
+            with pytest.raises(VersionMismatch, match="lane 0"):
+                memory.attach_lane(control, fd, 0, 1, size)
+        os.close(fd)
 
 
 def test_full_shared_memory_names_the_size_and_leaves_nothing(uuid: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,20 +265,17 @@ def test_full_shared_memory_names_the_size_and_leaves_nothing(uuid: bytes, monke
     def no_space(fd: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", no_space)
-    with pytest.raises(ShmUnavailable, match=r"1048576 bytes \(1MiB\).*--shm-size") as caught:
-        memory.create_log(CONFIG, uuid, 1)
-    assert caught.value.size == MIB
-    assert memory.leftovers(uuid) == []
-
-
-def test_leftovers_are_those_of_one_engine_of_any_epoch(uuid: bytes) -> None:
-    with memory.create_log(CONFIG, uuid, 1) as first, memory.create_log(CONFIG, uuid, 22) as second:
-        assert memory.leftovers(uuid) == sorted([first.name, second.name])
-        memory.unlink(first.name)
-        memory.unlink(first.name)
-        assert memory.leftovers(uuid) == [second.name]
-        assert memory.leftovers(secrets.token_bytes(16)) == []
+    with create_control(uuid) as control:
+        before = descriptors()
+        monkeypatch.setattr(os, "posix_fallocate", no_space)
+        with pytest.raises(ShmUnavailable, match=r"1048576 bytes \(1MiB\).*--shm-size") as caught:
+            memory.create_log(CONFIG)
+        assert caught.value.size == MIB
+        with pytest.raises(ShmUnavailable, match=r"lane 0.*lower .*lane_bytes") as caught:
+            memory.create_lane(control, 0, 1, MIB)
+        assert caught.value.size == lib.rw_lane_object_bytes(MIB)
+        assert descriptors() == before
+    assert shm_names.left() == []
 
 
 @pytest.mark.parametrize(
@@ -236,6 +321,30 @@ def test_restored_streams_go_on_where_they_ended(uuid: bytes) -> None:
         assert restored.defined_end == 1
         assert ffi.buffer(restored.name, restored.name_bytes)[:] == b"orders"
         assert (fresh.state, fresh.next_offset, fresh.defined_end) == (lib.RW_STREAM_OPEN, 0, 0)
+
+
+@pytest.mark.parametrize("way", ["killed", "exits", "lets go"])
+def test_everybody_sees_the_death_of_a_supervisor_that_could_not_tell(uuid: bytes, way: str) -> None:
+    with create_control(uuid) as control, attach_control(control, uuid) as attached:
+        assert not lib.rw_supervisor_died(attached.pointer)
+        held, holds = os.pipe()
+        end, ends = os.pipe()
+        supervisor = os.fork()
+        if supervisor == 0:
+            os.write(holds, b"1" if lib.rw_supervisor_hold(control.pointer) == lib.RW_OK else b"0")
+            os.read(end, 1)
+            if way == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if way == "lets go":
+                lib.rw_supervisor_let_go(control.pointer)
+            os._exit(0)
+        assert os.read(held, 1) == b"1"
+        assert not lib.rw_supervisor_died(attached.pointer)
+        os.write(ends, b"x")
+        os.waitpid(supervisor, 0)
+        assert bool(lib.rw_supervisor_died(attached.pointer)) == (way != "lets go")
+        for fd in (held, holds, end, ends):
+            os.close(fd)
 
 
 def test_a_child_learns_that_its_parent_is_not_the_one_it_expects() -> None:

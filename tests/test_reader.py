@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from log_maker import PAGE, LogMaker, add, check, data_of, fill_ring, offsets
+from log_place import log_at
 from ringwal import log_extents, log_index, reader
 from ringwal._native import lib
-from ringwal.errors import CorruptionError, OffsetTrimmed
+from ringwal.errors import CorruptionError, NotRunning, OffsetTrimmed
+from ringwal.log import manifest as manifests
+from ringwal.log.manifest import Manifest
 from ringwal.reader import Cursor, Reader, Record
 
 
@@ -128,6 +131,21 @@ def test_recent_records_need_no_file(log: LogMaker) -> None:
     with pytest.raises(CorruptionError, match="missing") as caught:
         log.reader().read(1, 0)
     assert caught.value.segment is not None
+
+
+@pytest.mark.parametrize("another", [True, False], ids=["another log", "no log"])
+def test_files_that_are_missing_with_their_log_are_no_damage(log: LogMaker, another: bool) -> None:
+    for _ in range(100):
+        add(log, 1)
+    reading = log.reader()
+    for path in (*log.directory.rglob("*.seg"), log.directory / "manifest"):
+        path.unlink()
+    if another:
+        made = Manifest(uuid=bytes(16), segment_bytes=log.segment_bytes, window_bytes=log.ring_bytes)
+        manifests.create(log_at(log.directory), made)
+    with pytest.raises(NotRunning, match=r"no longer in .*: deleted or replaced"):
+        reading.read(1, 0)
+    check(reading.read(1, 95), 1, 95, 5)
 
 
 def test_a_cursor_walks_on_without_a_search(log: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:

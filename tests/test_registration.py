@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import select
 import socket
 import subprocess
@@ -17,23 +18,14 @@ import pytest
 
 from ringwal._native import lib
 from ringwal.errors import ConfigError, NotRunning, ShmUnavailable, VersionMismatch
-from ringwal.registration import (
-    MESSAGE_BYTES_MAX,
-    SOCKET_NAME,
-    Connection,
-    Listener,
-    Message,
-    Registration,
-    check_hello,
-    check_stream_name,
-)
+from ringwal.protocol.client import Registration
+from ringwal.protocol.messages import MESSAGE_BYTES_MAX, SOCKET_NAME, Message, check_stream_name
+from ringwal.protocol.server import Connection, Listener, check_hello
 
 HELLO: Message = {
     "uuid": "00" * 16,
     "epoch": 3,
-    "control": "/c",
     "control_bytes": 4096,
-    "log": "/l",
     "ring_bytes": 8192,
     "directory": "/d",
     "config": {"lane_bytes": 65536},
@@ -42,12 +34,17 @@ WAIT = 10.0
 
 
 class Desk(threading.Thread):
-    """A supervisor's end that answers with what the test wants; `last` is the connection it serves."""
+    """A supervisor's end that answers with what the test wants. `requests` are all that came, answered or not."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
-        self.listener = Listener(directory)
+        self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.listener = Listener(self.directory)
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.control, self.ring, self.lane = (os.memfd_create(name) for name in ("control", "ring", "lane"))
+        self.handed_out = [self.bell, self.directory, self.control, self.ring]
+        self.lanes = [self.lane]
+        self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.end, self.ended = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.mute = threading.Event()
         self.gone = threading.Event()
@@ -70,8 +67,10 @@ class Desk(threading.Thread):
     def serve(self, connection: Connection, poller: select.poll) -> None:
         try:
             request = connection.receive()
-            if request is not None and not self.mute.is_set():
-                self.answer(connection, request)
+            if request is not None:
+                self.requests.put(request)
+                if not self.mute.is_set():
+                    self.answer(connection, request)
         except EOFError:
             poller.unregister(connection)
             self.connections.remove(connection)
@@ -82,9 +81,11 @@ class Desk(threading.Thread):
 
     def answer(self, connection: Connection, request: Message) -> None:
         if request["op"] == "hello":
-            connection.reply(request, HELLO, [self.bell])
+            connection.reply(request, HELLO, self.handed_out)
         elif request["op"] == "lane":
-            connection.reply(request, {"slot": 1, "generation": 2, "name": "/lane", "bytes": request["bytes"] * 2})
+            connection.reply(request, {"slot": 1, "generation": 2, "bytes": request["bytes"] * 2}, self.lanes)
+        elif request["op"] == "release":
+            connection.reply(request, {})
         elif request["op"] == "stream":
             connection.refuse(request, ShmUnavailable("the table is full", 77))
         else:
@@ -96,7 +97,7 @@ class Desk(threading.Thread):
         for connection in self.connections:
             connection.close()
         self.listener.close()
-        for fd in (self.bell, self.end, self.ended):
+        for fd in (self.bell, self.directory, self.control, self.ring, self.lane, self.end, self.ended):
             os.close(fd)
 
 
@@ -108,20 +109,53 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made.close()
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[int]:
+    """A descriptor of the directory, as the engine has it."""
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    yield fd
+    os.close(fd)
+
+
+def same(one: int, other: int) -> bool:
+    """Are the two descriptors open on the same file?"""
+    return os.path.samestat(os.fstat(one), os.fstat(other))
+
+
+def opens_of(fd: int) -> int:
+    """How many descriptors of this process lead to the same file."""
+    found = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found += same(fd, int(entry))
+    return found
+
+
 def raw_connection(directory: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(WAIT)
-    connection.connect(str(directory / SOCKET_NAME))
+    try:
+        connection.connect(str(directory / SOCKET_NAME))
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def test_hello_brings_the_facts_and_the_bell(desk: Desk, tmp_path: Path) -> None:
+def test_hello_brings_the_facts_and_four_descriptors(desk: Desk, tmp_path: Path) -> None:
     with contextlib.closing(Registration(tmp_path, WAIT)) as client:
         assert client.hello.uuid == bytes(16)
         assert (client.hello.epoch, client.hello.config) == (3, {"lane_bytes": 65536})
         os.eventfd_write(client.bell_fd, 5)
         assert os.eventfd_read(desk.bell) == 5
-        assert not os.get_inheritable(client.bell_fd)
+        brought = client.hand_over()
+        assert brought.bell == client.bell_fd
+        for fd, meant in zip(brought, desk.handed_out, strict=True):
+            assert fd != meant
+            assert same(fd, meant)
+            assert not os.get_inheritable(fd)
+        for fd in (brought.directory, brought.control, brought.ring):
+            os.close(fd)
 
 
 @pytest.mark.usefixtures("desk")
@@ -135,10 +169,50 @@ def test_the_bell_outlives_close_and_goes_with_the_last_reference(tmp_path: Path
         os.fstat(bell)
 
 
-@pytest.mark.usefixtures("desk")
-def test_requests_and_refusals(tmp_path: Path) -> None:
+def test_descriptors_go_with_the_registration_unless_they_were_handed_over(desk: Desk, tmp_path: Path) -> None:
+    handed_out = (desk.bell, desk.directory, desk.control, desk.ring)
+    before = [opens_of(fd) for fd in handed_out]
+    client = Registration(tmp_path, WAIT)
+    client.close()
+    assert [opens_of(fd) for fd in handed_out] == [number + 1 for number in before]
+    del client
+    assert [opens_of(fd) for fd in handed_out] == before
+    client = Registration(tmp_path, WAIT)
+    ours = client.hand_over()
+    client.close()
+    del client
+    assert [opens_of(fd) for fd in handed_out] == [before[0], *(number + 1 for number in before[1:])]
+    for fd in ours[1:]:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_hello_that_lacks_descriptors_is_an_error_and_leaves_none(desk: Desk, tmp_path: Path, number: int) -> None:
+    desk.handed_out = desk.handed_out[:number]
+    with pytest.raises(ShmUnavailable, match=f"{number} of 4 descriptors came"):
+        Registration(tmp_path, WAIT)
+    assert desk.gone.wait(WAIT)
+
+
+def test_a_lane_that_comes_without_its_memory_is_an_error_and_gives_its_place_back(desk: Desk, tmp_path: Path) -> None:
     with contextlib.closing(Registration(tmp_path, WAIT)) as client:
-        assert client.lane(4096) == (1, 2, "/lane", 8192)
+        desk.lanes = []
+        with pytest.raises(ShmUnavailable, match="0 of 1 descriptors came"):
+            client.lane(4096)
+        assert client.status() == {"state": "running"}
+        told = [desk.requests.get(timeout=WAIT) for _ in range(4)]
+        assert [request["op"] for request in told] == ["hello", "lane", "release", "status"]
+        assert (told[2]["slot"], told[2]["generation"]) == (1, 2)
+
+
+def test_requests_and_refusals(desk: Desk, tmp_path: Path) -> None:
+    with contextlib.closing(Registration(tmp_path, WAIT)) as client:
+        grant, fd = client.lane(4096)
+        assert grant == (1, 2, 8192)
+        assert same(fd, desk.lane)
+        assert not os.get_inheritable(fd)
+        os.close(fd)
+        client.release(grant.slot, grant.generation)
         assert client.status() == {"state": "running"}
         with pytest.raises(ShmUnavailable, match="the table is full") as caught:
             client.stream("orders")
@@ -155,7 +229,7 @@ def test_the_engine_sees_who_the_client_is_and_when_it_is_gone(desk: Desk, tmp_p
 
 
 def test_a_killed_client_is_gone_by_the_kernels_word(desk: Desk, tmp_path: Path) -> None:
-    code = "import sys, ringwal.registration as r; kept = r.Registration(sys.argv[1]); print(flush=True); input()"
+    code = "import sys, ringwal.protocol.client as r; kept = r.Registration(sys.argv[1]); print(flush=True); input()"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
@@ -189,10 +263,23 @@ def test_an_engine_that_does_not_answer_is_reported_and_a_late_answer_is_nobodys
         desk.mute.set()
         with pytest.raises(NotRunning, match=r"did not answer within 0\.05 s"):
             client.lane(1)
-        desk.connections[0].reply({"tag": 2}, {"slot": 9, "generation": 9, "name": "/late", "bytes": 9})
+        late, reader = os.pipe()
+        desk.connections[0].reply({"tag": 2}, {"slot": 9, "generation": 7, "bytes": 9}, [reader])
+        os.close(reader)
         desk.mute.clear()
         client.timeout = WAIT
-        assert client.lane(4096).name == "/lane"
+        grant, fd = client.lane(4096)
+        assert grant == (1, 2, 8192)
+        assert same(fd, desk.lane)
+        os.close(fd)
+        assert os.read(late, 1) == b""  # nobody has that lane any more
+        os.close(late)
+        # Nor its place: it was given back, without being asked for.
+        told = [desk.requests.get(timeout=WAIT) for _ in range(4)]
+        assert sorted((each["op"], each.get("slot"), each.get("generation")) for each in told[2:]) == [
+            ("lane", None, None),
+            ("release", 9, 7),
+        ]
 
 
 @pytest.mark.parametrize("missing", ["directory", "socket", "listener"])
@@ -219,11 +306,59 @@ def test_a_directory_path_may_be_longer_than_a_socket_address(tmp_path: Path) ->
     assert list(directory.iterdir()) == []
 
 
-def test_a_listener_replaces_what_a_killed_engine_left_and_is_private(tmp_path: Path) -> None:
+def test_a_listener_replaces_what_a_killed_engine_left_and_is_private(tmp_path: Path, place: int) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(str(tmp_path / SOCKET_NAME))
-    with contextlib.closing(Listener(tmp_path)):
+    with contextlib.closing(Listener(place)) as listener:
         assert (tmp_path / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
+        assert listener.state() is None
+    assert not (tmp_path / SOCKET_NAME).exists()
+
+
+def test_a_listener_follows_its_directory(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    place = os.open(before, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.closing(Listener(place)) as listener:
+        before.rename(after)
+        before.mkdir()
+        assert listener.state() is None
+        with raw_connection(after):
+            accepted = listener.accept()
+            assert accepted is not None
+            accepted.close()
+    assert list(after.iterdir()) == []
+    os.close(place)
+
+
+def test_a_listener_whose_name_was_removed_says_so_and_is_made_again(tmp_path: Path, place: int) -> None:
+    with contextlib.closing(Listener(place)) as listener:
+        (tmp_path / SOCKET_NAME).unlink()
+        assert listener.state() == "missing"
+        with pytest.raises(FileNotFoundError):
+            raw_connection(tmp_path)
+        listener.make_again()
+        assert listener.state() is None
+        assert (tmp_path / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
+        with raw_connection(tmp_path):
+            accepted = listener.accept()
+            assert accepted is not None
+            accepted.close()
+    assert not (tmp_path / SOCKET_NAME).exists()
+
+
+def test_a_socket_of_somebody_else_is_seen_and_never_removed(tmp_path: Path, place: int) -> None:
+    with contextlib.closing(Listener(place)) as listener:
+        (tmp_path / SOCKET_NAME).rename(tmp_path / "aside")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as foreign:
+            foreign.bind(str(tmp_path / SOCKET_NAME))
+            foreign.listen()
+            assert listener.state() == "foreign"
+            with pytest.raises(OSError, match="Address already in use"):
+                listener.make_again()
+            assert listener.state() == "foreign"
+            listener.close()
+            raw_connection(tmp_path).close()
 
 
 @pytest.mark.parametrize("packet", [b"no json", b"[1]", b"\xff\xfe", b"[" * 60000, b"x" * (MESSAGE_BYTES_MAX + 1)])
@@ -251,8 +386,8 @@ def reply_until_dropped(connection: Connection) -> None:
         connection.reply({"tag": 1}, {"filler": "x" * 60000})
 
 
-def test_a_peer_that_never_reads_is_dropped_and_blocks_nobody(tmp_path: Path) -> None:
-    with contextlib.closing(Listener(tmp_path)) as listener, raw_connection(tmp_path):
+def test_a_peer_that_never_reads_is_dropped_and_blocks_nobody(tmp_path: Path, place: int) -> None:
+    with contextlib.closing(Listener(place)) as listener, raw_connection(tmp_path):
         accepted = listener.accept()
         assert accepted is not None
         with contextlib.closing(accepted), pytest.raises(EOFError):

@@ -31,4 +31,4 @@ def client(tmp_path: Path) -> Iterator[ringwal.Client]:
         with ringwal.connect(tmp_path / "engine") as attached:
             yield attached
     finally:
-        subject.stop(server, tmp_path / "engine")
+        server.stop()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import ringwal
 from bench import subject
+from ringwal.log.directory import Directory
 from ringwal.log.recovery import Recovered, recover
 
 RECORDS = 16_000
@@ -24,18 +26,19 @@ def test_recovery_scan(benchmark: Any, tmp_path: Path) -> None:
                 stream.append(bytes(1024))
             stream.flush()
     finally:
-        subject.kill(server, tmp_path / "engine")
+        server.stop(signal.SIGKILL)
     copies = (tmp_path / f"copy-{i}" for i in itertools.count())
 
-    def setup() -> tuple[tuple[Path, ringwal.Config], dict[str, Any]]:
+    def setup() -> tuple[tuple[Directory, ringwal.Config], dict[str, Any]]:
         copy = next(copies)
         copy.mkdir()
         shutil.copy(tmp_path / "engine" / "manifest", copy)
         shutil.copytree(tmp_path / "engine" / "segments", copy / "segments")
-        return (copy, ringwal.Config()), {}
+        return (Directory(copy), ringwal.Config()), {}
 
-    def drop(copy: Path, _config: ringwal.Config) -> None:
-        shutil.rmtree(copy)
+    def drop(copy: Directory, _config: ringwal.Config) -> None:
+        shutil.rmtree(copy.path)
+        copy.close()
 
     recovered: Recovered = benchmark.pedantic(recover, setup=setup, teardown=drop, rounds=5)
     assert [s.next_offset for s in recovered.streams] == [RECORDS]

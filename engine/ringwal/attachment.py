@@ -1,73 +1,74 @@
-"""A process's attachment to one life of an engine: the registration, the mappings, the reader."""
+"""A process's attachment to one life of an engine: the registration, the mappings, the reader, the lane, the numbers."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
-from ringwal.errors import NotRunning
+from ringwal.errors import EngineFailed, Error, NotRunning
 from ringwal.lane import Lane
+from ringwal.log.directory import Directory
+from ringwal.protocol.client import Registration
+from ringwal.protocol.messages import LaneGrant
 from ringwal.reader import Reader
 
 if TYPE_CHECKING:
     from ringwal.client import StreamInfo
 
+WAITERS_MAX = 3
+"""Waiting lanes that may be refused one after the other before a tail gives up."""
+
 
 class Attachment:
-    """Made in one go and never changed: an engine that ends takes its attachments with it, its successor gets new ones."""
+    """Made in one go: an engine that ends takes its attachments with it, its successor gets new ones.
+
+    A stream's number, a lane and a place in memory mean something in one life of one engine only. So they are had from an
+    attachment, and kept in it or together with it (`Binding`), never beside it.
+    """
 
     def __init__(self, path: Path, *, autostart: bool, timeout: float | None) -> None:
         self.registration = connect_or_start(path, autostart=autostart, timeout=timeout)
         try:
-            hello = self.registration.hello
+            hello, fds = self.registration.hello, self.registration.hand_over()
             self.epoch = hello.epoch
-            self.control_map = memory.attach_control(hello.control, hello.control_bytes, hello.uuid, hello.epoch)
-            self.ring_map = memory.attach_log(hello.log, hello.ring_bytes)
+            try:
+                self.directory = Directory(path, fds.directory)  # the engine's own, whatever the path leads to by now
+                self.control_map = memory.attach_control(fds.control, hello.control_bytes, hello.uuid, hello.epoch)
+                self.ring_map = memory.attach_log(fds.ring, hello.ring_bytes)
+            finally:
+                os.close(fds.control)
+                os.close(fds.ring)
         except BaseException:
             self.registration.close()
             raise
         self.control = self.control_map.pointer
         self.lane_bytes = int(hello.config["lane_bytes"])
-        self.reader = Reader(path, self.control, self.ring_map.pointer)
+        self.reader = Reader(self.directory, self.control, self.ring_map.pointer)
+        self._lock = threading.Lock()
+        self._numbers: dict[str, int] = {}
+        self._lane: Lane | None = None
         self._waiter: Lane | None = None
-        self._pid = os.getpid()
+        self._waiters_refused = 0
 
     def usable(self) -> bool:
         """False once the engine has stopped, failed or died."""
-        state = self.control.state
-        return state in (lib.RW_RUNNING, lib.RW_STOPPING) and self.registration.alive()
+        return _usable(self.control, self.registration)
 
-    def open_lane(self, lane_bytes: int | None) -> Lane:
-        """A new lane of this process; ``0`` bytes makes one that can only wait.
+    # --------------------------------------------------------------------------------------------------- streams
 
-        Raises:
-            ShmUnavailable: no memory, or no free place.
-            NotRunning: the engine ended meanwhile.
-        """
-        granted = self.registration.lane(self.lane_bytes if lane_bytes is None else lane_bytes)
-        mapping = memory.attach_lane(self.control_map, granted.name, granted.slot, granted.generation, granted.bytes)
-        return Lane(
-            control=self.control,
-            lane=mapping.pointer,
-            bell_fd=self.registration.bell_fd,
-            alive=self.usable,
-            keep=(self.control_map, mapping),
-        )
-
-    def waiter(self) -> Lane:
-        """A lane for waiting only: a reader needs the drain's wake, not room for requests."""
-        if self._waiter is None:
-            self._waiter = self.open_lane(0)
-        return self._waiter
-
-    def stream_id(self, name: str) -> int:
-        """The number of the stream of that name, which is created if need be."""
-        return self.registration.stream(name)
+    def number_of(self, name: str) -> int:
+        """The number of the stream of that name, which is created if need be. Raises ConfigError, ShmUnavailable."""
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = self.registration.stream(name)
+        return number
 
     def stream(self, number: int) -> Any:
         """The shared ``rw_stream`` of that number."""
@@ -95,8 +96,102 @@ class Attachment:
     def status(self) -> dict[str, Any]:
         return self.registration.status()
 
+    # ----------------------------------------------------------------------------------------------------- lanes
+
+    def lane(self, lane_bytes: int | None) -> Lane:
+        """This process's lane for appends, made with the first of them, or another one if it was refused.
+
+        Raises:
+            ShmUnavailable: no memory, or no free place.
+            NotRunning: the engine ended meanwhile.
+        """
+        with self._lock:
+            if self._lane is not None and self._lane.lost is not None:
+                self._give_back(self._lane)
+                self._lane = None
+            if self._lane is None:
+                self._lane = self._open_lane(self.lane_bytes if lane_bytes is None else lane_bytes)
+            return self._lane
+
+    def waiter(self) -> Lane:
+        """A lane for waiting only: a reader needs the drain's wake, not room for requests."""
+        with self._lock:
+            if self._waiter is None:
+                self._waiter = self._open_lane(0)
+            return self._waiter
+
+    def other_waiter(self, refused: Lane) -> Lane:
+        """Another waiting lane instead of one that the engine does not look at. Raises EngineFailed: again and again."""
+        with self._lock:
+            if self._waiter is refused:
+                self._waiters_refused += 1
+                if self._waiters_refused > WAITERS_MAX:
+                    raise EngineFailed("the engine refuses the lanes in which this client waits; see the engine's log")
+                refused.end(EngineFailed("the engine refused this lane"))
+                self._give_back(refused)
+                self._waiter = None
+        return self.waiter()
+
+    def _open_lane(self, lane_bytes: int) -> Lane:
+        granted, fd = self.registration.lane(lane_bytes)
+        try:
+            mapping = memory.attach_lane(self.control_map, fd, granted.slot, granted.generation, granted.bytes)
+            return Lane(
+                control=self.control,
+                lane=mapping.pointer,
+                bell_fd=self.registration.bell_fd,
+                # Not a method: a lane is kept by receipts, and must not keep all that an attachment holds open.
+                alive=partial(_usable, self.control, self.registration),
+                keep=(self.control_map, mapping),
+            )
+        except BaseException:
+            self._give_back(granted)
+            raise
+        finally:
+            os.close(fd)
+
+    def _give_back(self, lane: Lane | LaneGrant) -> None:
+        """Its place is free for others when WAL and drain have let go of it."""
+        if self.usable():
+            self.registration.release(lane.slot, lane.generation)
+
+    # ------------------------------------------------------------------------------------------------------- end
+
+    def flush(self, timeout: float | None) -> None:
+        """Waits until every append is confirmed. Raises AckTimeout, or the first failure that nobody was told of."""
+        if self._lane is not None and self._lane.lost is None:
+            self._lane.flush(None, timeout)
+
+    def end(self, error: Error) -> None:
+        """Appends that are pending end with this error."""
+        if self._lane is not None:
+            self._lane.end(error)
+
+    def forked(self) -> None:
+        """In the child of a fork: the lane stays the parent's, and the connection with it."""
+        if self._lane is not None:
+            self._lane.forked()
+        self.close()
+
     def close(self) -> None:
         """Ends the registration: the engine reclaims the lanes. The mappings go with their last user."""
         if self._waiter is not None:
             self._waiter.end(NotRunning("this client was closed"))
         self.registration.close()
+
+
+def _usable(control: Any, registration: Registration) -> bool:
+    state = control.state
+    return state in (lib.RW_RUNNING, lib.RW_STOPPING) and not lib.rw_supervisor_died(control) and registration.alive()
+
+
+class Binding:
+    """A stream's number with the lane and the attachment that it belongs to: read together, replaced together."""
+
+    __slots__ = ("attachment", "lane", "number", "writer")
+
+    def __init__(self, attachment: Attachment, lane: Lane, number: int) -> None:
+        self.attachment = attachment
+        self.lane = lane
+        self.number = number
+        self.writer = lane.writer

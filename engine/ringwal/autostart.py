@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ringwal.errors import NotRunning
 from ringwal.log.files import make_directory
-from ringwal.registration import Registration
+from ringwal.protocol.client import Registration
 
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.1

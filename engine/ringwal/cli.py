@@ -30,7 +30,7 @@ from ringwal.version import __version__
 
 if TYPE_CHECKING:
     import ringwal
-    from ringwal.registration import Registration
+    from ringwal.protocol.client import Registration
 
 BATCH_BYTES = 128 * 1024  # lines that go into one append
 RECORD_LIMIT = 1024 * 1024 * 1024  # no lane takes a larger record, so no more than this is held in memory
@@ -118,7 +118,7 @@ def _end_of(registration: Registration) -> Iterator[int]:
 @kit.json_option
 def stop(directory: Path, timeout: float, as_json: bool) -> None:
     """Stop the engine of DIR in order: what was appended is confirmed first."""
-    from ringwal.registration import Registration
+    from ringwal.protocol.client import Registration
 
     began = time.monotonic()
     with contextlib.closing(Registration(directory, min(timeout, 5.0))) as registration, _end_of(registration) as end:
@@ -137,17 +137,20 @@ def stop(directory: Path, timeout: float, as_json: bool) -> None:
 @kit.directory_argument
 @kit.timeout_option
 @kit.json_option
-def status(directory: Path, timeout: float, as_json: bool) -> None:
-    """Say whether an engine runs on DIR, and its processes and counters."""
-    with kit.client(directory, timeout) as client:
-        facts = client.status()
+def status(directory: Path, timeout: float, as_json: bool) -> int:
+    """Say whether an engine runs on DIR, and its processes and counters.
+
+    Of an engine that does not answer it says what can be seen in its memory, and ends with code 75.
+    """
+    facts, code = kit.status_of(directory, timeout)
     output = textio.Output()
     if as_json:
         output.json(facts)
-        return
+        return code
     pairs = list(textio.flat(facts))
     width = max(len(key) for key, _ in pairs)
     output.line("\n".join(f"{key.ljust(width)}  {value}" for key, value in pairs))
+    return code
 
 
 @cli.command()

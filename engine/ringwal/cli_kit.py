@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 from ringwal import textio
 from ringwal.config import Setting, parse_size, settings
 from ringwal.demo import DemoError
-from ringwal.errors import ConfigError, Error
+from ringwal.errors import ConfigError, Error, NotRunning
 from ringwal.exit_codes import INTERRUPTED, exit_code_of
 
 if TYPE_CHECKING:
@@ -117,6 +118,26 @@ def client(directory: Path, timeout: float, lane_bytes: int | None = None) -> It
 
     with ringwal.connect(directory, timeout=timeout, lane_bytes=lane_bytes, append_timeout=timeout) as client:
         yield client
+
+
+def status_of(directory: Path, timeout: float) -> tuple[dict[str, Any], int]:
+    """The engine's report and 0, or, if it does not answer, what its memory says and EX_TEMPFAIL. Raises Error."""
+    from ringwal.observer import LAST_STATUS_NAME, last_status, observe
+
+    try:
+        with client(directory, timeout) as attached:
+            return {**attached.status(), "answers": True}, os.EX_OK
+    except NotRunning as error:
+        seen = observe(directory)
+        if seen is None:
+            if last := last_status(directory):
+                error.add_note(
+                    f"the last one ended at {last.get('ended')} with code {last.get('exit_code')}"
+                    f"{': ' if last.get('reason') else ''}{last.get('reason') or ''}; its report is in {LAST_STATUS_NAME}"
+                )
+            raise
+        click.echo(f"ringwal: {error}; what follows is read from its memory", err=True)
+        return {**seen, "answers": False}, os.EX_TEMPFAIL
 
 
 def existing(client: ringwal.Client, name: str) -> ringwal.Stream:

@@ -8,15 +8,15 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ringwal._native import ffi, lib
-from ringwal.attachment import Attachment
+from ringwal.attachment import Attachment, Binding
 from ringwal.errors import AckTimeout, BackpressureTimeout, ClosedError, EngineFailed, Error, NotRunning
-from ringwal.lane import SLICE_NS, Lane
+from ringwal.lane import SLICE_NS
 from ringwal.reader import Cursor, Record
 from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
@@ -25,9 +25,6 @@ EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""
 LATEST = -1
 """``start`` of a tail: only what is confirmed from now on."""
-
-_UNKNOWN = 2**32 - 1
-"""The number of a stream that was not asked for yet."""
 
 BATCH_KEPT_MAX = 1 << 20
 """Bytes of the latest batch that a client keeps at most, so that the next one finds warm memory."""
@@ -92,7 +89,7 @@ class Client:
         lane_bytes: int | None = None,
         append_timeout: float | None = 5.0,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the same directory, wherever this process changes to
         self.options: dict[str, Any] = {
             "autostart": autostart,
             "timeout": timeout,
@@ -100,7 +97,6 @@ class Client:
             "append_timeout": append_timeout,
         }
         self.append_timeout = float("inf") if append_timeout is None else append_timeout
-        self.lane: Lane | None = None
         self._attachment: Attachment | None = None
         self._lock = threading.RLock()  # attaching and closing only
         self._closed = False
@@ -129,41 +125,40 @@ class Client:
                 self._attachment = Attachment(self.path, autostart=self.options["autostart"], timeout=self.options["timeout"])
             return self._attachment
 
-    def open_lane(self) -> Lane:
-        """This process's lane, made with the first append."""
-        with self._lock:
+    def bind(self, name: str) -> Binding:
+        """Everything that an append to the stream of that name needs, of the live attachment.
+
+        Raises:
+            As `attachment`; ConfigError: the name is not legal.
+        """
+        with self._lock:  # nobody lets go of the attachment while its lane is being made
             attachment = self.attachment()
-            if self.lane is None or self.lane.lost is not None:
-                self.lane = attachment.open_lane(self.options["lane_bytes"])
-            return self.lane
+            lane = attachment.lane(self.options["lane_bytes"])
+        return Binding(attachment, lane, attachment.number_of(name))
 
     def _drop(self, error: Error) -> None:
-        lane, self.lane = self.lane, None
         attachment, self._attachment = self._attachment, None
-        if lane is not None:
-            lane.end(error)
-        for stream in self._streams.values():
-            stream.detach(lane)
-        if attachment is not None:
-            attachment.close()
+        if attachment is None:
+            return
+        attachment.end(error)
+        for stream in list(self._streams.values()):
+            stream.detach(attachment)
+        attachment.close()
 
-    def renew(self, lane: Lane) -> None:
-        """Detaches from the engine if ``lane`` is still in use; the next use attaches afresh."""
+    def renew(self, attachment: Attachment) -> None:
+        """Detaches from the engine if ``attachment`` is still in use; the next use attaches afresh."""
         with self._lock:
-            if self.lane is lane:
+            if self._attachment is attachment:
                 self._drop(ClosedError("this client has taken another lane"))
 
     def forked(self) -> None:
         """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
         self._lock = threading.RLock()
-        lane, self.lane = self.lane, None
         attachment, self._attachment = self._attachment, None
-        for stream in self._streams.values():
-            stream.detach(None)
-        if lane is not None:
-            lane.forked()
+        for stream in list(self._streams.values()):
+            stream.forked()
         if attachment is not None:
-            attachment.close()
+            attachment.forked()
 
     # ------------------------------------------------------------------------------------------------------- use
 
@@ -176,8 +171,8 @@ class Client:
         """
         found = self._streams.get(name)
         if found is None:
+            self.attachment().number_of(name)
             found = Stream(self, name)
-            found.id()
             found = self._streams.setdefault(name, found)
         return found
 
@@ -200,8 +195,8 @@ class Client:
             if self._closed:
                 return
             try:
-                if self.lane is not None and self.lane.lost is None:
-                    self.lane.flush(None, timeout)
+                if self._attachment is not None:
+                    self._attachment.flush(timeout)
             finally:
                 self._closed = True
                 self._drop(ClosedError("the client was closed before this append was confirmed", outcome="unknown"))
@@ -230,28 +225,30 @@ class Stream:
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
         self.name = name
-        self._id = _UNKNOWN
-        self._lane: Lane | None = None
+        self._bound: Binding | None = None
         self._lost: Error | None = None
 
-    def id(self) -> int:
-        """Its number in the engine's stream table; asked of the engine once per attachment."""
-        if self._id == _UNKNOWN:
-            self._id = self.client.attachment().stream_id(self.name)
-        return self._id
+    def detach(self, attachment: Attachment) -> None:
+        """Forget what belongs to ``attachment``; what was lost with it is told by the next `flush`."""
+        bound = self._bound
+        if bound is not None and bound.attachment is attachment:
+            self._bound = None
+            self._note_lost(bound)
 
-    def detach(self, lane: Lane | None) -> None:
-        """Forget the attachment; what was lost with ``lane`` is told by the next `flush`."""
-        if lane is not None and self._lane is lane and lane.unreported(self._id):
-            self._lost = lane.lost
-        self._lane = None
-        self._id = _UNKNOWN
+    def forked(self) -> None:
+        """In the child of a fork: what was bound is the parent's."""
+        self._bound = None
 
-    def _attach(self) -> Lane:
-        lane = self.client.open_lane()
-        self.id()
-        self._lane = lane
-        return lane
+    def _note_lost(self, bound: Binding) -> None:
+        if bound.lane.lost is not None and bound.lane.unreported(bound.number):
+            self._lost = bound.lane.lost
+
+    def _bind(self) -> Binding:
+        before, bound = self._bound, self.client.bind(self.name)
+        if before is not None and before.lane is not bound.lane:
+            self._note_lost(before)
+        self._bound = bound
+        return bound
 
     # --------------------------------------------------------------------------------------------------- append
 
@@ -268,11 +265,12 @@ class Stream:
             StorageFull: the engine waits for disk space. Nothing was written.
             NotRunning: the engine has ended. Nothing was written.
         """
-        lane = self._lane
-        if lane is None or type(data) is not bytes:
+        bound = self._bound
+        if bound is None or type(data) is not bytes:
             return self._append_slowly(data)
+        lane = bound.lane
         page = lane.page  # before the number is given out; see ringwal.results.Page
-        number = _submit(lane.writer, self._id, data, len(data))
+        number = _submit(bound.writer, bound.number, data, len(data))
         if number > page.last:
             return Receipt.of(lane.results_of(page, number), number, self)
         if number < 0:
@@ -287,32 +285,33 @@ class Stream:
         """The rest of `append`: other buffers than bytes, no lane yet, a full lane, errors."""
         view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
         size = len(view)
-        return Receipt.of(*self._submit_slowly(lambda lane: _submit(lane.writer, self._id, view, size), size), self)
+        return Receipt.of(*self._submit_slowly(lambda bound: _submit(bound.writer, bound.number, view, size), size), self)
 
-    def _submit_slowly(self, submit: Callable[[Lane], int], payload_bytes: int) -> tuple[Results, int]:
+    def _submit_slowly(self, submit: Callable[[Binding], int], payload_bytes: int) -> tuple[Results, int]:
         """An append that has to attach first, or to wait for room: its number and the results it is among."""
         deadline = time.monotonic() + self.client.append_timeout
-        lane = self._lane
-        if lane is None or lane.lost is not None:
-            lane = self._attach()
+        bound = self._bound
+        if bound is None or bound.lane.lost is not None:
+            bound = self._bind()
         while True:
+            lane = bound.lane
             page = lane.page
-            number = submit(lane)
+            number = submit(bound)
             if number >= 0:
                 return lane.results_of(page, number), number
             if number == lib.RW_CHORE and lane.used_up():
-                lane = self._renew(lane, deadline)
+                bound = self._renew(bound, deadline)
             else:
                 lane.refused(number, payload_bytes, deadline, self.client.append_timeout)
 
-    def _renew(self, lane: Lane, deadline: float) -> Lane:
+    def _renew(self, bound: Binding, deadline: float) -> Binding:
         """Another lane for one whose numbers are used up, when everything in it is confirmed."""
         try:
-            lane.flush(None, max(0.0, deadline - time.monotonic()))
+            bound.lane.flush(None, max(0.0, deadline - time.monotonic()))
         except AckTimeout as error:
             raise BackpressureTimeout(f"{error}; nothing was appended") from None
-        self.client.renew(lane)
-        return self._attach()
+        self.client.renew(bound.attachment)
+        return self._bind()
 
     def append_many(self, records: Iterable[bytes | bytearray | memoryview | Any]) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
@@ -324,17 +323,14 @@ class Stream:
             ValueError: no records.
             As `append`; the limit is for the batch as a whole.
         """
-        items = records if isinstance(records, list | tuple) else list(records)
+        items: tuple[Any, ...] = tuple(records)  # another thread may be changing a list
         if not items:
             raise ValueError("append_many needs at least one record")
-        try:
-            data, (lengths, payload_bytes) = b"".join(items), _lengths(items)
-        except (TypeError, BufferError):
-            items = [bytes(_buffer(item)) for item in items]
-            data, (lengths, payload_bytes) = b"".join(items), _lengths(items)
-        if payload_bytes != len(data):  # len() of a buffer whose items are wider than a byte
-            lengths = array.array("I", [memoryview(item).nbytes for item in items])
-        receipt = self._append_batch(lengths, data)
+        # Bytes and lengths are taken in two passes, so what may change in between is copied first.
+        if list(map(type, items)).count(bytes) != len(items):
+            items = tuple(bytes(_buffer(item)) for item in items)
+        data = b"".join(items)
+        receipt = self._append_batch(_lengths(items), data)
         # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
         # one would touch its pages for the first time again, and that took half of the time of joining it.
         if len(data) <= BATCH_KEPT_MAX:
@@ -344,7 +340,7 @@ class Stream:
     def _append_batch(self, lengths: array.array[int], data: bytes) -> Receipt:
         table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
         results, number = self._submit_slowly(
-            lambda lane: _submit_many(lane.writer, self._id, table, count, data, size), size + 4 * count
+            lambda bound: _submit_many(bound.writer, bound.number, table, count, data, size), size + 4 * count
         )
         receipt = BatchReceipt.of(results, number, self)
         receipt.count = count
@@ -357,9 +353,9 @@ class Stream:
             AckTimeout: not all were confirmed in time.
             Error: the first append that failed and whose receipt nobody had asked.
         """
-        lane, (lost, self._lost) = self._lane, (self._lost, None)
-        if lane is not None:
-            lane.flush(self._id, timeout)
+        bound, (lost, self._lost) = self._bound, (self._lost, None)
+        if bound is not None:
+            bound.lane.flush(bound.number, timeout)
         if lost is not None:
             raise lost
 
@@ -378,7 +374,8 @@ class Stream:
             CorruptionError: stored bytes are damaged; names the place.
         """
         attachment = self.client.attachment()
-        return attachment.reader.read(self.id(), self._offset(attachment, start), max_records, max_bytes)
+        number = attachment.number_of(self.name)
+        return attachment.reader.read(number, _offset(attachment, number, start), max_records, max_bytes)
 
     def tail(self, start: int = LATEST, *, max_records: int = 1000, idle_timeout: float | None = None) -> Iterator[Record]:
         """Follows the stream: yields each confirmed record from ``start`` on, in order, and sleeps while there is none.
@@ -393,13 +390,13 @@ class Stream:
             As `read`.
         """
         attachment = self.client.attachment()
-        stream_id = self.id()
+        number = attachment.number_of(self.name)
         # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
-        cursor = attachment.reader.cursor(stream_id, self._offset(attachment, start))
-        return self._follow(attachment, stream_id, cursor, max_records, idle_timeout)
+        cursor = attachment.reader.cursor(number, _offset(attachment, number, start))
+        return self._follow(attachment, number, cursor, max_records, idle_timeout)
 
     def _follow(
-        self, attachment: Attachment, stream_id: int, cursor: Cursor, max_records: int, idle_timeout: float | None
+        self, attachment: Attachment, number: int, cursor: Cursor, max_records: int, idle_timeout: float | None
     ) -> Iterator[Record]:
         waiter = attachment.waiter()
         idle_since = time.monotonic()
@@ -412,25 +409,18 @@ class Stream:
             left = SLICE_NS if idle_timeout is None else int((idle_since + idle_timeout - time.monotonic()) * 1e9)
             if left <= 0:
                 return
-            code = lib.rw_tail_wait(waiter.writer, stream_id, cursor.offset, 0, min(left, SLICE_NS))
+            code = lib.rw_tail_wait(waiter.writer, number, cursor.offset, 0, min(left, SLICE_NS))
             if code == lib.RW_GONE or (code != 0 and not attachment.usable()):
-                if cursor.offset < lib.rw_stream_confirmed(attachment.control, stream_id):
+                if cursor.offset < lib.rw_stream_confirmed(attachment.control, number):
                     continue  # confirmed just before the end
                 raise NotRunning("the engine ended, or this client was closed")
-
-    def _offset(self, attachment: Attachment, start: int) -> int:
-        if start == EARLIEST:
-            return int(attachment.stream(self.id()).start_offset)
-        if start == LATEST:
-            return int(lib.rw_stream_confirmed(attachment.control, self.id()))
-        if start < 0:
-            raise ValueError(f"start is {start}; it must be an offset, EARLIEST or LATEST")
-        return start
+            if code == lib.RW_FAULT:  # nobody would wake it: waiting there would be no waiting
+                waiter = attachment.other_waiter(waiter)
 
     def stat(self) -> StreamInfo:
         """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed."""
         attachment = self.client.attachment()
-        return attachment.stream_info(self.id())
+        return attachment.stream_info(attachment.number_of(self.name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)
@@ -439,16 +429,26 @@ class Stream:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
 
 
-def _lengths(items: Sequence[Any]) -> tuple[array.array[int], int]:
-    """The lengths of the items, and their sum."""
+def _offset(attachment: Attachment, number: int, start: int) -> int:
+    if start == EARLIEST:
+        return int(attachment.stream(number).start_offset)
+    if start == LATEST:
+        return int(lib.rw_stream_confirmed(attachment.control, number))
+    if start < 0:
+        raise ValueError(f"start is {start}; it must be an offset, EARLIEST or LATEST")
+    return start
+
+
+def _lengths(items: tuple[bytes, ...]) -> array.array[int]:
+    """The lengths of the items."""
     sizes = list(map(len, items))
     try:
         small = bytes(sizes)  # and widened in C: half the time of `array` with a list
     except ValueError:
-        lengths = array.array("I", sizes)
-        return lengths, lib.rw_lengths_sum(ffi.from_buffer("uint32_t[]", lengths), len(lengths))
+        return array.array("I", sizes)
     lengths = array.array("I", bytes(4 * len(sizes)))
-    return lengths, lib.rw_lengths_widen(small, len(small), ffi.from_buffer("uint32_t[]", lengths))
+    lib.rw_lengths_widen(small, len(small), ffi.from_buffer("uint32_t[]", lengths))
+    return lengths
 
 
 def _buffer(data: Any) -> memoryview:

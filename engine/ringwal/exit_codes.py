@@ -29,6 +29,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(os.EX_NOINPUT, "no such stream, offset or file",
              ("NoSuchStreamError", "OffsetTrimmed", "FileNotFoundError")),
     ExitCode(os.EX_UNAVAILABLE, "no engine is running on this directory", ("NotRunning",)),
+    ExitCode(os.EX_OSFILE, "the engine ended because its directory was moved, replaced or deleted"),
     ExitCode(os.EX_CANTCREAT, "shared memory or a file cannot be created", ("ShmUnavailable", "FileExistsError")),
     ExitCode(os.EX_IOERR, "a write, a sync or a read failed, or the disk is full",
              ("EngineFailed", "StorageFull", "OSError")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import os
 import threading
 import time
@@ -131,6 +132,8 @@ class Lane:
         if state == lib.RW_STOPPED:
             return EngineFailed("the engine was stopped before this append was confirmed")
         error = int(self.control.error)
+        if error == errno.ESTALE:
+            return EngineFailed("the engine ended because its directory was moved, replaced or deleted", error)
         if error == 0:
             return EngineFailed("the engine was killed, or gave up, before this append was confirmed")
         return EngineFailed(f"the engine failed ({describe_errno(error)})", error)
@@ -228,6 +231,8 @@ class Lane:
                 "connect with a larger lane_bytes, or start the engine with a larger ring_bytes",
                 limit=self.record_limit,
             )
+        if code == lib.RW_BAD:
+            raise ValueError("the lengths of the batch are not those of its data; nothing was appended")
         if code != lib.RW_FULL:
             error = self.end(self._why(code))
             raise NotRunning(f"nothing was appended: {error}", outcome="not_appended") from error

@@ -14,12 +14,13 @@ from __future__ import annotations
 import bisect
 import os
 import threading
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
-from ringwal.errors import CorruptionError
+from ringwal.errors import CorruptionError, Error, NotRunning
+from ringwal.log import manifest as manifests
 from ringwal.log import segment as segments
+from ringwal.log.directory import Directory
 
 PAGE = 4096
 CHUNK_BYTES = 1 << 20
@@ -43,9 +44,9 @@ class FirstBlock(NamedTuple):
 
 
 class SegmentFiles:
-    """The segment files of one directory, read only. Safe to use from several threads: it holds no descriptor."""
+    """The segment files of one log, read only. Safe to use from several threads: none of them is held open."""
 
-    def __init__(self, directory: Path, segment_bytes: int, uuid: bytes) -> None:
+    def __init__(self, directory: Directory, segment_bytes: int, uuid: bytes) -> None:
         self.segment_bytes = segment_bytes
         self.uuid = uuid
         self._directory = directory
@@ -66,14 +67,15 @@ class SegmentFiles:
         ``fresh`` drops what the page cache holds of that range first. The engine writes past the cache; the kernel then
         drops cached pages of the range, but promises no more than to try.
 
-        Raises CorruptionError if the file is missing or too short, OSError if it cannot be read.
+        Raises CorruptionError if the file is missing or too short, NotRunning if it is missing because the log is no longer in
+        its directory, OSError if it cannot be read.
         """
         segment = self.segment_of(position)
         at = segments.HEADER_BYTES + position - self.start_of(segment)
         try:
-            fd = os.open(segments.path_of(self._directory, segment), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(segments.name_of(segment), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory.segments)
         except FileNotFoundError:
-            raise self.damaged(position, "the segment file is missing") from None
+            raise self._missing(position) from None
         try:
             # No read-ahead: it would cache bytes of the live segment that are still being written.
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -87,6 +89,18 @@ class SegmentFiles:
                 done += got
         finally:
             os.close(fd)
+
+    def _missing(self, position: int) -> Error:
+        """What it means that the segment's file is not there: only the manifest can tell."""
+        try:
+            gone = manifests.load(self._directory).uuid != self.uuid
+        except FileNotFoundError:
+            gone = True
+        except CorruptionError:  # of the manifest, too
+            gone = False
+        if gone:
+            return NotRunning(f"the log that this client reads is no longer in {self._directory.path}: deleted or replaced")
+        return self.damaged(position, "the segment file is missing")
 
     def first_block(self, segment: int) -> FirstBlock:
         """What the segment's first block says, whatever its epoch; CorruptionError if it is damaged."""

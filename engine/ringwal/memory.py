@@ -1,37 +1,49 @@
-"""POSIX shared memory of an engine: create, attach, unlink. Sizes, layout and mapping are asked of C.
+"""The shared memory of an engine: made, handed over as descriptors, mapped. Sizes, layout and mapping are asked of C.
 
-An object is complete before anyone can find it useful: created exclusively, allocated to its last byte (a full /dev/shm
-is an error here, never a SIGBUS later), mapped, and only then given its header, whose magic comes last.
+No object has a name that anybody could collide with, remove or forget: control area and log ring are POSIX objects that
+are unlinked as soon as they exist, lanes are memfds. The supervisor keeps the descriptors and hands them out, those of
+control area and log ring for reading only. A lane belongs to a client, who may write all of it; its size is sealed, so
+that cutting it off harms nobody. The kernel frees it all with the last process that has it mapped.
+
+An object is complete before anyone else has it: allocated to its last byte (a full /dev/shm is an error here, never a
+SIGBUS later), mapped, and given its header, whose magic comes last.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import secrets
 import weakref
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Self
-
-import posix_ipc
 
 from ringwal._native import ffi, lib
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, PAGE, Config, format_size, next_power_of_two
-from ringwal.errors import ConfigError, Error, NotRunning, ShmUnavailable, VersionMismatch, raise_for
+from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch, raise_for
+
+try:
+    import posix_ipc
+except ImportError:  # no wheel for this Python: memfds serve for all
+    posix_ipc = None
 
 SHM_DIRECTORY = "/dev/shm"
 # A lane that carries only wait flags, for clients that read and tail. Nothing fits into it.
 WAITING_LANE_BYTES = PAGE
+_NOEXEC_SEAL = 0x8
+"""MFD_NOEXEC_SEAL; it allows sealing, too. Kernels before 6.3 do not know it, later ones may demand it."""
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Mapping:
     """One shared object in this process's memory. Unmapped by `close()`, or when the last reference goes.
 
-    `pointer` is a cffi pointer of the object's own type; it must not be used after that.
+    `pointer` is a cffi pointer of the object's own type; it must not be used after that. `fd` is what its maker hands out
+    to others, closed with it; None elsewhere.
     """
 
-    __slots__ = ("__weakref__", "_unmap", "data", "header", "name", "pointer", "writable")
+    __slots__ = ("__weakref__", "_unmap", "data", "fd", "header", "name", "pointer", "writable")
 
     def __init__(self, name: str, fd: int, header: int, data: int, ctype: str, *, writable: bool) -> None:
         base = lib.rw_map(fd, header, data, writable)
@@ -42,6 +54,7 @@ class Mapping:
         self.header = header
         self.data = data
         self.writable = writable
+        self.fd: int | None = None
         self.pointer: Any = ffi.cast(ctype, base)
         self._unmap = weakref.finalize(self, lib.rw_unmap, base, header, data)
         self._unmap.atexit = False  # the kernel does it, and threads may still be waiting in C
@@ -52,63 +65,18 @@ class Mapping:
         return self.header + self.data
 
     def close(self) -> None:
-        """Remove the mapping. Calling it again does nothing."""
+        """Remove the mapping and close `fd`. Calling it again does nothing."""
         self._unmap()
         self.pointer = None
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-# ------------------------------------------------------------------------------------------------------ names
-
-
-def prefix(uuid: bytes) -> str:
-    """What the names of all objects of the engine with this uuid begin with, whatever the epoch."""
-    return f"/ringwal-{uuid.hex()[:16]}-"
-
-
-def object_name(uuid: bytes, epoch: int, part: str) -> str:
-    """Name of one object; `part` is `control`, `log` or what `lane_part` gives."""
-    return f"{prefix(uuid)}{epoch}-{part}"
-
-
-def lane_part(slot: int, generation: int) -> str:
-    """`part` of the lane of one generation of a slot."""
-    return f"lane{slot}g{generation}"
-
-
-def leftovers(uuid: bytes) -> list[str]:
-    """Names of the objects that exist for this uuid: after the engine's death, what it left behind."""
-    start = prefix(uuid)[1:]
-    try:
-        return sorted("/" + name for name in os.listdir(SHM_DIRECTORY) if name.startswith(start))
-    except FileNotFoundError:
-        return []
-
-
-def unlink(name: str) -> None:
-    """Remove the name; mappings stay valid until they are closed. Nothing happens if there is no such object."""
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(name)
-
-
-def declare_dead(name: str) -> None:
-    """Store in the control area of an engine that was killed that it has failed, so that a client's next append is refused
-    instead of going into a lane that nobody reads. For the holder of the directory's lock; another build's memory is left."""
-    try:
-        size = Path(SHM_DIRECTORY + name).stat().st_size
-        control = _attach(name, size, 0, writable=True, ctype="rw_control *")
-    except (Error, OSError):
-        return
-    with control:
-        found = control.pointer
-        ours = control.bytes >= ffi.sizeof("rw_control") and found.fingerprint == lib.rw_fingerprint()
-        if ours and found.state not in (lib.RW_STOPPED, lib.RW_FAILED):
-            lib.rw_set_state(found, lib.RW_FAILED, 0)
 
 
 def lane_size(requested: int) -> int:
@@ -142,43 +110,63 @@ def create_control(
             "segment_bytes": config.segment_bytes,
         },
     )
-    size = lib.rw_control_bytes(geometry)
-    control = _create(object_name(uuid, epoch, "control"), size, 0, "rw_control *")
+    control = _create("control area", lib.rw_control_bytes(geometry), 0, "rw_control *")
     lib.rw_control_create(control.pointer, geometry, uuid, epoch, epoch_begin, position, block_number)
     return control
 
 
-def attach_control(name: str, size: int, uuid: bytes, epoch: int, *, writable: bool = False) -> Mapping:
-    """The control area `name` of `size` bytes. Raises NotRunning if it is gone, VersionMismatch if it does not fit."""
-    control = _attach(name, size, 0, writable, "rw_control *")
+def attach_control(fd: int, size: int, uuid: bytes, epoch: int) -> Mapping:
+    """The control area of `size` bytes behind `fd`, for reading. Raises VersionMismatch if it does not fit."""
+    control = _attach("control area", fd, size, 0, "rw_control *", writable=False)
     _check(control, lib.rw_control_attach(control.pointer, size, uuid, epoch))
     return control
 
 
-def create_log(config: Config, uuid: bytes, epoch: int) -> Mapping:
+def observe_control(fd: int) -> Mapping:
+    """The control area behind `fd`, whichever log's and epoch's it is, for reading. Raises VersionMismatch: another build's."""
+    size = os.fstat(fd).st_size
+    control = _attach("control area", fd, size, 0, "rw_control *", writable=False)
+    _check(control, lib.rw_control_attach(control.pointer, size, control.pointer.uuid, control.pointer.epoch))
+    return control
+
+
+def create_log(config: Config) -> Mapping:
     """The log ring of a new epoch, writable. Raises ShmUnavailable."""
-    return _create(object_name(uuid, epoch, "log"), 0, config.ring_bytes, "uint8_t *")
+    return _create("log ring", 0, config.ring_bytes, "uint8_t *")
 
 
-def attach_log(name: str, ring_bytes: int, *, writable: bool = False) -> Mapping:
-    """The log ring `name`. It has no header: the control area that named it vouches for it. Raises NotRunning."""
-    return _attach(name, 0, ring_bytes, writable, "uint8_t *")
+def attach_log(fd: int, ring_bytes: int) -> Mapping:
+    """The log ring behind `fd`, for reading. It has no header: the control area that came with it vouches for it.
+
+    Raises VersionMismatch: another size.
+    """
+    return _attach("log ring", fd, 0, ring_bytes, "uint8_t *", writable=False)
 
 
-def create_lane(control: Mapping, uuid: bytes, epoch: int, slot: int, generation: int, lane_bytes: int) -> Mapping:
-    """The lane of one generation of a slot, writable, header complete. Raises ShmUnavailable."""
+def create_lane(control: Mapping, slot: int, generation: int, lane_bytes: int) -> int:
+    """A descriptor of a new lane for one generation of a slot: header complete, size sealed. The caller closes it.
+
+    Raises ShmUnavailable.
+    """
     header = lib.rw_lane_object_bytes(lane_bytes) - lane_bytes
-    lane = _create(object_name(uuid, epoch, lane_part(slot, generation)), header, lane_bytes, "rw_lane *")
-    lib.rw_lane_create(lane.pointer, control.pointer, slot, generation, lane_bytes)
-    return lane
+    name = f"lane {slot}"
+    fd = _sealable(name, header + lane_bytes)
+    try:
+        with _fill(name, fd, header, lane_bytes, "rw_lane *") as lane:
+            lib.rw_lane_create(lane.pointer, control.pointer, slot, generation, lane_bytes)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def attach_lane(
-    control: Mapping, name: str, slot: int, generation: int, lane_bytes: int, *, writable: bool = True
+    control: Mapping, fd: int, slot: int, generation: int, lane_bytes: int, *, writable: bool = True
 ) -> Mapping:
-    """The lane `name` with `lane_bytes` of data. Raises NotRunning: gone, VersionMismatch: does not fit."""
+    """The lane behind `fd`, with `lane_bytes` of data. Raises VersionMismatch: it is of another size, slot or epoch."""
     size = lib.rw_lane_object_bytes(lane_bytes)
-    lane = _attach(name, size - lane_bytes, lane_bytes, writable, "rw_lane *")
+    lane = _attach(f"lane {slot}", fd, size - lane_bytes, lane_bytes, "rw_lane *", writable=writable)
     _check(lane, lib.rw_lane_attach(lane.pointer, control.pointer, size, slot, generation))
     return lane
 
@@ -186,30 +174,64 @@ def attach_lane(
 # ------------------------------------------------------------------------------------------------------ objects
 
 
-@contextlib.contextmanager
-def _closing(shm: posix_ipc.SharedMemory) -> Iterator[int]:
-    try:
-        yield shm.fd
-    finally:
-        shm.close_fd()  # the mapping keeps the object
-
-
 def _create(name: str, header: int, data: int, ctype: str) -> Mapping:
-    size = header + data
+    """A new object that others may only read; the mapping's `fd` is for them."""
+    fd, reader = _unnamed(name, header + data)
     try:
-        shm = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
-    except (posix_ipc.Error, OSError) as error:
-        raise ShmUnavailable(f"cannot create shared memory {name} ({format_size(size)}): {error}", size) from error
-    try:
-        with _closing(shm) as fd:
-            os.fchmod(fd, 0o600)  # the umask may have taken the owner's own bits away
-            _allocate(name, fd, size)
-            mapping = Mapping(name, fd, header, data, ctype, writable=True)
-        lib.rw_gather_pages(ffi.cast("uint8_t *", mapping.pointer) + header, data)
-        return mapping
+        mapping = _fill(name, fd, header, data, ctype)
     except BaseException:
-        unlink(name)
+        os.close(reader)
         raise
+    finally:
+        os.close(fd)  # the mapping keeps the object
+    mapping.fd = reader
+    return mapping
+
+
+def _unnamed(name: str, size: int) -> tuple[int, int]:
+    """Two descriptors of a new object: for writing and for reading only."""
+    if posix_ipc is None:
+        fd = _sealable(name, size)
+        try:
+            return fd, os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(fd)
+            raise
+    passing = f"/ringwal-{secrets.token_hex(8)}"
+    try:
+        shm = posix_ipc.SharedMemory(passing, posix_ipc.O_CREX, mode=0o600)
+        try:
+            os.fchmod(shm.fd, 0o600)  # the umask may have taken the owner's own bits away
+            reader = posix_ipc.SharedMemory(passing, read_only=True)
+        except BaseException:
+            shm.close_fd()
+            raise
+        finally:
+            with contextlib.suppress(posix_ipc.ExistentialError):  # somebody sweeps there
+                posix_ipc.unlink_shared_memory(passing)
+    except (posix_ipc.Error, OSError) as error:
+        raise ShmUnavailable(f"cannot create shared memory, {name} ({format_size(size)}): {error}", size) from error
+    return shm.fd, reader.fd
+
+
+def _sealable(name: str, size: int) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        try:
+            return os.memfd_create(f"ringwal {name}", flags | _NOEXEC_SEAL)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return os.memfd_create(f"ringwal {name}", flags)
+    except OSError as error:
+        raise ShmUnavailable(f"cannot create shared memory, {name} ({format_size(size)}): {error}", size) from error
+
+
+def _fill(name: str, fd: int, header: int, data: int, ctype: str) -> Mapping:
+    _allocate(name, fd, header + data)
+    mapping = Mapping(name, fd, header, data, ctype, writable=True)
+    lib.rw_gather_pages(ffi.cast("uint8_t *", mapping.pointer) + header, data)
+    return mapping
 
 
 def _allocate(name: str, fd: int, size: int) -> None:
@@ -218,30 +240,20 @@ def _allocate(name: str, fd: int, size: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise
-        usage = os.statvfs(SHM_DIRECTORY)
-        free = usage.f_bavail * usage.f_frsize
+        usage = os.fstatvfs(fd)  # a memfd's file system has no size of its own
+        where = f", and {SHM_DIRECTORY} has {usage.f_bavail * usage.f_frsize} bytes free" if usage.f_blocks else ""
         raise ShmUnavailable(
-            f"shared memory {name} needs {size} bytes ({format_size(size)}), and {SHM_DIRECTORY} has {free} bytes free;"
+            f"shared memory, {name}, needs {size} bytes ({format_size(size)}){where};"
             " enlarge it (docker run --shm-size=256m, or mount -o remount,size=256m /dev/shm),"
             " or lower ring_bytes, lane_bytes, max_streams or max_clients",
             size,
         ) from error
 
 
-def _attach(name: str, header: int, data: int, writable: bool, ctype: str) -> Mapping:
-    try:
-        shm = posix_ipc.SharedMemory(name, read_only=not writable)
-    except posix_ipc.ExistentialError as error:
-        raise NotRunning(f"shared memory {name} is gone: its engine has ended") from error
-    except posix_ipc.PermissionsError as error:
-        raise ShmUnavailable(f"no permission for shared memory {name}: it belongs to another user") from error
-    with _closing(shm) as fd:
-        facts = os.fstat(fd)
-        if os.geteuid() not in (facts.st_uid, 0) or facts.st_mode & 0o077:
-            raise ShmUnavailable(f"shared memory {name} belongs to another user or is open to others; it is not used")
-        if facts.st_size != header + data:
-            raise VersionMismatch(f"shared memory {name} has {facts.st_size} bytes instead of {header + data}")
-        return Mapping(name, fd, header, data, ctype, writable=writable)
+def _attach(name: str, fd: int, header: int, data: int, ctype: str, *, writable: bool) -> Mapping:
+    if (found := os.fstat(fd).st_size) != header + data:
+        raise VersionMismatch(f"shared memory, {name}, has {found} bytes instead of {header + data}")
+    return Mapping(name, fd, header, data, ctype, writable=writable)
 
 
 def _check(mapping: Mapping, code: int) -> None:

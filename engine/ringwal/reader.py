@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, OffsetTrimmed
+from ringwal.log.directory import Directory
 from ringwal.log_extents import Chunk, Extents, SegmentFiles, new_walk
 from ringwal.log_index import LogIndex
 
@@ -44,7 +44,7 @@ class Reader:
     must stay mapped while the reader or one of its cursors is in use. Thread-safe. Not for use in a forked child.
     """
 
-    def __init__(self, directory: Path, control: Any, ring: Any) -> None:
+    def __init__(self, directory: Directory, control: Any, ring: Any) -> None:
         self.control = control
         self.ring = ring
         self.ring_view = ffi.buffer(ring, 2 * control.ring_bytes)

@@ -78,7 +78,6 @@ POINTS = [
     Point("s.replace.pre", S, Way.WAL_DIES, hits=(1,)),
     Point("s.stop.asked", S, Way.STOP, hits=(1,)),
     Point("s.stop.written", S, Way.STOP, hits=(1,)),
-    Point("s.unlink.pre", S, Way.STOP, hits=(2,)),
     Point("rec.decided", S, Way.START, hits=(1,)),
     Point("rec.carried", S, Way.START, hits=(1,)),
     Point("rec.barrier", S, Way.START, hits=(1,)),

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import ringwal
-from ringwal import memory
 
 WAIT = 30.0
 """The patience of a test: what takes longer has failed."""
@@ -225,8 +224,6 @@ class Engine:
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
-        for name in memory.leftovers(bytes.fromhex(self.facts.get("uuid", "00" * 16))):
-            memory.unlink(name)
 
 
 class Writers:

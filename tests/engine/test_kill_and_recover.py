@@ -13,7 +13,7 @@ from points import POINTS, Point, Victim, Way
 from rig import CHECKOUT, Engine, Writers, arm, until, verify
 
 import ringwal
-from ringwal import memory
+import shm_names
 
 WRITERS = 3
 STREAMS = ["hot", "left", "right"]
@@ -42,13 +42,14 @@ def await_slots(running: Engine, pids: list[int]) -> None:
 def check_and_end(running: Engine, writers: Writers, start: Callable[..., Engine], codes: list[int]) -> None:
     """The end of every test: the engine is killed whole while all write, started again, and everything is read."""
     running.kill()
+    assert shm_names.left() == []
     assert writers.stop() == codes
     last = start()
     journals = writers.journals()
     with ringwal.connect(running.directory) as client:
         assert verify(client, journals) >= sum(len(journal.confirmed) for journal in journals) > 0
     assert last.terminate() == 0
-    assert memory.leftovers(bytes.fromhex(last.facts["uuid"])) == []
+    assert shm_names.left() == []
 
 
 def test_writers_die_at_every_point_and_the_others_go_on(

@@ -15,7 +15,7 @@ import pytest
 from rig import CHECKOUT, WAIT, Engine, arm, children_of, environment, read_all, state_of, until
 
 import ringwal
-from ringwal import memory
+import shm_names
 
 AUTOSTART = """
 import ringwal, sys
@@ -59,8 +59,7 @@ def test_two_clients_start_one_engine_and_it_ends_after_the_last(directory: Path
         until(lambda: state_of(pid) in "ZX", "the engine has ended with its last client")
     finally:
         os.close(ended)
-    uuid = (directory / "manifest").read_bytes()[24:40]
-    assert memory.leftovers(uuid) == []
+    assert shm_names.left() == []
     with pytest.raises(ringwal.NotRunning):
         ringwal.connect(directory)
 
@@ -108,27 +107,42 @@ def switches(pids: set[int]) -> dict[str, int]:
     return found
 
 
-def test_a_killed_engine_leaves_its_memory_to_the_next_and_a_stopped_one_nothing(
-    directory: Path, start: Callable[..., Engine]
-) -> None:
+def test_neither_a_killed_engine_nor_a_stopped_one_leaves_memory(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
+    assert shm_names.left() == []  # not even while it runs
     with ringwal.connect(directory) as client:
         client.stream("s").append(b"x").result(WAIT)
+        assert shm_names.left() == []
         running.kill()
-    uuid = bytes.fromhex(running.facts["uuid"])
-    left = set(memory.leftovers(uuid))
-    assert len(left) == 3
+    assert shm_names.left() == []
     running = start()
-    assert not left & set(memory.leftovers(uuid))
     client = ringwal.connect(directory)
     stream = client.stream("s")
     assert stream.append(b"y").result(WAIT).offset == 1
     assert running.terminate() == 0
-    assert memory.leftovers(uuid) == []
-    assert sorted(path.name for path in directory.iterdir()) == ["lock", "manifest", "segments"]
+    assert shm_names.left() == []
+    found = sorted(path.name for path in directory.iterdir())
+    assert found == ["home", "last-status.json", "lock", "manifest", "segments"]
     with pytest.raises(ringwal.NotRunning) as caught:
         stream.append(b"z")
     assert caught.value.outcome in (None, "not_appended")
+    client.close()
+
+
+def test_an_append_after_the_engine_was_killed_is_refused(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    client = ringwal.connect(directory)
+    stream = client.stream("s")
+    stream.append(b"x").result(WAIT)
+    running.process.kill()
+    running.wait()
+    # Its processes may be about to die, and nobody has told the client: the first append knows.
+    with pytest.raises(ringwal.NotRunning) as caught:
+        stream.append(b"lost")
+    assert (caught.value.outcome, caught.value.retriable) == ("not_appended", True)
+    start()
+    assert stream.append(b"y").result(WAIT).offset == 1
+    assert [record.data for record in stream.read(0)] == [b"x", b"y"]
     client.close()
 
 
@@ -159,7 +173,6 @@ def test_an_engine_that_is_killed_fails_every_receipt_with_an_unknown_outcome(
 
 def test_clients_come_and_go_and_places_come_back(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(max_clients=4)
-    uuid = bytes.fromhex(running.facts["uuid"])
     clients = [ringwal.connect(directory) for _ in range(4)]
     for client in clients:
         client.stream("s").append(b"x").result(WAIT)
@@ -176,7 +189,8 @@ def test_clients_come_and_go_and_places_come_back(directory: Path, start: Callab
         with ringwal.connect(directory) as client:
             assert client.stream("s").append(b"x").result(WAIT).offset == 5 + n
         until(lambda: not running.status()["clients"], "the place has come back")
-    assert len(memory.leftovers(uuid)) == 2
+    descriptors = [str(link.readlink()) for link in Path(f"/proc/{running.process.pid}/fd").iterdir() if link.is_symlink()]
+    assert [link for link in descriptors if "ringwal lane" in link] == []  # the memory has gone with the places
     assert running.terminate() == 0
 
 

@@ -17,7 +17,7 @@ import pytest
 from rig import CHECKOUT, SMALL, WAIT, Engine, arm, environment, stop_process, until
 
 import ringwal
-from ringwal import memory
+import shm_names
 
 MIB = 1 << 20
 
@@ -36,7 +36,7 @@ def test_too_few_open_files_are_said_before_anything_is_made(directory: Path) ->
     limited = ["prlimit", "--nofile=100:100", *command]
     ended = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=WAIT, env=environment(CHECKOUT))
     assert ended.returncode == os.EX_CONFIG
-    assert "112 open files" in ended.stderr and "ulimit -n" in ended.stderr
+    assert "120 open files" in ended.stderr and "ulimit -n" in ended.stderr
     assert not directory.exists()
 
 
@@ -261,7 +261,7 @@ def test_a_failed_write_ends_the_epoch_and_recovery_brings_back_what_was_confirm
         # The second came too late for the epoch: it is told that nothing was appended.
         assert isinstance(failed[1], ringwal.NotRunning | ringwal.EngineFailed)
     assert running.wait() == os.EX_IOERR
-    assert memory.leftovers(bytes.fromhex(running.facts["uuid"])) == []
+    assert shm_names.left() == []
     assert os.strerror(number) in running.said()
     start()
     with ringwal.connect(directory) as client:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from log_place import log_at
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import manifest as manifests
 from ringwal.log.manifest import Manifest
@@ -20,7 +21,7 @@ SLOT_BYTES = 96
 
 def fresh(directory: Path) -> Manifest:
     state = Manifest(uuid=bytes(range(16)), segment_bytes=3 << 20, window_bytes=1 << 20, named_end=2, epoch=1)
-    return manifests.create(directory, state)
+    return manifests.create(log_at(directory), state)
 
 
 def flip(path: Path, byte: int, bit: int) -> None:
@@ -35,16 +36,16 @@ def without_counter(state: Manifest) -> Manifest:
 
 def test_what_is_stored_is_loaded(tmp_path: Path) -> None:
     state = fresh(tmp_path)
-    assert manifests.load(tmp_path) == state
-    changed = manifests.store(tmp_path, dataclasses.replace(state, epoch=7, epoch_segment=1, window_bytes=5))
+    assert manifests.load(log_at(tmp_path)) == state
+    changed = manifests.store(log_at(tmp_path), dataclasses.replace(state, epoch=7, epoch_segment=1, window_bytes=5))
     assert changed.counter == state.counter + 2
-    assert manifests.load(tmp_path) == changed
+    assert manifests.load(log_at(tmp_path)) == changed
     assert [path.name for path in tmp_path.iterdir()] == ["manifest"]
     assert (tmp_path / "manifest").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_slot_is_laid_out_as_documented(tmp_path: Path) -> None:
-    state = manifests.store(tmp_path, dataclasses.replace(fresh(tmp_path), epoch=9))
+    state = manifests.store(log_at(tmp_path), dataclasses.replace(fresh(tmp_path), epoch=9))
     data = (tmp_path / "manifest").read_bytes()
     assert len(data) == 2 * PAGE
     for slot in (0, 1):
@@ -55,14 +56,14 @@ def test_the_slot_is_laid_out_as_documented(tmp_path: Path) -> None:
 
 
 def test_any_one_flipped_bit_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = manifests.store(tmp_path, dataclasses.replace(fresh(tmp_path), epoch=3))
+    state = manifests.store(log_at(tmp_path), dataclasses.replace(fresh(tmp_path), epoch=3))
     data = (tmp_path / "manifest").read_bytes()
     for slot in (0, 1):
         for bit in range(SLOT_BYTES * 8):
             pages = [bytearray(data[:PAGE]), bytearray(data[PAGE:])]
             pages[slot][bit // 8] ^= 1 << bit % 8
             monkeypatch.setattr(manifests, "_read_slots", lambda _, pages=pages: tuple(map(bytes, pages)))
-            loaded = manifests.load(tmp_path)
+            loaded = manifests.load(log_at(tmp_path))
             assert without_counter(loaded) == without_counter(state)
             assert loaded.counter == state.counter - (state.counter % 2 == slot), "the damaged slot was believed"
 
@@ -72,7 +73,7 @@ def test_two_bad_slots_are_refused(tmp_path: Path) -> None:
     flip(tmp_path / "manifest", 40, 0)
     flip(tmp_path / "manifest", PAGE + 20, 3)
     with pytest.raises(CorruptionError, match="neither slot"):
-        manifests.load(tmp_path)
+        manifests.load(log_at(tmp_path))
 
 
 @pytest.mark.parametrize("size", [0, 90, PAGE, PAGE + 50])
@@ -81,9 +82,9 @@ def test_a_short_file_has_the_slots_that_are_whole(tmp_path: Path, size: int) ->
     os.truncate(tmp_path / "manifest", size)
     if size < PAGE:
         with pytest.raises(CorruptionError):
-            manifests.load(tmp_path)
+            manifests.load(log_at(tmp_path))
     else:
-        assert manifests.load(tmp_path).counter == 2
+        assert manifests.load(log_at(tmp_path)).counter == 2
 
 
 def test_equal_counters_are_impossible_to_believe(tmp_path: Path) -> None:
@@ -93,21 +94,21 @@ def test_equal_counters_are_impossible_to_believe(tmp_path: Path) -> None:
     newest = state.counter % 2
     data = bytearray(data[newest * PAGE :][:PAGE] * 2)
     path.write_bytes(data)
-    assert manifests.load(tmp_path) == state  # the copy stands in the wrong slot and is not believed
+    assert manifests.load(log_at(tmp_path)) == state  # the copy stands in the wrong slot and is not believed
     flip(path, newest * PAGE, 0)
     with pytest.raises(CorruptionError):
-        manifests.load(tmp_path)
+        manifests.load(log_at(tmp_path))
 
 
 def test_slots_of_different_logs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     fresh(tmp_path / "a")
-    manifests.create(tmp_path / "b", Manifest(uuid=bytes(16), segment_bytes=3 << 20, window_bytes=1 << 20))
+    manifests.create(log_at(tmp_path / "b"), Manifest(uuid=bytes(16), segment_bytes=3 << 20, window_bytes=1 << 20))
     one, other = (tmp_path / "a/manifest").read_bytes(), (tmp_path / "b/manifest").read_bytes()
     (tmp_path / "a/manifest").write_bytes(one[:PAGE] + other[PAGE:])
     with pytest.raises(CorruptionError, match="different logs"):
-        manifests.load(tmp_path / "a")
+        manifests.load(log_at(tmp_path / "a"))
 
 
 def test_another_format_is_named_and_not_touched(tmp_path: Path) -> None:
@@ -120,13 +121,13 @@ def test_another_format_is_named_and_not_touched(tmp_path: Path) -> None:
         struct.pack_into("<Q", data, slot + 88, digest)
     path.write_bytes(data)
     with pytest.raises(VersionMismatch, match="format 2"):
-        manifests.load(tmp_path)
+        manifests.load(log_at(tmp_path))
     assert path.read_bytes() == bytes(data)
 
 
 def test_no_manifest_is_not_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        manifests.load(tmp_path)
+        manifests.load(log_at(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_no_manifest_is_not_an_empty_one(tmp_path: Path) -> None:
     [("epoch_segment", 4), ("epoch_segment", 2**64 - 8191), ("first_segment", 3), ("named_end", 2**60), ("epoch", 2**64 - 1)],
 )
 def test_numbers_that_nobody_wrote_are_refused_even_with_a_right_digest(tmp_path: Path, field: str, value: int) -> None:
-    state = manifests.store(tmp_path, dataclasses.replace(fresh(tmp_path), epoch=1, epoch_segment=2, named_end=4))
-    manifests.store(tmp_path, dataclasses.replace(state, **{field: value}))
+    state = manifests.store(log_at(tmp_path), dataclasses.replace(fresh(tmp_path), epoch=1, epoch_segment=2, named_end=4))
+    manifests.store(log_at(tmp_path), dataclasses.replace(state, **{field: value}))
     with pytest.raises(CorruptionError, match="contradict"):
-        manifests.load(tmp_path)
+        manifests.load(log_at(tmp_path))

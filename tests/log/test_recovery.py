@@ -13,6 +13,7 @@ import pytest
 import xxhash
 
 from log.writer import CONFIG, MIB, PAGE, LogWriter, blocks, contents
+from log_place import log_at
 from ringwal._native import lib
 from ringwal.log import manifest as manifests
 from ringwal.log import segment
@@ -23,7 +24,7 @@ SIZE = CONFIG.segment_bytes
 
 @pytest.fixture
 def log(tmp_path: Path) -> LogWriter:
-    return LogWriter(tmp_path / "log", recover(tmp_path / "log", CONFIG))
+    return LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
 
 
 def offsets(recovered: Recovered) -> dict[str, int]:
@@ -31,9 +32,9 @@ def offsets(recovered: Recovered) -> dict[str, int]:
 
 
 def test_a_new_directory_becomes_an_empty_log_in_epoch_one(tmp_path: Path) -> None:
-    recovered = recover(tmp_path / "log", CONFIG)
+    recovered = recover(log_at(tmp_path / "log"), CONFIG)
     assert (recovered.epoch, recovered.epoch_begin, recovered.position, recovered.streams) == (1, 0, PAGE, ())
-    assert recovered.block_number == 1 and recovered.manifest == manifests.load(tmp_path / "log")
+    assert recovered.block_number == 1 and recovered.manifest == manifests.load(log_at(tmp_path / "log"))
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700
     assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["manifest", "segments"]
     ((head, _),) = blocks(tmp_path / "log")
@@ -44,7 +45,7 @@ def test_a_new_directory_becomes_an_empty_log_in_epoch_one(tmp_path: Path) -> No
 def test_a_clean_log_comes_back_whole(log: LogWriter) -> None:
     log.put((0, b"a"), (1, [b"x", b"", b"yy"]))
     end = log.put((0, b"b" * 10_000)).end
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert offsets(recovered) == {"s0": 2, "s1": 3}
     assert (recovered.epoch, recovered.epoch_begin, recovered.previous_end) == (2, SIZE, end)
     assert recovered.timestamp_ns == 2_002
@@ -56,7 +57,7 @@ def test_a_clean_log_comes_back_whole(log: LogWriter) -> None:
 def test_epochs_follow_each_other_without_losing_anything(log: LogWriter) -> None:
     for epoch in range(2, 6):
         log.put((0, b"%d" % epoch), (epoch, b"new"))
-        recovered = recover(log.directory, CONFIG)
+        recovered = recover(log_at(log.directory), CONFIG)
         assert recovered.epoch == epoch and recovered.epoch_begin % SIZE == 0
         log = LogWriter(log.directory, recovered)
     assert contents(log.directory)["s0"] == [b"2", b"3", b"4", b"5"]
@@ -68,7 +69,7 @@ def test_a_log_goes_on_over_the_end_of_a_segment(log: LogWriter) -> None:
     for payload in big:
         log.put((0, payload))
     assert log.manifest.named_end > 2
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert contents(log.directory) == {"s0": big}
     assert recovered.epoch_begin == log.manifest.named_end * SIZE
 
@@ -76,7 +77,7 @@ def test_a_log_goes_on_over_the_end_of_a_segment(log: LogWriter) -> None:
 def test_an_end_block_at_the_very_end_makes_the_next_segment_the_first_of_the_epoch(log: LogWriter) -> None:
     log.put((0, b"a"))
     log.end()
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert recovered.epoch_begin == SIZE and recovered.previous_end == SIZE
     assert contents(log.directory) == {"s0": [b"a"]}
 
@@ -85,7 +86,7 @@ def test_valid_blocks_up_to_the_last_named_byte_are_a_whole_log(log: LogWriter) 
     log.put((0, b"a"))
     size = SIZE - log.position
     log._block([], PAGE, "whole", None, {"kind": lib.RW_BLOCK_END, "span": size})
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert recovered.epoch_begin == SIZE and recovered.previous_end == SIZE
 
 
@@ -93,7 +94,7 @@ def test_valid_blocks_up_to_the_last_named_byte_are_a_whole_log(log: LogWriter) 
 def test_a_torn_last_block_is_cut_off(log: LogWriter, state: Any) -> None:
     log.put((0, b"a"))
     torn = log.put((0, b"b"), (1, b"c"), state=state)
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert recovered.previous_end == torn.position
     assert offsets(recovered) == {"s0": 1} and contents(log.directory) == {"s0": [b"a"]}
 
@@ -105,7 +106,7 @@ def test_a_torn_end_block_is_a_hole_like_any_other(log: LogWriter, state: Any) -
     log.put((0, b"2" * (MIB - 100_000)))
     end = log.end(state=state)
     log.put((1, b"y"), watermark=end.position)
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert recovered.previous_end == end.position
     assert contents(log.directory)["s1"] == [b"x", b"y"]
     assert recovered.statistics.carried == 1 and recovered.statistics.holes == 1
@@ -117,7 +118,7 @@ def test_beyond_a_hole_other_streams_go_on_and_the_same_one_does_not(log: LogWri
     hole = log.put((0, b"lost"), (2, b"lost with its definition"), state=state)
     log.put((0, b"after"), (1, [b"y", b"z"]), (2, b"dropped"), watermark=hole.position)
     log.put((3, b"new"), (1, b"!"), watermark=hole.position)
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert recovered.previous_end == hole.position
     assert offsets(recovered) == {"s0": 1, "s1": 4, "s3": 1}
     assert contents(log.directory) == {"s0": [b"a"], "s1": [b"x", b"y", b"z", b"!"], "s3": [b"new"]}
@@ -129,7 +130,7 @@ def test_what_is_carried_over_is_the_same_record(log: LogWriter) -> None:
     log.put((1, b"x"))
     hole = log.put((0, b"lost"), state="missing")
     log.put((1, [b"y", b"z"]), watermark=hole.position)
-    recover(log.directory, CONFIG)
+    recover(log_at(log.directory), CONFIG)
     (head, piece), = [b for b in blocks(log.directory) if b[0]["kind"] == lib.RW_BLOCK_DATA and b[0]["epoch"] == 2]
     _, kind, persisted, slot, size, count, stream, generation, *rest = struct.unpack_from("<IBBHIIIIQQQQQQQ", piece, 128)
     payload = piece[208 : 208 + size]
@@ -143,39 +144,39 @@ def test_what_is_dropped_never_comes_back(log: LogWriter) -> None:
     hole = log.put((0, b"lost"), state="missing")
     log.put((0, b"zombie"), (1, b"kept"), watermark=hole.position)
     log.put((0, b"zombie too"), watermark=hole.position)
-    log = LogWriter(log.directory, recover(log.directory, CONFIG))
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
     log.put((0, b"b"), (0, b"c"))
     for _ in range(3):
-        recovered = recover(log.directory, CONFIG)
+        recovered = recover(log_at(log.directory), CONFIG)
         assert offsets(recovered) == {"s0": 3, "s1": 1}
         assert contents(log.directory) == {"s0": [b"a", b"b", b"c"], "s1": [b"kept"]}
 
 
 def test_carrying_more_than_a_segment_has_room_for_uses_the_next_one(log: LogWriter) -> None:
     directory = log.directory
-    log.manifest = manifests.store(directory, dataclasses.replace(log.manifest, window_bytes=8 * MIB))
+    log.manifest = manifests.store(log_at(directory), dataclasses.replace(log.manifest, window_bytes=8 * MIB))
     hole = log.put((0, b"lost"), state="missing")
     sent = [bytes([n]) * (MIB - 6000) for n in range(5)]
     for payload in sent:
         log.put((1, payload), watermark=hole.position)
-    recovered = recover(directory, CONFIG)
+    recovered = recover(log_at(directory), CONFIG)
     assert recovered.statistics.carried == 5 and recovered.statistics.holes >= 1
     assert contents(directory) == {"s1": sent}
     assert recovered.position // SIZE > recovered.epoch_begin // SIZE
     assert recovered.manifest.named_end == recovered.position // SIZE + 1
     assert contents(directory) == {"s1": sent}
-    recover(directory, CONFIG)
+    recover(log_at(directory), CONFIG)
     assert contents(directory) == {"s1": sent}
 
 
 def test_a_barrier_of_many_blocks_is_read_back(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, max_streams=3000)
-    log = LogWriter(tmp_path / "log", recover(tmp_path / "log", config))
+    log = LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), config))
     for first in range(0, 3000, 1000):
         names = [(stream, b"%d" % stream) for stream in range(first, first + 1000)]
         log.put(*names)
     for _ in range(2):
-        recovered = recover(log.directory, config)
+        recovered = recover(log_at(log.directory), config)
         assert len(recovered.streams) == 3000 and all(s.next_offset == 1 for s in recovered.streams)
     barrier = [head for head, _ in blocks(log.directory) if head["epoch"] == 3]
     assert len(barrier) > 1 and [head["sequence"] & 0xFF for head in barrier] == list(range(len(barrier)))
@@ -187,39 +188,39 @@ def test_two_holes_count_from_the_first(log: LogWriter) -> None:
     log.put((0, b"b"), watermark=hole.position)
     log.put((0, b"c"), watermark=hole.position, state="torn")
     log.put((0, b"d"), (2, b"q"), watermark=hole.position)
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert recovered.statistics.holes == 2
     assert contents(log.directory) == {"s0": [b"a", b"b"], "s2": [b"q"]}
 
 
 def test_orphans_are_removed_and_the_window_follows_the_settings(log: LogWriter) -> None:
     log.put((0, b"a"))
-    segment.create(log.directory, log.manifest.uuid, 1, SIZE, direct=False)
-    segment.create(log.directory, log.manifest.uuid, 2, SIZE, direct=False)
-    log.manifest = manifests.store(log.directory, dataclasses.replace(log.manifest, window_bytes=5 * MIB))
-    recovered = recover(log.directory, dataclasses.replace(CONFIG, direct_io="off"))
-    assert segment.numbers(log.directory) == [0, 1]
+    segment.create(log_at(log.directory), log.manifest.uuid, 1, SIZE, direct=False)
+    segment.create(log_at(log.directory), log.manifest.uuid, 2, SIZE, direct=False)
+    log.manifest = manifests.store(log_at(log.directory), dataclasses.replace(log.manifest, window_bytes=5 * MIB))
+    recovered = recover(log_at(log.directory), dataclasses.replace(CONFIG, direct_io="off"))
+    assert segment.numbers(log_at(log.directory)) == [0, 1]
     assert recovered.direct is False and recovered.manifest.window_bytes == CONFIG.ring_bytes
 
 
 def test_stale_blocks_of_an_unfinished_attempt_never_show(log: LogWriter) -> None:
     log.put((0, b"a"))
-    log.manifest = segment.prepare(log.directory, log.manifest, 1, direct=False)
+    log.manifest = segment.prepare(log_at(log.directory), log.manifest, 1, direct=False)
     # An attempt at epoch 2 got further than this one will: its blocks are valid, right behind the barrier.
     attempt = LogWriter(log.directory, recover_copy(log))
     attempt.directory = log.directory
     attempt.put((0, b"stale"))
     attempt.put((0, b"stale too"))
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert recovered.epoch == attempt.manifest.epoch and recovered.epoch_begin == SIZE
-    recover(log.directory, CONFIG)
+    recover(log_at(log.directory), CONFIG)
     assert contents(log.directory) == {"s0": [b"a"]}
 
 
 def recover_copy(log: LogWriter) -> Recovered:
     copy = log.directory.with_name("copy")
     shutil.copytree(log.directory, copy)
-    return recover(copy, CONFIG)
+    return recover(log_at(copy), CONFIG)
 
 
 def test_a_large_record_that_is_dropped_takes_no_room(log: LogWriter) -> None:
@@ -227,7 +228,7 @@ def test_a_large_record_that_is_dropped_takes_no_room(log: LogWriter) -> None:
     log.next.pop(1)
     log.put((0, b"d" * 900_000), watermark=hole.position)
     log.put((1, b"kept"), watermark=hole.position)
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     assert contents(log.directory) == {"s1": [b"kept"]}
     assert recovered.position == recovered.epoch_begin + 2 * PAGE
 
@@ -243,5 +244,5 @@ def test_a_block_inside_a_torn_block_is_payload(log: LogWriter, tmp_path: Path) 
     torn = log.put((0, payload), state="torn")
     assert log.file(0).read_bytes()[PAGE + inner.position : PAGE + inner.end] == image
     log.put((2, b"after"), watermark=torn.position)
-    recover(log.directory, CONFIG)
+    recover(log_at(log.directory), CONFIG)
     assert contents(log.directory) == {"s2": [b"after"]}

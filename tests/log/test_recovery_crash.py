@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from log.writer import CONFIG, LogWriter, contents
+from log_place import log_at
 from ringwal.log import manifest as manifests
 from ringwal.log.recovery import recover
 
@@ -54,7 +55,7 @@ def _child(directory: Path, hit: int) -> NoReturn:
     code = 1
     try:
         crash_at(hit)
-        recover(directory, CONFIG)
+        recover(log_at(directory), CONFIG)
         code = 0
     finally:
         os._exit(code)
@@ -66,9 +67,9 @@ def empty(_: Path) -> None:
 
 def holed(directory: Path) -> None:
     """A log with records to be carried over, others to be dropped, an orphan, and torn bytes in the next segment."""
-    log = LogWriter(directory, recover(directory, CONFIG))
+    log = LogWriter(directory, recover(log_at(directory), CONFIG))
     log.put((0, b"a"), (1, b"x"))
-    log = LogWriter(directory, recover(directory, CONFIG))
+    log = LogWriter(directory, recover(log_at(directory), CONFIG))
     for _ in range(3):
         log.put((0, b"b" * 900_000))
     hole = log.put((0, b"lost"), state="missing")
@@ -83,7 +84,7 @@ BUILDERS = [empty, holed]
 
 def expected(directory: Path) -> tuple[Any, ...]:
     """What a log is after it has been recovered, apart from how many epochs that took."""
-    recovered = recover(directory, CONFIG)
+    recovered = recover(log_at(directory), CONFIG)
     return recovered.streams, contents(directory)
 
 
@@ -103,7 +104,7 @@ def test_a_crash_at_any_call_changes_nothing_in_the_end(tmp_path: Path, build: C
         if origin.exists():
             shutil.copytree(origin, directory)
         crashed = run(directory, hit)
-        if crashed and old and manifests.load(directory).epoch == 2:
+        if crashed and old and manifests.load(log_at(directory)).epoch == 2:
             for number in (0, 1):
                 name = f"{number:020d}.seg"
                 assert (directory / "segments" / name).read_bytes() == old[name], f"touched before the switch, at {hit}"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from log.writer import CONFIG, PAGE, Block, LogWriter, State, contents
+from log_place import log_at
 from ringwal.errors import CorruptionError
 from ringwal.log import manifest as manifests
 from ringwal.log.recovery import recover
@@ -111,16 +112,16 @@ def judge(done: list[Written], barrier_end: int, window: int) -> Verdict:
 def test_recovery_agrees_with_the_oracle(plans: list[Plan], window: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch, "log")
-        first = recover(directory, CONFIG)
+        first = recover(log_at(directory), CONFIG)
         log = LogWriter(directory, first)
-        log.manifest = manifests.store(directory, dataclasses.replace(log.manifest, window_bytes=window))
+        log.manifest = manifests.store(log_at(directory), dataclasses.replace(log.manifest, window_bytes=window))
         want = judge(write(log, plans), PAGE, window)
         if want.refused_at is not None:
             with pytest.raises(CorruptionError) as raised:
-                recover(directory, CONFIG)
+                recover(log_at(directory), CONFIG)
             assert raised.value.position == want.refused_at
             return
-        recovered = recover(directory, CONFIG)
+        recovered = recover(log_at(directory), CONFIG)
         named = {f"s{stream}": records for stream, records in want.streams.items()}
         assert recovered.previous_end == want.cut
         assert {stream.name: stream.next_offset for stream in recovered.streams} == {k: len(v) for k, v in named.items()}
@@ -129,5 +130,5 @@ def test_recovery_agrees_with_the_oracle(plans: list[Plan], window: int) -> None
         for stream in want.streams:
             log.put((stream, b"after"))
             named[f"s{stream}"].append(b"after")
-        recover(directory, CONFIG)
+        recover(log_at(directory), CONFIG)
         assert contents(directory) == named

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from log.writer import CONFIG, MIB, PAGE, LogWriter
+from log_place import log_at, path_of
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError, CorruptionError
 from ringwal.log import manifest as manifests
@@ -24,7 +25,7 @@ SIZE = CONFIG.segment_bytes
 
 @pytest.fixture
 def log(tmp_path: Path) -> LogWriter:
-    return LogWriter(tmp_path / "log", recover(tmp_path / "log", CONFIG))
+    return LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
 
 
 def offsets(recovered: Recovered) -> dict[str, int]:
@@ -39,7 +40,7 @@ def refused(log: LogWriter, match: str, position: int) -> None:
     """Recovery names the place and leaves every byte as it is."""
     before = snapshot(log.directory)
     with pytest.raises(CorruptionError, match=match) as raised:
-        recover(log.directory, CONFIG)
+        recover(log_at(log.directory), CONFIG)
     assert (raised.value.segment, raised.value.position) == (position // SIZE, position)
     assert snapshot(log.directory) == before
 
@@ -63,7 +64,7 @@ def test_a_carried_block_is_never_taken_for_a_torn_tail(log: LogWriter) -> None:
     log.put((1, b"x"))
     hole = log.put((0, b"lost"), state="missing")
     log.put((1, b"y"), watermark=hole.position)
-    recovered = recover(log.directory, CONFIG)
+    recovered = recover(log_at(log.directory), CONFIG)
     log = LogWriter(log.directory, recovered)
     log.flip(recovered.position - PAGE + 200)
     refused(log, "that was on the disk is damaged", recovered.position - PAGE)
@@ -76,7 +77,7 @@ def test_a_hole_is_tolerated_up_to_the_window_and_not_beyond(log: LogWriter) -> 
     assert exact.end - hole.position == CONFIG.ring_bytes
     saved = log.directory.with_name("saved")
     shutil.copytree(log.directory, saved)
-    assert offsets(recover(log.directory, CONFIG)) == {"s1": 1}
+    assert offsets(recover(log_at(log.directory), CONFIG)) == {"s1": 1}
     log.directory = saved
     log.put((1, b"one page too far"), watermark=hole.position)
     refused(log, "further on than was in flight", hole.position)
@@ -129,7 +130,7 @@ def test_an_offset_given_out_twice_is_refused_beyond_a_hole_too(log: LogWriter) 
 @pytest.mark.parametrize("at", [0, 8, 40, 130, 200])
 def test_a_damaged_barrier_is_refused(log: LogWriter, at: int) -> None:
     log.put((0, b"a"))
-    log = LogWriter(log.directory, recover(log.directory, CONFIG))
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
     log.flip(log.begin + at, 1)
     refused(log, "barrier that begins the epoch", log.begin)
 
@@ -160,7 +161,7 @@ def test_every_named_segment_must_be_there(
 ) -> None:
     for _ in range(2):
         log.put((0, b"a"))
-        log = LogWriter(log.directory, recover(log.directory, CONFIG))
+        log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
     damage(log.file(number))
     at = number * SIZE + (MIB if damage is shorten else 0)
     refused(log, match, at)
@@ -169,9 +170,9 @@ def test_every_named_segment_must_be_there(
 def test_segments_of_another_log_and_copies_are_refused(log: LogWriter, tmp_path: Path) -> None:
     log.put((0, b"a"))
     log.end()
-    recover(tmp_path / "other", CONFIG)
+    recover(log_at(tmp_path / "other"), CONFIG)
     good = log.file(1).read_bytes()
-    shutil.copy(segment.path_of(tmp_path / "other", 0), log.file(0).with_name("kept"))
+    shutil.copy(path_of(tmp_path / "other", 0), log.file(0).with_name("kept"))
     log.file(1).write_bytes(log.file(0).read_bytes())
     refused(log, "is segment 0 under another name", SIZE)
     log.file(1).write_bytes(good)
@@ -182,8 +183,8 @@ def test_segments_of_another_log_and_copies_are_refused(log: LogWriter, tmp_path
 def test_segments_without_a_manifest_are_refused(log: LogWriter) -> None:
     (log.directory / "manifest").unlink()
     with pytest.raises(CorruptionError, match="no manifest"):
-        recover(log.directory, CONFIG)
-    assert segment.numbers(log.directory) == [0]
+        recover(log_at(log.directory), CONFIG)
+    assert segment.numbers(log_at(log.directory)) == [0]
 
 
 def test_a_place_that_the_disk_cannot_read_is_not_the_end_of_the_log(
@@ -201,7 +202,7 @@ def test_a_place_that_the_disk_cannot_read_is_not_the_end_of_the_log(
     with monkeypatch.context() as patch:
         patch.setattr(os, "preadv", fail)
         with pytest.raises(CorruptionError, match="cannot read") as raised:
-            recover(log.directory, CONFIG)
+            recover(log_at(log.directory), CONFIG)
     assert raised.value.segment == 0 and raised.value.position is not None
     assert snapshot(log.directory) == before
 
@@ -229,17 +230,17 @@ def test_bytes_that_change_while_they_are_recovered_are_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, "preadv", forget)
         with pytest.raises(CorruptionError, match="same bytes twice"):
-            recover(log.directory, CONFIG)
-    assert manifests.load(log.directory).epoch == 1
-    assert offsets(recover(log.directory, CONFIG)) == {"s0": 3, "s1": 1}
+            recover(log_at(log.directory), CONFIG)
+    assert manifests.load(log_at(log.directory)).epoch == 1
+    assert offsets(recover(log_at(log.directory), CONFIG)) == {"s0": 3, "s1": 1}
 
 
 def test_settings_that_do_not_fit_the_log_are_refused(log: LogWriter) -> None:
     log.put((0, b"a"), (63, b"b"))
     before = snapshot(log.directory)
     with pytest.raises(ConfigError, match="3MiB, which is fixed"):
-        recover(log.directory, dataclasses.replace(CONFIG, segment_bytes=4 * MIB))
+        recover(log_at(log.directory), dataclasses.replace(CONFIG, segment_bytes=4 * MIB))
     with pytest.raises(ConfigError, match="raise max_streams to 64"):
-        recover(log.directory, dataclasses.replace(CONFIG, max_streams=63))
+        recover(log_at(log.directory), dataclasses.replace(CONFIG, max_streams=63))
     assert snapshot(log.directory) == before
-    assert len(recover(log.directory, CONFIG).streams) == 2
+    assert len(recover(log_at(log.directory), CONFIG).streams) == 2

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from log_place import log_at, path_of
 from ringwal.errors import ConfigError, CorruptionError, StorageFull
 from ringwal.log import files, segment
 from ringwal.log import manifest as manifests
+from ringwal.log.directory import SEGMENTS
 from ringwal.log.manifest import Manifest
 from ringwal.log.pace import Pace
 
@@ -23,17 +25,17 @@ SIZE = 2 << 20
 
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[Path, Manifest]:
-    segment.folder(tmp_path).mkdir()
+    (tmp_path / SEGMENTS).mkdir()
     state = Manifest(uuid=os.urandom(16), segment_bytes=SIZE, window_bytes=1 << 20)
-    state = segment.prepare(tmp_path, manifests.create(tmp_path, state), 0, direct=False)
+    state = segment.prepare(log_at(tmp_path), manifests.create(log_at(tmp_path), state), 0, direct=False)
     return tmp_path, state
 
 
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_new_segment_is_a_header_and_zeros(tmp_path: Path, direct: bool) -> None:
-    segment.folder(tmp_path).mkdir()
-    direct = direct and files.use_direct(tmp_path, "auto")
-    segment.create(tmp_path, bytes(range(16)), 5, SIZE, direct=direct)
+    (tmp_path / SEGMENTS).mkdir()
+    direct = direct and files.use_direct(log_at(tmp_path), "auto")
+    segment.create(log_at(tmp_path), bytes(range(16)), 5, SIZE, direct=direct)
     path = tmp_path / "segments" / "00000000000000000005.seg"
     data = path.read_bytes()
     magic, version, _, uuid, number, size, created, digest = struct.unpack_from("<8sII16sQQQQ", data)
@@ -45,11 +47,11 @@ def test_a_new_segment_is_a_header_and_zeros(tmp_path: Path, direct: bool) -> No
 
 def test_preparing_names_a_segment_once_and_leaves_no_gap(made: tuple[Path, Manifest]) -> None:
     directory, state = made
-    assert state.named_end == 1 and manifests.load(directory) == state
-    assert segment.prepare(directory, state, 0, direct=False) == state
+    assert state.named_end == 1 and manifests.load(log_at(directory)) == state
+    assert segment.prepare(log_at(directory), state, 0, direct=False) == state
     with pytest.raises(ValueError, match="cannot follow"):
-        segment.prepare(directory, state, 2, direct=False)
-    assert segment.numbers(directory) == [0]
+        segment.prepare(log_at(directory), state, 2, direct=False)
+    assert segment.numbers(log_at(directory)) == [0]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -58,6 +60,7 @@ def test_a_full_disk_leaves_nothing_behind(
     made: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     directory, state = made
+    log = log_at(directory)
 
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
@@ -65,23 +68,26 @@ def test_a_full_disk_leaves_nothing_behind(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
         with pytest.raises(StorageFull) as raised:
-            segment.prepare(directory, state, 1, direct=False)
+            segment.prepare(log, state, 1, direct=False)
     assert raised.value.errno == code and raised.value.outcome == "not_appended"
-    assert segment.numbers(directory) == [0] and manifests.load(directory) == state
-    assert segment.prepare(directory, state, 1, direct=False).named_end == 2
+    assert segment.numbers(log) == [0] and manifests.load(log) == state
+    assert segment.prepare(log, state, 1, direct=False).named_end == 2
 
 
 def test_another_error_is_not_called_a_full_disk(
     made: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    directory, state = made
+    log = log_at(directory)
+
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "broken")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match="broken"):
-            segment.prepare(made[0], made[1], 1, direct=False)
-    assert segment.numbers(made[0]) == [0]
+            segment.prepare(log, state, 1, direct=False)
+    assert segment.numbers(log) == [0]
 
 
 def shorten(path: Path) -> None:
@@ -107,62 +113,64 @@ def test_a_damaged_segment_is_refused_with_its_place(
     made: tuple[Path, Manifest], damage: Callable[[Path], None]
 ) -> None:
     directory, state = made
-    state = segment.prepare(directory, state, 1, direct=False)
-    damage(segment.path_of(directory, 1))
+    state = segment.prepare(log_at(directory), state, 1, direct=False)
+    damage(path_of(directory, 1))
     with pytest.raises(CorruptionError) as raised:
-        segment.open_for_writing(directory, state, 1, 1, direct=False)
+        segment.open_for_writing(log_at(directory), state, 1, 1, direct=False)
     assert raised.value.segment == 1
     assert raised.value.position is not None and SIZE <= raised.value.position <= 2 * SIZE
-    os.close(segment.open_for_reading(directory, state, 0))
+    os.close(segment.open_for_reading(log_at(directory), state, 0))
 
 
 def test_a_segment_of_another_log_and_one_under_another_name_are_refused(made: tuple[Path, Manifest]) -> None:
     directory, state = made
-    segment.create(directory, bytes(16), 1, SIZE, direct=False)
+    segment.create(log_at(directory), bytes(16), 1, SIZE, direct=False)
     with pytest.raises(CorruptionError, match="another log"):
-        segment.open_for_reading(directory, state, 1)
-    segment.path_of(directory, 1).write_bytes(segment.path_of(directory, 0).read_bytes())
+        segment.open_for_reading(log_at(directory), state, 1)
+    path_of(directory, 1).write_bytes(path_of(directory, 0).read_bytes())
     with pytest.raises(CorruptionError, match="is segment 0"):
-        segment.open_for_reading(directory, state, 1)
+        segment.open_for_reading(log_at(directory), state, 1)
 
 
 def test_orphans_go_and_nothing_else(made: tuple[Path, Manifest]) -> None:
     directory, state = made
-    segment.create(directory, state.uuid, 1, SIZE, direct=False)
-    (segment.folder(directory) / "notes.txt").write_text("mine")
-    assert segment.remove_orphans(directory, state) == [1]
-    assert segment.numbers(directory) == [0]
-    assert (segment.folder(directory) / "notes.txt").exists()
+    segment.create(log_at(directory), state.uuid, 1, SIZE, direct=False)
+    (directory / SEGMENTS / "notes.txt").write_text("mine")
+    assert segment.remove_orphans(log_at(directory), state) == [1]
+    assert segment.numbers(log_at(directory)) == [0]
+    assert (directory / SEGMENTS / "notes.txt").exists()
 
 
 def test_washing_leaves_the_header_and_zeros(made: tuple[Path, Manifest]) -> None:
     directory, _ = made
-    path = segment.path_of(directory, 0)
+    path = path_of(directory, 0)
     before = path.read_bytes()
     with path.open("r+b") as file:
         file.seek(PAGE + 100)
         file.write(b"stale")
-    segment.wash(directory, 0, SIZE, direct=False)
+    segment.wash(log_at(directory), 0, SIZE, direct=False)
     assert path.read_bytes() == before
 
 
 def test_direct_io_is_used_where_a_real_write_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert files.use_direct(tmp_path, "off") is False
+    (tmp_path / SEGMENTS).mkdir()
+    assert files.use_direct(log_at(tmp_path), "off") is False
 
     def refuse(*_: object) -> int:
         raise OSError(errno.EINVAL, "no")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwritev", refuse)
-        assert files.use_direct(tmp_path, "auto") is False
+        assert files.use_direct(log_at(tmp_path), "auto") is False
         with pytest.raises(ConfigError, match="direct_io"):
-            files.use_direct(tmp_path, "on")
-    assert not list(tmp_path.iterdir())
+            files.use_direct(log_at(tmp_path), "on")
+    assert list(tmp_path.rglob("*")) == [tmp_path / SEGMENTS]
 
 
 def test_reads_fall_back_where_direct_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"x" * PAGE)
-    fd = files.open_synced(tmp_path / "file")
+    with log_at(tmp_path) as log:
+        fd = files.open_synced("file", at=log.fd)
     into = bytearray(PAGE - 1)  # neither aligned nor whole: direct I/O takes neither
     assert files.read_all(fd, memoryview(into), 0) == PAGE - 1
     os.close(fd)
@@ -170,9 +178,9 @@ def test_reads_fall_back_where_direct_ones_are_refused(tmp_path: Path, monkeypat
 
 
 def test_a_segment_that_is_only_reserved_reads_as_zeros_and_takes_its_room(tmp_path: Path) -> None:
-    segment.folder(tmp_path).mkdir()
-    segment.create(tmp_path, bytes(16), 0, SIZE, direct=False, fill=False)
-    path = segment.path_of(tmp_path, 0)
+    (tmp_path / SEGMENTS).mkdir()
+    segment.create(log_at(tmp_path), bytes(16), 0, SIZE, direct=False, fill=False)
+    path = path_of(tmp_path, 0)
     assert path.stat().st_size == segment.HEADER_BYTES + SIZE
     assert path.stat().st_blocks * 512 >= SIZE
     assert not any(path.read_bytes()[segment.HEADER_BYTES :])

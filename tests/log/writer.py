@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from log_place import log_at, path_of
 from ringwal._native import ffi, lib
 from ringwal.config import Config
 from ringwal.log import manifest as manifests
@@ -84,7 +85,7 @@ class LogWriter:
         size = self.manifest.segment_bytes
         fields = {"kind": lib.RW_BLOCK_END, "span": size - self.position % size}
         block = self._block([], PAGE, state, watermark, fields)
-        self.manifest = segment.prepare(self.directory, self.manifest, self.position // size, direct=False)
+        self.manifest = segment.prepare(log_at(self.directory), self.manifest, self.position // size, direct=False)
         return block
 
     def _definition(self, stream: int, fields: dict[str, Any]) -> tuple[Any, bytes]:
@@ -146,7 +147,7 @@ class LogWriter:
 
     def file(self, number: int) -> Path:
         """The file of segment `number`."""
-        return segment.path_of(self.directory, number)
+        return path_of(self.directory, number)
 
 
 def _header(data: bytes, at: int) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _header(data: bytes, at: int) -> dict[str, Any]:
 
 
 def _log_bytes(directory: Path, state: manifests.Manifest) -> bytes:
-    pieces = [segment.path_of(directory, number).read_bytes()[PAGE:] for number in range(state.named_end)]
+    pieces = [path_of(directory, number).read_bytes()[PAGE:] for number in range(state.named_end)]
     return b"".join(pieces)
 
 
@@ -172,7 +173,7 @@ def _epochs(data: bytes, state: manifests.Manifest) -> list[tuple[int, int, int 
 
 def blocks(directory: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Header and bytes of every block that counts, oldest epoch first; each must be valid up to its epoch's cut."""
-    state = manifests.load(directory)
+    state = manifests.load(log_at(directory))
     data = _log_bytes(directory, state)
     for epoch, begin, end in _epochs(data, state):
         at = begin

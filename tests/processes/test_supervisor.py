@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 
 import ringwal
+import shm_names
 from ringwal import memory
 from ringwal._native import lib
 from ringwal.config import KIB, MIB
 from ringwal.processes.children import RestartBudget, reap_strangers
-from ringwal.registration import SOCKET_NAME, Registration
+from ringwal.protocol.client import Registration
+from ringwal.protocol.messages import SOCKET_NAME
 from tests.engine.rig import stop_process
 
 HOST = Path(__file__).with_name("host_engine.py")
@@ -56,8 +58,6 @@ class Engine:
         self.process.wait(WAIT)
         assert self.process.stdout is not None
         self.process.stdout.close()
-        for name in memory.leftovers(bytes.fromhex(self.facts.get("uuid", "00"))):
-            memory.unlink(name)
 
 
 @pytest.fixture
@@ -108,8 +108,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
     pytest.fail("it never came true")
 
 
-def objects(facts: dict[str, Any]) -> list[str]:
-    return memory.leftovers(bytes.fromhex(facts["uuid"]))
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of the process lead to."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it opens and closes files meanwhile
+            found.append(str(link.readlink()))
+    return found
+
+
+def lanes_of(pid: int) -> list[str]:
+    """The lanes that the process holds open or has mapped, each as often as it does."""
+    mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [entry for entry in (*open_files(pid), *mapped) if "/memfd:ringwal lane" in entry]
 
 
 # ------------------------------------------------------------------------------------------------- start and end
@@ -127,7 +138,7 @@ def test_a_signal_stops_it_in_order_and_nothing_is_left(
         running.process.send_signal(number)
         assert running.wait() == 0
         assert [receipt.result(0).offset for receipt in receipts] == list(range(500))
-    assert objects(running.facts) == []
+    assert shm_names.left() == []
     assert not (directory / SOCKET_NAME).exists()
     assert gone(running.facts["wal_pid"])
     assert gone(running.facts["drain_pid"])
@@ -144,7 +155,7 @@ def test_a_signal_to_the_whole_group_stops_it_in_order(start: Callable[..., Engi
     running = start()
     os.killpg(running.process.pid, signal.SIGTERM)
     assert running.wait() == 0
-    assert objects(running.facts) == []
+    assert shm_names.left() == []
 
 
 def test_a_client_can_ask_for_the_stop(start: Callable[..., Engine], directory: Path) -> None:
@@ -160,7 +171,7 @@ def test_a_stop_that_takes_too_long_ends_by_force(start: Callable[..., Engine]) 
     os.kill(running.facts["wal_pid"], signal.SIGSTOP)
     assert running.terminate() == os.EX_SOFTWARE
     assert gone(running.facts["wal_pid"])
-    assert objects(running.facts) == []
+    assert shm_names.left() == []
     assert "did not finish within 0.3 s" in running.log.read_text()
 
 
@@ -175,11 +186,8 @@ def test_a_second_engine_is_told_who_holds_the_directory(start: Callable[..., En
 
 def test_the_lock_is_held_down_to_the_last_process(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
-    open_files = []
-    for link in Path(f"/proc/{running.facts['wal_pid']}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it opens and closes files meanwhile
-            open_files.append(link.readlink())
-    assert directory / "lock" in open_files
+    for role in ("pid", "wal_pid", "drain_pid"):
+        assert {str(directory), str(directory / "lock")} <= set(open_files(running.facts[role]))
 
 
 def test_children_keep_no_descriptor_they_do_not_need(start: Callable[..., Engine], directory: Path) -> None:
@@ -188,8 +196,8 @@ def test_children_keep_no_descriptor_they_do_not_need(start: Callable[..., Engin
         client.stream("orders").append(b"x").result(WAIT)
         kill_and_wait(running.facts["drain_pid"])
         client.stream("orders").append(b"x").result(WAIT)
-        for link in Path(f"/proc/{running.status()['drain_pid']}/fd").iterdir():
-            assert not str(link.readlink()).startswith("socket:")
+        sockets = [file for file in open_files(running.status()["drain_pid"]) if file.startswith("socket:")]
+        assert len(sockets) == 1  # its own, on which lanes come
 
 
 # --------------------------------------------------------------------------------------------------- replacement
@@ -222,14 +230,18 @@ def test_too_many_replacements_end_in_a_clear_stop(start: Callable[..., Engine],
     running = start(max_restarts=1)
     with contextlib.closing(Registration(directory, WAIT)) as registration:
         hello = registration.hello
-        with memory.attach_control(hello.control, hello.control_bytes, hello.uuid, hello.epoch) as control:
+        handed = registration.hand_over()
+        for fd in (handed.directory, handed.ring):
+            os.close(fd)
+        with memory.attach_control(handed.control, hello.control_bytes, hello.uuid, hello.epoch) as control:
+            os.close(handed.control)
             kill_and_wait(running.facts["wal_pid"])
             wait_until(lambda: registration.status()["restarts"] == 1)
             kill_and_wait(registration.status()["wal_pid"])
             assert running.wait() == os.EX_SOFTWARE
             assert control.pointer.state == lib.RW_FAILED
         assert not registration.alive()
-    assert objects(running.facts) == []
+    assert shm_names.left() == []
     assert "giving up" in running.log.read_text()
 
 
@@ -249,14 +261,14 @@ def test_a_failed_write_ends_the_epoch_and_the_next_start_recovers(
         with contextlib.suppress(ringwal.Error):
             client.close()
     assert running.wait() == os.EX_IOERR
-    assert objects(running.facts) == []
+    assert shm_names.left() == []
     assert "a write to the log failed (File too large)" in running.log.read_text()
     start()
     with ringwal.connect(directory) as client:
         assert [record.data for record in client.stream("orders").read(0)] == [b"kept"]
 
 
-def test_the_next_start_removes_what_a_killed_engine_left(start: Callable[..., Engine], directory: Path) -> None:
+def test_a_killed_engine_leaves_no_memory_and_the_next_one_goes_on(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
     with ringwal.connect(directory) as client:
         client.stream("orders").append(b"kept").result(WAIT)
@@ -264,15 +276,13 @@ def test_the_next_start_removes_what_a_killed_engine_left(start: Callable[..., E
         running.wait()
         assert gone(running.facts["wal_pid"])
         assert gone(running.facts["drain_pid"])
-    left = objects(running.facts)
-    assert len(left) == 3  # control, log, one lane
+    assert shm_names.left() == []
     again = start()
     assert again.facts["epoch"] == running.facts["epoch"] + 1
-    assert not set(left) & set(objects(again.facts))
     with ringwal.connect(directory) as client:
         assert client.stream("orders").append(b"next").result(WAIT).offset == 1
     assert again.terminate() == 0
-    assert objects(again.facts) == []
+    assert shm_names.left() == []
 
 
 def test_damage_is_refused_and_nothing_is_left(start: Callable[..., Engine], directory: Path) -> None:
@@ -292,16 +302,20 @@ def test_the_lane_of_a_dead_client_is_reclaimed_and_its_slot_used_again(
 ) -> None:
     running = start()
     first = Registration(directory, WAIT)
-    lanes = [first.lane(64 * KIB), first.lane(0)]
-    assert [(lane.generation, lane.bytes) for lane in lanes] == [(1, 64 * KIB), (1, 4096)]
-    assert {lane.name for lane in lanes} < set(objects(running.facts))
+    grants, fds = zip(first.lane(64 * KIB), first.lane(0), strict=True)
+    for fd in fds:
+        os.close(fd)
+    assert [(grant.generation, grant.bytes) for grant in grants] == [(1, 64 * KIB), (1, 4096)]
+    assert len(lanes_of(running.process.pid)) == 2
     assert [client["pid"] for client in running.status()["clients"]] == [os.getpid()] * 2
     first.close()
     wait_until(lambda: running.status()["clients"] == [])
-    assert not {lane.name for lane in lanes} & set(objects(running.facts))
+    for role in ("pid", "wal_pid", "drain_pid"):
+        assert lanes_of(running.facts[role]) == []
     with contextlib.closing(Registration(directory, WAIT)) as second:
-        again = second.lane(1)
-        assert again.slot in [lane.slot for lane in lanes]
+        again, fd = second.lane(1)
+        os.close(fd)
+        assert again.slot in [grant.slot for grant in grants]
         assert again.generation == 2
 
 
@@ -309,14 +323,14 @@ def test_a_full_client_table_names_the_setting_and_recovers(start: Callable[...,
     running = start()
     with contextlib.closing(Registration(directory, WAIT)) as greedy:
         for _ in range(4):
-            greedy.lane(0)
+            os.close(greedy.lane(0)[1])
         late = Registration(directory, WAIT)
         with pytest.raises(ringwal.ShmUnavailable, match=r"all 4 places .* larger max_clients"):
             late.lane(0)
         late.close()
     wait_until(lambda: running.status()["clients"] == [])
     with contextlib.closing(Registration(directory, WAIT)) as later:
-        later.lane(0)
+        os.close(later.lane(0)[1])
 
 
 def fill_with_lanes_that_cannot_close(running: Engine) -> None:
@@ -324,7 +338,7 @@ def fill_with_lanes_that_cannot_close(running: Engine) -> None:
     stop_process(running.facts["wal_pid"])
     with contextlib.closing(Registration(running.facts["directory"], WAIT)) as client:
         for _ in range(4):
-            client.lane(0)
+            os.close(client.lane(0)[1])
 
 
 def test_who_comes_while_places_close_waits_and_gets_one_in_turn(start: Callable[..., Engine], directory: Path) -> None:
@@ -411,7 +425,7 @@ def test_a_started_engine_ends_with_its_last_client(start: Callable[..., Engine]
     with ringwal.connect(directory) as client:
         client.stream("orders").append(b"x").result(WAIT)
     assert running.wait() == 0
-    assert objects(running.facts) == []
+    assert shm_names.left() == []
 
 
 def test_a_started_engine_whose_client_never_comes_ends(start: Callable[..., Engine]) -> None:

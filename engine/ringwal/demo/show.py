@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ringwal
-from ringwal import memory
 from ringwal.demo import DemoError, corpus
 from ringwal.demo.check import Findings, Promises, StreamCheck
 from ringwal.demo.host import EngineProcess, Writers
 from ringwal.demo.journal import notes
 from ringwal.exit_codes import TERMINATED
-from ringwal.log import manifest
 
 TARGETS = ("wal", "drain", "writer", "wal", "drain")
 LABELS = {"wal": "the WAL process", "drain": "the drain process", "writer": "a writer"}
@@ -97,7 +95,6 @@ def play(seed: int, seconds: float, writers: int, parent: Path | None, say: Say)
     directory, log = room / "engine", room / "engine.log"
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, room, ignore_errors=True)
-        stack.callback(_remove_shared_memory, directory)
         check = stack.enter_context(_interruptible())
         first = EngineProcess(directory, log)
         stack.callback(first.stop)
@@ -140,13 +137,6 @@ def _interruptible() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _remove_shared_memory(directory: Path) -> None:
-    """What an engine left that was killed and not started again."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in memory.leftovers(manifest.load(directory).uuid):
-            memory.unlink(name)
 
 
 def _write_and_kill(

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError, CorruptionError
 from ringwal.log import manifest as manifests
 from ringwal.log import segment
+from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, page_buffer, page_up, write_all
 from ringwal.log.manifest import Manifest
 from ringwal.log.walk import Walk
@@ -35,7 +35,7 @@ class EpochWriter:
     """Writes the first blocks of the epoch after `walk`'s, from the beginning of segment `first` on."""
 
     def __init__(
-        self, directory: Path, manifest: Manifest, walk: Walk, cut: int, first: int, *, direct: bool
+        self, directory: Directory, manifest: Manifest, walk: Walk, cut: int, first: int, *, direct: bool
     ) -> None:
         self.manifest = manifest
         self._directory = directory

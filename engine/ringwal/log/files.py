@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ringwal.errors import ConfigError, StorageFull
+from ringwal.log.directory import SEGMENTS, Directory
 
 PAGE = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -30,19 +31,35 @@ def page_up(size: int) -> int:
 
 
 @contextmanager
-def opened(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
-    """A descriptor, closed at the end. Raises OSError."""
-    fd = os.open(path, flags | os.O_CLOEXEC, mode)
+def opened(name: str, flags: int, mode: int = 0o600, *, at: int) -> Iterator[int]:
+    """A descriptor of `name` in the directory that is open as `at`, closed at the end. Raises OSError."""
+    fd = os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=at)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make names created in, or removed from, `directory` durable. Raises OSError."""
-    with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+def unlink(name: str, *, at: int) -> None:
+    """Remove `name` from the directory that is open as `at`, if it is there. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=at)
+
+
+def sync_directory(fd: int) -> None:
+    """Make names created in, or removed from, the directory that is open as `fd` durable. Raises OSError."""
+    os.fsync(fd)
+
+
+def replace_file(name: str, data: bytes, *, at: int) -> None:
+    """Make `name` a file with these bytes, at once or not at all, durably: for what is small. Raises OSError."""
+    draft = name + ".tmp"
+    unlink(draft, at=at)
+    with opened(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, at=at) as fd:
+        write_all(fd, memoryview(data), 0)
         os.fsync(fd)
+    os.rename(draft, name, src_dir_fd=at, dst_dir_fd=at)
+    sync_directory(at)
 
 
 def make_directory(directory: Path) -> None:
@@ -54,10 +71,18 @@ def make_directory(directory: Path) -> None:
     missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
     last = missing[-1].parent if missing else directory
     with suppress(PermissionError):  # what is above it is not ours to read, so its making was not ours either
-        sync_directory(last.parent)
+        _sync_path(last.parent)
     for path in reversed(missing):
         path.mkdir(mode=0o700 if path == directory else 0o777, exist_ok=True)
-        sync_directory(path.parent)
+        _sync_path(path.parent)
+
+
+def _sync_path(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_directory(fd)
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -79,15 +104,15 @@ def write_all(fd: int, data: memoryview, offset: int) -> None:
         offset += written
 
 
-def open_synced(path: Path, *, direct: bool = True) -> int:
-    """Open for reading what is on the disk, not what the page cache says is there.
+def open_synced(name: str, *, at: int, direct: bool = True) -> int:
+    """Open `name`, in the directory open as `at`, for reading what is on the disk, not what the page cache says is there.
 
     Dirty pages go to the disk first; then reads bypass the cache, or, where that cannot be, start from an empty one.
 
     Raises:
         OSError: the file cannot be opened, or its dirty pages cannot be written.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
     try:
         os.fdatasync(fd)
         if direct:
@@ -129,8 +154,8 @@ def _stop_direct(fd: int) -> bool:
     return True
 
 
-def use_direct(directory: Path, setting: str) -> bool:
-    """Whether segments in `directory` are written with O_DIRECT. `setting` is Config.direct_io.
+def use_direct(directory: Directory, setting: str) -> bool:
+    """Whether segments of `directory` are written with O_DIRECT. `setting` is Config.direct_io.
 
     The answer comes from a real synchronous write and read of one page, not from what the file system says of itself.
 
@@ -143,25 +168,25 @@ def use_direct(directory: Path, setting: str) -> bool:
     refusal = _try_direct(directory)
     if refusal is not None and setting == "on":
         raise ConfigError(
-            f"direct_io is 'on', but the file system of {directory} refuses direct I/O"
+            f"direct_io is 'on', but the file system of {directory.path / SEGMENTS} refuses direct I/O"
             f" ({os.strerror(refusal)}); use 'auto' or 'off'"
         )
     return refusal is None
 
 
-def _try_direct(directory: Path) -> int | None:
+def _try_direct(directory: Directory) -> int | None:
     """None, or the errno with which the file system refuses."""
-    path = directory / ".direct"  # one name: what a crash left here, the next start removes
+    name, at = ".direct", directory.segments  # one name: what a crash left here, the next start removes
     page = page_buffer(PAGE)
     try:
-        with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT) as fd:
+        with opened(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, at=at) as fd:
             os.pwritev(fd, [page], 0, os.RWF_DSYNC)
             os.preadv(fd, [page], 0)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            with storage_full(f"cannot write to {directory}"):
+            with storage_full(f"cannot write to {directory.path / SEGMENTS}"):
                 raise
         return error.errno
     finally:
-        path.unlink(missing_ok=True)
+        unlink(name, at=at)
     return None

@@ -19,19 +19,19 @@ Written by recovery, then by the WAL process; never by both at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import struct
-from pathlib import Path
 
 import xxhash
 
 from ringwal._native import lib
 from ringwal.errors import CorruptionError, VersionMismatch
-from ringwal.log.files import PAGE, open_synced, opened, page_buffer, read_all, sync_directory, write_all
+from ringwal.log.directory import Directory
+from ringwal.log.files import PAGE, open_synced, opened, page_buffer, read_all, replace_file, write_all
 
 NAME = "manifest"
-_TEMPORARY = "manifest.tmp"
 _MAGIC = b"RWMANIF1"
 _SLOT = struct.Struct("<8sIIQ16sQQQQQQ")
 _DIGEST = struct.Struct("<Q")
@@ -61,38 +61,32 @@ class Manifest:
     """Of the newest slot."""
 
 
-def create(directory: Path, manifest: Manifest) -> Manifest:
+def create(directory: Directory, manifest: Manifest) -> Manifest:
     """Write the first manifest of `directory`, at once or not at all. Returns it with its counter. Raises OSError."""
     first = dataclasses.replace(manifest, counter=1)
     second = dataclasses.replace(manifest, counter=2)
-    temporary = directory / _TEMPORARY
-    temporary.unlink(missing_ok=True)
-    with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
-        for state in (first, second):
-            write_all(fd, memoryview(_encode(state)), _slot_offset(state))
-        os.fsync(fd)
-    temporary.rename(directory / NAME)
-    sync_directory(directory)
+    replace_file(NAME, b"".join(map(_encode, sorted((first, second), key=_slot_offset))), at=directory.fd)
     return second
 
 
-def store(directory: Path, manifest: Manifest) -> Manifest:
+def store(directory: Directory, manifest: Manifest, *, fd: int | None = None) -> Manifest:
     """Make `manifest`, a changed copy of the state in force, the state in force. Returns it with its new counter.
 
-    A crash in between leaves the old or the new state.
+    `fd` is the manifest, held open for writing since it was loaded, whatever has its name by now; else it is opened by name. A
+    crash in between leaves the old or the new state.
 
     Raises:
         OSError: a write or sync failed. It is unknown which state is in force: end the epoch, do not try again.
     """
-    with opened(directory / NAME, os.O_WRONLY) as fd:
+    with opened(NAME, os.O_WRONLY, at=directory.fd) if fd is None else contextlib.nullcontext(fd) as file:
         for _ in range(2):
             manifest = dataclasses.replace(manifest, counter=manifest.counter + 1)
-            write_all(fd, memoryview(_encode(manifest)), _slot_offset(manifest))
-            os.fdatasync(fd)
+            write_all(file, memoryview(_encode(manifest)), _slot_offset(manifest))
+            os.fdatasync(file)
     return manifest
 
 
-def load(directory: Path) -> Manifest:
+def load(directory: Directory) -> Manifest:
     """The state in force.
 
     Raises:
@@ -103,11 +97,11 @@ def load(directory: Path) -> Manifest:
     """
     good = [state for state in map(_decode, (0, 1), _read_slots(directory)) if state is not None]
     if not good:
-        raise CorruptionError(f"{directory / NAME}: neither slot is readable")
+        raise CorruptionError(f"{directory.path / NAME}: neither slot is readable")
     if len({state.uuid for state in good}) > 1 or len({state.segment_bytes for state in good}) > 1:
-        raise CorruptionError(f"{directory / NAME}: its two slots belong to different logs")
+        raise CorruptionError(f"{directory.path / NAME}: its two slots belong to different logs")
     if not all(map(_possible, good)):
-        raise CorruptionError(f"{directory / NAME}: its numbers contradict each other")
+        raise CorruptionError(f"{directory.path / NAME}: its numbers contradict each other")
     return max(good, key=lambda state: state.counter)
 
 
@@ -117,8 +111,8 @@ def _possible(m: Manifest) -> bool:
     return in_order and max(m.named_end * m.segment_bytes, m.window_bytes, m.epoch, m.counter) < _NUMBERS_END
 
 
-def _read_slots(directory: Path) -> tuple[bytes, bytes]:
-    fd = open_synced(directory / NAME)
+def _read_slots(directory: Directory) -> tuple[bytes, bytes]:
+    fd = open_synced(NAME, at=directory.fd)
     pages = page_buffer(2 * PAGE)
     try:
         for slot in (0, 1):

@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from ringwal._native import lib
@@ -28,6 +27,7 @@ from ringwal.log import manifest as manifests
 from ringwal.log import segment
 from ringwal.log.barrier import EpochWriter
 from ringwal.log.decision import Evidence, Outcome, Row, decide
+from ringwal.log.directory import Directory
 from ringwal.log.files import sync_directory, use_direct
 from ringwal.log.manifest import Manifest
 from ringwal.log.walk import Walk
@@ -89,7 +89,7 @@ class Recovered:
         return self.manifest.epoch
 
 
-def recover(directory: Path, config: Config) -> Recovered:
+def recover(directory: Directory, config: Config) -> Recovered:
     """Bring the log in `directory` into a new epoch; make the log if there is none. The caller holds the lock.
 
     Raises:
@@ -124,21 +124,17 @@ def recover(directory: Path, config: Config) -> Recovered:
         )
 
 
-def _load_or_create(directory: Path, config: Config) -> Manifest:
-    folder = segment.folder(directory)
+def _load_or_create(directory: Directory, config: Config) -> Manifest:
     try:
         found = manifests.load(directory)
     except FileNotFoundError:
         pass
     else:
-        sync_directory(directory)  # whoever made the manifest may have died before its name was durable
+        sync_directory(directory.fd)  # whoever made the manifest may have died before its name was durable
         return found
-    if folder.is_dir() and segment.numbers(directory):
-        raise CorruptionError(f"{directory} has segments but no manifest")
-    for made in (directory, folder):
-        if not made.is_dir():
-            made.mkdir(mode=0o700)
-            sync_directory(made.parent)
+    directory.make_segments()
+    if segment.numbers(directory):
+        raise CorruptionError(f"{directory.path} has segments but no manifest")
     fresh = Manifest(uuid=os.urandom(16), segment_bytes=config.segment_bytes, window_bytes=config.ring_bytes)
     return manifests.create(directory, fresh)
 
@@ -222,10 +218,10 @@ def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
     return tuple(found)
 
 
-def _settle(directory: Path, manifest: Manifest, config: Config) -> bool:
+def _settle(directory: Directory, manifest: Manifest, config: Config) -> bool:
     """First changes after the decision: clear away what was never named; find out how segments are written."""
     segment.remove_orphans(directory, manifest)
-    return use_direct(segment.folder(directory), config.direct_io)
+    return use_direct(directory, config.direct_io)
 
 
 def _statistics(scan: Any, seconds: float) -> Statistics:

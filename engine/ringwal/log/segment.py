@@ -21,13 +21,13 @@ import re
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import xxhash
 
 from ringwal._native import lib
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import manifest as manifests
+from ringwal.log.directory import Directory
 from ringwal.log.files import (
     PAGE,
     open_synced,
@@ -37,6 +37,7 @@ from ringwal.log.files import (
     read_all,
     storage_full,
     sync_directory,
+    unlink,
     write_all,
 )
 from ringwal.log.manifest import Manifest
@@ -50,23 +51,20 @@ _DIGEST = struct.Struct("<Q")
 _NAME = re.compile(r"(\d{20})\.seg")
 
 
-def folder(directory: Path) -> Path:
-    """Where the segments of the log in `directory` are."""
-    return directory / "segments"
+def name_of(number: int) -> str:
+    """The name of segment `number` in the directory of segments."""
+    return f"{number:020d}.seg"
 
 
-def path_of(directory: Path, number: int) -> Path:
-    """The file of segment `number`."""
-    return folder(directory) / f"{number:020d}.seg"
-
-
-def numbers(directory: Path) -> list[int]:
+def numbers(directory: Directory) -> list[int]:
     """Numbers of all segment files, named in the manifest or not, in order. Raises OSError."""
-    return sorted(int(match[1]) for path in folder(directory).iterdir() if (match := _NAME.fullmatch(path.name)))
+    # An open of its own: processes that share one would also share the place up to which they have listed.
+    with opened(".", os.O_RDONLY | os.O_DIRECTORY, at=directory.segments) as fd:
+        return sorted(int(match[1]) for name in os.listdir(fd) if (match := _NAME.fullmatch(name)))
 
 
 def create(
-    directory: Path,
+    directory: Directory,
     uuid: bytes,
     number: int,
     segment_bytes: int,
@@ -82,41 +80,43 @@ def create(
         StorageFull: there is no room; nothing is left behind.
         OSError: another write or sync failed; nothing is left behind.
     """
-    path = path_of(directory, number)
-    path.unlink(missing_ok=True)
+    name, at = name_of(number), directory.segments
+    unlink(name, at=at)
     try:
         with storage_full(f"cannot make segment {number}"):
-            with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0)) as fd:
+            with opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0), at=at) as fd:
                 reserved = _reserve(fd, HEADER_BYTES + segment_bytes)
                 point("seg.reserved")
                 _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes if fill or not reserved else 0, meanwhile)
                 point("seg.filled")
                 os.fsync(fd)
-            sync_directory(folder(directory))
+            sync_directory(at)
     except BaseException:
-        path.unlink(missing_ok=True)
+        unlink(name, at=at)
         raise
 
 
-def wash(directory: Path, number: int, segment_bytes: int, *, direct: bool) -> None:
+def wash(directory: Directory, number: int, segment_bytes: int, *, direct: bool) -> None:
     """Write zeros over all data of a segment that holds nothing anybody believes in, durably. Raises OSError."""
-    with opened(path_of(directory, number), os.O_WRONLY | (os.O_DIRECT if direct else 0)) as fd:
+    with opened(name_of(number), os.O_WRONLY | (os.O_DIRECT if direct else 0), at=directory.segments) as fd:
         _fill(fd, b"", segment_bytes)
         os.fsync(fd)
 
 
 def prepare(
-    directory: Path,
+    directory: Directory,
     manifest: Manifest,
     number: int,
     *,
     direct: bool,
     fill: bool = True,
     meanwhile: Callable[[], None] | None = None,
+    manifest_fd: int | None = None,
 ) -> Manifest:
     """Make segment `number` usable: make it, then name it in the manifest. Returns the manifest in force afterwards.
 
-    `number` is `manifest.named_end`; nothing happens if the segment is named already. `fill` and `meanwhile` as for `create`.
+    `number` is `manifest.named_end`; nothing happens if the segment is named already. `fill` and `meanwhile` as for `create`,
+    `manifest_fd` as for `manifest.store`.
 
     Raises:
         StorageFull: there is no room; nothing has changed, and it may be tried again.
@@ -129,12 +129,12 @@ def prepare(
         raise ValueError(f"segment {number} cannot follow segment {manifest.named_end - 1}")
     create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct, fill=fill, meanwhile=meanwhile)
     point("seg.made")
-    named = manifests.store(directory, dataclasses.replace(manifest, named_end=number + 1))
+    named = manifests.store(directory, dataclasses.replace(manifest, named_end=number + 1), fd=manifest_fd)
     point("seg.named")
     return named
 
 
-def open_for_writing(directory: Path, manifest: Manifest, number: int, count: int, *, direct: bool) -> list[int]:
+def open_for_writing(directory: Directory, manifest: Manifest, number: int, count: int, *, direct: bool) -> list[int]:
     """`count` descriptors for writing blocks of a named segment, each of an open of its own; the caller closes them.
 
     Raises:
@@ -146,13 +146,13 @@ def open_for_writing(directory: Path, manifest: Manifest, number: int, count: in
     with contextlib.ExitStack() as until_all_are_open:
         fds: list[int] = []
         for _ in range(count):
-            fds.append(os.open(path_of(directory, number), flags))
+            fds.append(os.open(name_of(number), flags, dir_fd=directory.segments))
             until_all_are_open.callback(os.close, fds[-1])
         until_all_are_open.pop_all()
     return fds
 
 
-def open_for_reading(directory: Path, manifest: Manifest, number: int, *, direct: bool = True) -> int:
+def open_for_reading(directory: Directory, manifest: Manifest, number: int, *, direct: bool = True) -> int:
     """A descriptor that reads what is on the disk (files.open_synced) of a named segment; the caller closes it.
 
     Raises:
@@ -162,7 +162,7 @@ def open_for_reading(directory: Path, manifest: Manifest, number: int, *, direct
     """
     place = (number, number * manifest.segment_bytes)
     try:
-        fd = open_synced(path_of(directory, number), direct=direct)
+        fd = open_synced(name_of(number), at=directory.segments, direct=direct)
     except FileNotFoundError:
         raise CorruptionError("a segment that the manifest names is missing", *place) from None
     except OSError as error:
@@ -177,16 +177,16 @@ def open_for_reading(directory: Path, manifest: Manifest, number: int, *, direct
     return fd
 
 
-def remove_orphans(directory: Path, manifest: Manifest) -> list[int]:
+def remove_orphans(directory: Directory, manifest: Manifest) -> list[int]:
     """Remove segment files that the manifest does not name yet: their making was cut short. Returns their numbers.
 
     Raises OSError.
     """
     orphans = [number for number in numbers(directory) if number >= manifest.named_end]
     for number in orphans:
-        path_of(directory, number).unlink()
+        os.unlink(name_of(number), dir_fd=directory.segments)
     if orphans:
-        sync_directory(folder(directory))
+        sync_directory(directory.segments)
     return orphans
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import segment
+from ringwal.log.directory import Directory
 from ringwal.log.files import page_buffer, page_up, read_all
 from ringwal.log.manifest import Manifest
 
@@ -23,7 +23,7 @@ class Walk:
     `damage` is what is wrong with a named segment's file (None: nothing); no bytes may be walked then.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, max_streams: int, *, direct: bool) -> None:
+    def __init__(self, directory: Directory, manifest: Manifest, max_streams: int, *, direct: bool) -> None:
         self._directory = directory
         self._manifest = manifest
         self._direct = direct

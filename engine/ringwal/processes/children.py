@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ringwal._native import lib
 from ringwal.processes.context import LOG, EngineContext
+from ringwal.processes.lanes import Intake, Lanes
 
 
 class Role(enum.Enum):
@@ -72,8 +73,8 @@ class Child:
         return Exit(found.si_status if found.si_code == os.CLD_EXITED else -found.si_status)
 
 
-def spawn(role: Role, context: EngineContext, *, replacement: bool = False) -> Child:
-    """Fork a process of that role. Raises OSError when no process can be made."""
+def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool = False) -> Child:
+    """Fork a process of that role, which has the lanes that there are. Raises OSError when no process can be made."""
     module = importlib.import_module(f"ringwal.processes.{role.value}")  # before the fork: successors find it loaded
     parent = os.getpid()
     sys.stdout.flush()
@@ -81,9 +82,11 @@ def spawn(role: Role, context: EngineContext, *, replacement: bool = False) -> C
     # Until the child has put its own handlers in place, the supervisor's must not run in it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     try:
-        pid = os.fork()
-        if pid == 0:
-            _run_child(module.main, dataclasses.replace(context, replacement=replacement), parent)
+        with lanes.connect(role) as source:
+            pid = os.fork()
+            if pid == 0:
+                intake = Intake(source, lanes.held.items())
+                _run_child(module.main, dataclasses.replace(context, intake=intake, replacement=replacement), parent)
         return Child(role, pid, _pidfd(pid))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -120,7 +123,8 @@ def _leave_parent(context: EngineContext) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    keep = {0, 1, 2, context.lock_fd, context.bell_fd, context.chore_fd}
+    assert context.intake is not None
+    keep = {0, 1, 2, context.bell_fd, context.chore_fd, *context.ownership.descriptors(), *context.intake.descriptors()}
     for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
         if int(name) not in keep:
             with contextlib.suppress(OSError):  # the directory listing's own is closed already

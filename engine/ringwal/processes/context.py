@@ -5,6 +5,7 @@
     0   (EX_OK)        asked to stop by SIGTERM, and finished: WAL has written what was published, drain has confirmed
                        what was sealed
     74  (EX_IOERR)     WAL only: a write or sync failed. The epoch is over
+    72  (EX_OSFILE)    WAL only: the directory is not what it was (ownership.py). The epoch is over
     70  (EX_SOFTWARE)  shared memory is not what it should be, or the process cannot work. The epoch is over
     any other death    the supervisor starts a successor, with `replacement` set
 
@@ -18,10 +19,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from pathlib import Path
 
 from ringwal.config import Config
+from ringwal.log.directory import Directory
 from ringwal.memory import Mapping
+from ringwal.processes.lanes import Intake
+from ringwal.processes.ownership import Ownership
 
 LOG = logging.getLogger("ringwal")
 
@@ -30,7 +33,8 @@ LOG = logging.getLogger("ringwal")
 class EngineContext:
     """One epoch of one engine. The memory is mapped before the fork and stays valid in the children."""
 
-    directory: Path
+    ownership: Ownership
+    """The directory and its locks, held as long as any process of the engine has these descriptors."""
     config: Config
     uuid: bytes
     """16 bytes that name the log."""
@@ -39,14 +43,19 @@ class EngineContext:
     """`rw_control *`, writable."""
     ring: Mapping
     """`uint8_t *`, writable, mapped twice in a row."""
-    lock_fd: int
-    """The directory's lock, held as long as any process of the engine has this descriptor."""
     bell_fd: int
     """eventfd that publishers ring when the WAL process sleeps; non-blocking."""
     chore_fd: int
     """eventfd that wakes the WAL process's main thread for housekeeping; non-blocking."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the epoch began, by the clock that nobody sets."""
+    intake: Intake | None = None
+    """In WAL and drain: where the lanes of clients come from."""
     replacement: bool = False
     """The process takes over from one that died: restore from shared memory first."""
     log: logging.Logger = LOG
+
+    @property
+    def directory(self) -> Directory:
+        """Of the log."""
+        return self.ownership.directory

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import selectors
@@ -15,6 +16,7 @@ from ringwal._native import lib
 from ringwal.points import point
 from ringwal.processes.children import Child, Exit, RestartBudget, Role, spawn
 from ringwal.processes.context import LOG, EngineContext
+from ringwal.processes.lanes import Lanes
 
 REMIND_SECONDS = 0.2
 """A process that was asked to stop before it could listen is asked again after this time."""
@@ -23,8 +25,9 @@ REMIND_SECONDS = 0.2
 class Crew:
     """WAL and drain. `verdict` is None while they work, then the exit code of the engine."""
 
-    def __init__(self, context: EngineContext, selector: selectors.BaseSelector) -> None:
+    def __init__(self, context: EngineContext, selector: selectors.BaseSelector, lanes: Lanes) -> None:
         self._context = context
+        self._lanes = lanes
         self._control = context.control.pointer
         self._selector = selector
         self._budget = RestartBudget(context.config.max_restarts, context.config.restart_window)
@@ -32,6 +35,10 @@ class Crew:
         self._asked: set[Role] = set()
         self._deadline: float | None = None
         self.verdict: int | None = None
+        self.reason: str | None = None
+        """Why the epoch ended, if it was not in order."""
+        self.directory_lost = False
+        """The directory is not this engine's any more: nothing may be written there."""
 
     @property
     def stopping(self) -> bool:
@@ -86,6 +93,8 @@ class Crew:
             error = int(self._control.wal_error)
             reason = os.strerror(error) if error else "see above"
             self.fail(os.EX_IOERR, error, f"a write to the log failed ({reason}); nothing is confirmed any more")
+        elif ended.code == os.EX_OSFILE:
+            self.lose_directory("is not what it was when the engine started, says its WAL process")
         elif ended.code == os.EX_SOFTWARE:
             self.fail(os.EX_SOFTWARE, 0, f"{child.role} process {child.pid} cannot go on; only the disk is to be believed")
         elif ended.code == 0 and child.role in self._asked:
@@ -93,12 +102,18 @@ class Crew:
         else:
             self._replace(child, ended, seen)
 
+    def lose_directory(self, what: str) -> None:
+        """End the epoch because of what has happened to the directory (ownership.py)."""
+        self.directory_lost = True
+        path = self._context.directory.path
+        self.fail(os.EX_OSFILE, errno.ESTALE, f"{path} {what}; nothing is confirmed any more")
+
     def fail(self, code: int, error: int, message: str) -> None:
         """End the epoch: `error` is an errno or 0. Returns when every process is gone."""
         if self.verdict is None:
             lib.rw_set_state(self._control, lib.RW_FAILED, error)
             LOG.error("engine failed: %s", message)
-            self.verdict = code
+            self.verdict, self.reason = code, message
         self.kill()
 
     def kill(self) -> None:
@@ -111,7 +126,7 @@ class Crew:
         self._children.clear()
 
     def _start(self, role: Role, *, replacement: bool = False) -> Child:
-        child = spawn(role, self._context, replacement=replacement)
+        child = spawn(role, self._context, self._lanes, replacement=replacement)
         self._children[role] = child
         self._selector.register(child, selectors.EVENT_READ, child)
         return child

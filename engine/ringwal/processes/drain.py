@@ -27,6 +27,8 @@ class DrainProcess:
         self.control = context.control.pointer
         self.lanes: dict[int, memory.Mapping] = {}
         self.stopping = False
+        assert context.intake is not None
+        self.intake = context.intake
         self.sequencer = lib.rw_sequencer_open(self.control, context.ring.pointer, context.bell_fd)
         if self.sequencer == ffi.NULL:
             raise MemoryError("no memory for the drain process")
@@ -52,21 +54,21 @@ class DrainProcess:
         if wanted == ATTACH:
             self._attach(slot[0], generation[0])
         elif wanted == DETACH:
+            # First: once the slot is let go, the next generation's lane may come.
+            self.intake.forget(slot[0])
             lib.rw_sequencer_detach_lane(self.sequencer, slot[0])
             if slot[0] in self.lanes:
                 self.lanes.pop(slot[0]).close()
 
     def _attach(self, k: int, generation: int) -> None:
-        """Only the lane's wait flags are read here; if the object is gone, so is everybody who could wait."""
+        """Only the lane's wait flags are read here; without them its threads are woken by their own slices of waiting."""
         pointer = ffi.NULL
         if k in self.lanes:
             self.lanes.pop(k).close()
         try:
-            name = memory.object_name(self.context.uuid, self.context.epoch, memory.lane_part(k, generation))
-            lane_bytes = lib.rw_slot_of(self.control, k).lane_bytes
-            lane = memory.attach_lane(self.context.control, name, k, generation, lane_bytes, writable=False)
-        except Error:
-            self.context.log.warning("lane %d of a writer that is gone cannot be opened", k)
+            lane = self.intake.attach(self.context.control, k, generation)
+        except Error as error:
+            self.context.log.warning("lane %d cannot be watched: %s", k, error)
         else:
             self.lanes[k] = lane
             pointer = lane.pointer

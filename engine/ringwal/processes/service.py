@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ringwal._native import lib
@@ -16,7 +17,8 @@ from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.descriptors import allow_descriptors
 from ringwal.processes.slots import SlotTable
 from ringwal.processes.streams import StreamTable
-from ringwal.registration import Connection, Listener, Message, check_hello
+from ringwal.protocol.messages import Descriptors, Message
+from ringwal.protocol.server import Connection, Listener, check_hello
 
 OTHER_DESCRIPTORS = 64
 """Descriptors of the supervisor that are not connections, generously."""
@@ -54,8 +56,22 @@ class Service:
         self._waiting: dict[Connection, tuple[Message, float | None]] = {}
         # Clients that only look need no slot, so there may be more connections than slots.
         self._limit = 2 * context.config.max_clients + 64
-        self._descriptors = allow_descriptors(self._limit + OTHER_DESCRIPTORS) - SPARE_DESCRIPTORS
+        needed = self._limit + context.config.max_clients + OTHER_DESCRIPTORS  # a lane is kept for each slot
+        self._descriptors = allow_descriptors(needed) - SPARE_DESCRIPTORS
         selector.register(listener, selectors.EVENT_READ, listener)
+        # DIR by an open of its own: a client that outlives the engine must not keep its lock.
+        self._reopened = context.directory.reopened()
+        assert context.control.fd is not None
+        assert context.ring.fd is not None
+        self._handed_out = Descriptors(context.bell_fd, self._reopened, context.control.fd, context.ring.fd)
+
+    def listen_again(self) -> None:
+        """Somebody removed the socket's name. Raises OSError."""
+        self._selector.unregister(self._listener)
+        try:
+            self._listener.make_again()
+        finally:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -119,6 +135,7 @@ class Service:
         """Stop listening and hang up on everybody."""
         self._selector.unregister(self._listener)
         self._listener.close()
+        os.close(self._reopened)
         for connection in list(self._connections):
             self.drop(connection)
 
@@ -129,12 +146,13 @@ class Service:
                 check_hello(request)
                 self._check_running()
                 connection.greeted = True
-                connection.reply(request, self._hello(), [self._context.bell_fd])
+                connection.reply(request, self._hello(), self._handed_out)
                 return
             if not last and request.get("op") == "lane" and self._may_wait():
                 self._waiting[connection] = (request, _deadline(request))
                 return
-            connection.reply(request, self._do(connection, request))
+            facts, fds = self._do(connection, request)
+            connection.reply(request, facts, fds)
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
             told = error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}")
             self._refuse(connection, request, told)
@@ -145,20 +163,26 @@ class Service:
             LOG.info("asked to stop by process %d", connection.pid)
             self._stop()
 
-    def _do(self, connection: Connection, request: Message) -> Message:
+    def _do(self, connection: Connection, request: Message) -> tuple[Message, Sequence[int]]:
         match request:
             case {"op": "lane", "bytes": int(size)}:
                 self._check_running()
-                grant = self._slots.grant(size, connection.pid)
+                grant, lane = self._slots.grant(size, connection.pid)
                 self._connections[connection].append(grant.slot)
-                return grant._asdict()
+                return grant._asdict(), [lane]
+            case {"op": "release", "slot": int(slot), "generation": int(generation)}:
+                # A slot that is this connection's is not free, so its generation is still the one that was granted.
+                if slot in self._connections[connection] and self._slots.slot(slot).generation == generation:
+                    self._connections[connection].remove(slot)
+                    self._slots.close([slot])
+                return {}, ()
             case {"op": "stream", "name": name}:
                 self._check_running()
-                return {"id": self._streams.open(name)}
+                return {"id": self._streams.open(name)}, ()
             case {"op": "status"}:
-                return self._report()
+                return self._report(), ()
             case {"op": "stop"}:
-                return {}
+                return {}, ()
         raise ConfigError(f"the engine does not know the request {str(request)[:200]}")
 
     def _may_wait(self) -> bool:
@@ -169,18 +193,16 @@ class Service:
 
     def _check_running(self) -> None:
         if not self._running():
-            raise NotRunning(f"the engine on {self._context.directory} is stopping")
+            raise NotRunning(f"the engine on {self._context.directory.path} is stopping")
 
     def _hello(self) -> Message:
         context = self._context
         return {
             "uuid": context.uuid.hex(),
             "epoch": context.epoch,
-            "control": context.control.name,
             "control_bytes": context.control.bytes,
-            "log": context.ring.name,
             "ring_bytes": context.config.ring_bytes,
-            "directory": str(context.directory),
+            "directory": str(context.directory.path),
             "config": dataclasses.asdict(context.config),
         }
 

@@ -16,7 +16,8 @@ from ringwal._native import lib
 from ringwal.errors import ShmUnavailable
 from ringwal.points import point
 from ringwal.processes.context import EngineContext
-from ringwal.registration import LaneGrant
+from ringwal.processes.lanes import LaneFile, Lanes
+from ringwal.protocol.messages import LaneGrant
 
 POLL_SECONDS_MIN = 0.005
 POLL_SECONDS_MAX = 0.5
@@ -25,11 +26,11 @@ POLL_SECONDS_MAX = 0.5
 class SlotTable:
     """The slots of one epoch."""
 
-    def __init__(self, context: EngineContext) -> None:
+    def __init__(self, context: EngineContext, lanes: Lanes) -> None:
         self._context = context
+        self._lanes = lanes
         self._control = context.control.pointer
         self._free = list(range(context.config.max_clients - 1, -1, -1))
-        self._lanes: dict[int, str] = {}  # slot -> name of its lane
         self._closing: set[int] = set()
         self._poll_seconds = POLL_SECONDS_MIN
 
@@ -38,15 +39,16 @@ class SlotTable:
         return lib.rw_slot_of(self._control, k)
 
     def coming(self) -> bool:
-        """Whether no slot is free but some are closing: whoever asks for one now does well to wait."""
-        return not self._free and bool(self._closing)
+        """Whether whoever asks for a slot now does well to wait: none is free but some are closing, or WAL or drain are behind
+        with taking lanes."""
+        return bool(self._closing) if not self._free else not self._lanes.room()
 
-    def grant(self, lane_bytes: int, pid: int) -> LaneGrant:
-        """A slot and a new lane of at least `lane_bytes` for the client `pid`.
+    def grant(self, lane_bytes: int, pid: int) -> tuple[LaneGrant, int]:
+        """A slot and a new lane of at least `lane_bytes` for the client `pid`, and the lane's descriptor, which is kept here.
 
         Raises:
             ConfigError: no lane may have that size.
-            ShmUnavailable: no slot is free, or no memory for the lane.
+            ShmUnavailable: no slot is free, no memory for the lane, or WAL or drain do not take lanes.
         """
         size = memory.lane_size(lane_bytes)
         if not self._free:
@@ -56,16 +58,20 @@ class SlotTable:
                 " start the engine with a larger max_clients"
             )
         k = self._free[-1]
+        if not self._lanes.room():
+            raise ShmUnavailable("the WAL or drain process does not take new lanes; is it stopped, or does the disk hang?")
         generation = self.slot(k).generation + 1
-        uuid, epoch = self._context.uuid, self._context.epoch
-        with memory.create_lane(self._context.control, uuid, epoch, k, generation, size) as lane:
-            name = lane.name
+        lane = LaneFile(memory.create_lane(self._context.control, k, generation, size), generation, size)
         point("s.lane.created")
+        try:
+            self._lanes.put(k, lane)
+        except OSError:
+            os.close(lane.fd)
+            raise
         self._free.pop()
-        self._lanes[k] = name
         lib.rw_slot_open(self._control, k, generation, pid, size)
         self.announce()
-        return LaneGrant(k, generation, name, size)
+        return LaneGrant(k, generation, size), lane.fd
 
     def close(self, slots: list[int]) -> None:
         """The client that had these slots is gone."""
@@ -79,12 +85,12 @@ class SlotTable:
     def collect(self) -> float | None:
         """Free the closing slots that WAL and drain have let go. Seconds until the next look is due; None: no need."""
         for k in [k for k in self._closing if lib.rw_slot_released(self._control, k)]:
-            memory.unlink(self._lanes.pop(k))
+            self._lanes.drop(k)
             point("s.reclaim.mid")
             self._closing.remove(k)
             lib.rw_slot_set(self._control, k, lib.RW_SLOT_FREE)
             self._free.append(k)
-        if not self._closing:
+        if not self._closing and self._lanes.room():
             return None
         self.announce()
         self._poll_seconds = min(self._poll_seconds * 2, POLL_SECONDS_MAX)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ringwal._native import lib
 from ringwal.errors import ShmUnavailable
-from ringwal.registration import check_stream_name
+from ringwal.protocol.messages import check_stream_name
 
 
 class KnownStream(Protocol):

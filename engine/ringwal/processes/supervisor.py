@@ -2,13 +2,16 @@
 
     lock -> recovery -> shared memory -> WAL and drain -> serve clients, replace the dead -> stop in order -> clean up
 
-It sleeps until a client, a child or a signal wants something. Its rooms: lock.py, children.py and crew.py (the two
-processes), slots.py, streams.py and service.py (the clients), descriptors.py, report.py.
+It sleeps until a client, a child or a signal wants something. Its rooms: ownership.py and watch.py (the directory),
+children.py and crew.py (the two processes), slots.py, lanes.py, streams.py and service.py (the clients), descriptors.py,
+report.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
 import os
 import selectors
 import signal
@@ -22,25 +25,31 @@ from ringwal import memory
 from ringwal._native import lib
 from ringwal.config import Config
 from ringwal.errors import ConfigError
-from ringwal.log.files import make_directory
+from ringwal.log import home as homes
+from ringwal.log.directory import Directory
+from ringwal.log.files import replace_file, unlink
+from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered, recover
+from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
 from ringwal.processes.children import Child, reap_strangers
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.crew import Crew
 from ringwal.processes.descriptors import allow_descriptors
-from ringwal.processes.lock import DirectoryLock
+from ringwal.processes.lanes import Lanes
+from ringwal.processes.ownership import Ownership
 from ringwal.processes.report import report
 from ringwal.processes.service import Service
 from ringwal.processes.slots import SlotTable
 from ringwal.processes.streams import StreamTable
-from ringwal.registration import Connection, Listener
+from ringwal.processes.watch import DirectoryWatch
+from ringwal.protocol.server import Connection, Listener
 
 AUTOSTART_FIRST_SECONDS = 10.0
 """How long an engine that was started for a client waits for that client."""
 AUTOSTART_GRACE_SECONDS = 2.0
 """How long it stays without any client afterwards."""
-WAL_OTHER_DESCRIPTORS = 16
+WAL_OTHER_DESCRIPTORS = 24
 """What the WAL process has open besides segments."""
 
 
@@ -80,7 +89,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the engine to its end, once. Returns the exit code of the process: 0 after an orderly stop, 74 after a
-        failed write, 70 after too many replacements or an unfinished stop.
+        failed write, 72 when its directory was moved, replaced or deleted, 70 after too many replacements or an unfinished
+        stop.
 
         Raises:
             Locked: another engine holds the directory.
@@ -93,47 +103,57 @@ class Supervisor:
             stack.callback(self._woken.close)
             stack.callback(self._wake.close)
             _check_descriptors(self.config)
-            make_directory(self.directory)
-            lock = DirectoryLock(self.directory)
-            stack.callback(lock.release)
+            ownership = Ownership(self.directory)
+            stack.callback(ownership.release)
             stack.enter_context(_signals(self._wake))
             # From here on clients may knock; they are answered when recovery is done.
-            listener = Listener(self.directory)
+            listener = Listener(ownership.directory.fd)
             stack.callback(listener.close)
-            recovered = recover(self.directory, self.config)
+            recovered = recover(ownership.directory, self.config)
+            ownership.hold_manifest()
+            unlink(LAST_STATUS_NAME, at=ownership.directory.fd)
             _log_recovery(recovered)
+            home = homes.settle(ownership.directory)
+            _log_home(ownership.directory, home)
             point("s.recovered")
-            context = stack.enter_context(_shared_memory(self.directory, self.config, recovered, lock.fd))
-            return self._run(context, listener, recovered)
+            context = stack.enter_context(_shared_memory(ownership, self.config, recovered))
+            return self._run(context, listener, recovered, home)
 
-    def _run(self, context: EngineContext, listener: Listener, recovered: Recovered) -> int:
+    def _run(self, context: EngineContext, listener: Listener, recovered: Recovered, home: Home) -> int:
         control = context.control.pointer
         streams = StreamTable(control, recovered.streams)
-        slots = SlotTable(context)
-        with selectors.DefaultSelector() as selector:
-            crew = Crew(context, selector)
+        with selectors.DefaultSelector() as selector, contextlib.closing(Lanes()) as lanes:
+            slots = SlotTable(context, lanes)
+            crew = Crew(context, selector, lanes)
+
+            def facts() -> dict[str, Any]:
+                return report(context, crew, recovered, home)
+
             service = Service(
                 context,
                 selector,
                 listener,
                 streams,
                 slots,
-                report=lambda: report(context, crew, slots, recovered),
+                report=facts,
                 stop=crew.stop,
             )
+            watch = DirectoryWatch(context, crew, service, listener)
             try:
                 selector.register(self._woken, selectors.EVENT_READ, None)
                 crew.start()
                 point("s.started")
                 lib.rw_set_state(control, lib.RW_RUNNING, 0)
-                facts = report(context, crew, slots, recovered)
+                ready = facts()
                 LOG.info(
                     "serving %s, epoch %d, WAL process %d, drain process %d, %s writes",
-                    *(facts[key] for key in ("directory", "epoch", "wal_pid", "drain_pid", "io")),
+                    *(ready[key] for key in ("directory", "epoch", "wal_pid", "drain_pid", "io")),
                 )
                 if self._on_ready is not None:
-                    self._on_ready(facts)
-                code = self._loop(selector, crew, service, slots)
+                    self._on_ready(ready)
+                code = self._loop(selector, crew, service, slots, watch)
+                if not crew.directory_lost:
+                    _leave_status(context.directory, facts(), code, crew.reason)
                 LOG.info("ended with code %d", code)
                 return code
             finally:
@@ -142,11 +162,13 @@ class Supervisor:
                 crew.kill()
                 service.close()
 
-    def _loop(self, selector: selectors.BaseSelector, crew: Crew, service: Service, slots: SlotTable) -> int:
+    def _loop(
+        self, selector: selectors.BaseSelector, crew: Crew, service: Service, slots: SlotTable, watch: DirectoryWatch
+    ) -> int:
         idle_since = time.monotonic()
         grace = AUTOSTART_FIRST_SECONDS
         while True:
-            timeouts = [slots.collect(), service.tick(), crew.tick()]
+            timeouts = [slots.collect(), service.tick(), watch.tick(), crew.tick()]
             if crew.verdict is not None:  # also by the tick: then there is nobody left to wait for
                 return crew.verdict
             if self._autostart and not crew.stopping and not len(service):
@@ -198,6 +220,12 @@ def _check_descriptors(config: Config) -> None:
         )
 
 
+def _log_home(directory: Directory, home: Home) -> None:
+    if home.copied_from is not None:
+        LOG.warning("%s is a copy of the directory %s, or was restored; it is %s from now on",
+                    directory.path, home.copied_from, home.id)  # fmt: skip
+
+
 def _log_recovery(recovered: Recovered) -> None:
     s = recovered.statistics
     LOG.info(
@@ -207,17 +235,14 @@ def _log_recovery(recovered: Recovered) -> None:
 
 
 @contextlib.contextmanager
-def _shared_memory(directory: Path, config: Config, recovered: Recovered, lock_fd: int) -> Iterator[EngineContext]:
+def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -> Iterator[EngineContext]:
     """Control area, log ring and the two eventfds of the new epoch; nothing of this engine is left afterwards."""
-    uuid, epoch = recovered.uuid, recovered.epoch
-    _remove_objects(uuid)  # whoever made them is dead: this process holds the lock
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_objects, uuid)
         control = stack.enter_context(
             memory.create_control(
                 config,
-                uuid,
-                epoch,
+                recovered.uuid,
+                recovered.epoch,
                 epoch_begin=recovered.epoch_begin,
                 position=recovered.position,
                 block_number=recovered.block_number,
@@ -225,31 +250,35 @@ def _shared_memory(directory: Path, config: Config, recovered: Recovered, lock_f
         )
         # Times never go back, not even if the clock was put back since the newest record was written.
         control.pointer.started_ns = max(control.pointer.started_ns, recovered.timestamp_ns)
-        ring = stack.enter_context(memory.create_log(config, uuid, epoch))
+        if lib.rw_supervisor_hold(control.pointer) != lib.RW_OK:
+            LOG.warning("this system has no robust mutexes: a killed engine is noticed by its clients' next wait only")
+        stack.callback(lib.rw_supervisor_let_go, control.pointer)
+        ring = stack.enter_context(memory.create_log(config))
         point("s.shm.created")
         bell_fd, chore_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
         stack.callback(os.close, bell_fd)
         stack.callback(os.close, chore_fd)
+        ownership.describe(control.fd, ring.fd)
         yield EngineContext(
-            directory=directory,
+            ownership=ownership,
             config=config,
-            uuid=uuid,
-            epoch=epoch,
+            uuid=recovered.uuid,
+            epoch=recovered.epoch,
             control=control,
             ring=ring,
-            lock_fd=lock_fd,
             bell_fd=bell_fd,
             chore_fd=chore_fd,
         )
 
 
-def _remove_objects(uuid: bytes) -> None:
-    """Remove what an engine of this log left. A client that still has it mapped is told that its engine is gone."""
-    for name in memory.leftovers(uuid):
-        point("s.unlink.pre")
-        if name.endswith("-control"):
-            memory.declare_dead(name)
-        memory.unlink(name)
+def _leave_status(directory: Directory, facts: dict[str, Any], code: int, reason: str | None) -> None:
+    """What was known at the end, for whoever asks when nobody answers any more."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    last = {"ended": now, "exit_code": code, "reason": reason, **facts}
+    try:
+        replace_file(LAST_STATUS_NAME, json.dumps(last, indent=1).encode() + b"\n", at=directory.fd)
+    except OSError as error:
+        LOG.warning("cannot leave %s: %s", directory.path / LAST_STATUS_NAME, error)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,8 @@ class WalProcess:
         self.config: Config = context.config
         self.control = context.control.pointer
         self.manifest = manifest.load(context.directory)
+        assert context.intake is not None
+        self.intake = context.intake
         self.lanes: dict[int, tuple[int, memory.Mapping | None]] = {}  # slot -> (generation, its lane; None: refused)
         self.membership_seen = 0
         self.stopping = False
@@ -129,9 +131,8 @@ class WalProcess:
     def _attach(self, k: int, slot: Any) -> None:
         if k in self.lanes and self.lanes[k][0] == slot.generation:
             return
-        name = memory.object_name(self.context.uuid, self.context.epoch, memory.lane_part(k, slot.generation))
         try:
-            lane = memory.attach_lane(self.context.control, name, k, slot.generation, slot.lane_bytes, writable=False)
+            lane = self.intake.attach(self.context.control, k, slot.generation)
         except Error as error:  # its client can write all of it, the header too; that must harm nobody else
             self.context.log.warning("lane %d of process %d is refused: %s", k, slot.pid, error)
             self.lanes[k] = (slot.generation, None)
@@ -188,28 +189,50 @@ class WalProcess:
             self.segments_end += 1
         lib.rw_wal_storage_full(self.wal, 0)
 
+    def _check_directory(self) -> None:
+        """Raises LostDirectory."""
+        if what := self.context.ownership.check(range(self._oldest_unfinished(), self.segments_end)):
+            raise LostDirectory(what)
+
     def _oldest_unfinished(self) -> int:
         return int(self.control.released_end // self.control.segment_bytes)
 
     def _open_segment(self, number: int, *, needed: bool) -> tuple[list[int], bool]:
         """A descriptor for each thread, of an open of its own (why is said at `rw_wal_add_segment`), and whether the segment is
         filled. One that is not ``needed`` yet is made only if it is filled."""
+        self._check_directory()
         fill = True  # what a predecessor made and did not fill counts as filled: too many blocks at once cost time only
         if number >= self.manifest.named_end:
             began, fill = time.monotonic(), not needed or self.pace.worth_filling()
             self.manifest = segment.prepare(
-                self.context.directory, self.manifest, number, direct=self.direct, fill=fill, meanwhile=self._while_filling
+                self.context.directory,
+                self.manifest,
+                number,
+                direct=self.direct,
+                fill=fill,
+                meanwhile=self._while_filling,
+                manifest_fd=self.context.ownership.manifest,
             )
+            self._check_directory()  # filling takes long
             if fill:
                 self.pace.filled(time.monotonic() - began)
         count = self.config.blocks_in_flight
         return segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct), fill
 
 
+class LostDirectory(Exception):
+    """What has happened to the directory (ownership.py)."""
+
+
 def main(context: EngineContext) -> int:
     """The body of the WAL process, after the fork. Returns its exit code."""
     try:
+        if what := context.ownership.check():  # before its manifest is believed
+            raise LostDirectory(what)
         return WalProcess(context).run()
+    except LostDirectory as lost:
+        context.log.error("WAL process: %s %s", context.directory.path, lost)
+        return os.EX_OSFILE
     except (Error, OSError) as error:
         context.log.error("WAL process: %s", error)
         return os.EX_SOFTWARE

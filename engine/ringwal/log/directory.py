@@ -1,0 +1,88 @@
+"""The directory of a log, by descriptor: what its path leads to may change, what was opened stays the same directory.
+
+Every file of a log is opened, made, renamed and removed relative to these descriptors (openat and its kin). So whoever
+holds a `Directory` works on one log until its end, also when the directory is moved, when another one is put in its
+place, or when the process changes its current directory. Whether the path still leads there is asked by `leads_here`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import weakref
+from pathlib import Path
+
+SEGMENTS = "segments"
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+
+
+class Directory:
+    """DIR and DIR/segments, held open until `close`, or until the last reference goes."""
+
+    def __init__(self, path: str | os.PathLike[str], fd: int | None = None) -> None:
+        """Hold the directory that `path` leads to now, or the one that `fd` is open on already, which then belongs to this
+        object and has `path` for its messages. Raises OSError."""
+        self.path = Path(path).absolute()
+        self._fds = [os.open(self.path, _FLAGS) if fd is None else fd]
+        self._close = weakref.finalize(self, _close_all, self._fds)
+        self._close.atexit = False
+        with contextlib.suppress(FileNotFoundError):  # a log that is not made yet
+            self._fds.append(os.open(SEGMENTS, _FLAGS, dir_fd=self.fd))
+
+    @property
+    def fd(self) -> int:
+        """Of DIR."""
+        return self._fds[0]
+
+    @property
+    def segments(self) -> int:
+        """The descriptor of DIR/segments. Raises FileNotFoundError: there is none."""
+        if len(self._fds) < 2:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / SEGMENTS))
+        return self._fds[1]
+
+    def make_segments(self) -> None:
+        """Make DIR/segments, for its owner only, durably, and hold it. Nothing happens if it is there. Raises OSError."""
+        if len(self._fds) == 1:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(SEGMENTS, 0o700, dir_fd=self.fd)
+                os.fsync(self.fd)
+            self._fds.append(os.open(SEGMENTS, _FLAGS, dir_fd=self.fd))
+
+    def reopened(self) -> int:
+        """Another open of DIR, with nothing of this one's locks; the caller closes it. Raises OSError."""
+        return os.open(".", _FLAGS, dir_fd=self.fd)
+
+    def leads_here(self) -> bool:
+        """Does the path lead to this directory now? Where that cannot be seen (no permission), True: nothing is known.
+
+        Raises OSError where the kernel cannot say for another reason.
+        """
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self.fd))
+        except PermissionError:
+            return True
+        except OSError as error:
+            if error.errno not in _LEADS_NOWHERE:
+                raise
+            return False
+
+    def close(self) -> None:
+        """Let go. Calling it again does nothing."""
+        self._close()
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Directory {str(self.path)!r}>"
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())

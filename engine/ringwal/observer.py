@@ -1,0 +1,115 @@
+"""What an engine's control area says of it: for its own report, and for whoever looks at one that does not answer.
+
+An engine whose supervisor is stopped, or hangs, cannot hand out its memory. `observe` takes it from /proc/PID/fd, where
+the lock file says it is: by the same user, in the same pid namespace, and only if that process holds the directory's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ringwal import lock_file, memory
+from ringwal._native import ffi, lib
+from ringwal.errors import Error
+
+STATES = {
+    lib.RW_STARTING: "starting",
+    lib.RW_RUNNING: "running",
+    lib.RW_STOPPING: "stopping",
+    lib.RW_STOPPED: "stopped",
+    lib.RW_FAILED: "failed",
+}
+COUNTERS = [
+    name
+    for name, field in ffi.typeof("rw_control").fields
+    if name.startswith(("wal_", "drain_")) and field.type.cname == "uint64_t"
+]
+DIRECT = "confirmed after the block's own synchronous write past the page cache (O_DIRECT, RWF_DSYNC)"
+BUFFERED = "confirmed after the block's write and fdatasync"
+LAST_STATUS_NAME = "last-status.json"
+"""In the directory: the report of the engine that ended there last, unless it was killed. Its successor removes it."""
+CLIENTS_SHOWN = 200
+"""A reply is one packet of bounded size, so a crowd is not listed whole."""
+
+
+def facts(control: Any) -> dict[str, Any]:
+    """Facts by name, of a mapped `rw_control *`; sizes in bytes, times in seconds. Readable at any time, also while it
+    changes."""
+    c = control
+    current = c.sealed_end // c.segment_bytes
+    clients = _clients(c)
+    return {
+        "state": STATES.get(c.state, "unknown"),
+        "pid": c.supervisor_pid,
+        "wal_pid": c.wal_pid or None,
+        "drain_pid": c.drain_pid or None,
+        "epoch": c.epoch,
+        "uuid": bytes(ffi.buffer(c.uuid)).hex(),
+        "since_confirmed": round(time.monotonic() - c.confirmed_ns / 1e9, 3) if c.confirmed_ns else None,
+        "io": "direct" if c.io_direct else "buffered",
+        "durability": DIRECT if c.io_direct else BUFFERED,
+        "write_us": round(c.write_ns / 1e3, 1) if c.write_ns else None,
+        "confirm_order": "log" if c.confirm_order else "stream",
+        "storage_full": os.strerror(c.storage_full) if c.storage_full else None,
+        "ring": {"bytes": c.ring_bytes, "used": c.sealed_end - c.released_end},
+        "segments": {"bytes": c.segment_bytes, "current": current, "ahead": max(0, c.segments_end - 1 - current)},
+        "streams": c.stream_count,
+        "clients_attached": len(clients),
+        "clients": clients[:CLIENTS_SHOWN],
+        "counters": {name: getattr(c, name) for name in COUNTERS},
+    }
+
+
+def observe(path: Path) -> dict[str, Any] | None:
+    """`facts` of the engine that holds the directory, without asking it; None if there is none, or it cannot be seen."""
+    try:
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        holder = lock_file.holder(directory)
+        if holder is None or holder.control is None:
+            return None
+        fd = os.open(f"/proc/{holder.pid}/fd/{holder.control}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # Once more, behind the open: until then the process may have ended, and its number be another's.
+            if lock_file.holder(directory) != holder:
+                return None
+            with memory.observe_control(fd) as control:
+                return {"directory": str(path.absolute()), **facts(control.pointer), "pid": holder.pid}
+        finally:
+            os.close(fd)
+    except (OSError, Error):
+        return None
+    finally:
+        os.close(directory)
+
+
+def last_status(path: Path) -> dict[str, Any] | None:
+    """What the engine that ended there last has left: `ended`, `exit_code`, `reason` and its report; None: nothing."""
+    try:
+        found = json.loads((path / LAST_STATUS_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _clients(control: Any) -> list[dict[str, Any]]:
+    rows = ((k, lib.rw_slot_of(control, k)) for k in range(control.max_clients))
+    return [
+        {
+            "slot": k,
+            "pid": slot.pid,
+            "generation": slot.generation,
+            "lane_bytes": slot.lane_bytes,
+            "requests": slot.requests,
+            "confirmed": slot.confirmed,
+            "closing": slot.state == lib.RW_SLOT_CLOSING,
+        }
+        for k, slot in rows
+        if slot.state != lib.RW_SLOT_FREE
+    ]

@@ -1,0 +1,126 @@
+"""The descriptors of the clients' lanes, and how WAL and drain come by them.
+
+    supervisor:  Lanes.put ──► a packet with the descriptor to each of the two, then the slot is opened in shared memory
+    WAL, drain:  see an open slot ──► Intake.attach
+
+Each of the two has a socket of its own, which the supervisor writes and never waits for: while one of them is stopped and
+its socket is full, no lane is given out (`room`), and whoever wants one waits or is refused. The packet comes before the
+slot is opened, so who sees the slot has the lane. The supervisor keeps every descriptor until the slot is free again; a
+successor inherits them by its fork, and what its predecessor had not read yet goes with the predecessor's socket.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import socket
+import struct
+from collections.abc import Hashable, Iterable
+from typing import NamedTuple
+
+from ringwal import memory
+from ringwal.errors import ShmUnavailable
+
+BACKLOG_BYTES = 64 * 1024
+"""Asked for as the send buffer of each socket: room for some dozens of packets."""
+_PACKET = struct.Struct("=IIQ")
+
+
+class LaneFile(NamedTuple):
+    """A lane's memory: the descriptor, and which generation of its slot it is made for."""
+
+    fd: int
+    generation: int
+    bytes: int
+
+
+class Lanes:
+    """The supervisor's side. `held` is by slot."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, LaneFile] = {}
+        self._sockets: dict[Hashable, socket.socket] = {}
+
+    def connect(self, role: Hashable) -> socket.socket:
+        """The other end of a new socket to that process, which replaces its predecessor's; to be inherited, then closed."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BACKLOG_BYTES)
+        if (before := self._sockets.pop(role, None)) is not None:
+            before.close()
+        self._sockets[role] = ours
+        return theirs
+
+    def room(self) -> bool:
+        """Would each of the two take another lane now? One that is dead takes any: its successor inherits them."""
+        poller = select.poll()
+        for each in self._sockets.values():
+            poller.register(each, select.POLLOUT)
+        return len(poller.poll(0)) == len(self._sockets)
+
+    def put(self, slot: int, lane: LaneFile) -> None:
+        """Keep the lane, and send it. There is `room`. Raises OSError: the kernel has no place for it; it is not kept."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [lane.fd]))]
+        for each in self._sockets.values():
+            with contextlib.suppress(BrokenPipeError, ConnectionError):  # dead
+                each.sendmsg([_PACKET.pack(slot, lane.generation, lane.bytes)], rights)
+        self.held[slot] = lane
+
+    def drop(self, slot: int) -> None:
+        """The slot is free: nobody needs its lane any more."""
+        os.close(self.held.pop(slot).fd)
+
+    def close(self) -> None:
+        """Close everything. The processes are gone."""
+        for each in self._sockets.values():
+            each.close()
+        self._sockets.clear()
+        for slot in list(self.held):
+            self.drop(slot)
+
+
+class Intake:
+    """The end of WAL or drain: lanes that were inherited or have come, by slot, until they are taken."""
+
+    def __init__(self, source: socket.socket, inherited: Iterable[tuple[int, LaneFile]]) -> None:
+        self._source = source
+        self._waiting = dict(inherited)
+
+    def descriptors(self) -> set[int]:
+        """What has to stay open over the fork."""
+        return {self._source.fileno(), *(lane.fd for lane in self._waiting.values())}
+
+    def attach(self, control: memory.Mapping, slot: int, generation: int) -> memory.Mapping:
+        """That lane, mapped for reading. Raises Error: it never came, or it cannot be mapped."""
+        self._receive()
+        lane = self._waiting.pop(slot, None)
+        if lane is None:
+            raise ShmUnavailable(f"the descriptor of lane {slot} has not come: too many open files?")
+        try:
+            return memory.attach_lane(control, lane.fd, slot, generation, lane.bytes, writable=False)
+        finally:
+            os.close(lane.fd)
+
+    def forget(self, slot: int) -> None:
+        """That slot's generation is over; if its client came and went unseen, its lane was never attached."""
+        self._receive()
+        if (lane := self._waiting.pop(slot, None)) is not None:
+            os.close(lane.fd)
+
+    def _receive(self) -> None:
+        fds = array.array("i")
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet, ancillary, _, _ = self._source.recvmsg(
+                    _PACKET.size, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+                )
+                if not packet:
+                    return
+                slot, generation, size = _PACKET.unpack(packet)
+                for _, _, data in ancillary:
+                    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+                if (before := self._waiting.pop(slot, None)) is not None:
+                    os.close(before.fd)  # its generation came and went unseen
+                if fds:  # else there was no descriptor left for it in this process
+                    self._waiting[slot] = LaneFile(fds.pop(), generation, size)

@@ -1,0 +1,207 @@
+"""Whose directory it is: one engine for a directory, down to its last process, as long as the directory is there.
+
+OWNERSHIP hangs on the directory itself and not on a name in it. The engine holds DIR open and locks it (flock), and then
+DIR/lock, too. Children inherit both, so the kernel releases them only when the supervisor and every WAL and drain process
+are gone: also one that is stuck in a write after its supervisor was killed.
+
+    DIR             the lock that counts. Whoever removes or replaces the file `lock` opens no door
+    DIR/lock        for people, who find the pid in it; against a copy made of hard links, whose segments are the same
+                    files; and for file systems that lock no directories
+
+WATCHING. Names may be disturbed by whoever may write above DIR: cleaners of temporary files, deployments, backups put
+back. Everything is done relative to the descriptors (log/directory.py), so the engine works on in a directory that is moved
+away or deleted, and what it confirms then nobody will find. So the names are looked at: `check` once a second by the
+supervisor, and before each new segment by the WAL process; the lock file and the socket by the supervisor alone, who made
+them (watch.py):
+
+    lock or engine.sock gone                                      made again, when missed twice in a row
+    DIR's path absent, or leading elsewhere; DIR deleted          the epoch ends, code 72
+    manifest or segments/ gone or another; a segment in use gone  the epoch ends, code 72
+    lock or engine.sock another's                                 the epoch ends, code 72
+    lock gone, where the file system locks no directories         the epoch ends, code 72: nothing guards the log any more
+
+Until that is seen, a second at most and never into a new segment, appends are confirmed: they stand in the directory that
+was moved or replaced, and are gone with one that was deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ringwal import lock_file
+from ringwal.errors import Locked
+from ringwal.lock_file import Holder
+from ringwal.log import manifest, segment
+from ringwal.log.directory import SEGMENTS, Directory
+from ringwal.log.files import make_directory
+
+LOG = logging.getLogger("ringwal")
+DYING_SECONDS = 5.0
+"""How long to wait for the rest of an engine whose supervisor is dead already; the kernel needs a moment to end it."""
+PROBE_SECONDS = 0.1
+"""How long a lock whose holder says nothing is tried again: somebody may just be looking."""
+_LOCKS_NO_DIRECTORY = (errno.EBADF, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+class Ownership:
+    """A directory and its locks, held from construction to `release()`. The descriptors are meant to be inherited by forks."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory if it is missing, and take it.
+
+        Raises:
+            Locked: an engine holds it; with its pid.
+            OSError: it cannot be made or opened.
+        """
+        self._manifest = -1
+        self._directory_locked = True
+        began = time.monotonic()
+        while True:
+            make_directory(path)
+            self.directory = Directory(path)
+            self.lock_fd = -1
+            try:
+                if self._lock_directory() and self._lock_file():
+                    break
+                holder = lock_file.read(self.directory.fd)
+                self._give_up(holder, time.monotonic() - began)
+            except BaseException:
+                self.release()
+                raise
+            self.release()
+            time.sleep(0.01)  # flock has no wait with a deadline
+        self.describe()
+
+    def descriptors(self) -> set[int]:
+        """What the children of the supervisor keep."""
+        return {self.directory.fd, self.directory.segments, self.lock_fd, self._manifest}
+
+    def describe(self, control: int | None = None, ring: int | None = None) -> None:
+        """Say in the lock file who holds it, and where its memory is. Raises OSError."""
+        self._said = Holder(os.getpid(), lock_file.started(os.getpid()), self.lock_fd, control, ring)
+        lock_file.write(self.lock_fd, self._said)
+
+    @property
+    def manifest(self) -> int:
+        """The descriptor of the manifest that is held, for writing: whatever has its name by now."""
+        return self._manifest
+
+    def hold_manifest(self) -> None:
+        """The log is made or recovered: from now on its manifest is this file. Raises OSError."""
+        self._manifest = os.open(manifest.NAME, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.directory.fd)
+
+    def release(self) -> None:
+        """Let go. The lock file stays: removing it would let two engines lock two files of one name."""
+        for fd in (self.lock_fd, self._manifest):
+            if fd >= 0:
+                os.close(fd)
+        self.lock_fd = self._manifest = -1
+        self.directory.close()
+
+    # ------------------------------------------------------------------------------------------------- watching
+
+    def check(self, segments: Iterable[int] = ()) -> str | None:
+        """What has happened to the directory so that nothing may be confirmed any more; None: nothing.
+
+        `segments` are the numbers of those in use. Raises OSError where the kernel cannot say.
+        """
+        return next(self._losses(segments), None)
+
+    def _losses(self, segments: Iterable[int]) -> Iterator[str]:
+        directory = self.directory
+        if os.fstat(directory.fd).st_nlink == 0:
+            yield "was deleted"
+        if not directory.leads_here():
+            yield "is not where it was: it was moved or deleted, or something else was put in its place"
+        if not _is(directory.fd, SEGMENTS, directory.segments):
+            yield f"has lost its {SEGMENTS}, or has got others"
+        if not _is(directory.fd, manifest.NAME, self._manifest):
+            yield "has lost its manifest, or has got another"
+        for number in segments:
+            if not _exists(directory.segments, segment.name_of(number)):
+                yield f"has lost segment {number}, which is in use"
+
+    def lock_file_state(self) -> str | None:
+        """None: the lock file is the one that is held. "missing": somebody removed it, and it can be made again, as DIR is
+        locked, too. "lost": there is another one, or nothing but the removed one was locked. Of the process that made it."""
+        if _is(self.directory.fd, lock_file.NAME, self.lock_fd):
+            return None
+        return "missing" if self._directory_locked and not _exists(self.directory.fd, lock_file.NAME) else "lost"
+
+    def make_lock_file(self) -> None:
+        """Put a lock file where it was removed. Those that WAL and drain have inherited are of the removed one; the directory's
+        own lock was, and is, held by all. Raises OSError."""
+        removed, self.lock_fd = self.lock_fd, -1
+        try:
+            if not self._lock_file():
+                raise Locked(f"somebody else has locked a new lock file in {self.directory.path}")
+        except BaseException:
+            self.lock_fd = removed
+            raise
+        os.close(removed)
+        self.describe(self._said.control, self._said.ring)
+
+    # -------------------------------------------------------------------------------------------------- locking
+
+    def _lock_directory(self) -> bool:
+        fd = self.directory.fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _LOCKS_NO_DIRECTORY:
+                raise
+            self._directory_locked = False
+            LOG.warning("the file system of %s locks no directories (%s); its lock file has to do", self.directory.path, error)
+        return self.directory.leads_here()  # else it was moved between the open and the lock: try what is there now
+
+    def _lock_file(self) -> bool:
+        """Lock the file that is at DIR/lock now. False: somebody else has."""
+        at = self.directory.fd
+        while True:
+            fd = os.open(lock_file.NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=at)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is(at, lock_file.NAME, fd):
+                    self.lock_fd = fd
+                    return True
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # somebody removed or replaced the file meanwhile: this lock guards nothing
+
+    def _give_up(self, holder: Holder | None, waited: float) -> None:
+        """Raises Locked unless the holder is about to go."""
+        lives = holder is not None and holder.start is not None and lock_file.started(holder.pid) == holder.start
+        if lives or waited > (PROBE_SECONDS if holder is None else DYING_SECONDS):
+            named = f"process {holder.pid}" if holder else "another process"
+            raise Locked(
+                f"{self.directory.path} is in use by the engine of {named}; stop it with `ringwal stop`",
+                holder.pid if holder else None,
+            )
+
+
+def _is(directory: int, name: str, fd: int) -> bool:
+    """Does the name lead to the file that is open as `fd`?"""
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=directory), os.fstat(fd))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The socket between clients and the supervisor: messages, and an end for each side."""

@@ -1,0 +1,122 @@
+"""The socket between clients and the supervisor: both ends of one small protocol.
+
+SOCK_SEQPACKET, so that a message is a packet and the kernel reports the peer's death as end of file, in any pid
+namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each request gets one reply.
+
+    {"op": "hello", "layout": n, "format": n, "pid": n, "role": "client"}      first, and once
+        -> {"uuid", "epoch", "control_bytes", "ring_bytes", "directory", "config"}, and `Descriptors`
+    {"op": "lane", "bytes": n, "wait": seconds}
+        -> {"slot", "generation", "bytes"} and the lane, at once or, if every place is taken but some are closing, when one has
+           closed; refused after `wait`. Without it there is no limit. Any other request of the connection ends the waiting
+    {"op": "release", "slot": n, "generation": n}   -> {}: the client has no use for that lane any more
+    {"op": "stream", "name": s}   -> {"id"}
+    {"op": "status"}              -> the report
+    {"op": "stop"}                -> {}, then the engine stops
+
+Every reply has "ok", and the request's "tag", so that the answer to a request that timed out is never taken for the
+answer to another. A refusal is {"ok": false, "error": class name, "message", facts}. The connection stays open as long
+as the client lives.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+from ringwal._native import lib
+from ringwal.errors import ConfigError
+
+SOCKET_NAME = "engine.sock"
+MESSAGE_BYTES_MAX = 64 * 1024
+
+Message: TypeAlias = dict[str, Any]
+
+
+def check_stream_name(name: object) -> bytes:
+    """The UTF-8 form of a legal stream name. Raises ConfigError: not 1 to 120 bytes, or with control characters."""
+    if not isinstance(name, str):
+        raise ConfigError(f"a stream name is a str, not {type(name).__name__}")
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"stream name {name!r} cannot be written as UTF-8") from None
+    if not 1 <= len(encoded) <= lib.RW_STREAM_NAME_MAX:
+        raise ConfigError(
+            f"stream name {name[:40]!r} has {len(encoded)} bytes in UTF-8; it must have 1 to {lib.RW_STREAM_NAME_MAX}"
+        )
+    if any(c < " " or "\x7f" <= c < "\xa0" for c in name):
+        raise ConfigError(f"stream name {name!r} contains control characters")
+    return encoded
+
+
+def encode(message: Message) -> bytes:
+    packet = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(packet) > MESSAGE_BYTES_MAX:
+        raise ConfigError(f"a message of {len(packet)} bytes is larger than the limit of {MESSAGE_BYTES_MAX}")
+    return packet
+
+
+def decode(packet: bytes, flags: int) -> Message:
+    if flags & socket.MSG_TRUNC:
+        raise ConfigError(f"a message is larger than the limit of {MESSAGE_BYTES_MAX} bytes")
+    try:
+        message = json.loads(packet)
+    except (ValueError, RecursionError):
+        raise ConfigError("a message is not JSON") from None
+    if not isinstance(message, dict):
+        raise ConfigError("a message is not a JSON object")
+    return message
+
+
+def receive_packet(connection: socket.socket) -> tuple[bytes, list[int], int]:
+    """The next packet, the descriptors that came with it, and its flags. Descriptors are close-on-exec from the start."""
+    fds = array.array("i")
+    # Not socket.recv_fds(), which drops its flags.
+    packet, ancillary, flags, _ = connection.recvmsg(
+        MESSAGE_BYTES_MAX, socket.CMSG_SPACE(fds.itemsize * len(Descriptors._fields)), socket.MSG_CMSG_CLOEXEC
+    )
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return packet, list(fds), flags
+
+
+def close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+class Descriptors(NamedTuple):
+    """What an engine hands to a client with its hello."""
+
+    bell: int
+    """eventfd that wakes the WAL process"""
+    directory: int
+    """DIR, by an open of its own: it carries none of the engine's locks"""
+    control: int
+    """the control area, for reading"""
+    ring: int
+    """the log ring, for reading"""
+
+
+class Hello(NamedTuple):
+    """What the engine says of itself."""
+
+    uuid: bytes
+    epoch: int
+    control_bytes: int
+    ring_bytes: int
+    directory: str
+    config: dict[str, Any]
+
+
+class LaneGrant(NamedTuple):
+    """A place and a lane with `bytes` of data, made for this client."""
+
+    slot: int
+    generation: int
+    bytes: int
