@@ -30,6 +30,7 @@ GROUPS = {
     "clients": "clients",
     "time": "time_and_identity",
     "recovery": "recoveries",
+    "ownership": "ownership",
     "leaks": "leaks",
     "points": "points",
     "mutants": "mutants",

@@ -18,6 +18,7 @@ from ringwal.log_index import LogIndex
 from tests.faults import decode, media
 from tests.faults.changes import Change, Place, changes
 from tests.faults.oracle import Verdict
+from tests.log_place import log_at
 
 REFUSALS = (ringwal.CorruptionError, ringwal.VersionMismatch, ringwal.ConfigError)
 WATERMARK = slice(72, 80)
@@ -87,7 +88,7 @@ def attempt(at: Path) -> Recovered | None:
     """None: refused, and not a byte of it has changed. Raises Broken."""
     before = media.digest(at)
     try:
-        return recover(at, media.CONFIG)
+        return recover(log_at(at), media.CONFIG)
     except REFUSALS as error:
         if media.digest(at) != before:
             raise Broken(f"refused ({error}), and files were changed") from error
@@ -116,7 +117,7 @@ def compare(original: Original, at: Path, found: dict[str, list[bytes]], proven:
 
 def look_everywhere(at: Path, recovered: Recovered) -> None:
     """As a reader does that asks for records of any age; damage is named, whatever it is."""
-    files = SegmentFiles(at, recovered.manifest.segment_bytes, recovered.uuid)
+    files = SegmentFiles(log_at(at), recovered.manifest.segment_bytes, recovered.uuid)
     index = LogIndex(files, Extents(files, recovered.epoch, recovered.epoch_begin), media.CONFIG.max_streams)
     for stream in recovered.streams:
         for offset in {0, stream.next_offset // 2, max(0, stream.next_offset - 1)}:

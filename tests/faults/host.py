@@ -126,7 +126,7 @@ class Engine:
         return line
 
     def status(self) -> dict[str, Any]:
-        from ringwal.registration import Registration
+        from ringwal.protocol.client import Registration
 
         with contextlib.closing(Registration(self.directory, 30.0)) as registration:
             return registration.status()
@@ -190,16 +190,6 @@ class EngineEnded(RuntimeError):
     def __init__(self, code: int, said: str) -> None:
         super().__init__(f"the engine ended with {code}: {said}")
         self.code = code
-
-
-def forget_shared_memory(directory: Path) -> None:
-    """Removes what a killed engine left in shared memory when no successor will."""
-    from ringwal import memory
-    from tests.faults.decode import manifest
-
-    with contextlib.suppress(OSError):
-        for name in memory.leftovers(manifest(directory).uuid):
-            memory.unlink(name)
 
 
 class Writers:

@@ -25,9 +25,9 @@ HEADER = 4096
 LANE = 64 << 10
 
 
-def lane_of(client: ringwal.Client) -> tuple[Any, memoryview]:
-    """This client's lane and all of its memory."""
-    lane = client.open_lane()
+def lane_of(client: ringwal.Client, name: str) -> tuple[Any, memoryview]:
+    """This client's lane, in which it appends to that stream, and all of its memory."""
+    lane = client.bind(name).lane
     mapping: Any = lane._keep[1]
     return lane, memoryview(ffi.buffer(mapping.pointer, HEADER + LANE))
 
@@ -68,7 +68,7 @@ def scribble(directory: str, seconds: float, chance: random.Random) -> None:
         client = ringwal.connect(directory, lane_bytes=LANE, append_timeout=0.1)
         with contextlib.suppress(ringwal.Error):
             stream = client.stream("scribble")
-            lane, memory = lane_of(client)
+            lane, memory = lane_of(client, "scribble")
             for _ in range(chance.randrange(1, 60)):
                 kind = chance.randrange(5)
                 if kind == 0:
@@ -80,7 +80,7 @@ def scribble(directory: str, seconds: float, chance: random.Random) -> None:
                     at = 64 + 4 * chance.randrange(48)
                     memory[at : at + 4] = chance.randbytes(4)
                 elif kind == 3:
-                    forge(client, lane, memory, stream.id(), chance)
+                    forge(client, lane, memory, client.attachment().number_of("scribble"), chance)
                 stream.append(chance.randbytes(chance.randrange(2000)))
         with contextlib.suppress(ringwal.Error):
             client.close(timeout=0.05)
@@ -94,7 +94,7 @@ def mutate(directory: str, seconds: float, chance: random.Random) -> None:
         gone = threading.Event()
         with contextlib.suppress(ringwal.Error):
             stream = client.stream("mutate")
-            _, memory = lane_of(client)
+            _, memory = lane_of(client, "mutate")
 
             def disturb(memory: memoryview = memory, gone: threading.Event = gone) -> None:
                 while not gone.is_set():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ringwal
 from tests.faults.disk import command, disk
-from tests.faults.host import SMALL, Engine, EngineEnded, NotRun, forget_shared_memory, pause, until, writers
+from tests.faults.host import SMALL, Engine, EngineEnded, NotRun, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.payload import Origin
 from tests.faults.shim import Mode, Shim
@@ -126,11 +126,8 @@ def _script(directory: Path, call: str, mode: Mode, error: int, at: int) -> Verd
 
 def _again(engine_dir: Path, journals: dict[str, Path], flags: tuple[str, ...] = SMALL) -> Verdict:
     """A start without the fault, an orderly stop, and the verdict on what is there."""
-    try:
-        with Engine(engine_dir, *flags) as last:
-            code = last.stop()
-    finally:
-        forget_shared_memory(engine_dir)
+    with Engine(engine_dir, *flags) as last:
+        code = last.stop()
     verdict = judge(engine_dir, journals)
     verdict.runs = 1
     verdict.expect(code == 0, f"the orderly stop ended with code {code}")
@@ -286,30 +283,27 @@ def no_space(directory: Path, seed: int) -> Verdict:
     with disk(directory, "ext4", 64 << 20) as medium:
         engine_dir, journal = medium.mount / "engine", directory / "w0.journal"
         notes: list[str] = []
-        try:
-            with Engine(engine_dir, *SMALL) as running:
-                writer = Writer(engine_dir, journal, "w0", ["hot"], 8)
-                writer.fill(8, 1000)
-                writer.client.append_timeout = 0.5
-                ballast = medium.mount / "ballast"
-                room = os.statvfs(medium.mount)
-                with ballast.open("wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, (room.f_bavail - 300) * room.f_bsize)
-                try:
-                    writer.pour(500_000)
-                    notes.append("the disk is full, and no append heard of it")
-                except ringwal.StorageFull as full:
-                    if full.errno != errno.ENOSPC or full.outcome != "not_appended":
-                        notes.append(f"StorageFull says errno {full.errno}, outcome {full.outcome}")
-                ballast.unlink()
-                writer.client.append_timeout = 20.0
-                writer.fill(8, 500)
-                writer.client.close()
-                code = running.stop()
-                if code != 0:
-                    notes.append(f"the engine ended with code {code}")
-        finally:
-            forget_shared_memory(engine_dir)
+        with Engine(engine_dir, *SMALL) as running:
+            writer = Writer(engine_dir, journal, "w0", ["hot"], 8)
+            writer.fill(8, 1000)
+            writer.client.append_timeout = 0.5
+            ballast = medium.mount / "ballast"
+            room = os.statvfs(medium.mount)
+            with ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, (room.f_bavail - 300) * room.f_bsize)
+            try:
+                writer.pour(500_000)
+                notes.append("the disk is full, and no append heard of it")
+            except ringwal.StorageFull as full:
+                if full.errno != errno.ENOSPC or full.outcome != "not_appended":
+                    notes.append(f"StorageFull says errno {full.errno}, outcome {full.outcome}")
+            ballast.unlink()
+            writer.client.append_timeout = 20.0
+            writer.fill(8, 500)
+            writer.client.close()
+            code = running.stop()
+            if code != 0:
+                notes.append(f"the engine ended with code {code}")
         verdict = judge(engine_dir, {"w0": journal})
         verdict.runs, verdict.notes = 1, verdict.notes + notes
         return verdict
@@ -319,26 +313,23 @@ def no_descriptors(directory: Path, seed: int) -> Verdict:
     """The supervisor has no descriptor for another client: those it has go on, and there is room again when some leave."""
     engine_dir = directory / "engine"
     verdict = Verdict()
-    try:
-        with Engine(engine_dir, *SMALL, wrapper=("prlimit", "--nofile=40:40")) as running:
-            with writers(engine_dir, directory, [["hot"]]) as crowd:
-                crowd.await_progress()
-                held = []
-                for _ in range(60):
-                    try:
-                        held.append(ringwal.connect(engine_dir, timeout=0.2))
-                    except ringwal.Error:
-                        continue
-                verdict.expect(0 < len(held) < 60, f"{len(held)} of 60 clients came in with 40 descriptors")
-                crowd.await_progress()
-                for client in held:
-                    client.close()
-                with ringwal.connect(engine_dir, timeout=10.0) as late:
-                    late.stream("late").append(b"").result()
-                crowd.await_progress()
-            verdict.expect(running.stop() == 0, "no orderly stop")
-    finally:
-        forget_shared_memory(engine_dir)
+    with Engine(engine_dir, *SMALL, wrapper=("prlimit", "--nofile=64:64")) as running:
+        with writers(engine_dir, directory, [["hot"]]) as crowd:
+            crowd.await_progress()
+            held = []
+            for _ in range(60):
+                try:
+                    held.append(ringwal.connect(engine_dir, timeout=0.2))
+                except ringwal.Error:
+                    continue
+            verdict.expect(0 < len(held) < 60, f"{len(held)} of 60 clients came in with 64 descriptors")
+            crowd.await_progress()
+            for client in held:
+                client.close()
+            with ringwal.connect(engine_dir, timeout=10.0) as late:
+                late.stream("late").append(b"").result()
+            crowd.await_progress()
+        verdict.expect(running.stop() == 0, "no orderly stop")
     verdict.add(judge(engine_dir, crowd.journals, strangers=("late",)))
     verdict.runs = 1
     return verdict
@@ -358,27 +349,24 @@ def thin(direct: str, directory: Path, seed: int, *, cache_stays: bool = False) 
     try:
         with disk(small, "ext4 without a journal" if cache_stays else "ext4") as medium:
             engine_dir = medium.mount / "engine"
-            try:
-                streams = [["hot", f"own-{i}"] for i in range(2)]
-                with Engine(engine_dir, *flags) as running, contextlib.ExitStack() as crowded:
-                    until(lambda: _prepared(running), "the segment ahead")
-                    medium.run_short(THIN_ROOM)
-                    crowd = crowded.enter_context(writers(engine_dir, directory, streams))
-                    code = running.await_exit()
-                    if not cache_stays:  # power goes with it: what the page cache shows is lost, as on a real device
-                        medium.cut()
-                    if code not in (os.EX_IOERR, os.EX_SOFTWARE):
-                        notes.append(f"the engine ended with code {code}")
-                    command("mount", "-o", "remount,size=600m", small)
-                    if cache_stays:
-                        with Engine(engine_dir, *flags) as second:
-                            crowd.await_progress()
-                            second.kill()
-                    crowd.kill()
-                medium.again()
-                verdict = _again(engine_dir, crowd.journals, flags)
-            finally:
-                forget_shared_memory(engine_dir)
+            streams = [["hot", f"own-{i}"] for i in range(2)]
+            with Engine(engine_dir, *flags) as running, contextlib.ExitStack() as crowded:
+                until(lambda: _prepared(running), "the segment ahead")
+                medium.run_short(THIN_ROOM)
+                crowd = crowded.enter_context(writers(engine_dir, directory, streams))
+                code = running.await_exit()
+                if not cache_stays:  # power goes with it: what the page cache shows is lost, as on a real device
+                    medium.cut()
+                if code not in (os.EX_IOERR, os.EX_SOFTWARE):
+                    notes.append(f"the engine ended with code {code}")
+                command("mount", "-o", "remount,size=600m", small)
+                if cache_stays:
+                    with Engine(engine_dir, *flags) as second:
+                        crowd.await_progress()
+                        second.kill()
+                crowd.kill()
+            medium.again()
+            verdict = _again(engine_dir, crowd.journals, flags)
     finally:
         command("umount", small)
     verdict.notes += notes
@@ -406,6 +394,5 @@ def shut_down(times: int, directory: Path, seed: int) -> Verdict:
             verdict = _again(engine_dir, crowd.journals)
         finally:
             running.__exit__(None, None, None)
-            forget_shared_memory(engine_dir)
         verdict.runs, verdict.notes = times, verdict.notes + notes
         return verdict

@@ -6,7 +6,7 @@ import random
 from functools import partial
 from pathlib import Path
 
-from tests.faults.host import SMALL, Engine, forget_shared_memory, pause, writers
+from tests.faults.host import SMALL, Engine, pause, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault, often
 
@@ -50,4 +50,3 @@ def run(role: str, times: int, directory: Path, seed: int) -> Verdict:
         return verdict
     finally:
         engine.__exit__(None, None, None)
-        forget_shared_memory(engine_dir)

@@ -7,14 +7,14 @@ import random
 from functools import partial
 from pathlib import Path
 
-from ringwal import memory
+from tests import shm_names
 from tests.faults.decode import manifest
-from tests.faults.host import SMALL, Engine, forget_shared_memory, until, writers
+from tests.faults.host import SMALL, Engine, until, writers
 from tests.faults.kills import ROLES
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault, often
 
-FILES = {"lock", "manifest", "engine.sock", "segments"}
+FILES = {"lock", "manifest", "home", "last-status.json", "segments"}
 STREAMS = [["hot", f"own-{i}"] for i in range(2)]
 ROUND = 50
 """Crashes before a new log is begun: nothing is trimmed, so a log only grows."""
@@ -61,7 +61,7 @@ def _cycles(times: int, directory: Path, chance: random.Random) -> Verdict:
         verdict.runs = times
         verdict.expect(code == 0, f"the orderly stop ended with code {code}")
         state = manifest(engine_dir)
-        left = memory.leftovers(state.uuid)
+        left = shm_names.left()
         verdict.expect(not left, f"shared memory is left: {left}")
         strange = {path.name for path in engine_dir.iterdir()} - FILES
         verdict.expect(not strange, f"files are left: {strange}")
@@ -71,7 +71,6 @@ def _cycles(times: int, directory: Path, chance: random.Random) -> Verdict:
         return verdict
     finally:
         running.__exit__(None, None, None)
-        forget_shared_memory(engine_dir)
 
 
 def descriptors(times: int, directory: Path, seed: int) -> Verdict:

@@ -17,11 +17,12 @@ import ringwal
 from ringwal.config import Config
 from ringwal.log.recovery import recover
 from tests.faults import decode
-from tests.faults.host import SMALL, Engine, forget_shared_memory, until
+from tests.faults.host import SMALL, Engine, until
 from tests.faults.oracle import Verdict
 from tests.faults.payload import Origin
 from tests.faults.table import Fault, often
 from tests.faults.writer import Writer
+from tests.log_place import log_at
 
 MIB = 1 << 20
 CONFIG = Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=256, block_bytes=64 << 10, lane_quota_bytes=64 << 10)
@@ -60,7 +61,6 @@ def make(directory: Path, name: str = "base", *, at_rest: bool = False) -> Base:
                 until(lambda: _last_is_empty(at), "the last block to be vouched for")
             running.kill()
             writer.abandon()
-    forget_shared_memory(at)
     log = decode.Log(at)
     return Base(at, decode.streams(at), [position for position, _ in _blocks(log)], log.manifest.segment_bytes)
 
@@ -115,7 +115,7 @@ def trial(base: Base, scratch: Path, damage: Damage, label: str, verdict: Verdic
     verdict.runs += 1
     verdict.confirmed += sum(map(len, base.content.values()))
     try:
-        recover(at, CONFIG)
+        recover(log_at(at), CONFIG)
     except REFUSALS:
         verdict.expect(must in ("refuse", "either"), f"{label}: refused")
         verdict.expect(digest(at) == before, f"{label}: refused, and files were changed")
@@ -369,6 +369,5 @@ def older(count: int, directory: Path, seed: int) -> Verdict:
                     verdict.expect(found == records[: len(found)], f"bit flip near {position}: {name} has changed")
                 verdict.confirmed += len(found)
             verdict.expect(refused > 0, f"bit flip near {position}: nobody noticed")
-        forget_shared_memory(copy)
         shutil.rmtree(copy)
     return verdict

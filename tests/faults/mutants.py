@@ -75,8 +75,8 @@ WRITING = [
     Mutant(
         "a manifest is not synced",
         "engine/ringwal/log/manifest.py",
-        "os.fdatasync(fd)\n    return manifest",
-        "os.fstat(fd)\n    return manifest",
+        "os.fdatasync(file)\n    return manifest",
+        "os.fstat(file)\n    return manifest",
         row("recorder", "cut at a request, ext4, direct_io auto", "nightly"),
     ),
     Mutant(
@@ -117,8 +117,8 @@ WRITING = [
     Mutant(
         "no directory is synced",
         "engine/ringwal/log/files.py",
-        "        os.fsync(fd)\n",
-        "        os.fstat(fd)\n",
+        'durable. Raises OSError."""\n    os.fsync(fd)\n',
+        'durable. Raises OSError."""\n    os.fstat(fd)\n',
         row("power", "names whose directory was not synced"),
     ),
 ]
@@ -169,6 +169,13 @@ CONFIRMING = [
         "due && w->o.cover_ns == 0 ? 0 : RW_NAP_NS",
         row("media", "log at rest"),
     ),
+    Mutant(
+        "a full segment is not covered",
+        "csrc/compose.c",
+        "    else if (rc == RW_TOO_LARGE && rw_log_ring_begin_end(r) == RW_OK)",
+        "    else if (rc == RW_TOO_LARGE && rc == RW_OK)",
+        units("tests/csrc/test_wal.py::test_a_full_segment_is_covered_too"),
+    ),
 ]
 
 REPLACING = [
@@ -180,6 +187,13 @@ REPLACING = [
         row("points", "kill at l.write.submitted", "nightly"),
     ),
     Mutant(
+        "a successor writes a block again of which a record is persisted",
+        "csrc/restore.c",
+        "        if (rw_is_persisted(r))\n",
+        "        if (rw_is_persisted(r) && h->records == 0)\n",
+        units("tests/csrc/test_wal.py::test_a_block_with_a_persisted_record_is_not_written_again"),
+    ),
+    Mutant(
         "a successor takes sealed requests again",
         "csrc/restore.c",
         "e->cursor = end;",
@@ -189,8 +203,11 @@ REPLACING = [
     Mutant(
         "the children do not keep the lock",
         "engine/ringwal/processes/children.py",
-        "keep = {0, 1, 2, context.lock_fd,",
-        "keep = {0, 1, 2,",
+        "    keep = {0, 1, 2, context.bell_fd,",
+        "    for fd in (context.directory.fd, context.ownership.lock_fd):\n"
+        "        again = os.open(f'/proc/self/fd/{fd}', os.O_RDONLY)\n"
+        "        os.dup2(again, fd)\n        os.close(again)\n"
+        "    keep = {0, 1, 2, context.bell_fd,",
         row("time", "supervisor killed, file system frozen"),
     ),
     Mutant(
@@ -222,17 +239,19 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "the lock goes by the pid in its file",
-        "engine/ringwal/processes/lock.py",
-        "        deadline = time.monotonic() + DYING_SECONDS\n",
-        "        deadline = time.monotonic() + DYING_SECONDS\n"
-        "        if (named := _holder(path)) and _alive(named):\n            raise Locked('in use', named)\n",
+        "engine/ringwal/processes/ownership.py",
+        "                if self._lock_directory() and",
+        "                said = lock_file.read(self.directory.fd)\n"
+        "                if said and os.path.exists(f'/proc/{said.pid}'):\n"
+        "                    raise Locked('in use', said.pid)\n"
+        "                if self._lock_directory() and",
         row("time", "pid of a dead supervisor"),
     ),
     Mutant(
         "the child of a fork keeps its parent's connection",
         "engine/ringwal/client.py",
-        "            lane.forked()\n        if attachment is not None:\n            attachment.close()\n",
-        "            lane.forked()\n        self._kept = attachment\n",
+        "            attachment.forked()\n",
+        "            self._kept = attachment\n",
         row("time", "outlives"),
     ),
     Mutant(
@@ -270,6 +289,13 @@ CLIENTS = [
         "if (rw_xxh3(copy, q->payload_bytes) != q->digest || ",
         "if (",
         row("clients", "payloads changed"),
+    ),
+    Mutant(
+        "lengths of a batch are not added up",
+        "csrc/lane.c",
+        "    if (count == 0 || rw_lengths_sum(lengths, count) != bytes)\n        return RW_BAD;\n    int64_t number",
+        "    int64_t number",
+        units("tests/engine/test_numbers.py::test_lengths_that_do_not_add_up_are_refused_by_the_core"),
     ),
     Mutant(
         "lengths in a lane are believed",
@@ -403,7 +429,66 @@ RECOVERING = [
     ),
 ]
 
-MUTANTS = WRITING + CONFIRMING + REPLACING + TIME_AND_IDENTITY + CLIENTS + RECOVERING
+OWNERSHIP = [
+    Mutant(
+        "the directory is not locked",
+        "engine/ringwal/processes/ownership.py",
+        "            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        except",
+        "            fcntl.flock(fd, fcntl.LOCK_UN)\n        except",
+        row("ownership", "lock file removed"),
+    ),
+    Mutant(
+        "nobody looks where the path leads",
+        "engine/ringwal/processes/ownership.py",
+        "        if not directory.leads_here():\n",
+        "        if directory.fd < 0:\n",
+        row("ownership", "directory renamed"),
+    ),
+    Mutant(
+        "nobody looks for the segments in use",
+        "engine/ringwal/processes/ownership.py",
+        "            if not _exists(directory.segments, segment.name_of(number)):\n",
+        "            if number < 0:\n",
+        row("ownership", "names that are lost"),
+    ),
+    Mutant(
+        "nobody looks for the manifest",
+        "engine/ringwal/processes/ownership.py",
+        "        if not _is(directory.fd, manifest.NAME, self._manifest):\n",
+        "        if self._manifest < 0:\n",
+        row("ownership", "names that are lost"),
+    ),
+    Mutant(
+        "an engine that ends removes whatever socket is there",
+        "engine/ringwal/protocol/server.py",
+        "            if self.state() is None:\n",
+        "            if self.state() != 'missing':\n",
+        row("ownership", "names that are lost"),
+    ),
+    Mutant(
+        "what was removed is not made again",
+        "engine/ringwal/processes/watch.py",
+        "        for name in missing & self._missed:\n",
+        "        for name in missing & set():\n",
+        row("ownership", "socket removed"),
+    ),
+    Mutant(
+        "a copy keeps the home of its original",
+        "engine/ringwal/log/home.py",
+        "    if found is not None and {key: found.get(key) for key in here} == here:\n",
+        "    if found is not None:\n",
+        row("ownership", "copies of a live directory"),
+    ),
+    Mutant(
+        "a stream's number is kept over the lives of engines",
+        "engine/ringwal/attachment.py",
+        "        self._numbers: dict[str, int] = {}\n",
+        "        self._numbers: dict[str, int] = Attachment.__init__.__dict__.setdefault('numbers', {})\n",
+        row("ownership", "restarts under threads"),
+    ),
+]
+
+MUTANTS = WRITING + CONFIRMING + REPLACING + TIME_AND_IDENTITY + CLIENTS + RECOVERING + OWNERSHIP
 
 
 def faults(tier: str) -> list[Fault]:

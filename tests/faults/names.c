@@ -30,6 +30,22 @@ __attribute__((constructor)) static void attach(void)
 
 static int ours(const char *path) { return root != NULL && strncmp(path, root, strlen(root)) == 0; }
 
+/* The path that a call relative to an open directory means. */
+static const char *whole(int at, const char *name, char *path)
+{
+    char link[64], base[PATH_MAX];
+    if (at == AT_FDCWD || name[0] == '/')
+        return name;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", at);
+    ssize_t n = readlink(link, base, sizeof base - 1);
+    if (n <= 0)
+        return name;
+    base[n] = 0;
+    if ((size_t)snprintf(path, PATH_MAX, "%s/%s", base, name) >= PATH_MAX)
+        abort();
+    return path;
+}
+
 /* Opened each time: the engine's children close what they do not know. One write each, so that the lines of several
  * processes do not mix. The caller's errno stays. */
 static void note(char kind, const char *path)
@@ -64,33 +80,70 @@ static int opened(int fd, const char *path, int known)
         return opened(REAL(name)(path, flags, mode), path, known);                \
     }
 
+#define DEFINE_OPENAT(name)                                                        \
+    int name(int at, const char *path, int flags, ...)                             \
+    {                                                                              \
+        char space[PATH_MAX];                                                      \
+        va_list more;                                                              \
+        va_start(more, flags);                                                     \
+        mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;    \
+        va_end(more);                                                              \
+        const char *full = whole(at, path, space);                                 \
+        int known = !(flags & O_CREAT) || !ours(full) || access(full, F_OK) == 0;  \
+        return opened(REAL(name)(at, path, flags, mode), full, known);             \
+    }
+
 DEFINE_OPEN(open)
 DEFINE_OPEN(open64)
+DEFINE_OPENAT(openat)
+DEFINE_OPENAT(openat64)
 
-int mkdir(const char *path, mode_t mode)
+static int made(int rc, const char *path)
 {
-    int rc = REAL(mkdir)(path, mode);
     if (rc == 0 && ours(path))
         note('+', path);
     return rc;
 }
 
-int unlink(const char *path)
+static int removed(int rc, const char *path)
 {
-    int rc = REAL(unlink)(path);
     if (rc == 0 && ours(path))
         note('-', path);
     return rc;
 }
 
-int rename(const char *from, const char *to)
+static int renamed(int rc, const char *from, const char *to)
 {
-    int rc = REAL(rename)(from, to);
     if (rc == 0 && ours(to)) {
         note('-', from);
         note('+', to);
     }
     return rc;
+}
+
+int mkdir(const char *path, mode_t mode) { return made(REAL(mkdir)(path, mode), path); }
+
+int mkdirat(int at, const char *path, mode_t mode)
+{
+    char space[PATH_MAX];
+    return made(REAL(mkdirat)(at, path, mode), whole(at, path, space));
+}
+
+int unlink(const char *path) { return removed(REAL(unlink)(path), path); }
+
+int unlinkat(int at, const char *path, int flags)
+{
+    char space[PATH_MAX];
+    return removed(REAL(unlinkat)(at, path, flags), whole(at, path, space));
+}
+
+int rename(const char *from, const char *to) { return renamed(REAL(rename)(from, to), from, to); }
+
+int renameat(int old_at, const char *from, int new_at, const char *to)
+{
+    char old_space[PATH_MAX], new_space[PATH_MAX];
+    int rc = REAL(renameat)(old_at, from, new_at, to);
+    return renamed(rc, whole(old_at, from, old_space), whole(new_at, to, new_space));
 }
 
 int fsync(int fd)

@@ -11,7 +11,7 @@ import random
 import shutil
 from pathlib import Path
 
-from tests.faults.host import SMALL, Engine, EngineEnded, forget_shared_memory, pause, writers
+from tests.faults.host import SMALL, Engine, EngineEnded, pause, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.shim import library
 
@@ -69,7 +69,6 @@ def _making_cut_short(engine_dir: Path, names: Names, lines: int, log: Path) -> 
         Engine(engine_dir, *SMALL, env={**names.env, "RINGWAL_NAMES_LINES": str(lines)}, log=log).kill()
     except EngineEnded:
         return True
-    forget_shared_memory(engine_dir)
     return False
 
 
@@ -91,4 +90,3 @@ def _one(engine_dir: Path, names: Names, part: Path, chance: random.Random) -> V
         return verdict
     finally:
         running.__exit__(None, None, None)
-        forget_shared_memory(engine_dir)

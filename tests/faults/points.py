@@ -12,7 +12,7 @@ from pathlib import Path
 import ringwal
 from tests.engine.points import POINTS, Point, Victim, Way
 from tests.faults import build
-from tests.faults.host import SMALL, Engine, NotRun, Writers, children_of, forget_shared_memory, pause, until, writers
+from tests.faults.host import SMALL, Engine, NotRun, Writers, children_of, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault
 
@@ -92,7 +92,6 @@ def one(point: Point, hit: int, action: str, directory: Path) -> Verdict:
         return verdict
     finally:
         running.__exit__(None, None, None)
-        forget_shared_memory(engine_dir)
 
 
 def provoke(way: Way, running: Engine, crowd: Writers, once: Path) -> None:
@@ -109,7 +108,7 @@ def provoke(way: Way, running: Engine, crowd: Writers, once: Path) -> None:
         running.process.terminate()
     elif way is Way.CLIENT_COMES:
         with contextlib.suppress(ringwal.Error), ringwal.connect(running.directory, timeout=1.0) as client:
-            client.open_lane()
+            client.attachment().lane(None)
 
 
 def came_by(once: Path, seconds: float) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults import names
 from tests.faults.disk import Disk, disk
-from tests.faults.host import SMALL, Engine, forget_shared_memory, pause, writers
+from tests.faults.host import SMALL, Engine, pause, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault, often
 
@@ -63,4 +63,3 @@ def _round(engine_dir: Path, journals: Path, medium: Disk, times: int, chance: r
         return verdict
     finally:
         engine.__exit__(None, None, None)
-        forget_shared_memory(engine_dir)

@@ -23,18 +23,18 @@ from functools import partial
 from pathlib import Path
 
 import ringwal
-from ringwal import memory
 from ringwal.config import Config
 from ringwal.log.recovery import recover
 from tests.faults import recorder_device as device
-from tests.faults.decode import BLOCK_MAGIC, DecodeError, manifest
+from tests.faults.decode import BLOCK_MAGIC, DecodeError
 from tests.faults.disk import MAKE
-from tests.faults.host import PATIENCE, Engine, EngineEnded, NotRun, forget_shared_memory, writers
+from tests.faults.host import PATIENCE, Engine, EngineEnded, NotRun, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.recorder_replay import VARIANTS, Disk, Event, Journal, cuts, events
 from tests.faults.recorder_server import FLUSH, WRITE
 from tests.faults.table import Fault, often
 from tests.faults.writer import STAMPS
+from tests.log_place import log_at
 
 WRITERS = 3
 WINDOW = 4
@@ -130,10 +130,8 @@ def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
     """Made, killed, recovered, its WAL process killed, some segments filled; all that under load. Then stopped."""
     log = journals / "engine.log"
     running = Engine(engine_dir, *words, log=log, wait=False)
-    uuid = b""
     try:
         running.await_ready()
-        uuid = manifest(engine_dir).uuid
         with writers(engine_dir, journals, STREAMS, window=WINDOW, env={STAMPS: "1"}) as crowd:
             crowd.await_progress()
             running.kill()
@@ -146,9 +144,6 @@ def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
         running.stop()
     finally:
         running.__exit__(None, None, None)
-        forget_shared_memory(engine_dir)
-        for name in memory.leftovers(uuid) if uuid else ():  # the disk may be gone, and the manifest with it
-            memory.unlink(name)
 
 
 def fill(running: Engine) -> None:
@@ -244,17 +239,14 @@ class Replayer:
     def _recovered(self, engine_dir: Path, journals: dict[str, Path], *, whole: bool) -> Verdict:
         config = self.recording.config
         if not whole:
-            recover(engine_dir, config)
+            recover(log_at(engine_dir), config)
             return judge(engine_dir, journals, strangers=(FILLER,))
-        try:
-            with Engine(engine_dir, *flags(config), log=self.directory / "replay.log", wait=False) as running:
-                running.await_ready()
-                code = running.stop()
-            verdict = judge(engine_dir, journals, strangers=(FILLER,))
-            verdict.expect(code == 0, f"the orderly stop ended with code {code}")
-            return verdict
-        finally:
-            forget_shared_memory(engine_dir)
+        with Engine(engine_dir, *flags(config), log=self.directory / "replay.log", wait=False) as running:
+            running.await_ready()
+            code = running.stop()
+        verdict = judge(engine_dir, journals, strangers=(FILLER,))
+        verdict.expect(code == 0, f"the orderly stop ended with code {code}")
+        return verdict
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.engine.points import POINTS, Way
 from tests.faults import build, decode
 from tests.faults.disk import Disk, disk
-from tests.faults.host import SMALL, Engine, EngineEnded, forget_shared_memory, until, writers
+from tests.faults.host import SMALL, Engine, EngineEnded, until, writers
 from tests.faults.oracle import Verdict
 from tests.faults.table import Fault, often
 
@@ -50,7 +50,6 @@ def _base(directory: Path) -> Path:
     with Engine(base, *SMALL, "--pipeline-bytes", "1") as engine, writers(base, directory, streams) as crowd:
         crowd.await_progress(50)
         engine.kill()
-    forget_shared_memory(base)
     return base
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.faults.host import ROOT, SMALL, Engine, Writers, await_death, forget_shared_memory, pause, until, writers
+from tests.faults.host import ROOT, SMALL, Engine, Writers, await_death, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.watch import Watch
 
@@ -106,9 +106,10 @@ class Scene:
                             f" became {status['wal_pid']}, {status['drain_pid']}")  # fmt: skip
         self.verdict.expect(status["restarts"] == 0, f"{status['restarts']} processes were replaced")
 
-    def expect_locked(self, afterwards: contextlib.ExitStack) -> None:
+    def expect_locked(self, afterwards: contextlib.ExitStack, directory: Path | None = None) -> None:
         """Another engine on this directory is refused. ``afterwards`` ends one that is not: it may hang until then."""
-        second = afterwards.enter_context(Engine(self.directory, *SMALL, log=self.directory.parent / "second.log", wait=False))
+        at, log = directory or self.directory, self.directory.parent / "second.log"
+        second = afterwards.enter_context(Engine(at, *SMALL, log=log, wait=False))
         code = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = second.process.wait(LOCK_SECONDS)
@@ -166,7 +167,6 @@ def scene(
         found.verdict.add(judge(at, found.crowd.journals, strangers=strangers, seen=(found.reader.journal,)))
     finally:
         found.running.__exit__(None, None, None)
-        forget_shared_memory(at)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,13 +46,16 @@ class Journal:
 class Writer:
     """Appends in a window of outstanding receipts, round robin over the streams, and survives the engine."""
 
-    def __init__(self, directory: Path, journal: Path, name: str, streams: list[str], window: int) -> None:
+    def __init__(
+        self, directory: Path, journal: Path, name: str, streams: list[str], window: int, client: ringwal.Client | None = None
+    ) -> None:
+        """``client`` is one that others use as well; else it has its own."""
         self.directory, self.name, self.window = directory, name, window
         self.journal = Journal(journal)
         self.streams = streams
         self.numbers = dict.fromkeys(streams, 0)
         self.pending: collections.deque[tuple[list[Origin], ringwal.Receipt]] = collections.deque()
-        self.client = connect(directory)
+        self.client = client or connect(directory)
         self.last = time.monotonic()
         self.longest = 0.0
         self.children: list[int] = []
@@ -66,17 +70,24 @@ class Writer:
             turn += 1
             if self.between is not None and turn % 100 == 0:
                 self.between()
-            try:
-                self.append(Origin(stream, self.name, self.numbers[stream]), 3 if turn % 7 == 5 else 1)
-                while len(self.pending) >= self.window:
-                    self.settle()
-            except (ringwal.EngineFailed, ringwal.NotRunning):
-                self.reconnect()
+            self.outlive(partial(self.step, Origin(stream, self.name, self.numbers[stream]), 3 if turn % 7 == 5 else 1))
         while self.pending:
-            try:
-                self.settle()
-            except (ringwal.EngineFailed, ringwal.NotRunning):
-                self.reconnect()
+            self.outlive(self.settle)
+
+    def step(self, origin: Origin, count: int) -> None:
+        self.append(origin, count)
+        while len(self.pending) >= self.window:
+            self.settle()
+
+    def outlive(self, act: Callable[[], None]) -> None:
+        """If the engine ends in it, the next one comes. What was raised has hold of the attachment, and with it of a file
+        system that may have to be unmounted: it is let go first."""
+        try:
+            act()
+            return
+        except (ringwal.EngineFailed, ringwal.NotRunning):
+            pass
+        self.reconnect()
 
     def fill(self, count: int, records: int) -> None:
         """So many appends to the first stream, ``count`` outstanding at a time."""
@@ -120,6 +131,8 @@ class Writer:
         except ringwal.Error as error:
             self.note("n" if error.outcome == "not_appended" else "u", batch)
             raise
+        if ack.stream != batch[0].stream:
+            raise AssertionError(f"the proof of an append to {batch[0].stream} names {ack.stream}")
         now = time.monotonic()
         if now - self.last > self.longest:
             self.longest = now - self.last

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.faults import decode
-from tests.faults.host import SMALL, Engine, forget_shared_memory
+from tests.faults.host import SMALL, Engine
 from tests.faults.payload import Origin
 from tests.faults.writer import Writer
 
@@ -37,12 +37,9 @@ def logs(chance: random.Random) -> list[bytes]:
     """Pieces of the log of an engine that was killed twice, as inputs of the target `segment`."""
     with tempfile.TemporaryDirectory(prefix="ringwal-corpus-") as scratch:
         at = Path(scratch) / "log"
-        try:
-            for life in range(3):
-                write(at, life, chance)
-            return list(pieces(decode.Log(at)))
-        finally:
-            forget_shared_memory(at)
+        for life in range(3):
+            write(at, life, chance)
+        return list(pieces(decode.Log(at)))
 
 
 def write(at: Path, life: int, chance: random.Random) -> None:
