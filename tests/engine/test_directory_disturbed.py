@@ -67,6 +67,11 @@ def replace_segments(directory: Path) -> None:
     (directory / "new").rename(directory / "segments")
 
 
+def replace_the_segment_in_use(directory: Path) -> None:
+    copy(directory / SEGMENT_IN_USE, directory / "new")
+    (directory / "new").rename(directory / SEGMENT_IN_USE)
+
+
 def remove_the_segment_in_use(directory: Path) -> None:
     (directory / SEGMENT_IN_USE).unlink()
 
@@ -93,6 +98,7 @@ LOSSES = [
     (take_segments_away, "has lost its segments"),
     (replace_segments, "has got others"),
     (remove_the_segment_in_use, "has lost segment 0, which is in use"),
+    (replace_the_segment_in_use, "has lost segment 0, which is in use"),
     (put_another_lock_file, "has got the lock file of somebody else"),
     (put_another_socket, "has got the engine.sock of somebody else"),
 ]
@@ -106,6 +112,7 @@ def test_an_engine_whose_directory_is_lost_ends_and_says_why(
     client = ringwal.connect(directory)
     stream = client.stream("s")
     assert stream.append(b"before").result(WAIT).offset == 0
+    until(lambda: running.status()["uptime"] > 2, "the engine has looked at its segments")
     stop_process(running.facts["wal_pid"])  # so the next append cannot be confirmed before the end
     pending = stream.append(b"under way")
     disturb(directory)

@@ -16,7 +16,7 @@ them (watch.py):
 
     lock or engine.sock gone                                      made again, when missed twice in a row
     DIR's path absent, or leading elsewhere; DIR deleted          the epoch ends, code 72
-    manifest or segments/ gone or another; a segment in use gone  the epoch ends, code 72
+    manifest, segments/ or a segment in use gone, or another      the epoch ends, code 72
     lock or engine.sock another's                                 the epoch ends, code 72
     lock gone, where the file system locks no directories         the epoch ends, code 72: nothing guards the log any more
 
@@ -61,6 +61,7 @@ class Ownership:
         """
         self._manifest = -1
         self._directory_locked = True
+        self._segments: dict[int, tuple[int, int] | None] = {}  # as the latest look saw them; the WAL process has its own
         began = time.monotonic()
         while True:
             make_directory(path)
@@ -123,16 +124,23 @@ class Ownership:
             yield f"has lost its {SEGMENTS}, or has got others"
         if not _is(directory.fd, manifest.NAME, self._manifest):
             yield "has lost its manifest, or has got another"
+        seen, self._segments = self._segments, {}
         for number in segments:
-            if not _exists(directory.segments, segment.name_of(number)):
+            here = self._segments[number] = _identity(directory.segments, segment.name_of(number))
+            if here is None or seen.get(number, here) != here:
                 yield f"has lost segment {number}, which is in use"
+
+    def opened(self, number: int, fd: int) -> None:
+        """The WAL process writes that segment from now on: `check` holds its name against this file."""
+        found = os.fstat(fd)
+        self._segments[number] = found.st_dev, found.st_ino
 
     def lock_file_state(self) -> str | None:
         """None: the lock file is the one that is held. "missing": somebody removed it, and it can be made again, as DIR is
         locked, too. "lost": there is another one, or nothing but the removed one was locked. Of the process that made it."""
         if _is(self.directory.fd, lock_file.NAME, self.lock_fd):
             return None
-        return "missing" if self._directory_locked and not _exists(self.directory.fd, lock_file.NAME) else "lost"
+        return "missing" if self._directory_locked and _identity(self.directory.fd, lock_file.NAME) is None else "lost"
 
     def make_lock_file(self) -> None:
         """Put a lock file where it was removed. Those that WAL and drain have inherited are of the removed one; the directory's
@@ -199,9 +207,10 @@ def _is(directory: int, name: str, fd: int) -> bool:
         return False
 
 
-def _exists(directory: int, name: str) -> bool:
+def _identity(directory: int, name: str) -> tuple[int, int] | None:
+    """What file has that name. While an engine writes it, it keeps its number, which no other can have."""
     try:
-        os.stat(name, dir_fd=directory)
+        found = os.stat(name, dir_fd=directory)
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        return None
+    return found.st_dev, found.st_ino

@@ -217,7 +217,9 @@ class WalProcess:
             if fill:
                 self.pace.filled(time.monotonic() - began)
         count = self.config.blocks_in_flight
-        return segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct), fill
+        fds = segment.open_for_writing(self.context.directory, self.manifest, number, count, direct=self.direct)
+        self.context.ownership.opened(number, fds[0])
+        return fds, fill
 
 
 class LostDirectory(Exception):

@@ -24,7 +24,7 @@ class DirectoryWatch:
         self._crew = crew
         self._service = service
         self._listener = listener
-        self._due = time.monotonic() + LOOK_SECONDS
+        self._due = time.monotonic()
         self._from = self._control.released_end // self._control.segment_bytes
         self._missed: set[str] = set()
         self._troubled = False
