@@ -447,8 +447,8 @@ OWNERSHIP = [
     Mutant(
         "nobody looks for the segments in use",
         "engine/ringwal/processes/ownership.py",
-        "            if not _exists(directory.segments, segment.name_of(number)):\n",
-        "            if number < 0:\n",
+        "            if here is None or seen.get(number, here) != here:\n",
+        "            if here is None and number < 0:\n",
         row("ownership", "names that are lost"),
     ),
     Mutant(
