@@ -14,6 +14,7 @@ from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
 from ringwal.errors import EngineFailed, Error, NotRunning
 from ringwal.lane import Lane
+from ringwal.log import manifest
 from ringwal.log.directory import Directory
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import LaneGrant
@@ -33,9 +34,18 @@ class Attachment:
     attachment, and kept in it or together with it (`Binding`), never beside it.
     """
 
-    def __init__(self, path: Path, *, autostart: bool, timeout: float | None) -> None:
+    def __init__(self, path: Path, *, autostart: bool, timeout: float | None, log: bytes | None = None) -> None:
+        """``log`` is the uuid of the log that the client has used before: another one in its place is refused.
+
+        Raises:
+            NotRunning, VersionMismatch, ShmUnavailable: see `ringwal.connect`.
+        """
+        autostart = autostart and (log is None or (path / manifest.NAME).exists())
         self.registration = connect_or_start(path, autostart=autostart, timeout=timeout)
         try:
+            self.log = self.registration.hello.uuid
+            if log not in (None, self.log):
+                raise _other_log(path)
             hello, fds = self.registration.hello, self.registration.hand_over()
             self.epoch = hello.epoch
             try:
@@ -183,6 +193,16 @@ class Attachment:
 def _usable(control: Any, registration: Registration) -> bool:
     state = control.state
     return state in (lib.RW_RUNNING, lib.RW_STOPPING) and not lib.rw_supervisor_died(control) and registration.alive()
+
+
+def _other_log(path: Path) -> NotRunning:
+    error = NotRunning(
+        f"{path} holds another log than the one that this client used: the directory was moved, replaced or made anew;"
+        " connect again to use what is there now",
+        outcome="not_appended",
+    )
+    error.retriable = False
+    return error
 
 
 class Binding:

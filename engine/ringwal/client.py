@@ -76,8 +76,9 @@ def connect(
 class Client:
     """A process's connection to an engine. Threads may share it. Pickles as its path and options.
 
-    After a fork the child's first use attaches afresh. If the engine ends, pending receipts fail with `EngineFailed`, and
-    the next use attaches to its successor.
+    After a fork the child's first use attaches afresh. If the engine ends, pending receipts fail with `EngineFailed`, the
+    next append is refused (`NotRunning`, not appended), and the use after that attaches to its successor. A client stays with
+    its log: where another one has taken the place of the directory it is refused.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Client:
         }
         self.append_timeout = float("inf") if append_timeout is None else append_timeout
         self._attachment: Attachment | None = None
+        self._log: bytes | None = None  # the uuid of the log that this client has used
         self._lock = threading.RLock()  # attaching and closing only
         self._closed = False
         self._streams: dict[str, Stream] = {}
@@ -122,7 +124,9 @@ class Client:
             if self._attachment is not None and not self._attachment.usable():
                 self._drop(EngineFailed("the engine ended before this append was confirmed"))
             if self._attachment is None:
-                self._attachment = Attachment(self.path, autostart=self.options["autostart"], timeout=self.options["timeout"])
+                autostart, timeout = self.options["autostart"], self.options["timeout"]
+                self._attachment = Attachment(self.path, autostart=autostart, timeout=timeout, log=self._log)
+                self._log = self._attachment.log
             return self._attachment
 
     def bind(self, name: str) -> Binding:

@@ -53,11 +53,13 @@ def parse(text: str) -> Holder | None:
 def read(directory: int) -> Holder | None:
     """What the lock file of the directory that is open as `directory` says, true or not."""
     try:
-        fd = os.open(NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        fd = os.open(NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         return None
     try:
         return parse(os.pread(fd, _BYTES_MAX, 0).decode(errors="replace"))
+    except OSError:  # no regular file
+        return None
     finally:
         os.close(fd)
 

@@ -92,8 +92,10 @@ def observe(path: Path) -> dict[str, Any] | None:
 def last_status(path: Path) -> dict[str, Any] | None:
     """What the engine that ended there last has left: `ended`, `exit_code`, `reason` and its report; None: nothing."""
     try:
-        found = json.loads((path / LAST_STATUS_NAME).read_text())
-    except (OSError, ValueError):
+        fd = os.open(path / LAST_STATUS_NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, encoding="utf-8") as file:  # noqa: PTH123
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -87,8 +87,7 @@ def test_a_client_starts_an_engine_where_it_did_before(directory: Path, tmp_path
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_path_leads_to_what_is_there_when_an_engine_is_looked_for(directory: Path, start: Callable[..., Engine]) -> None:
-    """The directory that it led to before counts only as long as that engine lives."""
+def test_a_client_stays_with_its_log_and_a_new_one_takes_what_is_there(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
     with ringwal.connect(directory) as client:
         stream = client.stream("s")
@@ -98,5 +97,9 @@ def test_a_path_leads_to_what_is_there_when_an_engine_is_looked_for(directory: P
         with pytest.raises(ringwal.NotRunning):
             stream.append(b"nobody is there")
         start()
-        assert stream.append(b"second log").result(WAIT).offset == 0
-        assert [record.data for record in stream.read(0)] == [b"second log"]
+        with pytest.raises(ringwal.NotRunning, match="holds another log") as refused:
+            stream.append(b"to the first log")
+        assert (refused.value.outcome, refused.value.retriable) == ("not_appended", False)
+        with ringwal.connect(directory) as fresh:
+            assert fresh.stream("s").append(b"second log").result(WAIT).offset == 0
+            assert [record.data for record in fresh.stream("s").read(0)] == [b"second log"]

@@ -131,6 +131,29 @@ def test_an_engine_whose_directory_is_lost_ends_and_says_why(
         assert not (place / "last-status.json").exists()
 
 
+@pytest.mark.parametrize("autostart", [False, True])
+def test_a_client_does_not_go_on_in_another_log(autostart: bool, directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    client = ringwal.connect(directory, autostart=autostart, timeout=2.0 if autostart else WAIT)
+    stream = client.stream("s")
+    assert stream.append(b"here").result(WAIT).offset == 0
+    directory.rename(directory.with_name("elsewhere"))
+    assert running.wait() == os.EX_OSFILE
+    for _ in range(3):  # the first one meets the end of the engine, the others an empty place
+        with pytest.raises(ringwal.NotRunning) as refused:
+            stream.append(b"nowhere")
+        assert refused.value.outcome in (None, "not_appended")
+    assert not directory.exists()  # nobody has begun another log
+    other = start()
+    with pytest.raises(ringwal.NotRunning, match="holds another log") as refused:
+        stream.append(b"nowhere")
+    assert (refused.value.outcome, refused.value.retriable) == ("not_appended", False)
+    with ringwal.connect(directory) as fresh:  # who asks for what is there now, gets it
+        assert fresh.stream("s").append(b"anew").result(WAIT).offset == 0
+    assert other.terminate() == 0
+    client.close()
+
+
 def test_the_table_of_exit_codes_has_the_one_of_a_lost_directory() -> None:
     assert re.search(r"^ *72 +the engine ended because its directory was moved", command("--help").stdout, re.MULTILINE)
 
@@ -215,8 +238,11 @@ def test_a_link_to_the_directory_may_not_be_switched_under_an_engine(directory: 
         assert failed.value.errno == errno.ESTALE
         with serving(current) as successor:
             assert successor.facts["home"] != running.facts["home"]
-            ack = stream.append(b"to the second").result(WAIT)  # the same handle, and the path leads here now
-            assert (ack.offset, [record.data for record in stream.read(0)]) == (0, [b"to the second"])
+            with pytest.raises(ringwal.NotRunning, match="holds another log"):
+                stream.append(b"to the first, too")
+            with ringwal.connect(current) as fresh:
+                assert fresh.stream("s").append(b"to the second").result(WAIT).offset == 0
+                assert [record.data for record in fresh.stream("s").read(0)] == [b"to the second"]
         with serving(releases[0]), ringwal.connect(releases[0]) as reader:
             assert reader.stream("s").read(0)[0].data == b"to the first"
 
@@ -403,3 +429,14 @@ def test_a_moved_directory_keeps_its_home_and_a_copy_gets_one(directory: Path, s
     with serving(copied) as engine:
         assert engine.facts["home"] == fresh
         assert "is a copy" not in engine.said()[before:]
+
+
+def test_an_engine_that_stops_in_order_does_not_say_so_of_a_directory_that_is_gone(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    running = start()
+    with ringwal.connect(directory) as client:
+        assert client.stream("s").append(b"x").result(WAIT).offset == 0
+    directory.rename(directory.with_name("elsewhere"))
+    assert running.terminate() == os.EX_OSFILE  # whether it has looked in between or not
+    assert not (directory.with_name("elsewhere") / "last-status.json").exists()

@@ -43,6 +43,10 @@ class Directory:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / SEGMENTS))
         return self._fds[1]
 
+    def has_segments(self) -> bool:
+        """Is DIR/segments there, and held?"""
+        return len(self._fds) > 1
+
     def make_segments(self) -> None:
         """Make DIR/segments, for its owner only, durably, and hold it. Nothing happens if it is there. Raises OSError."""
         if len(self._fds) == 1:

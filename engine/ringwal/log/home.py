@@ -9,13 +9,17 @@ and gets a home of its own.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import stat
 from typing import NamedTuple
 
 from ringwal._native import lib
-from ringwal.log.directory import Directory
+from ringwal.errors import ConfigError
+from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.files import opened, read_all, replace_file
 
+LOG = logging.getLogger("ringwal")
 NAME = "home"
 _BYTES_MAX = 4096
 
@@ -28,23 +32,39 @@ class Home(NamedTuple):
 
 
 def settle(directory: Directory) -> Home:
-    """The home of the directory, made and stored if it has none of its own. Raises OSError."""
+    """The home of the directory, made and stored if it has none of its own. Before the log is touched.
+
+    Raises:
+        ConfigError: it is a copy, and its segments are a link: the original's, which it must not write.
+    """
     here = {"inode": os.fstat(directory.fd).st_ino, "created_ns": lib.rw_birth_ns(directory.fd)}
     found = _load(directory)
     if found is not None and {key: found.get(key) for key in here} == here:
         return Home(str(found["home"]))
+    if found is not None and directory.has_segments() and _is_link(directory):
+        raise ConfigError(
+            f"{directory.path} is a copy of another directory, and its {SEGMENTS} is a link to that one's; copy the segments,"
+            f" too, or, if the other one is gone, remove {NAME} in it and start again"
+        )
     fresh = os.urandom(16).hex()
-    replace_file(NAME, json.dumps({"home": fresh, **here}, indent=1).encode() + b"\n", at=directory.fd)
+    try:
+        replace_file(NAME, json.dumps({"home": fresh, **here}, indent=1).encode() + b"\n", at=directory.fd)
+    except OSError as error:  # it is for people to tell directories apart; the log does without
+        LOG.warning("cannot store which directory this is in %s: %s", directory.path / NAME, error)
     return Home(fresh, None if found is None else str(found["home"]))
+
+
+def _is_link(directory: Directory) -> bool:
+    return stat.S_ISLNK(os.stat(SEGMENTS, dir_fd=directory.fd, follow_symlinks=False).st_mode)
 
 
 def _load(directory: Directory) -> dict[str, object] | None:
     """What the file says; None if there is none that makes sense."""
     content = bytearray(_BYTES_MAX)
     try:
-        with opened(NAME, os.O_RDONLY, at=directory.fd) as fd:
+        with opened(NAME, os.O_RDONLY | os.O_NONBLOCK, at=directory.fd) as fd:
             length = read_all(fd, memoryview(content), 0)
         found = json.loads(content[:length])
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and isinstance(found.get("home"), str) else None

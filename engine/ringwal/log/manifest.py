@@ -32,6 +32,8 @@ from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, open_synced, opened, page_buffer, read_all, replace_file, write_all
 
 NAME = "manifest"
+FILE_BYTES = 2 * PAGE
+"""Of both slots."""
 _MAGIC = b"RWMANIF1"
 _SLOT = struct.Struct("<8sIIQ16sQQQQQQ")
 _DIGEST = struct.Struct("<Q")
@@ -113,7 +115,7 @@ def _possible(m: Manifest) -> bool:
 
 def _read_slots(directory: Directory) -> tuple[bytes, bytes]:
     fd = open_synced(NAME, at=directory.fd)
-    pages = page_buffer(2 * PAGE)
+    pages = page_buffer(FILE_BYTES)
     try:
         for slot in (0, 1):
             _read_slot(fd, memoryview(pages)[slot * PAGE : (slot + 1) * PAGE], slot)

@@ -108,6 +108,7 @@ def recover(directory: Directory, config: Config) -> Recovered:
         point("rec.decided")
         direct = _settle(directory, manifest, config)
         first = -(-walk.scan.valid_end // walk.size)
+        segment.unshare(directory, manifest, first, direct=direct)
         writer = EpochWriter(directory, manifest, walk, cut, first, direct=direct)
         switched = writer.write(config.ring_bytes)
         point("rec.switched")

@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 import xxhash
 
-from ringwal._native import lib
+from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import manifest as manifests
 from ringwal.log.directory import Directory
@@ -45,6 +45,7 @@ from ringwal.points import point
 
 HEADER_BYTES = PAGE
 _FILL_BYTES = 1 << 20
+_ANY_LENGTH = (1 << 64) - 1
 _MAGIC = b"RWSEGMT1"
 _HEADER = struct.Struct("<8sII16sQQQ")
 _DIGEST = struct.Struct("<Q")
@@ -180,14 +181,38 @@ def open_for_reading(directory: Directory, manifest: Manifest, number: int, *, d
 def remove_orphans(directory: Directory, manifest: Manifest) -> list[int]:
     """Remove segment files that the manifest does not name yet: their making was cut short. Returns their numbers.
 
-    Raises OSError.
+    Raises:
+        CorruptionError: one of them holds blocks, which are written into named segments only: the manifest is an older one.
+        OSError: they cannot be removed.
     """
     orphans = [number for number in numbers(directory) if number >= manifest.named_end]
+    for number in orphans:
+        if _begins_with_block(directory, manifest, number):
+            place = (number, number * manifest.segment_bytes)
+            raise CorruptionError("the manifest is older than the log: it does not name this segment, which is in use", *place)
     for number in orphans:
         os.unlink(name_of(number), dir_fd=directory.segments)
     if orphans:
         sync_directory(directory.segments)
     return orphans
+
+
+def unshare(directory: Directory, manifest: Manifest, first: int, *, direct: bool) -> None:
+    """Make segments from `first` on anew that have several names: in a copy made of hard links they are the original's files,
+    too. They hold nothing that anybody believes in. Raises StorageFull, OSError."""
+    for number in range(first, manifest.named_end):
+        if os.stat(name_of(number), dir_fd=directory.segments).st_nlink > 1:
+            create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct)
+
+
+def _begins_with_block(directory: Directory, manifest: Manifest, number: int) -> bool:
+    page = bytearray(PAGE)
+    with opened(name_of(number), os.O_RDONLY, at=directory.segments) as fd:
+        read_all(fd, memoryview(page), HEADER_BYTES)
+    block = ffi.from_buffer("uint8_t[]", page)
+    epoch = ffi.cast("const rw_block *", block).epoch
+    position = number * manifest.segment_bytes
+    return bool(lib.rw_block_check(block, _ANY_LENGTH, manifest.uuid, epoch, position) == lib.RW_OK)
 
 
 def _reserve(fd: int, size: int) -> bool:

@@ -5,8 +5,9 @@ DIR/lock, too. Children inherit both, so the kernel releases them only when the 
 are gone: also one that is stuck in a write after its supervisor was killed.
 
     DIR             the lock that counts. Whoever removes or replaces the file `lock` opens no door
-    DIR/lock        for people, who find the pid in it; against a copy made of hard links, whose segments are the same
-                    files; and for file systems that lock no directories
+    DIR/lock        for people, who find the pid in it, and for file systems that lock no directories
+    DIR/manifest    against a copy made of hard links, whose files are the same
+    DIR/segments    against a copy whose `segments` is a link that leads to the same directory
 
 WATCHING. Names may be disturbed by whoever may write above DIR: cleaners of temporary files, deployments, backups put
 back. Everything is done relative to the descriptors (log/directory.py), so the engine works on in a directory that is moved
@@ -39,7 +40,7 @@ from ringwal.errors import Locked
 from ringwal.lock_file import Holder
 from ringwal.log import manifest, segment
 from ringwal.log.directory import SEGMENTS, Directory
-from ringwal.log.files import make_directory
+from ringwal.log.files import make_directory, replace_file
 
 LOG = logging.getLogger("ringwal")
 DYING_SECONDS = 5.0
@@ -70,13 +71,17 @@ class Ownership:
             try:
                 if self._lock_directory() and self._lock_file():
                     break
-                holder = lock_file.read(self.directory.fd)
-                self._give_up(holder, time.monotonic() - began)
+                self._give_up(time.monotonic() - began)
             except BaseException:
                 self.release()
                 raise
             self.release()
             time.sleep(0.01)  # flock has no wait with a deadline
+        try:
+            self.hold_manifest()
+        except BaseException:
+            self.release()
+            raise
         self.describe()
 
     def descriptors(self) -> set[int]:
@@ -94,8 +99,36 @@ class Ownership:
         return self._manifest
 
     def hold_manifest(self) -> None:
-        """The log is made or recovered: from now on its manifest is this file. Raises OSError."""
-        self._manifest = os.open(manifest.NAME, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.directory.fd)
+        """From now on the manifest is this file, if there is one, and it is locked, and `segments/` with it: before anything is
+        read from them. A manifest that a copy made of hard links shares is replaced by one of our own: it is written in place.
+
+        Raises:
+            Locked: another engine writes this very manifest, or these segments.
+            OSError: it cannot be opened or replaced.
+        """
+        at = self.directory.fd
+        while self._manifest < 0:
+            try:
+                fd = os.open(manifest.NAME, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+            except FileNotFoundError:
+                return
+            if not _locked(fd):
+                os.close(fd)
+                raise Locked(self._shares("manifest", "made of hard links"))
+            if os.fstat(fd).st_nlink > 1:
+                content = os.pread(fd, manifest.FILE_BYTES, 0)
+                os.close(fd)
+                replace_file(manifest.NAME, content, at=at)
+            else:
+                self._manifest = fd
+        if self.directory.has_segments() and not _locked(self.directory.segments):
+            raise Locked(self._shares(SEGMENTS, f"whose {SEGMENTS} is a link"))
+
+    def _shares(self, what: str, how: str) -> str:
+        return (
+            f"another engine runs on the {what} of {self.directory.path}: one of the two directories is a copy {how};"
+            " stop that engine, or make a copy with files of its own (cp -a, following links)"
+        )
 
     def release(self) -> None:
         """Let go. The lock file stays: removing it would let two engines lock two files of one name."""
@@ -177,7 +210,9 @@ class Ownership:
             fd = os.open(lock_file.NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=at)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is(at, lock_file.NAME, fd):
+                if os.fstat(fd).st_nlink > 1:  # another directory's, too: a copy made of hard links
+                    os.unlink(lock_file.NAME, dir_fd=at)
+                elif _is(at, lock_file.NAME, fd):
                     self.lock_fd = fd
                     return True
             except BlockingIOError:
@@ -186,17 +221,32 @@ class Ownership:
             except BaseException:
                 os.close(fd)
                 raise
-            os.close(fd)  # somebody removed or replaced the file meanwhile: this lock guards nothing
+            os.close(fd)  # it was removed or replaced meanwhile, or is not ours alone: this lock guards nothing
 
-    def _give_up(self, holder: Holder | None, waited: float) -> None:
+    def _give_up(self, waited: float) -> None:
         """Raises Locked unless the holder is about to go."""
-        lives = holder is not None and holder.start is not None and lock_file.started(holder.pid) == holder.start
+        holder = lock_file.holder(self.directory.fd)  # proven: what a copy's lock file says is the original's
+        lives = holder is not None
+        if not lives:
+            holder = lock_file.read(self.directory.fd)
         if lives or waited > (PROBE_SECONDS if holder is None else DYING_SECONDS):
             named = f"process {holder.pid}" if holder else "another process"
             raise Locked(
                 f"{self.directory.path} is in use by the engine of {named}; stop it with `ringwal stop`",
                 holder.pid if holder else None,
             )
+
+
+def _locked(fd: int) -> bool:
+    """Lock the file or directory; where the file system cannot, the lock file has to do."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _LOCKS_NO_DIRECTORY:
+            raise
+    return True
 
 
 def _is(directory: int, name: str, fd: int) -> bool:

@@ -109,12 +109,12 @@ class Supervisor:
             # From here on clients may knock; they are answered when recovery is done.
             listener = Listener(ownership.directory.fd)
             stack.callback(listener.close)
-            recovered = recover(ownership.directory, self.config)
-            ownership.hold_manifest()
-            unlink(LAST_STATUS_NAME, at=ownership.directory.fd)
-            _log_recovery(recovered)
             home = homes.settle(ownership.directory)
             _log_home(ownership.directory, home)
+            recovered = recover(ownership.directory, self.config)
+            ownership.hold_manifest()  # if the log was made just now
+            unlink(LAST_STATUS_NAME, at=ownership.directory.fd)
+            _log_recovery(recovered)
             point("s.recovered")
             context = stack.enter_context(_shared_memory(ownership, self.config, recovered))
             return self._run(context, listener, recovered, home)
@@ -151,7 +151,7 @@ class Supervisor:
                 )
                 if self._on_ready is not None:
                     self._on_ready(ready)
-                code = self._loop(selector, crew, service, slots, watch)
+                code = watch.last_look(self._loop(selector, crew, service, slots, watch))
                 if not crew.directory_lost:
                     _leave_status(context.directory, facts(), code, crew.reason)
                 LOG.info("ended with code %d", code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 
 from ringwal import lock_file
@@ -43,6 +45,15 @@ class DirectoryWatch:
                 LOG.warning("cannot look after %s: %s", self._ownership.directory.path, error)
             self._troubled = True
         return LOOK_SECONDS
+
+    def last_look(self, code: int) -> int:
+        """The exit code of an engine that is about to end with `code`: what it confirmed since the last look may be gone."""
+        if code == os.EX_OK:
+            with contextlib.suppress(OSError):
+                if what := self._ownership.check():
+                    LOG.error("%s %s in the last second", self._ownership.directory.path, what)
+                    self._crew.directory_lost, code = True, os.EX_OSFILE
+        return code
 
     def _look(self) -> None:
         c = self._control

@@ -184,8 +184,8 @@ class Registration:
             )
         if held:
             return (
-                f"no engine answers on {self.directory}, but one holds it: it is ending, or runs where it cannot be seen"
-                " from here (another pid namespace)"
+                f"no engine answers on {self.directory}, but one holds it: it is ending; or its lock file and socket were"
+                " removed, and it makes them again within seconds; or it runs in another pid namespace"
             )
         hint = f"start one with `ringwal run {self.directory}`, or connect with autostart=True"
         return f"no engine runs on {self.directory}; {hint}"
