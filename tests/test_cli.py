@@ -5,69 +5,29 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import shm_names
+from cli_rig import DEADLINE, SMALL, claimed, end, freeze, line_of, ringwal, serving, start
 from ringwal import errors
-from ringwal._native import ffi
 from ringwal.config import settings
 from ringwal.exit_codes import EXIT_CODES, exit_code_of
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ("--ring-bytes", "1MiB", "--segment-bytes", "4MiB", "--max-streams", "256", "--block-bytes", "64KiB")
-DEADLINE = 60.0
-
-
-def ringwal(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "ringwal", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=DEADLINE, check=False)
-
-
-def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "ringwal", *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def line_of(process: subprocess.Popen[bytes]) -> bytes:
-    """The next line of its stdout; fails instead of waiting for ever."""
-    assert process.stdout is not None
-    assert select.select([process.stdout], [], [], DEADLINE)[0], "no line came"
-    return process.stdout.readline()
-
-
-def end(process: subprocess.Popen[bytes], signum: int = signal.SIGTERM) -> tuple[int, bytes, bytes]:
-    """Signals the process and gives exit code, stdout and stderr."""
-    process.send_signal(signum)
-    try:
-        out, err = process.communicate(timeout=DEADLINE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
-    return process.returncode, out, err
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Path]:
     """A directory with an engine running on it."""
-    host = start("run", tmp_path / "d", *SMALL)
-    try:
-        assert line_of(host).startswith(b"ready")
+    with serving(tmp_path / "d"):
         yield tmp_path / "d"
-    finally:
-        if host.poll() is None:
-            end(host)
-        else:
-            host.communicate()
 
 
 # -------------------------------------------------------------------------------------------------- exit codes
@@ -269,24 +229,6 @@ def test_a_record_too_large_says_how_far_it_came(served: Path) -> None:
     assert b"lane" in done.stderr
     assert b"the first 2 records" in done.stderr
     assert ringwal("read", served, "s").stdout == b"a\nb\n"
-
-
-def freeze(pid: int) -> None:
-    """Returns when every thread of the process stands still."""
-    os.kill(pid, signal.SIGSTOP)
-    deadline = time.monotonic() + DEADLINE
-    while any(b") T " not in (task / "stat").read_bytes() for task in Path(f"/proc/{pid}/task").iterdir()):
-        assert time.monotonic() < deadline
-        os.sched_yield()
-
-
-def claimed(report: dict[str, Any]) -> int:
-    """Lane position up to which the one writer of this engine has claimed room."""
-    links = Path(f"/proc/{report['pid']}/fd").iterdir()
-    lanes = [link for link in links if link.is_symlink() and str(link.readlink()).startswith("/memfd:ringwal lane")]
-    with max(lanes, key=lambda path: path.stat().st_size).open("rb") as lane:
-        lane.seek(ffi.offsetof("rw_lane", "claim") - ffi.sizeof("rw_lane"), os.SEEK_END)  # the header is behind the data
-        return int.from_bytes(lane.read(8), sys.byteorder)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,17 @@ imported by the verb that needs it, so that help and usage errors answer at once
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import logging
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -25,7 +28,7 @@ from ringwal import cli_kit as kit
 from ringwal import textio
 from ringwal.config import from_text
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
-from ringwal.ingest import Ingest
+from ringwal.ingest import Ingest, Interrupts, too_large
 from ringwal.version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from ringwal.protocol.client import Registration
 
 BATCH_BYTES = 128 * 1024  # lines that go into one append
-RECORD_LIMIT = 1024 * 1024 * 1024  # no lane takes a larger record, so no more than this is held in memory
 READ_RECORDS = 20_000
 READ_BYTES = 4 * 1024 * 1024
 
@@ -52,15 +54,20 @@ def cli() -> None:
 def main() -> Never:
     """The console script. Ends the process with a code of the table."""
     as_json = "--json" in sys.argv
+    textio.open_standard_descriptors()
     try:
         code = cli.main(prog_name="ringwal", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else os.EX_OK)
     except click.ClickException as error:
-        error.show()
+        words = io.StringIO()
+        error.show(words)
+        textio.say(words.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
     except Exception as error:
+        if getattr(error, "errno", None) == errno.EPIPE and isinstance(error, textio.OutputFailedError):
+            textio.die_of_broken_pipe()
         if not kit.is_expected(error):
             raise
         kit.report(error, as_json)
@@ -83,13 +90,13 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
     from ringwal.processes.supervisor import Supervisor
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s ringwal %(levelname)s %(message)s")
-    output = textio.Output()
 
     def ready(report: dict[str, Any]) -> None:
-        if as_json:
-            output.json({"ready": True, **report})
-        else:
-            output.line(f"ready: {directory} pid {report['pid']} epoch {report['epoch']}")
+        with kit.output_apart(as_json) as output:
+            if as_json:
+                output.json({"ready": True, **report})
+            else:
+                output.line(f"ready: {directory} pid {report['pid']} epoch {report['epoch']}")
 
     return Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
 
@@ -126,11 +133,11 @@ def stop(directory: Path, timeout: float, as_json: bool) -> None:
         if not select.select([end], [], [], timeout)[0]:
             raise TimeoutError(f"the engine on {directory} is still stopping after {timeout:g} s")
     seconds = round(time.monotonic() - began, 3)
-    output = textio.Output()
-    if as_json:
-        output.json({"stopped": True, "seconds": seconds})
-    else:
-        output.line("stopped")
+    with kit.output_apart(as_json) as output:
+        if as_json:
+            output.json({"stopped": True, "seconds": seconds})
+        else:
+            output.line("stopped")
 
 
 @cli.command()
@@ -185,28 +192,64 @@ def _info_object(info: ringwal.StreamInfo) -> dict[str, Any]:
 @kit.json_option
 def append(
     *, directory: Path, stream: str, file: str, lines: bool, lane_bytes: int | None, timeout: float, as_json: bool
-) -> None:
+) -> int:
     """Append FILE (or stdin) to STREAM: one record, or one for each line.
 
-    Returns when everything is confirmed, that is on stable storage.
+    Returns when everything is confirmed, that is on stable storage. Ctrl-C and SIGTERM end it, too, and it says what is
+    confirmed by then. The exit code speaks of the input, whatever becomes of the output.
     """
-    with contextlib.ExitStack() as stack:
-        fd = sys.stdin.fileno() if file == "-" else stack.enter_context(Path(file).open("rb", buffering=0)).fileno()
-        client = stack.enter_context(kit.client(directory, timeout, lane_bytes))
-        began = time.monotonic()
-        work = Ingest(client.stream(stream), timeout)
-        pieces = textio.chunks(fd, BATCH_BYTES)
-        if lines:
-            batches = textio.line_batches(pieces, BATCH_BYTES, RECORD_LIMIT)
-        else:
-            batches = iter([[textio.whole(pieces, RECORD_LIMIT)]])
-        work.run(batches, textio.Progress(os.fstat(fd).st_size or None))
-        seconds = time.monotonic() - began
-    _say_appended(stream, work, seconds, as_json)
+    interrupts = Interrupts()
+    work: Ingest | None = None
+    began = time.monotonic()
+    try:
+        with interrupts.raised(), contextlib.ExitStack() as stack:
+            fd = _input(file, stack)
+            client = stack.enter_context(kit.client(directory, timeout, lane_bytes))
+            limit = client.bind(stream).lane.record_limit
+            work = Ingest(client.stream(stream), timeout, limit, interrupts)
+            work.run(_batches(fd, lines, limit), textio.Progress(os.fstat(fd).st_size or None))
+    except KeyboardInterrupt as error:
+        if work is None:
+            kit.nothing_appended(error)
+        elif not getattr(error, "__notes__", []):
+            work.tell(error)
+        kit.report(error, as_json)
+        return exit_code_of(error)
+    except Exception as error:
+        if work is None:
+            kit.nothing_appended(error)
+        raise
+    with kit.output_apart(as_json) as output:
+        _say_appended(output, stream, work, time.monotonic() - began, as_json)
+    return os.EX_OK
 
 
-def _say_appended(stream: str, work: Ingest, seconds: float, as_json: bool) -> None:
-    output, first, last = textio.Output(), work.first_offset, work.last_offset
+def _input(file: str, stack: contextlib.ExitStack) -> int:
+    """The descriptor to read from."""
+    if file != "-":
+        return stack.enter_context(Path(file).open("rb", buffering=0)).fileno()
+    if textio.STDIN in textio.CLOSED:
+        raise OSError(errno.EBADF, "standard input is closed")
+    return textio.STDIN
+
+
+def _batches(fd: int, lines: bool, limit: int) -> Iterable[Sequence[bytes]]:
+    """What one append takes, one after the other. Raises RecordTooLarge as soon as it can be known."""
+    pieces = textio.chunks(fd, BATCH_BYTES)
+    if lines:
+        yield from textio.line_batches(pieces, min(BATCH_BYTES, limit), limit)
+        return
+    size = os.fstat(fd).st_size if stat.S_ISREG(os.fstat(fd).st_mode) else 0
+    if size and size - os.lseek(fd, 0, os.SEEK_CUR) > limit:
+        raise too_large("the input", limit)
+    record = textio.whole(pieces, limit)
+    if len(record) > limit:
+        raise too_large("the input", limit)
+    yield [record]
+
+
+def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: float, as_json: bool) -> None:
+    first, last = work.first_offset, work.last_offset
     if as_json:
         output.json({
             "stream": stream,

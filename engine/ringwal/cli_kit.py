@@ -16,7 +16,7 @@ from ringwal import textio
 from ringwal.config import Setting, parse_size, settings
 from ringwal.demo import DemoError
 from ringwal.errors import ConfigError, Error, NotRunning
-from ringwal.exit_codes import INTERRUPTED, exit_code_of
+from ringwal.exit_codes import exit_code_of
 
 if TYPE_CHECKING:
     import ringwal
@@ -34,8 +34,8 @@ class VerbGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
+        except KeyboardInterrupt as error:
+            sys.exit(exit_code_of(error))
 
 
 # ---------------------------------------------------------------------------------------------- options and values
@@ -92,10 +92,26 @@ def _metavar(setting: Setting) -> str:
 
 def is_expected(error: Exception) -> bool:
     """Errors that a message explains; anything else is a defect and keeps its traceback."""
-    return isinstance(error, (OSError, Error, NoSuchStreamError, DemoError))
+    return isinstance(error, (OSError, Error, NoSuchStreamError, textio.OutputFailedError, DemoError))
 
 
-def report(error: Exception, as_json: bool) -> None:
+@contextlib.contextmanager
+def output_apart(as_json: bool) -> Iterator[textio.Output]:
+    """Standard output of a verb whose code speaks of something else: that it cannot be written is said, and no more."""
+    try:
+        yield textio.Output()
+    except textio.OutputFailedError as error:
+        report(error, as_json)
+
+
+def nothing_appended(error: BaseException) -> None:
+    """Notes on the error that it came before anything of the input was on its way."""
+    facts: Any = error
+    facts.outcome = "not_appended"
+    error.add_note("nothing of the input was appended")
+
+
+def report(error: BaseException, as_json: bool) -> None:
     notes = getattr(error, "__notes__", [])
     if as_json:
         value = {
@@ -106,10 +122,10 @@ def report(error: Exception, as_json: bool) -> None:
             "exit_code": exit_code_of(error),
             "notes": notes,
         }
-        click.echo(json.dumps(value, ensure_ascii=False), err=True)
+        textio.say(json.dumps(value, ensure_ascii=False))
         return
     for text in (str(error) or type(error).__name__, *notes):
-        click.echo(f"ringwal: {text}", err=True)
+        textio.say(f"ringwal: {text}")
 
 
 @contextlib.contextmanager
@@ -136,7 +152,7 @@ def status_of(directory: Path, timeout: float) -> tuple[dict[str, Any], int]:
                     f"{': ' if last.get('reason') else ''}{last.get('reason') or ''}; its report is in {LAST_STATUS_NAME}"
                 )
             raise
-        click.echo(f"ringwal: {error}; what follows is read from its memory", err=True)
+        textio.say(f"ringwal: {error}; what follows is read from its memory")
         return {**seen, "answers": False}, os.EX_TEMPFAIL
 
 

@@ -27,18 +27,21 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(2, "the command line is wrong"),
     ExitCode(os.EX_DATAERR, "stored data is damaged; the message names segment and position", ("CorruptionError",)),
     ExitCode(os.EX_NOINPUT, "no such stream, offset or file",
-             ("NoSuchStreamError", "OffsetTrimmed", "FileNotFoundError")),
+             ("NoSuchStreamError", "NoSuchStream", "NoSuchOffsetError", "OffsetTrimmed", "FileNotFoundError")),
     ExitCode(os.EX_UNAVAILABLE, "no engine is running on this directory", ("NotRunning",)),
+    ExitCode(os.EX_SOFTWARE, "the engine gave up: its processes ended again and again, or found their memory damaged"),
+    ExitCode(os.EX_OSERR, "the engine ended because the system gave it no other process"),
     ExitCode(os.EX_OSFILE, "the engine ended because its directory was moved, replaced or deleted"),
     ExitCode(os.EX_CANTCREAT, "shared memory or a file cannot be created", ("ShmUnavailable", "FileExistsError")),
     ExitCode(os.EX_IOERR, "a write, a sync or a read failed, or the disk is full",
-             ("EngineFailed", "StorageFull", "OSError")),
+             ("EngineFailed", "StorageFull", "OSError", "OutputFailedError")),
     ExitCode(os.EX_TEMPFAIL, "not now, try again: a timeout, or another engine holds the directory",
              ("BackpressureTimeout", "AckTimeout", "Locked", "TimeoutError")),
     ExitCode(os.EX_PROTOCOL, "client and engine are of different versions", ("VersionMismatch",)),
     ExitCode(os.EX_NOPERM, "permission denied", ("PermissionError",)),
     ExitCode(os.EX_CONFIG, "a setting is wrong, or two settings contradict each other", ("ConfigError",)),
     ExitCode(INTERRUPTED, "interrupted (Ctrl-C)", ("KeyboardInterrupt",)),
+    ExitCode(TERMINATED, "ended by SIGTERM", ("Terminated",)),
 )
 
 _BY_ERROR = {name: row.code for row in EXIT_CODES for name in row.errors}

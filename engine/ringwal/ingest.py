@@ -3,26 +3,88 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import signal
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ringwal.errors import Error
+from ringwal.errors import AckTimeout, Error, RecordTooLarge, StorageFull
 from ringwal.textio import Progress
 
 if TYPE_CHECKING:
     import ringwal
 
 AHEAD = 256  # appends in flight; the lane bounds their bytes
+SETTLE_SECONDS = 1.0
+"""How long an interrupted verb still waits for what is on its way."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised as SIGINT is."""
+
+
+class Interrupts:
+    """SIGINT and SIGTERM as exceptions in the main thread, until `off`: then the verb is at its last words anyway."""
+
+    def __init__(self) -> None:
+        self._held = self._off = False
+        self._came: int | None = None
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """While the body runs. A signal that the parent has switched off stays so."""
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        before = [(number, signal.signal(number, self._handle)) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """What the body does is done as one: a signal that comes meanwhile is raised at its end."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.check()
+
+    def check(self) -> None:
+        """Raises what has come while it was held, or was lost where Python lets nothing out (a destructor)."""
+        if self._came is not None and not self._off:
+            self._raise()
+
+    def off(self) -> None:
+        """From now on nothing is raised."""
+        self._off = True
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._came = self._came or number
+        if not self._held and not self._off:
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        if self._came == signal.SIGTERM:
+            raise Terminated("ended by SIGTERM")
+        raise KeyboardInterrupt("interrupted")
 
 
 class Ingest:
     """Appends to one stream in order. `records`, `bytes` and the offsets speak of what is confirmed, nothing else."""
 
-    def __init__(self, stream: ringwal.Stream, timeout: float) -> None:
+    def __init__(self, stream: ringwal.Stream, timeout: float, limit: int, interrupts: Interrupts) -> None:
         self._stream = stream
         self._timeout = timeout
+        self._limit = limit
+        self._interrupts = interrupts
         self._pending: deque[tuple[ringwal.Receipt, int]] = deque()
+        self._begun = 0  # records whose append was called; counted before the call
         self.records = 0
         self.bytes = 0
         self.first_offset: int | None = None
@@ -30,45 +92,64 @@ class Ingest:
 
     def one(self, data: bytes) -> None:
         """A record."""
-        self._sent(self._stream.append(data), len(data))
+        if len(data) > self._limit:
+            raise too_large(f"record {self._begun + 1} of the input", self._limit)
+        self._send(lambda: self._stream.append(data), 1, len(data))
 
     def many(self, lines: Sequence[bytes]) -> None:
         """A record for each line, all or none of them."""
-        self._sent(self._stream.append_many(lines), sum(map(len, lines)))
+        self._send(lambda: self._stream.append_many(lines), len(lines), sum(map(len, lines)))
 
-    def _sent(self, receipt: ringwal.Receipt, size: int) -> None:
+    def _send(self, append: Callable[[], ringwal.Receipt], count: int, size: int) -> None:
+        self._begun += count
+        try:
+            receipt = append()
+        except Error as error:
+            if error.outcome != "unknown":
+                self._begun -= count
+            raise
         self._pending.append((receipt, size))
         while len(self._pending) > AHEAD or (self._pending and self._pending[0][0].done()):
-            self._confirm()
+            self._confirm(self._timeout)
+        self._interrupts.check()
 
-    def _confirm(self) -> None:
+    def _confirm(self, timeout: float) -> None:
         receipt, size = self._pending[0]
-        ack = receipt.result(self._timeout)
-        self._pending.popleft()
-        self.records += ack.count
-        self.bytes += size
-        self.first_offset = ack.offset if self.first_offset is None else self.first_offset
-        self.last_offset = ack.offset + ack.count - 1
+        ack = receipt.result(timeout)
+        with self._interrupts.held():
+            self._pending.popleft()
+            self.records += ack.count
+            self.bytes += size
+            self.first_offset = ack.offset if self.first_offset is None else self.first_offset
+            self.last_offset = ack.offset + ack.count - 1
 
-    def _settle(self, wait: bool) -> None:
-        """After an error: counts what is confirmed all the same, up to the first append that is not."""
+    def _settle(self, seconds: float) -> None:
+        """After an error: counts what is confirmed all the same, or is so by then, up to the first append that is not."""
+        deadline = time.monotonic() + seconds
         with contextlib.suppress(Exception):
-            while self._pending and (wait or self._pending[0][0].done()):
-                self._confirm()
+            while self._pending:
+                self._confirm(max(0.0, deadline - time.monotonic()))
 
-    def _say_unknown(self, error: Exception) -> None:
-        """An error may know the fate of its own append only; here the caller asks about the whole input."""
-        error.add_note(f"{sum(receipt.count for receipt, _ in self._pending)} records after these: outcome unknown")
-        if isinstance(error, Error):
-            error.outcome, error.retriable = "unknown", False
+    def tell(self, error: BaseException) -> None:
+        """Notes on the error what became of the input: it may know the fate of its own append only."""
+        unknown = self._begun - self.records
+        error.add_note(f"confirmed before that: the first {self.records} records ({self.bytes} bytes) of the input")
+        error.add_note(
+            f"{unknown} records after these: outcome unknown" if unknown else "nothing after these was appended"
+        )
+        facts: Any = error
+        if unknown and isinstance(error, Error):
+            facts.outcome, facts.retriable = "unknown", False
+        elif not isinstance(error, Error):
+            facts.outcome = "unknown" if unknown else "not_appended"
 
     def finish(self) -> None:
         """Waits until everything is confirmed."""
         while self._pending:
-            self._confirm()
+            self._confirm(self._timeout)
 
     def run(self, batches: Iterable[Sequence[bytes]], progress: Progress) -> None:
-        """Appends every batch and waits for all confirmations. An error carries a note of how far it came."""
+        """Appends every batch and waits for all confirmations. An error carries notes of how far it came."""
         try:
             for batch in batches:
                 if len(batch) == 1:
@@ -77,11 +158,39 @@ class Ingest:
                     self.many(batch)
                 progress.update(self.records, self.bytes)
             self.finish()
+        except AckTimeout as error:
+            self._settle(0.0)
+            told = self._storage_full() or error
+            self.tell(told)
+            raise told from None
+        except KeyboardInterrupt as error:
+            self._interrupts.off()
+            self._settle(SETTLE_SECONDS)
+            self.tell(error)
+            raise
         except Exception as error:
-            self._settle(wait=not isinstance(error, TimeoutError))
-            error.add_note(f"confirmed before that: the first {self.records} records ({self.bytes} bytes) of the input")
-            if self._pending:
-                self._say_unknown(error)
+            self._settle(0.0 if isinstance(error, (TimeoutError, StorageFull)) else self._timeout)
+            self.tell(error)
             raise
         finally:
             progress.close()
+
+    def _storage_full(self) -> StorageFull | None:
+        """Why nothing was confirmed in time, if it is the disk."""
+        reason = None
+        with contextlib.suppress(Exception):
+            reason = self._stream.client.status().get("storage_full")
+        if not reason:
+            return None
+        number = errno.EDQUOT if reason == os.strerror(errno.EDQUOT) else errno.ENOSPC
+        return StorageFull(
+            f"not confirmed within {self._timeout:g} s: the engine cannot prepare another segment ({reason}); "
+            "when there is space in its directory it goes on by itself", number,
+        )
+
+
+def too_large(what: str, limit: int) -> RecordTooLarge:
+    return RecordTooLarge(
+        f"{what} is larger than {limit} bytes, the most that this writer's lane takes: ask for a larger one with "
+        "--lane-bytes (a record may take half of it), or start the engine with a larger --ring-bytes", limit,
+    )

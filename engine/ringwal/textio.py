@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import json
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
+STDIN, STDOUT, STDERR = 0, 1, 2
+CLOSED: set[int] = set()
+"""Those of the three that were closed when the process began; by now they are /dev/null."""
 LENGTH_BYTES = 4  # what a record of a batch costs beside its payload
 
 
@@ -28,22 +34,31 @@ class RecordLike(Protocol):
 # ------------------------------------------------------------------------------------------------------------ out
 
 
+class OutputFailedError(Exception):
+    """Standard output took less than it was given. What the verb did besides has nothing to do with it."""
+
+    def __init__(self, number: int, reason: str = "") -> None:
+        super().__init__(f"the output cannot be written: {reason or os.strerror(number)}")
+        self.errno = number
+
+
 class Output:
     """Standard output as bytes. Each `write` is passed on at once, so whoever reads the pipe sees whole batches.
 
-    When the reader has gone (`ringwal read | head`) the process ends as SIGPIPE would end it: in silence. The signal is
-    not switched back on for the whole process, because a write to the engine's socket must raise, not kill.
+    Nothing stays in a buffer: what could not be written would be tried again at the end of the process, and change its
+    exit code. Raises OutputFailedError; EPIPE is that the reader has gone (`ringwal read | head`).
     """
 
-    def __init__(self, stream: BinaryIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stdout.buffer
+    def __init__(self, fd: int = STDOUT) -> None:
+        self.fd = fd
 
     def write(self, data: bytes) -> None:
+        if self.fd in CLOSED:
+            raise OutputFailedError(errno.EBADF, "standard output is closed")
         try:
-            self._stream.write(data)
-            self._stream.flush()
-        except BrokenPipeError:
-            _die_of_broken_pipe()
+            write_all(self.fd, data)
+        except OSError as error:
+            raise OutputFailedError(error.errno or 0) from error
 
     def line(self, text: str) -> None:
         self.write(text.encode("utf-8", "backslashreplace") + b"\n")
@@ -53,7 +68,37 @@ class Output:
         self.line(json.dumps(value, ensure_ascii=False))
 
 
-def _die_of_broken_pipe() -> NoReturn:
+def write_all(fd: int, data: bytes) -> None:
+    """All of it, also into a pipe that somebody has made non-blocking. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+
+
+def say(text: str) -> None:
+    """A line on stderr; lost where there is none, or where it takes nothing."""
+    with contextlib.suppress(OSError):
+        write_all(STDERR, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def open_standard_descriptors() -> None:
+    """/dev/null in the place of those that are closed, or the next file that is opened would get their numbers."""
+    for fd in (STDIN, STDOUT, STDERR):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            CLOSED.add(fd)
+    sys.stdout = sys.stdout or open(STDOUT, "w", closefd=False)  # noqa: SIM115  # for whoever prints or logs
+    sys.stderr = sys.stderr or open(STDERR, "w", closefd=False)  # noqa: SIM115
+
+
+def die_of_broken_pipe() -> NoReturn:
+    """As SIGPIPE would have it: in silence. The signal is not switched back on earlier, because a write to the engine's
+    socket must raise, not kill."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.raise_signal(signal.SIGPIPE)
     os._exit(128 + signal.SIGPIPE)  # only if the signal is blocked
@@ -135,15 +180,18 @@ class Progress:
         self._shown_at, self._shown = now, True
         share = f" of {size_text(self._total)}" if self._total else ""
         rate = size_text(done_bytes / (now - self._started))
-        sys.stderr.write(f"\r\x1b[K{records:,} records, {size_text(done_bytes)}{share}, {rate}/s")
-        sys.stderr.flush()
+        self._show(f"{records:,} records, {size_text(done_bytes)}{share}, {rate}/s")
 
     def close(self) -> None:
         """Takes the line away again."""
         if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            self._show("")
             self._shown = False
+
+    def _show(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a terminal that has gone is no reason to stop
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
 
 
 # ------------------------------------------------------------------------------------------------------------- in
@@ -198,7 +246,7 @@ def _bounded(lines: list[bytes], total: int, batch_bytes: int) -> Iterator[list[
 
 
 def whole(pieces: Iterator[bytes], limit: int) -> bytes:
-    """Everything as one value, read at most a piece beyond `limit` bytes: the engine refuses that much anyway."""
+    """Everything as one value; of more than `limit` bytes, what was read until that was known."""
     held: list[bytes] = []
     size = 0
     for piece in pieces:
