@@ -61,7 +61,7 @@ def main() -> Never:
     except click.ClickException as error:
         words = io.StringIO()
         error.show(words)
-        textio.say(words.getvalue().rstrip("\n"))
+        textio.say("\n".join(map(textio.visible, words.getvalue().rstrip("\n").split("\n"))))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
@@ -96,7 +96,7 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
             if as_json:
                 output.json({"ready": True, **report})
             else:
-                output.line(f"ready: {directory} pid {report['pid']} epoch {report['epoch']}")
+                output.line(f"ready: {textio.visible(str(directory))} pid {report['pid']} epoch {report['epoch']}")
 
     return Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
 
@@ -184,9 +184,9 @@ def _info_object(info: ringwal.StreamInfo) -> dict[str, Any]:
 @cli.command()
 @kit.directory_argument
 @kit.stream_argument
-@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.argument("file", type=click.Path(dir_okay=False, readable=False, allow_dash=True), default="-")
 @click.option("--lines", is_flag=True, help="Each line of the input is a record (without its newline).")
-@click.option("--lane-bytes", callback=kit.size_value, metavar="SIZE",
+@click.option("--lane-bytes", callback=kit.lane_value, metavar="SIZE",
               help="Size of this writer's lane, for example 64MiB; a record may take up to half of it.")
 @kit.wait_option(30.0, "How long to wait for an answer, for room, or for a confirmation.")
 @kit.json_option
@@ -249,7 +249,7 @@ def _batches(fd: int, lines: bool, limit: int) -> Iterable[Sequence[bytes]]:
 
 
 def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: float, as_json: bool) -> None:
-    first, last = work.first_offset, work.last_offset
+    first, last, name = work.first_offset, work.last_offset, textio.visible(stream)
     if as_json:
         output.json({
             "stream": stream,
@@ -260,12 +260,12 @@ def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: flo
             "seconds": round(seconds, 6),
         })
     elif first is None or last is None:
-        output.line(f"{stream}: nothing to append")
+        output.line(f"{name}: nothing to append")
     elif work.records == 1:
-        output.line(f"{stream}[{first}] confirmed")
+        output.line(f"{name}[{first}] confirmed")
     else:
         others = ", others in between" if last - first >= work.records else ""
-        output.line(f"{stream}: {work.records} records confirmed, offsets {first} to {last}{others}")
+        output.line(f"{name}: {work.records} records confirmed, offsets {first} to {last}{others}")
 
 
 @cli.command()
@@ -273,7 +273,8 @@ def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: flo
 @kit.stream_argument
 @click.option("--start", callback=kit.start_value, default="earliest", metavar="OFFSET", show_default=True,
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
-@click.option("--max-records", type=click.IntRange(min=0), metavar="N", help="Stop after N records.  [default: all]")
+@click.option("--max-records", type=kit.Number(int, 0, kit.COUNT_MAX), metavar="N",
+              help="Stop after N records.  [default: all]")
 @kit.raw_option
 @kit.timeout_option
 @kit.json_option
@@ -303,7 +304,8 @@ def read(
 @kit.stream_argument
 @click.option("--start", callback=kit.start_value, default="latest", metavar="OFFSET", show_default=True,
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
-@click.option("--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after N records.  [default: never]")
+@click.option("--max-records", type=kit.Number(int, 1, kit.COUNT_MAX), metavar="N",
+              help="Stop after N records.  [default: never]")
 @kit.raw_option
 @kit.timeout_option
 @kit.json_option
@@ -336,10 +338,11 @@ def _resolve(start: int | str, info: ringwal.StreamInfo) -> int:
 
 
 @cli.command()
-@click.option("--seed", type=int, help="Seed of the random moments.  [default: a new one, which is printed]")
-@click.option("--seconds", type=click.FloatRange(2, 60), default=5.0, show_default=True, help="How long to write.")
-@click.option("--writers", type=click.IntRange(2, 64), default=8, show_default=True, help="Writer processes.")
-@click.option("--temp", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+@click.option("--seed", type=kit.Number(int, 0, kit.COUNT_MAX),
+              help="Seed of the random moments.  [default: a new one, which is printed]")
+@click.option("--seconds", type=kit.Number(float, 2, 60), default=5.0, show_default=True, help="How long to write.")
+@click.option("--writers", type=kit.Number(int, 2, 64), default=8, show_default=True, help="Writer processes.")
+@click.option("--temp", type=click.Path(exists=True, file_okay=False, readable=False, path_type=Path), metavar="DIR",
               help="Where to make the temporary directory.  [default: $TMPDIR or /tmp]")
 @kit.json_option
 def demo(seed: int | None, seconds: float, writers: int, temp: Path | None, as_json: bool) -> int:

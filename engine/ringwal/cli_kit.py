@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ringwal import textio
-from ringwal.config import Setting, parse_size, settings
+from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
 from ringwal.demo import DemoError
 from ringwal.errors import ConfigError, Error, NotRunning
 from ringwal.exit_codes import exit_code_of
@@ -21,7 +22,15 @@ from ringwal.exit_codes import exit_code_of
 if TYPE_CHECKING:
     import ringwal
 
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # older ones cannot be subscripted
+
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+SECONDS_MAX = 1_000_000_000
+"""The longest wait that may be asked for: some 30 years. All clocks and waits of the system can count so far."""
+OFFSET_MAX = (1 << 63) - 1
+COUNT_MAX = (1 << 63) - 1
 
 
 class NoSuchStreamError(Exception):
@@ -37,6 +46,15 @@ class VerbGroup(click.Group):
         except KeyboardInterrupt as error:
             sys.exit(exit_code_of(error))
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """A mistyped verb is told which ones there are; one of them is guessed only where it begins alike."""
+        name, verbs = args[0], self.list_commands(ctx)
+        if name in verbs or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, [verb for verb in verbs if verb[0] == name[0:1]], 1, 0.74)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        raise click.UsageError(f"There is no verb {shortened(name)}.{guess} There are: {', '.join(verbs)}.", ctx)
+
 
 # ---------------------------------------------------------------------------------------------- options and values
 
@@ -46,19 +64,52 @@ def start_value(_ctx: click.Context, _param: click.Parameter, value: str) -> int
     if value in ("earliest", "latest"):
         return value
     try:
-        return int(value)
+        number = int(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor earliest or latest") from None
+        raise click.BadParameter(f"{shortened(value)} is neither a number nor earliest or latest") from None
+    if not -OFFSET_MAX <= number <= OFFSET_MAX:
+        raise click.BadParameter(f"{shortened(value)} is no offset; the largest is {OFFSET_MAX}")
+    return number
 
 
-def size_value(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+def lane_value(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    limits = f"a lane takes {format_size(LANE_BYTES_MIN)} to {format_size(LANE_BYTES_MAX)}"
     try:
-        return None if value is None else parse_size(value)
+        size = None if value is None else parse_size(value)
     except ConfigError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.BadParameter(f"{error}; {limits}") from None
+    except OverflowError:
+        size = LANE_BYTES_MAX + 1
+    if size is not None and not LANE_BYTES_MIN <= size <= LANE_BYTES_MAX:
+        raise click.BadParameter(f"{shortened(str(value))} is outside the limits: {limits}")
+    return size
 
 
-directory_argument = click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+class Number(ParamType):
+    """A number within limits; what is no number is outside of them, too."""
+
+    def __init__(self, kind: type[int] | type[float], least: float, most: float, *, above: bool = False) -> None:
+        self.name = "number"
+        self._kind, self._least, self._most, self._above = kind, least, most, above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        try:
+            number = self._kind(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not self._least <= number <= self._most or (self._above and number == self._least):
+            what = f"more than {self._least}" if self._above else f"{self._least}"
+            self.fail(f"{shortened(str(value))} is not a number from {what} to {self._most}", param, ctx)
+        return number
+
+
+def shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:32]}...")
+
+
+# Whether it may be read is seen when it is, and then told as what it is: click would call it a wrong command line.
+_DIRECTORY = click.Path(file_okay=False, readable=False, path_type=Path)
+directory_argument = click.argument("directory", metavar="DIR", type=_DIRECTORY)
 stream_argument = click.argument("stream")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output with stable keys.")
 raw_option = click.option("--raw", is_flag=True, help="Payloads back to back, without the newlines between them.")
@@ -66,7 +117,7 @@ raw_option = click.option("--raw", is_flag=True, help="Payloads back to back, wi
 
 def wait_option(seconds: float, what: str) -> Callable[[Verb], Verb]:
     """--timeout, with the default and the meaning that it has for one verb."""
-    positive = click.FloatRange(min=0, min_open=True)
+    positive = Number(float, 0, SECONDS_MAX, above=True)
     return click.option("--timeout", type=positive, default=seconds, show_default=True, metavar="SECONDS", help=what)
 
 
@@ -111,21 +162,26 @@ def nothing_appended(error: BaseException) -> None:
     error.add_note("nothing of the input was appended")
 
 
+def message_of(error: BaseException) -> str:
+    """What a reader of the command line can act on: a hint at the API is of no use there."""
+    return str(error).replace(", or connect with autostart=True", "") or type(error).__name__
+
+
 def report(error: BaseException, as_json: bool) -> None:
     notes = getattr(error, "__notes__", [])
     if as_json:
         value = {
             "error": type(error).__name__,
-            "message": str(error),
+            "message": message_of(error),
             "outcome": getattr(error, "outcome", None),
             "retriable": getattr(error, "retriable", False),
             "exit_code": exit_code_of(error),
             "notes": notes,
         }
-        textio.say(json.dumps(value, ensure_ascii=False))
+        textio.say(textio.json_text(value))
         return
-    for text in (str(error) or type(error).__name__, *notes):
-        textio.say(f"ringwal: {text}")
+    for text in (message_of(error), *notes):
+        textio.say(f"ringwal: {textio.visible(text)}")
 
 
 @contextlib.contextmanager
@@ -152,7 +208,7 @@ def status_of(directory: Path, timeout: float) -> tuple[dict[str, Any], int]:
                     f"{': ' if last.get('reason') else ''}{last.get('reason') or ''}; its report is in {LAST_STATUS_NAME}"
                 )
             raise
-        textio.say(f"ringwal: {error}; what follows is read from its memory")
+        textio.say(f"ringwal: {textio.visible(message_of(error))}; what follows is read from its memory")
         return {**seen, "answers": False}, os.EX_TEMPFAIL
 
 

@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -65,7 +66,7 @@ class Output:
 
     def json(self, value: object) -> None:
         """One JSON value on a line of its own."""
-        self.line(json.dumps(value, ensure_ascii=False))
+        self.line(json_text(value))
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -104,6 +105,25 @@ def die_of_broken_pipe() -> NoReturn:
     os._exit(128 + signal.SIGPIPE)  # only if the signal is blocked
 
 
+def visible(text: str) -> str:
+    """`text` for a terminal: what it would obey, or not show, is escaped (controls, bidi, zero width, no characters)."""
+    return text if text.isprintable() else "".join([_escaped(c) if _hidden(c) else c for c in text])
+
+
+def json_text(value: object) -> str:
+    """JSON that holds what `visible` escapes as JSON escapes it: the value is the same."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join([json.dumps(c)[1:-1] if _hidden(c) else c for c in text])
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def raw_records(records: Sequence[RecordLike]) -> bytes:
     """The payloads, back to back."""
     return b"".join([record.data for record in records])
@@ -132,7 +152,7 @@ def _record_object(record: RecordLike) -> dict[str, Any]:
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Columns padded to their widest cell, numbers to the right, everything else to the left."""
-    cells = [list(header)] + [[f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in rows]
+    cells = [list(header)] + [[f"{v:,}" if isinstance(v, int) else visible(str(v)) for v in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [bool(rows) and isinstance(rows[0][i], int) for i in range(len(header))]
     lines = []
@@ -150,7 +170,8 @@ def flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
         elif isinstance(item, (list, tuple)) and any(isinstance(i, dict) for i in item):
             yield from flat({str(n): i for n, i in enumerate(item)}, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", json.dumps(item) if isinstance(item, (bool, list, tuple, type(None))) else str(item)
+            plain = isinstance(item, (bool, list, tuple, type(None)))
+            yield f"{prefix}{key}", json_text(item) if plain else visible(str(item))
 
 
 def size_text(count: float) -> str:
