@@ -147,7 +147,8 @@ def stop(directory: Path, timeout: float, as_json: bool) -> None:
 def status(directory: Path, timeout: float, as_json: bool) -> int:
     """Say whether an engine runs on DIR, and its processes and counters.
 
-    Of an engine that does not answer it says what can be seen in its memory, and ends with code 75.
+    Of an engine that does not answer it says what can be seen in its memory, and ends with code 75; so it does where it
+    cannot vouch for confirmations: a process is stopped, or nothing is confirmed although something is pending.
     """
     facts, code = kit.status_of(directory, timeout)
     output = textio.Output()

@@ -7,6 +7,7 @@ import difflib
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,9 @@ else:
     ParamType = click.ParamType  # older ones cannot be subscripted
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+PROGRESS_SECONDS = 1.0
+"""How long `status` waits for a confirmation while something is pending."""
+LOOK_SECONDS = 0.02
 SECONDS_MAX = 1_000_000_000
 """The longest wait that may be asked for: some 30 years. All clocks and waits of the system can count so far."""
 OFFSET_MAX = (1 << 63) - 1
@@ -193,12 +197,17 @@ def client(directory: Path, timeout: float, lane_bytes: int | None = None) -> It
 
 
 def status_of(directory: Path, timeout: float) -> tuple[dict[str, Any], int]:
-    """The engine's report and 0, or, if it does not answer, what its memory says and EX_TEMPFAIL. Raises Error."""
+    """The engine's report and 0; EX_TEMPFAIL with one that cannot vouch for confirmations, or, if it does not answer,
+    with what its memory says. Raises Error."""
     from ringwal.observer import LAST_STATUS_NAME, last_status, observe
 
     try:
         with client(directory, timeout) as attached:
-            return {**attached.status(), "answers": True}, os.EX_OK
+            facts = attached.status()
+            doubts = _doubts(facts, attached, min(timeout, PROGRESS_SECONDS))
+            for doubt in doubts:
+                textio.say(f"ringwal: {doubt}")
+            return {**facts, "answers": True, "doubts": doubts}, os.EX_TEMPFAIL if doubts else os.EX_OK
     except NotRunning as error:
         seen = observe(directory)
         if seen is None:
@@ -210,6 +219,23 @@ def status_of(directory: Path, timeout: float) -> tuple[dict[str, Any], int]:
             raise
         textio.say(f"ringwal: {textio.visible(message_of(error))}; what follows is read from its memory")
         return {**seen, "answers": False}, os.EX_TEMPFAIL
+
+
+def _doubts(facts: dict[str, Any], attached: ringwal.Client, seconds: float) -> list[str]:
+    """Why an engine that says it runs may confirm nothing: its processes, and what is pending without any progress."""
+    states: dict[str, str] = facts["processes"]
+    found = [
+        f"its {name} process is {state}: nothing may be confirmed" for name, state in states.items() if state != "running"
+    ]
+    deadline, now, done = time.monotonic() + seconds, facts, facts["counters"]["drain_confirmed_requests"]
+    while now["ring"]["used"] and now["counters"]["drain_confirmed_requests"] == done:
+        if time.monotonic() > deadline:
+            full = f"; the disk: {facts['storage_full']}" if facts["storage_full"] else ""
+            found.append(f"{now['ring']['used']} bytes are pending, and nothing was confirmed for {seconds:g} s{full}")
+            break
+        time.sleep(LOOK_SECONDS)
+        now = attached.status()
+    return found
 
 
 def existing(client: ringwal.Client, name: str) -> ringwal.Stream:

@@ -47,6 +47,11 @@ def facts(control: Any) -> dict[str, Any]:
         "pid": c.supervisor_pid,
         "wal_pid": c.wal_pid or None,
         "drain_pid": c.drain_pid or None,
+        "processes": {
+            name: process_state(pid)
+            for name, pid in (("supervisor", c.supervisor_pid), ("wal", c.wal_pid), ("drain", c.drain_pid))
+            if pid  # a process says so itself when it has begun
+        },
         "epoch": c.epoch,
         "uuid": bytes(ffi.buffer(c.uuid)).hex(),
         "since_confirmed": round(time.monotonic() - c.confirmed_ns / 1e9, 3) if c.confirmed_ns else None,
@@ -62,6 +67,15 @@ def facts(control: Any) -> dict[str, Any]:
         "clients": clients[:CLIENTS_SHOWN],
         "counters": {name: getattr(c, name) for name in COUNTERS},
     }
+
+
+def process_state(pid: int) -> str:
+    """`running`, also where it waits for something; `stopped` (SIGSTOP, a debugger, a job control shell); `gone`."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "gone"
+    return "stopped" if state in ("T", "t") else "gone" if state in ("Z", "X") else "running"
 
 
 def observe(path: Path) -> dict[str, Any] | None:
