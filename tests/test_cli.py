@@ -216,7 +216,7 @@ def test_a_missing_file_is_66(served: Path) -> None:
     assert b"/nonexistent/file" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["read"])
+@pytest.mark.parametrize("verb", ["read", "tail"])
 def test_reading_an_unknown_stream_is_66_and_does_not_make_it(served: Path, verb: str) -> None:
     assert ringwal(verb, served, "nowhere").returncode == os.EX_NOINPUT
     assert ringwal("ls", served).stdout == b""
@@ -244,7 +244,7 @@ def test_an_engine_that_is_killed_under_an_append_leaves_its_outcome_unknown(
     assert feeder.stdin is not None
     feeder.stdin.write(b"first\n")
     feeder.stdin.flush()
-    follower = start("tail", tmp_path / "d", "s", "--start", "0", "--max-records", "1")
+    follower = start("tail", "-F", tmp_path / "d", "s", "--start", "0", "--max-records", "1")
     assert line_of(follower) == b"first\n"
     follower.communicate(timeout=DEADLINE)
     before = claimed(report)
@@ -315,7 +315,7 @@ def test_lines_are_appended_as_a_pipe_gives_them(served: Path) -> None:
     assert feeder.stdin is not None
     feeder.stdin.write(b"first\nsec")
     feeder.stdin.flush()
-    follower = start("tail", served, "s", "--start", "0", "--max-records", "1")
+    follower = start("tail", "-F", served, "s", "--start", "0", "--max-records", "1")
     assert line_of(follower) == b"first\n"
     follower.communicate(timeout=DEADLINE)
     out, _ = feeder.communicate(b"ond", timeout=DEADLINE)

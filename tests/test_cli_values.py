@@ -61,6 +61,7 @@ def test_the_limits_themselves_are_taken(served: Path) -> None:
     ringwal("append", served, "s", stdin=b"x")
     assert ringwal("read", served, "s", "--max-records", str((1 << 63) - 1), "--timeout", "1e9").stdout == b"x\n"
     assert ringwal("read", served, "s", "--start", str(1 - (1 << 63))).stdout == b"x\n"
+    assert ringwal("read", served, "s", "--start", str((1 << 63) - 1)).returncode == os.EX_NOINPUT
     assert ringwal("append", served, "s", "--timeout", "1000000000", "--lane-bytes", "64KiB", stdin=b"x").returncode == 0
     assert ringwal("stop", served, "--timeout", "1000000000").returncode == 0
 

@@ -290,7 +290,7 @@ def read(
     with kit.client(directory, timeout) as client:
         source = kit.existing(client, stream)
         info = source.stat()
-        offset = _resolve(start, info)
+        offset = kit.first_offset(start, info)
         end = info.confirmed_offset if max_records is None else min(info.confirmed_offset, offset + max_records)
         while offset < end:
             records = source.read(offset, max_records=min(READ_RECORDS, end - offset), max_bytes=READ_BYTES)
@@ -307,35 +307,24 @@ def read(
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
 @click.option("--max-records", type=kit.Number(int, 1, kit.COUNT_MAX), metavar="N",
               help="Stop after N records.  [default: never]")
+@click.option("-F", "--follow", "lasting", is_flag=True,
+              help="Go on over restarts of the engine, and wait for the stream if there is none yet.")
 @kit.raw_option
 @kit.timeout_option
 @kit.json_option
 def tail(
-    *, directory: Path, stream: str, start: int | str, max_records: int | None, raw: bool, timeout: float, as_json: bool
+    *, directory: Path, stream: str, start: int | str, max_records: int | None, lasting: bool, raw: bool, timeout: float,
+    as_json: bool,
 ) -> None:
-    """Follow STREAM: print records as they are confirmed, until Ctrl-C."""
+    """Follow STREAM: print records as they are confirmed, until Ctrl-C, or until nobody reads them any more."""
     form, output = kit.formatter(as_json, raw), textio.Output()
     with kit.client(directory, timeout) as client:
-        source = client.stream(stream)
+        follower = kit.Follower(client, stream, start, output, lasting)
         left = max_records
-        offset = _resolve(start, source.stat())
         while left is None or left > 0:
-            records = source.read(offset, max_records=min(READ_RECORDS, left or READ_RECORDS), max_bytes=READ_BYTES)
-            if not records:
-                records = [next(source.tail(offset))]
+            records = follower.next(min(READ_RECORDS, left or READ_RECORDS), READ_BYTES)
             output.write(form(records))
-            offset = records[-1].offset + 1
             left = None if left is None else left - len(records)
-
-
-def _resolve(start: int | str, info: ringwal.StreamInfo) -> int:
-    """The offset that a --start value stands for, in this stream and now."""
-    if start == "earliest":
-        return info.start_offset
-    if start == "latest":
-        return info.confirmed_offset
-    assert isinstance(start, int)
-    return start if start >= 0 else max(info.start_offset, info.confirmed_offset + start)
 
 
 @cli.command()

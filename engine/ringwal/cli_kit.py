@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import math
 import os
 import sys
@@ -28,6 +29,10 @@ else:
     ParamType = click.ParamType  # older ones cannot be subscripted
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+WATCH_SECONDS = 0.2
+"""How long an idle tail waits for a record before it looks whether its output is still read."""
+AGAIN_SECONDS = 0.2
+"""How long it waits, its eye on the output, before it looks for an engine again."""
 PROGRESS_SECONDS = 1.0
 """How long `status` waits for a confirmation while something is pending."""
 LOOK_SECONDS = 0.02
@@ -39,6 +44,10 @@ COUNT_MAX = (1 << 63) - 1
 
 class NoSuchStreamError(Exception):
     """The verb needs a stream that has never been appended to."""
+
+
+class NoSuchOffsetError(Exception):
+    """The verb was asked to begin beyond the end of the stream."""
 
 
 class VerbGroup(click.Group):
@@ -147,7 +156,7 @@ def _metavar(setting: Setting) -> str:
 
 def is_expected(error: Exception) -> bool:
     """Errors that a message explains; anything else is a defect and keeps its traceback."""
-    return isinstance(error, (OSError, Error, NoSuchStreamError, textio.OutputFailedError, DemoError))
+    return isinstance(error, (OSError, Error, NoSuchStreamError, NoSuchOffsetError, textio.OutputFailedError, DemoError))
 
 
 @contextlib.contextmanager
@@ -243,6 +252,62 @@ def existing(client: ringwal.Client, name: str) -> ringwal.Stream:
     if all(info.name != name for info in client.streams()):
         raise NoSuchStreamError(f"no stream named {name!r}; `ringwal ls` lists what is there")
     return client.stream(name)
+
+
+def first_offset(start: int | str, info: ringwal.StreamInfo) -> int:
+    """The offset that a --start value stands for, in this stream and now. The next one to come is there, too."""
+    if start == "earliest":
+        return info.start_offset
+    if start == "latest":
+        return info.confirmed_offset
+    assert isinstance(start, int)
+    if start > info.confirmed_offset:
+        raise NoSuchOffsetError(
+            f"there is no offset {start} in stream {info.name!r}: the next record gets {info.confirmed_offset}"
+        )
+    return start if start >= 0 else max(info.start_offset, info.confirmed_offset + start)
+
+
+class Follower:
+    """One stream, read on and on: over idle times, during which the output is watched, and, if wanted, over engines."""
+
+    def __init__(self, client: ringwal.Client, stream: str, start: int | str, output: textio.Output, lasting: bool) -> None:
+        self._client = client
+        self._stream = stream
+        self._start = start
+        self._output = output
+        self._lasting = lasting
+        self._source: ringwal.Stream | None = None
+        self._told = False
+
+    def next(self, most: int, most_bytes: int) -> list[ringwal.Record]:
+        """The next records, waited for. Without `lasting`, raises where there is no engine, or no such stream."""
+        while True:
+            try:
+                if found := self._look(most, most_bytes):
+                    self._start = found[-1].offset + 1
+                    return found
+                self._output.watch(0)
+            except (NotRunning, NoSuchStreamError) as error:
+                if not self._lasting:
+                    raise
+                self._source = None
+                if isinstance(error, NoSuchStreamError) and self._start == "latest":
+                    self._start = "earliest"  # what begins from now on is new
+                if not self._told:
+                    textio.say(f"ringwal: {textio.visible(message_of(error))}; waiting for it")
+                    self._told = True
+                self._output.watch(AGAIN_SECONDS)
+
+    def _look(self, most: int, most_bytes: int) -> list[ringwal.Record]:
+        """What is there, or comes within a moment."""
+        if self._source is None:
+            source = existing(self._client, self._stream)
+            self._start = first_offset(self._start, source.stat())
+            self._source, self._told = source, False
+        assert isinstance(self._start, int)
+        found = self._source.read(self._start, max_records=most, max_bytes=most_bytes)
+        return found or list(itertools.islice(self._source.tail(self._start, idle_timeout=WATCH_SECONDS), 1))
 
 
 def formatter(as_json: bool, raw: bool) -> Callable[[Any], bytes]:

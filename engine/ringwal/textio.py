@@ -61,6 +61,15 @@ class Output:
         except OSError as error:
             raise OutputFailedError(error.errno or 0) from error
 
+    def watch(self, seconds: float) -> None:
+        """Returns after so long. Raises as soon as nobody can read any more what would be written."""
+        if self.fd in CLOSED:
+            raise OutputFailedError(errno.EBADF, "standard output is closed")
+        poller = select.poll()
+        poller.register(self.fd, 0)  # errors are told without being asked for
+        if poller.poll(seconds * 1000):
+            raise OutputFailedError(errno.EPIPE)
+
     def line(self, text: str) -> None:
         self.write(text.encode("utf-8", "backslashreplace") + b"\n")
 
