@@ -193,3 +193,14 @@ def test_every_row_is_provoked() -> None:
 @pytest.mark.parametrize("code", sorted(PROVOKED))
 def test_a_code_of_the_table_is_what_the_command_line_ends_with(tmp_path: Path, code: int) -> None:
     assert PROVOKED[code](tmp_path / "d") == code
+
+
+@pytest.mark.parametrize("verb", ["ls", "status", "stop", "read", "tail", "append"])
+def test_another_users_directory_is_77_for_every_verb(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "d").mkdir(mode=0)
+    make_way(tmp_path / "d")
+    stream = ["s"] if verb in ("read", "tail", "append") else []
+    line = as_nobody(verb, tmp_path / "d", *stream)
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout) == (os.EX_NOPERM, b"")
+    assert b"Permission denied" in done.stderr
