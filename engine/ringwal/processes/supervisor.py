@@ -153,7 +153,7 @@ class Supervisor:
                     self._on_ready(ready)
                 code = watch.last_look(self._loop(selector, crew, service, slots, watch))
                 if not crew.directory_lost:
-                    _leave_status(context.directory, facts(), code, crew.reason)
+                    _leave_status(context.directory, facts, code, crew.reason)
                 LOG.info("ended with code %d", code)
                 return code
             finally:
@@ -271,11 +271,11 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
         )
 
 
-def _leave_status(directory: Directory, facts: dict[str, Any], code: int, reason: str | None) -> None:
+def _leave_status(directory: Directory, facts: Callable[[], dict[str, Any]], code: int, reason: str | None) -> None:
     """What was known at the end, for whoever asks when nobody answers any more."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    last = {"ended": now, "exit_code": code, "reason": reason, **facts}
     try:
+        last = {"ended": now, "exit_code": code, "reason": reason, **facts()}
         replace_file(LAST_STATUS_NAME, json.dumps(last, indent=1).encode() + b"\n", at=directory.fd)
     except OSError as error:
         LOG.warning("cannot leave %s: %s", directory.path / LAST_STATUS_NAME, error)
