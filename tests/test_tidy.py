@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "client": (
         6,
         {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
-        | {"ringwal.autostart"},
+        | {"ringwal.autostart", "ringwal.stream"},
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),

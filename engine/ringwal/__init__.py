@@ -1,6 +1,6 @@
 """Durable, ordered appends to many streams by many processes of one host."""
 
-from ringwal.client import EARLIEST, LATEST, Client, Stream, StreamInfo, connect
+from ringwal.client import Client, connect
 from ringwal.config import Config
 from ringwal.errors import (
     AckTimeout,
@@ -21,6 +21,7 @@ from ringwal.errors import (
 )
 from ringwal.reader import Record
 from ringwal.receipt import Ack, Receipt
+from ringwal.stream import EARLIEST, LATEST, Stream, StreamInfo
 from ringwal.version import __version__
 
 __all__ = [

@@ -21,7 +21,7 @@ from ringwal.protocol.messages import LaneGrant
 from ringwal.reader import Reader
 
 if TYPE_CHECKING:
-    from ringwal.client import StreamInfo
+    from ringwal.stream import StreamInfo
 
 WAITERS_MAX = 3
 """Waiting lanes that may be refused one after the other before a tail gives up."""
@@ -85,7 +85,7 @@ class Attachment:
         return lib.rw_stream_of(self.control, number)
 
     def stream_info(self, number: int) -> StreamInfo:
-        from ringwal.client import StreamInfo
+        from ringwal.stream import StreamInfo
 
         shared = self.stream(number)
         confirmed = int(lib.rw_stream_confirmed(self.control, number))

@@ -9,9 +9,9 @@ from ringwal.results import PENDING
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from ringwal.client import Stream
     from ringwal.errors import Error
     from ringwal.results import Results
+    from ringwal.stream import Stream
 
 
 class Ack(NamedTuple):

@@ -1,0 +1,299 @@
+"""One named stream: appends, reads, tails."""
+
+from __future__ import annotations
+
+import array
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ringwal._native import ffi, lib
+from ringwal.errors import AckTimeout, BackpressureTimeout, Error, NotRunning
+from ringwal.lane import SLICE_NS
+from ringwal.receipt import BatchReceipt, Receipt
+from ringwal.results import Results
+
+if TYPE_CHECKING:
+    from ringwal.attachment import Attachment, Binding
+    from ringwal.client import Client
+    from ringwal.reader import Cursor, Record
+
+EARLIEST = -2
+"""``start`` of a read or tail: the oldest record the stream still has."""
+LATEST = -1
+"""``start`` of a tail: only what is confirmed from now on."""
+
+BATCH_KEPT_MAX = 1 << 20
+"""Bytes of the latest batch that a client keeps at most, so that the next one finds warm memory."""
+
+_submit = lib.rw_submit
+_submit_many = lib.rw_submit_many
+
+
+
+class StreamInfo(NamedTuple):
+    """What is known of a stream. Offsets are dense from 0."""
+
+    name: str
+    start_offset: int
+    """Offset of the oldest record that is kept."""
+    confirmed_offset: int
+    """Offset of the next record to be confirmed: all below are on stable storage."""
+    records: int
+    confirmed_bytes: int
+    """Payload bytes confirmed since this engine started."""
+    last_timestamp_ns: int
+    """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none since its start."""
+
+
+class Stream:
+    """A handle for one named stream. Threads may share it."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client = client
+        self.name = name
+        self._bound: Binding | None = None
+        self._lost: Error | None = None
+
+    def detach(self, attachment: Attachment) -> None:
+        """Forget what belongs to ``attachment``; what was lost with it is told by the next `flush`."""
+        bound = self._bound
+        if bound is not None and bound.attachment is attachment:
+            self._bound = None
+            self._note_lost(bound)
+
+    def forked(self) -> None:
+        """In the child of a fork: what was bound is the parent's."""
+        self._bound = None
+
+    def _note_lost(self, bound: Binding) -> None:
+        if bound.lane.lost is not None and bound.lane.unreported(bound.number):
+            self._lost = bound.lane.lost
+
+    def _bind(self) -> Binding:
+        before, bound = self._bound, self.client.bind(self.name)
+        if before is not None and before.lane is not bound.lane:
+            self._note_lost(before)
+        self._bound = bound
+        return bound
+
+    # --------------------------------------------------------------------------------------------------- append
+
+    def append(self, data: bytes | bytearray | memoryview | Any) -> Receipt:
+        """Appends one record and returns at once with its `Receipt`. Appends of one thread keep their order.
+
+        Args:
+            data: any C-contiguous bytes-like object; it is copied before this returns. Empty is legal. Never ``str``.
+
+        Raises:
+            TypeError: not bytes-like; encode text first.
+            RecordTooLarge: more than `limit` bytes. Nothing was written.
+            BackpressureTimeout: no room within the client's ``append_timeout``. Nothing was written.
+            StorageFull: the engine waits for disk space. Nothing was written.
+            NotRunning: the engine has ended. Nothing was written.
+        """
+        bound = self._bound
+        if bound is None or type(data) is not bytes:
+            return self._append_slowly(data)
+        lane = bound.lane
+        page = lane.page  # before the number is given out; see ringwal.results.Page
+        number = _submit(bound.writer, bound.number, data, len(data))
+        if number > page.last:
+            return Receipt.of(lane.results_of(page, number), number, self)
+        if number < 0:
+            return self._append_slowly(data)
+        receipt = Receipt()  # Receipt.of, without the call
+        receipt._results = page.results
+        receipt.number = number
+        receipt._stream = self
+        return receipt
+
+    def _append_slowly(self, data: Any) -> Receipt:
+        """The rest of `append`: other buffers than bytes, no lane yet, a full lane, errors."""
+        view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
+        size = len(view)
+        return Receipt.of(*self._submit_slowly(lambda bound: _submit(bound.writer, bound.number, view, size), size), self)
+
+    def _submit_slowly(self, submit: Callable[[Binding], int], payload_bytes: int) -> tuple[Results, int]:
+        """An append that has to attach first, or to wait for room: its number and the results it is among."""
+        deadline = time.monotonic() + self.client.append_timeout
+        bound = self._bound
+        if bound is None or bound.lane.lost is not None:
+            bound = self._bind()
+        while True:
+            lane = bound.lane
+            page = lane.page
+            number = submit(bound)
+            if number >= 0:
+                return lane.results_of(page, number), number
+            if number == lib.RW_CHORE and lane.used_up():
+                bound = self._renew(bound, deadline)
+            else:
+                lane.refused(number, payload_bytes, deadline, self.client.append_timeout)
+
+    def _renew(self, bound: Binding, deadline: float) -> Binding:
+        """Another lane for one whose numbers are used up, when everything in it is confirmed."""
+        try:
+            bound.lane.flush(None, max(0.0, deadline - time.monotonic()))
+        except AckTimeout as error:
+            raise BackpressureTimeout(f"{error}; nothing was appended") from None
+        self.client.renew(bound.attachment)
+        return self._bind()
+
+    def append_many(self, records: Iterable[bytes | bytearray | memoryview | Any]) -> Receipt:
+        """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
+
+        Args:
+            records: at least one bytes-like object.
+
+        Raises:
+            ValueError: no records.
+            As `append`; the limit is for the batch as a whole.
+        """
+        items: tuple[Any, ...] = tuple(records)  # another thread may be changing a list
+        if not items:
+            raise ValueError("append_many needs at least one record")
+        # Bytes and lengths are taken in two passes, so what may change in between is copied first.
+        if list(map(type, items)).count(bytes) != len(items):
+            items = tuple(bytes(_buffer(item)) for item in items)
+        data = b"".join(items)
+        receipt = self._append_batch(_lengths(items), data)
+        # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
+        # one would touch its pages for the first time again, and that took half of the time of joining it.
+        if len(data) <= BATCH_KEPT_MAX:
+            self.client.latest_batch = data
+        return receipt
+
+    def _append_batch(self, lengths: array.array[int], data: bytes) -> Receipt:
+        table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
+        results, number = self._submit_slowly(
+            lambda bound: _submit_many(bound.writer, bound.number, table, count, data, size), size + 4 * count
+        )
+        receipt = BatchReceipt.of(results, number, self)
+        receipt.count = count
+        return receipt
+
+    def flush(self, timeout: float | None = 30.0) -> None:
+        """Returns when every earlier append of this process to this stream is confirmed.
+
+        Raises:
+            AckTimeout: not all were confirmed in time.
+            Error: the first append that failed and whose receipt nobody had asked.
+        """
+        bound, (lost, self._lost) = self._bound, (self._lost, None)
+        if bound is not None:
+            bound.lane.flush(bound.number, timeout)
+        if lost is not None:
+            raise lost
+
+    # ----------------------------------------------------------------------------------------------------- read
+
+    def read(self, start: int = 0, max_records: int = 1000, max_bytes: int | None = None) -> list[Record]:
+        """Confirmed records from offset ``start`` on, in order; ``[]`` when there are none (yet).
+
+        Args:
+            start: an offset, `EARLIEST` or `LATEST`.
+            max_records: at most so many.
+            max_bytes: stop before the data exceeds this; one record is returned even if it is larger.
+
+        Raises:
+            OffsetTrimmed: ``start`` lies before the oldest record that is kept.
+            CorruptionError: stored bytes are damaged; names the place.
+        """
+        attachment = self.client.attachment()
+        number = attachment.number_of(self.name)
+        return attachment.reader.read(number, _offset(attachment, number, start), max_records, max_bytes)
+
+    def tail(self, start: int = LATEST, *, max_records: int = 1000, idle_timeout: float | None = None) -> Iterator[Record]:
+        """Follows the stream: yields each confirmed record from ``start`` on, in order, and sleeps while there is none.
+
+        Args:
+            start: an offset, `EARLIEST` or `LATEST`.
+            max_records: how many are fetched at once.
+            idle_timeout: end after so many seconds without a record; ``None`` never ends.
+
+        Raises:
+            NotRunning: the engine ended.
+            As `read`.
+        """
+        attachment = self.client.attachment()
+        number = attachment.number_of(self.name)
+        # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
+        cursor = attachment.reader.cursor(number, _offset(attachment, number, start))
+        return self._follow(attachment, number, cursor, max_records, idle_timeout)
+
+    def _follow(
+        self, attachment: Attachment, number: int, cursor: Cursor, max_records: int, idle_timeout: float | None
+    ) -> Iterator[Record]:
+        waiter = attachment.waiter()
+        idle_since = time.monotonic()
+        while True:
+            records = cursor.next(max_records, None)
+            if records:
+                yield from records
+                idle_since = time.monotonic()
+                continue
+            left = SLICE_NS if idle_timeout is None else int((idle_since + idle_timeout - time.monotonic()) * 1e9)
+            if left <= 0:
+                return
+            code = lib.rw_tail_wait(waiter.writer, number, cursor.offset, 0, min(left, SLICE_NS))
+            if code == lib.RW_GONE or (code != 0 and not attachment.usable()):
+                if cursor.offset < lib.rw_stream_confirmed(attachment.control, number):
+                    continue  # confirmed just before the end
+                raise NotRunning("the engine ended, or this client was closed")
+            if code == lib.RW_FAULT:  # nobody would wake it: waiting there would be no waiting
+                waiter = attachment.other_waiter(waiter)
+
+    def stat(self) -> StreamInfo:
+        """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed."""
+        attachment = self.client.attachment()
+        return attachment.stream_info(attachment.number_of(self.name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restream, (self.client, self.name)
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
+
+
+def _offset(attachment: Attachment, number: int, start: int) -> int:
+    if start == EARLIEST:
+        return int(attachment.stream(number).start_offset)
+    if start == LATEST:
+        return int(lib.rw_stream_confirmed(attachment.control, number))
+    if start < 0:
+        raise ValueError(f"start is {start}; it must be an offset, EARLIEST or LATEST")
+    return start
+
+
+def _lengths(items: tuple[bytes, ...]) -> array.array[int]:
+    """The lengths of the items."""
+    sizes = list(map(len, items))
+    try:
+        small = bytes(sizes)  # and widened in C: half the time of `array` with a list
+    except ValueError:
+        return array.array("I", sizes)
+    lengths = array.array("I", bytes(4 * len(sizes)))
+    lib.rw_lengths_widen(small, len(small), ffi.from_buffer("uint32_t[]", lengths))
+    return lengths
+
+
+def _buffer(data: Any) -> memoryview:
+    """A flat view of any C-contiguous buffer.
+
+    Raises:
+        TypeError: text, or not a buffer.
+    """
+    if isinstance(data, str):
+        raise TypeError("a record is bytes, not str: encode it first, for example data.encode()")
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"a record is a bytes-like object, not {type(data).__name__}") from None
+    if not view.c_contiguous:
+        raise TypeError("a record must be C-contiguous; copy it first, for example bytes(data)")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _restream(client: Client, name: str) -> Stream:
+    return client.stream(name)
