@@ -25,7 +25,8 @@ struct rw_writer {
     uint64_t salt;
     uint32_t *streams; /* of the number with these low bits: whose results `flush` asks for */
     uint64_t next;     /* number of the next request that is submitted */
-    uint32_t permits;  /* numbers that may be given out now */
+    uint64_t taken;    /* requests below this number are submitted, or about to be: next, once nobody is under way */
+    uint64_t granted;  /* only numbers below this one may be given out */
     uint32_t shut;     /* no more requests: the client has given this lane up */
     uint32_t mask;
     uint32_t generation;
@@ -62,6 +63,8 @@ rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
         .mask = c->completions_per_client - 1,
         .generation = lane->generation,
         .next = (uint64_t)lane->generation << 32,
+        .taken = (uint64_t)lane->generation << 32,
+        .granted = (uint64_t)lane->generation << 32,
         .bell_fd = bell_fd,
     };
     w->streams = calloc(c->completions_per_client, sizeof *w->streams);
@@ -190,14 +193,14 @@ int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint3
  * taken first and could not be used would be waited for in vain. */
 static int64_t start(rw_writer *w, uint32_t stream, uint64_t payload, uint64_t *at)
 {
-    uint32_t left = rw_load32(&w->permits);
+    uint64_t taken = rw_load64(&w->taken);
     do {
-        if (left == 0)
+        if (taken >= rw_load64(&w->granted))
             return usable(w) == RW_OK ? RW_CHORE : usable(w);
-    } while (!rw_cas32(&w->permits, &left, left - 1));
+    } while (!rw_cas64(&w->taken, &taken, taken + 1));
     int rc = claim(w, payload, at);
     if (rc != RW_OK) {
-        rw_add32(&w->permits, 1);
+        rw_add64(&w->taken, UINT64_MAX); /* one less */
         return rc;
     }
     uint64_t number = rw_add64(&w->next, 1);
@@ -226,8 +229,15 @@ int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, u
     return number;
 }
 
-void rw_writer_grant(rw_writer *w, uint32_t numbers) { rw_add32(&w->permits, numbers); }
-uint32_t rw_writer_permits(const rw_writer *w) { return rw_load32(&w->permits); }
+void rw_writer_grant(rw_writer *w, uint64_t end)
+{
+    uint64_t granted = rw_load64(&w->granted);
+    while (granted < end && !rw_cas64(&w->granted, &granted, end))
+        ;
+}
+
+uint64_t rw_writer_granted(const rw_writer *w) { return rw_load64(&w->granted); }
+bool rw_writer_permits(const rw_writer *w) { return rw_load64(&w->taken) < rw_load64(&w->granted); }
 uint64_t rw_writer_next(const rw_writer *w) { return rw_load64(&w->next); }
 
 void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out)
@@ -243,7 +253,7 @@ uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, u
     return from;
 }
 
-int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)
+static int wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)
 {
     uint64_t frame = rw_request_frame(payload_bytes);
     rw_add32(&w->lane->room_waiters, 1);
@@ -256,6 +266,17 @@ int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)
             rc = usable(w);
     }
     rw_sub32(&w->lane->room_waiters, 1);
+    return rc;
+}
+
+int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)
+{
+    uint64_t now = rw_now_ns(), end = now + timeout_ns;
+    int rc;
+    do {
+        rc = wait_room(w, payload_bytes, end - now);
+        now = rw_now_ns();
+    } while (rc == RW_INTERRUPTED && now < end);
     return rc;
 }
 
@@ -333,6 +354,17 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
     /* The last confirmations may have come between the poll and the look at the state. */
     rc = rw_completion_poll(w, number);
     return rc == RW_PENDING ? state : rc;
+}
+
+int64_t rw_completion_settle(rw_writer *w, uint64_t number, uint64_t timeout_ns)
+{
+    uint64_t now = rw_now_ns(), end = now + timeout_ns;
+    int64_t rc;
+    do {
+        rc = rw_completion_wait(w, number, 0, end - now);
+        now = rw_now_ns();
+    } while (rc == RW_INTERRUPTED && now < end);
+    return rc;
 }
 
 uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream)

@@ -62,9 +62,12 @@ int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t b
 int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
                        uint64_t bytes);
 
-/* Allows so many further numbers. The caller has settled the results whose cells they take. */
-void rw_writer_grant(rw_writer *w, uint32_t numbers);
-uint32_t rw_writer_permits(const rw_writer *w);
+/* Allows the numbers below `end`, if they are not allowed yet: saying it twice, or late, changes nothing. The caller has settled
+ * the results whose cells they take. */
+void rw_writer_grant(rw_writer *w, uint64_t end);
+uint64_t rw_writer_granted(const rw_writer *w);
+/* May a number be given out now? */
+bool rw_writer_permits(const rw_writer *w);
 /* The number that is given out next: all earlier requests of this process have lower ones. */
 uint64_t rw_writer_next(const rw_writer *w);
 
@@ -82,7 +85,9 @@ int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes
 int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data, uint64_t bytes,
                    uint64_t number);
 
-/* Sleeps until there may be room for a payload of this size. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE, RW_FAULT. */
+/* Sleeps until there may be room for a payload of this size. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE, RW_FAULT. A signal
+ * does not end the wait, here and in rw_completion_settle: its handler may append, too, and would wait for the same. Where
+ * each signal ended the wait below, handlers that came quicker than confirmations piled up on the stack. */
 int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns);
 
 /* The offset of the request's first record (>= 0), RW_PENDING or RW_FAILED_REQUEST. */
@@ -90,6 +95,9 @@ int64_t rw_completion_poll(const rw_writer *w, uint64_t number);
 
 /* Spins for spin_ns, giving the processor away, then parks. As poll, and RW_INTERRUPTED, RW_GONE, RW_FAULT. */
 int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint64_t timeout_ns);
+
+/* The same without a spin, for an append that needs the number's cell. */
+int64_t rw_completion_settle(rw_writer *w, uint64_t number, uint64_t timeout_ns);
 
 uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream);
 

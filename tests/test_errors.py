@@ -12,12 +12,12 @@ from ringwal._native import lib
 
 # name: standard parent, outcome, retriable
 TREE: dict[str, tuple[type[Exception], str | None, bool]] = {
-    "NotRunning": (ConnectionError, None, True),
+    "NotRunning": (ConnectionError, "not_appended", True),
     "VersionMismatch": (Exception, None, False),
     "Locked": (Exception, None, True),
     "ShmUnavailable": (Exception, None, False),
-    "ForkError": (Exception, None, False),
-    "ClosedError": (Exception, None, False),
+    "ForkError": (Exception, "unknown", False),
+    "ClosedError": (Exception, "not_appended", False),
     "BackpressureTimeout": (TimeoutError, "not_appended", True),
     "AckTimeout": (TimeoutError, "unknown", False),
     "RecordTooLarge": (ValueError, "not_appended", False),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from ringwal.lane import Lane
 from ringwal.log import manifest
 from ringwal.log.directory import Directory
 from ringwal.protocol.client import Registration
-from ringwal.protocol.messages import LaneGrant
 from ringwal.reader import Reader
+from ringwal.thread_lock import ThreadLock
 
 if TYPE_CHECKING:
     from ringwal.stream import StreamInfo
@@ -61,10 +61,11 @@ class Attachment:
         self.control = self.control_map.pointer
         self.lane_bytes = int(hello.config["lane_bytes"])
         self.reader = Reader(self.directory, self.control, self.ring_map.pointer)
-        self._lock = threading.Lock()
+        self._lock = ThreadLock()
         self._numbers: dict[str, int] = {}
-        self._lane: Lane | None = None
-        self._waiter: Lane | None = None
+        # The first one that is good is used, the others are those of interrupted calls.
+        self._lanes: list[Lane] = []
+        self._waiters: list[Lane] = []
         self._waiters_refused = 0
 
     def usable(self) -> bool:
@@ -115,32 +116,36 @@ class Attachment:
             ShmUnavailable: no memory, or no free place.
             NotRunning: the engine ended meanwhile.
         """
-        with self._lock:
-            if self._lane is not None and self._lane.lost is not None:
-                self._give_back(self._lane)
-                self._lane = None
-            if self._lane is None:
-                self._lane = self._open_lane(self.lane_bytes if lane_bytes is None else lane_bytes)
-            return self._lane
+        return self._lock.run(partial(self._good, self._lanes, self.lane_bytes if lane_bytes is None else lane_bytes))
 
     def waiter(self) -> Lane:
         """A lane for waiting only: a reader needs the drain's wake, not room for requests."""
-        with self._lock:
-            if self._waiter is None:
-                self._waiter = self._open_lane(0)
-            return self._waiter
+        return self._lock.run(partial(self._good, self._waiters, 0))
+
+    def _good(self, kept: list[Lane], lane_bytes: int) -> Lane:
+        """The first of these lanes that is good, opened if need be. What the engine keeps for nobody is given back before."""
+        while True:
+            for lane in kept.copy():
+                if lane.lost is None and (lane.slot, lane.generation) in self.registration.granted:
+                    return lane
+                with contextlib.suppress(ValueError):  # a signal handler has done it
+                    kept.remove(lane)
+            used = {(lane.slot, lane.generation) for lane in (*self._lanes, *self._waiters)}
+            for slot, generation in self.registration.granted.keys() - used:
+                self.registration.release(slot, generation)
+            kept.append(self._open_lane(lane_bytes))
 
     def other_waiter(self, refused: Lane) -> Lane:
         """Another waiting lane instead of one that the engine does not look at. Raises EngineFailed: again and again."""
-        with self._lock:
-            if self._waiter is refused:
-                self._waiters_refused += 1
-                if self._waiters_refused > WAITERS_MAX:
-                    raise EngineFailed("the engine refuses the lanes in which this client waits; see the engine's log")
-                refused.end(EngineFailed("the engine refused this lane"))
-                self._give_back(refused)
-                self._waiter = None
+        self._lock.run(partial(self._give_up, refused))
         return self.waiter()
+
+    def _give_up(self, refused: Lane) -> None:
+        if refused.lost is None:
+            self._waiters_refused += 1
+            if self._waiters_refused > WAITERS_MAX:
+                raise EngineFailed("the engine refuses the lanes in which this client waits; see the engine's log")
+            refused.end(EngineFailed("the engine refused this lane"))
 
     def _open_lane(self, lane_bytes: int) -> Lane:
         granted, fd = self.registration.lane(lane_bytes)
@@ -154,39 +159,36 @@ class Attachment:
                 alive=partial(_usable, self.control, self.registration),
                 keep=(self.control_map, mapping),
             )
-        except BaseException:
-            self._give_back(granted)
+        except Exception:
+            with contextlib.suppress(NotRunning):  # the error under way is the one to tell
+                self.registration.release(granted.slot, granted.generation)
             raise
         finally:
             os.close(fd)
-
-    def _give_back(self, lane: Lane | LaneGrant) -> None:
-        """Its place is free for others when WAL and drain have let go of it."""
-        if self.usable():
-            self.registration.release(lane.slot, lane.generation)
 
     # ------------------------------------------------------------------------------------------------------- end
 
     def flush(self, timeout: float | None) -> None:
         """Waits until every append is confirmed. Raises AckTimeout, or the first failure that nobody was told of."""
-        if self._lane is not None and self._lane.lost is None:
-            self._lane.flush(None, timeout)
+        for lane in self._lanes.copy():
+            if lane.lost is None:
+                lane.flush(None, timeout)
 
     def end(self, error: Error) -> None:
         """Appends that are pending end with this error."""
-        if self._lane is not None:
-            self._lane.end(error)
+        for lane in self._lanes.copy():
+            lane.end(error)
 
     def forked(self) -> None:
         """In the child of a fork: the lane stays the parent's, and the connection with it."""
-        if self._lane is not None:
-            self._lane.forked()
+        for lane in self._lanes.copy():
+            lane.forked()
         self.close()
 
     def close(self) -> None:
         """Ends the registration: the engine reclaims the lanes. The mappings go with their last user."""
-        if self._waiter is not None:
-            self._waiter.end(NotRunning("this client was closed"))
+        for waiter in self._waiters.copy():
+            waiter.end(NotRunning("this client was closed"))
         self.registration.close()
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import weakref
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ringwal.attachment import Attachment, Binding
 from ringwal.errors import ClosedError, EngineFailed, Error
+from ringwal.lane import Lane
 from ringwal.stream import Stream, StreamInfo
+from ringwal.thread_lock import ThreadLock
 
 
 def connect(
@@ -65,9 +67,10 @@ class Client:
             "append_timeout": append_timeout,
         }
         self.append_timeout = float("inf") if append_timeout is None else append_timeout
-        self._attachment: Attachment | None = None
+        # The first one that is usable is used, the others are those of interrupted calls.
+        self._attachments: list[Attachment] = []
         self._log: bytes | None = None  # the uuid of the log that this client has used
-        self._lock = threading.RLock()  # attaching and closing only
+        self._lock = ThreadLock()  # attaching and closing only
         self._closed = False
         self._streams: dict[str, Stream] = {}
         self.latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
@@ -82,19 +85,29 @@ class Client:
         Raises:
             ClosedError, NotRunning, VersionMismatch, ShmUnavailable: see `connect`.
         """
-        if self._closed:
-            raise ClosedError("this client is closed")
-        current = self._attachment
+        self._check_open()
+        current = next(iter(self._attachments), None)
         if current is not None and current.usable():
             return current
-        with self._lock:
-            if self._attachment is not None and not self._attachment.usable():
-                self._drop(EngineFailed("the engine ended before this append was confirmed"))
-            if self._attachment is None:
-                autostart, timeout = self.options["autostart"], self.options["timeout"]
-                self._attachment = Attachment(self.path, autostart=autostart, timeout=timeout, log=self._log)
-                self._log = self._attachment.log
-            return self._attachment
+        return self._lock.run(self._attach)
+
+    def _attach(self) -> Attachment:
+        while True:
+            self._check_open()
+            for attachment in self._attachments.copy():
+                if attachment.usable():
+                    return attachment
+                self._drop(attachment, EngineFailed("the engine ended before this append was confirmed"))
+            autostart, timeout = self.options["autostart"], self.options["timeout"]
+            made = Attachment(self.path, autostart=autostart, timeout=timeout, log=self._log)
+            self._log = made.log
+            self._attachments.append(made)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            for attachment in self._attachments.copy():  # of a call that was under way in the thread that closed
+                self._drop(attachment, _closed())
+            raise ClosedError("this client is closed")
 
     def bind(self, name: str) -> Binding:
         """Everything that an append to the stream of that name needs, of the live attachment.
@@ -102,33 +115,39 @@ class Client:
         Raises:
             As `attachment`; ConfigError: the name is not legal.
         """
-        with self._lock:  # nobody lets go of the attachment while its lane is being made
-            attachment = self.attachment()
-            lane = attachment.lane(self.options["lane_bytes"])
+        attachment, lane = self._lock.run(self._lane)
         return Binding(attachment, lane, attachment.number_of(name))
 
-    def _drop(self, error: Error) -> None:
-        attachment, self._attachment = self._attachment, None
-        if attachment is None:
-            return
+    def _lane(self) -> tuple[Attachment, Lane]:
+        """No other thread lets go of the attachment while its lane is being made."""
+        attachment = self._attach()
+        return attachment, attachment.lane(self.options["lane_bytes"])
+
+    def _drop(self, attachment: Attachment, error: Error) -> None:
         attachment.end(error)
-        for stream in list(self._streams.values()):
+        for stream in self._handles():
             stream.detach(attachment)
         attachment.close()
+        with contextlib.suppress(ValueError):  # a signal handler has done all this
+            self._attachments.remove(attachment)
+
+    def _handles(self) -> list[Stream]:
+        while True:
+            with contextlib.suppress(RuntimeError):  # another thread, or a destructor, opened one meanwhile
+                return list(self._streams.values())
 
     def renew(self, attachment: Attachment) -> None:
         """Detaches from the engine if ``attachment`` is still in use; the next use attaches afresh."""
-        with self._lock:
-            if self._attachment is attachment:
-                self._drop(ClosedError("this client has taken another lane"))
+        error = Error("this client has taken another lane", outcome="unknown")
+        self._lock.run(partial(self._drop, attachment, error))
 
     def forked(self) -> None:
         """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
-        self._lock = threading.RLock()
-        attachment, self._attachment = self._attachment, None
-        for stream in list(self._streams.values()):
+        self._lock = ThreadLock()
+        attachments, self._attachments = self._attachments, []
+        for stream in self._handles():
             stream.forked()
-        if attachment is not None:
+        for attachment in attachments:
             attachment.forked()
 
     # ------------------------------------------------------------------------------------------------------- use
@@ -140,6 +159,7 @@ class Client:
             ConfigError: not a legal name (1 to 120 bytes of UTF-8, no control characters).
             ShmUnavailable: the engine's stream table is full.
         """
+        self._check_open()
         found = self._streams.get(name)
         if found is None:
             self.attachment().number_of(name)
@@ -162,16 +182,17 @@ class Client:
             AckTimeout: not all were confirmed in time. The client is closed all the same.
             Error: an append failed and nobody had asked its receipt.
         """
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                if self._attachment is not None:
-                    self._attachment.flush(timeout)
-            finally:
-                self._closed = True
-                self._drop(ClosedError("the client was closed before this append was confirmed", outcome="unknown"))
-                self.latest_batch = b""
+        self._lock.run(partial(self._close, timeout))
+
+    def _close(self, timeout: float | None) -> None:
+        try:
+            for attachment in self._attachments.copy():
+                attachment.flush(timeout)
+        finally:
+            self._closed = True
+            for attachment in self._attachments.copy():
+                self._drop(attachment, _closed())
+            self.latest_batch = b""
 
     def __enter__(self) -> Self:
         return self
@@ -188,6 +209,10 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {str(self.path)!r}{' closed' if self._closed else ''}>"
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the client was closed before this append was confirmed", outcome="unknown")
 
 
 def _reconnect(path: str, options: dict[str, Any]) -> Client:

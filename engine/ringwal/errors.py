@@ -4,7 +4,7 @@ Every error says two things besides its message. `outcome` is what became of the
 
     "not_appended"  certainly not written: appending again cannot duplicate it
     "unknown"       it may or may not be in the stream: only reading the stream can tell
-    None            the call was not about an append
+    None            the call was not about an append (an append that raises a class without an outcome sets it)
 
 `retriable` is True where the same call may succeed later, with nothing changed, and making it again writes nothing
 twice.
@@ -39,8 +39,9 @@ class Error(Exception):
 
 
 class NotRunning(Error, ConnectionError):
-    """No engine serves the directory (any more). On an append: it was refused before anything was written."""
+    """No engine serves the directory (any more). An append was refused before anything was written."""
 
+    outcome = "not_appended"
     retriable = True
 
 
@@ -69,9 +70,13 @@ class ShmUnavailable(Error):
 class ForkError(Error):
     """A receipt made before `fork` was used in the child; its fate is known to the parent only."""
 
+    outcome = "unknown"
+
 
 class ClosedError(Error):
-    """The client, or the handle, has been closed. On an append: nothing was written."""
+    """The client has been closed: nothing was written. `outcome` is "unknown" on a receipt that was pending then."""
+
+    outcome = "not_appended"
 
 
 class BackpressureTimeout(Error, TimeoutError):

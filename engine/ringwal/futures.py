@@ -1,6 +1,7 @@
 """Receipts as `concurrent.futures.Future`, for code that needs `wait` or `as_completed`.
 
-One daemon thread per process waits for all of them, started with the first future and gone when none is left.
+One daemon thread per lane waits for its futures, started with the first one and gone when none is left: an engine that
+hangs holds up nobody who waits for another one.
 """
 
 from __future__ import annotations
@@ -8,28 +9,61 @@ from __future__ import annotations
 import collections
 import os
 import threading
+import weakref
 from concurrent.futures import Future
 
 from ringwal.errors import AckTimeout, Error
+from ringwal.lane import SLICE, Lane
 from ringwal.receipt import Ack, Receipt
 
-_lock = threading.Lock()
-_waiting: collections.deque[tuple[Receipt, Future[Ack]]] = collections.deque()
-_running = False
+
+class Watch:
+    """The futures of one lane that are pending, and the thread that resolves them."""
+
+    def __init__(self) -> None:
+        self._pending: collections.deque[tuple[Receipt, Future[Ack]]] = collections.deque()
+        self._busy = threading.Lock()  # held by the thread, and waited for by nobody
+
+    def add(self, receipt: Receipt, future: Future[Ack]) -> None:
+        self._pending.append((receipt, future))
+        if not self._busy.locked():  # else the thread looks again when it has let go of it
+            threading.Thread(target=self._serve, name="ringwal-futures", daemon=True).start()
+
+    def _serve(self) -> None:
+        while self._pending and self._busy.acquire(blocking=False):
+            try:
+                self._resolve()
+            finally:
+                self._busy.release()
+
+    def _resolve(self) -> None:
+        pending = self._pending
+        while pending:
+            receipt, future = pending[0]
+            try:
+                receipt.exception(SLICE)
+            except AckTimeout:  # another one may be done
+                for _ in range(len(pending)):
+                    receipt, future = pending.popleft()
+                    if receipt.done():
+                        _finish(receipt, future)
+                    else:
+                        pending.append((receipt, future))
+            else:
+                pending.popleft()
+                _finish(receipt, future)
+
+
+_watches: weakref.WeakKeyDictionary[Lane, Watch] = weakref.WeakKeyDictionary()
 
 
 def future_of(receipt: Receipt) -> Future[Ack]:
     """A future with the receipt's result. Cancelling it does not cancel the append."""
-    global _running
     future: Future[Ack] = Future()
     if receipt.done():
         _finish(receipt, future)
-        return future
-    with _lock:
-        _waiting.append((receipt, future))
-        if not _running:
-            _running = True
-            threading.Thread(target=_wait_for_all, name="ringwal-futures", daemon=True).start()
+    else:
+        _watches.setdefault(receipt._results.lane, Watch()).add(receipt, future)
     return future
 
 
@@ -42,27 +76,9 @@ def _finish(receipt: Receipt, future: Future[Ack]) -> None:
         future.set_exception(error)
 
 
-def _wait_for_all() -> None:
-    global _running
-    while True:
-        with _lock:
-            if not _waiting:
-                _running = False
-                return
-            receipt, future = _waiting.popleft()
-        try:
-            receipt.exception(timeout=0.05)
-        except AckTimeout:
-            _waiting.append((receipt, future))  # the next one may be done; a slow stream must not hold up the others
-            continue
-        _finish(receipt, future)
-
-
 def _forget_after_fork() -> None:
-    global _lock, _running
-    _lock = threading.Lock()
-    _waiting.clear()
-    _running = False
+    global _watches
+    _watches = weakref.WeakKeyDictionary()  # the threads are the parent's
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

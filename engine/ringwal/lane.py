@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import errno
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from ringwal._native import ffi, lib
 from ringwal.errors import (
     AckTimeout,
     BackpressureTimeout,
+    ClosedError,
     EngineFailed,
     Error,
     ForkError,
@@ -22,7 +21,7 @@ from ringwal.errors import (
     RecordTooLarge,
     StorageFull,
 )
-from ringwal.results import FAILED, PENDING, Page, Results
+from ringwal.results import FAILED, PENDING, Ending, Page, Results
 
 SLICE = 0.1
 SLICE_NS = int(SLICE * 1e9)
@@ -45,7 +44,12 @@ class Lane:
 
     C gives out the numbers, and only as many as it was granted: `turn` keeps the results of the oldest page before it grants
     that page's cells again, so the drain can never overrun a result that somebody still wants, and with all cells outstanding
-    the next append waits for the oldest. Threads share a lane; only `turn` and `end` take its lock, once a page.
+    the next append waits for the oldest.
+
+    Threads share a lane, and a signal handler or a destructor may use it while its own thread is in the middle of any of
+    these lines, or end any of them with an exception. So there is no lock that could be met again or left behind: what a
+    step changes it changes by one store, or one `setdefault`, that is right to repeat, and the next call finishes what an
+    interrupted one has left.
     """
 
     appends_max = NUMBERS
@@ -66,31 +70,34 @@ class Lane:
         self.record_limit = int(lib.rw_writer_record_limit(self.writer))
         self.places = int(control.completions_per_client)
         self.page_size = self.places // PAGES
-        self.lost: Error | None = None  # why this lane is of no use any more
+        self._shut_for: Error | None = None  # said before the writer is shut, for those who meet it shut
+        self.ending: dict[None, Ending] = {}  # at most one, which the first `end` puts here
         self._alive = alive
-        self._lock = threading.RLock()
         self._told: set[int] = set()  # failed appends whose caller knows
-        self._open: collections.deque[Page] = collections.deque()
-        self.page = self._open_page(self.generation * NUMBERS)
+        self.page = Page(self, self.generation * NUMBERS, self.page_size)
         """A page at or before the one that the next number is on: where an append starts to look."""
-        for _ in range(PAGES - 1):
-            self._open_page(self._open[-1].last + 1)
+        self._oldest = self.page
+        """A page at or before the first one whose results are still in cells only."""
+        self._grant(self.page, PAGES - 1)
 
-    def _open_page(self, first: int) -> Page:
-        page = Page(self, first, self.page_size)
-        if self._open:
-            self._open[-1].next = page
-        self._open.append(page)
-        lib.rw_writer_grant(self.writer, self.page_size)  # last: whoever gets one of its numbers finds the page
-        return page
+    def _grant(self, page: Page, further: int) -> None:
+        """Allows the numbers of the page that comes so many behind this one, and all before."""
+        for _ in range(further):
+            page = page.next()
+        lib.rw_writer_grant(self.writer, page.last + 1)  # last: whoever gets one of its numbers finds the page
+
+    @property
+    def lost(self) -> Error | None:
+        """Why this lane is of no use any more."""
+        ending = self.ending.get(None)
+        return None if ending is None else ending.error
 
     # ------------------------------------------------------------------------------------------------- results
 
     def results_of(self, page: Page, number: int) -> Results:
         """The results of the page that ``number`` is on; ``page`` was `self.page` before the number was given out."""
         while number > page.last:
-            assert page.next is not None
-            page = page.next
+            page = page.next()
         self.page = page
         return page.results
 
@@ -99,7 +106,7 @@ class Lane:
         now = time.monotonic()
         deadline = None if timeout is None else now + timeout
         spin = SPIN_NS
-        while results.kept is None:  # most waits end with the first call of C, so nothing is looked up before it
+        while results.kept is None and not self.ending:  # most waits end with the first call of C: little is looked up before
             left = SLICE_NS if deadline is None or deadline - now >= SLICE else max(0, int((deadline - now) * 1e9))
             found: int = _completion_wait(self.writer, number, spin, left)
             if found >= 0:
@@ -121,9 +128,10 @@ class Lane:
 
     def tell(self, number: int) -> Error:
         """Why that append failed; it counts as told from now on."""
-        assert self.lost is not None
+        error = self.lost
+        assert error is not None
         self._told.add(number)
-        return self.lost
+        return error
 
     def _why(self, code: int) -> Error:
         if code == lib.RW_FAULT:
@@ -140,13 +148,12 @@ class Lane:
 
     def end(self, error: Error) -> Error:
         """Marks the lane as of no use. Results that are in by now are kept; what is pending ends with this error."""
-        with self._lock:
-            if self.lost is None:
-                lib.rw_writer_shut(self.writer)
-                self.lost = error
-                for page in self._open:
-                    page.results.kept = page.results.collect(self.page_size)
-            return self.lost
+        self._shut_for = self._shut_for or error
+        lib.rw_writer_shut(self.writer)  # first: what is submitted later is refused
+        if not self.ending:
+            found = {page.results.first: page.results.collect(self.page_size) for page in self._pages()}
+            self.ending.setdefault(None, Ending(error, found))
+        return self.ending[None].error
 
     def end_failed(self) -> None:
         """A block of this lane's could not be written."""
@@ -157,14 +164,20 @@ class Lane:
     def flush(self, stream: int | None, timeout: float | None) -> None:
         """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        for number, offset in self.settle(stream, deadline):
+            if offset == FAILED and number not in self._told:
+                raise self.tell(number)
+
+    def settle(self, stream: int | None, deadline: float | None) -> Iterator[tuple[int, int]]:
+        """Waits for the appends until now, one after the other: the number of each, and its offset or `FAILED`."""
+        began = time.monotonic()
         for results, number in self._submitted(stream):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                failed = self.wait(results, number, "", left) == FAILED
+                yield number, self.wait(results, number, "", left)
             except AckTimeout:
-                raise AckTimeout(f"{self.pending()} appends are not confirmed after {timeout:g} s") from None
-            if failed and number not in self._told:
-                raise self.tell(number)
+                waited = time.monotonic() - began
+                raise AckTimeout(f"{self.pending()} appends are not confirmed after {waited:.3g} s") from None
 
     def unreported(self, stream: int) -> bool:
         """True if an append to that stream failed and nobody was told. The lane has ended."""
@@ -175,23 +188,34 @@ class Lane:
         return sum(results.find(number) == PENDING for results, number in self._submitted(None))
 
     def _submitted(self, stream: int | None) -> Iterator[tuple[Results, int]]:
-        """The appends on open pages until now. All earlier ones are confirmed."""
+        """The appends on open pages until now. All earlier ones are confirmed.
+
+        A page whose cells are given out again meanwhile may yield numbers of other streams, which is harmless: all of its
+        appends are confirmed, and kept.
+        """
         end = int(lib.rw_writer_next(self.writer))
         wanted = lib.RW_ANY_STREAM if stream is None else stream
-        with self._lock:
-            pages = list(self._open)
-        for page in pages:
+        for page in self._pages():
             to = min(page.last + 1, end)
             number = page.results.first
             while (number := int(lib.rw_submitted_next(self.writer, wanted, number, to))) < to:
                 yield page.results, number
                 number += 1
 
+    def _pages(self) -> Iterator[Page]:
+        """The pages whose numbers may have been given out, from the oldest open one on."""
+        page, end = self._oldest, int(lib.rw_writer_granted(self.writer))
+        while page.results.first < end:
+            if page.results.first + self.places >= end:  # else its cells are a later page's, and its results are kept
+                yield page
+            page = page.next()
+
     # ------------------------------------------------------------------------------------------- back-pressure
 
     def used_up(self) -> bool:
         """True if this lane has no number left."""
-        return self._open[-1].last + self.page_size >= self.generation * NUMBERS + self.appends_max
+        granted = int(lib.rw_writer_granted(self.writer))
+        return granted + self.page_size > self.generation * NUMBERS + self.appends_max
 
     def turn(self, deadline: float) -> None:
         """Grants another page of numbers when the oldest page's appends are confirmed: the cold half of an append.
@@ -200,26 +224,33 @@ class Lane:
             BackpressureTimeout, StorageFull: not confirmed by then. NotRunning: the lane has ended. Nothing was appended.
         """
         while True:
-            with self._lock:
-                if self.lost is not None:
-                    raise NotRunning(f"nothing was appended: {self.lost}", outcome="not_appended") from self.lost
-                if lib.rw_writer_permits(self.writer):
-                    return
-                oldest = self._open[0].results
+            lost = self.lost
+            if lost is not None:
+                raise _refusal(lost) from lost
+            if lib.rw_writer_permits(self.writer):
+                return
+            page = self._oldest
+            oldest = page.results
+            if oldest.kept is None:
+                # While others give its cells out again, cells are found that hold none of its numbers: not all of it then.
                 found = oldest.collect(self.page_size)
                 if min(found) >= 0:
                     oldest.kept = found
-                    self._open.popleft()
-                    self._open_page(self._open[-1].last + 1)
-                    return
+            if oldest.kept is not None:
+                self._grant(page, PAGES)
+                self._oldest = page.next()
+                continue
             number = oldest.first + next(i for i, offset in enumerate(found) if offset < 0)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
-            try:
-                self.wait(oldest, number, "", min(left, SLICE))
-            except AckTimeout:
-                continue
+            code = lib.rw_completion_settle(self.writer, number, int(min(SLICE_NS, left * 1e9)))
+            if code == lib.RW_FAILED_REQUEST:
+                self.end_failed()
+            elif code < 0 and code not in (lib.RW_PENDING, lib.RW_INTERRUPTED):
+                self.end(self._why(code))
+            elif code < 0 and not self._alive():
+                self.end(EngineFailed("the engine ended before this append was confirmed"))
 
     def refused(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> None:
         """What to do about an append that was not published: returns if it may be tried again, else raises."""
@@ -234,16 +265,22 @@ class Lane:
         if code == lib.RW_BAD:
             raise ValueError("the lengths of the batch are not those of its data; nothing was appended")
         if code != lib.RW_FULL:
-            error = self.end(self._why(code))
-            raise NotRunning(f"nothing was appended: {error}", outcome="not_appended") from error
+            if code == lib.RW_GONE and not self.ending and self._finishing():
+                raise NotRunning("the engine is stopping; nothing was appended")
+            error = self.end(self._shut_for or self._why(code))
+            raise _refusal(error) from error
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._no_room(f"no room in this client's lane within {timeout:g} s; nothing was appended")
         lib.rw_wait_room(self.writer, payload_bytes, int(min(SLICE_NS, left * 1e9)))
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
-            raise NotRunning("the engine ended; nothing was appended", outcome="not_appended") from error
+            raise NotRunning("the engine ended; nothing was appended") from error
         return None
+
+    def _finishing(self) -> bool:
+        """True if the engine takes nothing any more and still completes what it has taken."""
+        return bool(self.control.state == lib.RW_STOPPING) and self._alive()
 
     def _no_room(self, otherwise: str) -> Error:
         """The append timeout has passed: because the disk is full, or because the engine is slow (``otherwise``)."""
@@ -260,8 +297,13 @@ class Lane:
 
     def forked(self) -> None:
         """In the child of a fork: the lane stays the parent's."""
-        self._lock = threading.RLock()  # a thread of the parent may have held it
         self.end(ForkError("this receipt was made before a fork; only the parent can wait for it"))
+
+
+def _refusal(lost: Error) -> Error:
+    """What an append is told that met the end of its lane."""
+    kind = ClosedError if isinstance(lost, ClosedError) else NotRunning
+    return kind(f"nothing was appended: {lost}")
 
 
 def _release(writer: Any, bell: int) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import bisect
 import os
-import threading
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
@@ -124,7 +123,6 @@ class Extents:
         self._epoch_begin = epoch_begin
         self._live = files.segment_of(epoch_begin)
         self._older: list[Extent] | None = None
-        self._lock = threading.Lock()
 
     def at(self, position: int, disk_end: int) -> Extent | None:
         """The extent that holds the log byte at ``position``, or else the next one; None if there is none.
@@ -154,10 +152,10 @@ class Extents:
         return Extent(segment, self._epoch, min(self._files.start_of(segment + 1), disk_end))
 
     def _history(self) -> list[Extent]:
-        with self._lock:
-            if self._older is None:
-                self._older = self._walk_back()
-            return self._older
+        older = self._older
+        if older is None:
+            older = self._older = self._walk_back()  # a signal handler or another thread may do the same: it finds the same
+        return older
 
     def _walk_back(self) -> list[Extent]:
         files = self._files

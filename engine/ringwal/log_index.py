@@ -7,8 +7,8 @@ index for the span of offsets that its segment has of the stream. Spans once kno
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
+from functools import partial
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
@@ -93,7 +93,40 @@ class SegmentIndex:
 
 
 class LogIndex:
-    """Finds records in the segment files. Thread-safe; a pass over a segment holds up other searches, not readers."""
+    """Finds records in the segment files, for any thread, and for a signal handler in the middle of another search.
+
+    A search takes the tables that earlier ones have filled, and puts them back when it is done; one that finds them taken
+    makes its own. So nobody waits, and what an interrupted search leaves half done is not used.
+    """
+
+    def __init__(self, files: SegmentFiles, extents: Extents, streams: int) -> None:
+        self._new = partial(Search, files, extents, streams)
+        self._free: list[Search] = []
+
+    def locate(self, stream: int, offset: int, disk_end: int) -> int:
+        """Log position of the block that holds a record which is on disk.
+
+        Raises CorruptionError if it is not there, or if damage lies where it would be.
+        """
+        try:
+            search = self._free.pop()
+        except IndexError:
+            search = self._new()
+        try:
+            found = search.locate(stream, offset, disk_end)
+        except CorruptionError:
+            self._put_back(search)
+            raise
+        self._put_back(search)
+        return found
+
+    def _put_back(self, search: Search) -> None:
+        if not self._free:
+            self._free.append(search)
+
+
+class Search:
+    """The tables of a search, and the search. For one at a time."""
 
     def __init__(self, files: SegmentFiles, extents: Extents, streams: int) -> None:
         self._files = files
@@ -101,27 +134,22 @@ class LogIndex:
         self._scratch: Any = ffi.new("uint32_t[]", streams)
         self._indexes: OrderedDict[int, SegmentIndex] = OrderedDict()
         self._spans: dict[tuple[int, int], Span | None] = {}
-        self._lock = threading.Lock()
 
     def locate(self, stream: int, offset: int, disk_end: int) -> int:
-        """Log position of the block that holds a record which is on disk.
-
-        Raises CorruptionError if it is not there, or if damage lies where it would be.
-        """
+        """As `LogIndex.locate`."""
         extents = self._extents.all(disk_end)
         low, high = 0, len(extents)
-        with self._lock:
-            while low < high:
-                middle = probe = (low + high) // 2
-                # Segments without the stream say nothing about where to go on: ask the one before.
-                while (span := self._span(extents[probe], stream, offset)) is None and probe > low:
-                    probe -= 1
-                if span is None or offset >= span.next:
-                    low = middle + 1
-                elif offset < span.first:
-                    high = probe
-                else:
-                    return self._index(extents[probe]).find(stream, offset)
+        while low < high:
+            middle = probe = (low + high) // 2
+            # Segments without the stream say nothing about where to go on: ask the one before.
+            while (span := self._span(extents[probe], stream, offset)) is None and probe > low:
+                probe -= 1
+            if span is None or offset >= span.next:
+                low = middle + 1
+            elif offset < span.first:
+                high = probe
+            else:
+                return self._index(extents[probe]).find(stream, offset)
         raise CorruptionError(f"offset {offset} of stream {stream} is confirmed, and in no segment")
 
     def _span(self, extent: Extent, stream: int, offset: int) -> Span | None:

@@ -7,7 +7,7 @@ which also says why reading the ring under the WAL process's hands is safe); thi
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -52,7 +52,6 @@ class Reader:
         self.extents = Extents(self.files, control.epoch, control.epoch_begin)
         self.index = LogIndex(self.files, self.extents, control.max_streams)
         self._cursors: OrderedDict[tuple[int, int], Cursor] = OrderedDict()
-        self._lock = threading.Lock()
 
     def confirmed(self, stream: int) -> int:
         """Offset of the next record of ``stream`` to be confirmed: what is below can be read."""
@@ -71,14 +70,14 @@ class Reader:
         CorruptionError with segment and position where stored bytes are damaged, OSError where they cannot be read.
         """
         key = (stream, start)
-        with self._lock:
-            cursor = self._cursors.pop(key, None)
+        # By calls that nothing can come between: a signal handler may be reading, too, and then each has a cursor of its own.
+        cursor = self._cursors.pop(key, None)
         if cursor is None:
             cursor = Cursor(self, stream, start)
         records = cursor.next(max_records, max_bytes)
-        with self._lock:
-            self._cursors[stream, cursor.offset] = cursor
-            while len(self._cursors) > CURSORS_KEPT:
+        self._cursors[stream, cursor.offset] = cursor
+        while len(self._cursors) > CURSORS_KEPT:
+            with contextlib.suppress(KeyError):
                 self._cursors.popitem(last=False)
         return records
 

@@ -8,11 +8,12 @@ still want them. So an append touches no earlier receipt, and a receipt that nob
 from __future__ import annotations
 
 import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ringwal._native import ffi, lib
 
 if TYPE_CHECKING:
+    from ringwal.errors import Error
     from ringwal.lane import Lane
 
 PENDING = -1
@@ -20,6 +21,13 @@ FAILED = -2
 
 _poll = lib.rw_completion_poll
 _FAILED_REQUEST = lib.RW_FAILED_REQUEST
+
+
+class Ending(NamedTuple):
+    """Why a lane is of no use any more, and what its cells held then: by the first number of a page, what `collect` found."""
+
+    error: Error
+    found: dict[int, array.array[int]]
 
 
 class Results:
@@ -34,16 +42,23 @@ class Results:
 
     def find(self, number: int) -> int:
         """The offset of that append, `PENDING`, or `FAILED` (the lane's ``lost`` says why)."""
-        if self.kept is None:
-            found = int(_poll(self.lane.writer, number))
+        lane = self.lane
+        if self.kept is None and not lane.ending:
+            found = int(_poll(lane.writer, number))
             if found >= 0:
                 return found
             if found == _FAILED_REQUEST:
-                self.lane.end_failed()
-        # After the poll: the cell may have gone to a later number meanwhile, and then the result is kept.
+                lane.end_failed()
+        # In this order, after the poll: the cell may have gone to a later number meanwhile, and then the result is kept, also
+        # if the lane ended behind that.
+        ending = lane.ending.get(None)
         kept = self.kept
         if kept is None:
-            return PENDING
+            if ending is None:
+                return PENDING
+            kept = ending.found.get(self.first)
+            if kept is None:
+                return FAILED
         found = kept[number - self.first]
         return found if found >= 0 else FAILED
 
@@ -61,9 +76,18 @@ class Page:
     thread takes hold of a page before it gets a number, so the page of that number can be reached whatever other threads do.
     """
 
-    __slots__ = ("last", "next", "results")
+    __slots__ = ("_next", "last", "results")
 
     def __init__(self, lane: Lane, first: int, count: int) -> None:
         self.results = Results(lane, first)
         self.last = first + count - 1
-        self.next: Page | None = None
+        self._next: dict[None, Page] = {}
+
+    def next(self) -> Page:
+        """The page behind this one: the same for everybody, whoever asks first."""
+        found = self._next.get(None)
+        if found is None:
+            results = self.results
+            count = self.last + 1 - results.first
+            found = self._next.setdefault(None, Page(results.lane, self.last + 1, count))
+        return found

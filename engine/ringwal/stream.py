@@ -30,7 +30,6 @@ _submit = lib.rw_submit
 _submit_many = lib.rw_submit_many
 
 
-
 class StreamInfo(NamedTuple):
     """What is known of a stream. Offsets are dense from 0."""
 
@@ -77,6 +76,13 @@ class Stream:
         self._bound = bound
         return bound
 
+    def _bind_to_append(self) -> Binding:
+        try:
+            return self._bind()
+        except Error as error:
+            error.outcome = "not_appended"
+            raise
+
     # --------------------------------------------------------------------------------------------------- append
 
     def append(self, data: bytes | bytearray | memoryview | Any) -> Receipt:
@@ -119,7 +125,7 @@ class Stream:
         deadline = time.monotonic() + self.client.append_timeout
         bound = self._bound
         if bound is None or bound.lane.lost is not None:
-            bound = self._bind()
+            bound = self._bind_to_append()
         while True:
             lane = bound.lane
             page = lane.page
@@ -134,11 +140,12 @@ class Stream:
     def _renew(self, bound: Binding, deadline: float) -> Binding:
         """Another lane for one whose numbers are used up, when everything in it is confirmed."""
         try:
-            bound.lane.flush(None, max(0.0, deadline - time.monotonic()))
+            for _ in bound.lane.settle(None, deadline):
+                pass
         except AckTimeout as error:
             raise BackpressureTimeout(f"{error}; nothing was appended") from None
         self.client.renew(bound.attachment)
-        return self._bind()
+        return self._bind_to_append()
 
     def append_many(self, records: Iterable[bytes | bytearray | memoryview | Any]) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
@@ -180,10 +187,12 @@ class Stream:
             AckTimeout: not all were confirmed in time.
             Error: the first append that failed and whose receipt nobody had asked.
         """
-        bound, (lost, self._lost) = self._bound, (self._lost, None)
+        bound = self._bound
         if bound is not None:
             bound.lane.flush(bound.number, timeout)
+        lost = self._lost
         if lost is not None:
+            self._lost = None
             raise lost
 
     # ----------------------------------------------------------------------------------------------------- read

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import select
 import socket
 import struct
-import threading
 import time
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,13 @@ from ringwal.protocol.messages import (
     encode,
     receive_packet,
 )
+from ringwal.thread_lock import ThreadLock
+
+PEEK_BYTES = 512
+"""A reply that grants a lane is shorter."""
+
+FIRST_LOOK, LONGEST_LOOK = 0.002, 0.1
+"""How long a request sleeps, at first and at most, before it looks whether another one has met its answer."""
 
 WAIT_SHARE = 0.8
 """Of a client's timeout, how much the engine may wait for a place: the refusal has to arrive within the rest."""
@@ -47,7 +56,10 @@ def _address(directory: Path) -> Iterator[str]:
 class Registration:
     """A client's connection to its engine. Closing it, or dying, gives back everything that was granted on it.
 
-    Threads may share it: one request is on its way at a time.
+    Threads may share it: one request is on its way at a time, except that a signal handler or a destructor may make one in
+    the middle of another one of its thread. That one may take the outer one's answer from the socket, and ends its waiting
+    for a lane: so the outer one asks again. A request that was ended by an exception leaves nothing but an answer with a tag
+    that nobody waits for. What such an answer grants is given back by whoever meets it, or by the next request for a lane.
     """
 
     def __init__(self, directory: str | os.PathLike[str], timeout: float | None = 5.0) -> None:
@@ -64,8 +76,10 @@ class Registration:
         """
         self.directory = Path(directory).absolute()
         self.timeout = timeout
-        self._lock = threading.Lock()
-        self._tag = 0
+        self._lock = ThreadLock()
+        self._tags = itertools.count(1)
+        self._latest = 0
+        self.granted: dict[tuple[int, int], None] = {}  # slots and generations: lanes that the engine keeps for this client
         self._socket = self._connect()
         try:
             self.hello = self._say_hello()
@@ -99,8 +113,9 @@ class Registration:
         return LaneGrant(reply["slot"], reply["generation"], reply["bytes"]), fds[0]
 
     def release(self, slot: int, generation: int) -> None:
-        """Give that lane and its place back."""
+        """Give that lane and its place back. Again, it does nothing."""
         self._request({"op": "release", "slot": slot, "generation": generation})
+        self.granted.pop((slot, generation), None)
 
     def stream(self, name: str) -> int:
         """The id of the stream of that name, opened on first use.
@@ -210,34 +225,59 @@ class Registration:
     def _request(self, message: Message, wanted: int = 0) -> tuple[Message, list[int]]:
         """The reply, and the descriptors that came with it: `wanted` of them, which the caller closes."""
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        with self._lock:
-            self._tag += 1
-            packet = encode({**message, "tag": self._tag})
-            try:
-                self._set_timeout(deadline)
-                self._socket.send(packet)
-                while True:
-                    reply, fds = self._receive(deadline)
-                    complete = reply.get("ok") is not True or len(fds) == wanted
-                    if reply.get("tag") == self._tag and complete:
-                        break
-                    self._give_back(reply, fds)
-                    if not complete:
-                        raise ShmUnavailable(
-                            f"{len(fds)} of {wanted} descriptors came from the engine: this process may open no more files"
-                        )
-            except TimeoutError as error:
-                raise self._no_answer() from error
-            except OSError as error:
-                raise NotRunning(f"the engine on {self.directory} has ended") from error
+        try:
+            reply, fds = self._lock.run(partial(self._ask, message, wanted, deadline))
+        except TimeoutError as error:
+            raise self._no_answer() from error
+        except OSError as error:
+            raise NotRunning(f"the engine on {self.directory} has ended") from error
         if reply.get("ok") is not True:
             close_all(fds)
             raise by_name(str(reply.get("error")), str(reply.get("message")), reply)
         return reply, fds
 
-    def _receive(self, deadline: float | None) -> tuple[Message, list[int]]:
-        self._set_timeout(deadline)
-        packet, fds, flags = receive_packet(self._socket)
+    def _ask(self, message: Message, wanted: int, deadline: float | None) -> tuple[Message, list[int]]:
+        tag, look = self._send(message, deadline), FIRST_LOOK
+        while True:
+            if self._latest != tag:
+                tag, look = self._send(message, deadline), FIRST_LOOK
+            received = self._receive(deadline, look)
+            if received is None:
+                look = min(2 * look, LONGEST_LOOK)
+                continue
+            reply, fds = received
+            ours = reply.get("tag") == tag
+            if ours and (reply.get("ok") is not True or len(fds) == wanted):
+                return reply, fds
+            self._give_back(reply, fds)
+            if ours:
+                raise ShmUnavailable(
+                    f"{len(fds)} of {wanted} descriptors came from the engine: this process may open no more files"
+                )
+
+    def _send(self, message: Message, deadline: float | None) -> int:
+        """Sends the message under a new tag, which is returned."""
+        tag = next(self._tags)
+        packet = encode({**message, "tag": tag})
+        self._latest = tag
+        while True:
+            try:
+                self._socket.send(packet, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._await(select.POLLOUT, deadline, LONGEST_LOOK)
+            else:
+                return tag
+
+    def _receive(self, deadline: float | None, look: float) -> tuple[Message, list[int]] | None:
+        """The next packet. None if there is none after so many seconds. Raises TimeoutError behind the deadline."""
+        if not self._await(select.POLLIN, deadline, look):
+            return None
+        try:
+            # First known, then taken: whatever happens in between, the lane is not forgotten.
+            self._note(self._socket.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            packet, fds, flags = receive_packet(self._socket, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # somebody has met it meanwhile
+            return None
         if not packet:
             raise ConnectionResetError
         try:
@@ -251,8 +291,26 @@ class Registration:
         close_all(fds)
         if "slot" in reply:
             returned = {"op": "release", "slot": reply["slot"], "generation": reply["generation"], "tag": 0}
-            self._socket.send(encode(returned))
+            with contextlib.suppress(BlockingIOError):  # no room: it stays in `granted`
+                self._socket.send(encode(returned), socket.MSG_DONTWAIT)
+                self.granted.pop((reply["slot"], reply["generation"]), None)
 
-    def _set_timeout(self, deadline: float | None) -> None:
-        if deadline is not None:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+    def _note(self, packet: bytes) -> None:
+        if b'"generation"' in packet:  # or it grants nothing
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                reply = json.loads(packet)
+                self.granted[int(reply["slot"]), int(reply["generation"])] = None
+
+    def _await(self, event: int, deadline: float | None, seconds: float) -> bool:
+        """Waits so long for the socket, and not beyond the deadline. Raises TimeoutError there."""
+        left = seconds if deadline is None else min(seconds, deadline - time.monotonic())
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            raise ConnectionResetError
+        poller = select.poll()
+        poller.register(descriptor, event)
+        if poller.poll(max(left, 0.001) * 1e3):
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError
+        return False

@@ -72,12 +72,12 @@ def decode(packet: bytes, flags: int) -> Message:
     return message
 
 
-def receive_packet(connection: socket.socket) -> tuple[bytes, list[int], int]:
+def receive_packet(connection: socket.socket, how: int = 0) -> tuple[bytes, list[int], int]:
     """The next packet, the descriptors that came with it, and its flags. Descriptors are close-on-exec from the start."""
     fds = array.array("i")
     # Not socket.recv_fds(), which drops its flags.
     packet, ancillary, flags, _ = connection.recvmsg(
-        MESSAGE_BYTES_MAX, socket.CMSG_SPACE(fds.itemsize * len(Descriptors._fields)), socket.MSG_CMSG_CLOEXEC
+        MESSAGE_BYTES_MAX, socket.CMSG_SPACE(fds.itemsize * len(Descriptors._fields)), socket.MSG_CMSG_CLOEXEC | how
     )
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

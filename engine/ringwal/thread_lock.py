@@ -1,0 +1,31 @@
+"""A lock between threads that neither a signal handler nor an interrupt can turn against its own thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
+
+
+class ThreadLock:
+    """Only one thread at a time is in `run`. A signal handler or destructor of the same thread comes in beside what it
+    interrupts, so that must be right with what is half done.
+
+    An exception may strike before any bytecode, those at the end of a ``with`` included, which would leave the lock taken
+    for good. So the outermost call lets go of it once more.
+    """
+
+    def __init__(self) -> None:
+        self._lock: Any = threading.RLock()
+
+    def run(self, call: Callable[[], Found]) -> Found:
+        lock = self._lock
+        inside = lock._is_owned()
+        try:
+            with lock:
+                return call()
+        finally:
+            if not inside and lock._is_owned():
+                lock._release_save()
