@@ -51,7 +51,7 @@ class _Session(PipelinedSession):
         import ringwal
 
         self.client = ringwal.connect(directory)
-        self.streams = [self.client.stream(f"s{i}") for i in plan.streams()]
+        self.streams = [self.client.create_stream(f"s{i}") for i in plan.streams()]
         # A stream's first record also defines it in the log; the steady state is what is measured.
         receipts = [stream.append(b"first") for stream in self.streams]
         for receipt in receipts:

@@ -102,7 +102,7 @@ def _read(place: Path, count: int, ready: Any, answer: Path, parent: int) -> Non
     processes.die_with(parent)
     delivered = array("Q")
     with ringwal.connect(place) as client:
-        follow = client.stream(STREAM).tail(start=0)
+        follow = client.create_stream(STREAM).tail(start=0)
         ready.set()
         deadline = time.monotonic() + 120
         for record in follow:

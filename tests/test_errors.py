@@ -23,6 +23,7 @@ TREE: dict[str, tuple[type[Exception], str | None, bool]] = {
     "RecordTooLarge": (ValueError, "not_appended", False),
     "StorageFull": (OSError, "not_appended", True),
     "EngineFailed": (Exception, "unknown", False),
+    "NoSuchStream": (LookupError, None, False),
     "OffsetTrimmed": (Exception, None, False),
     "CorruptionError": (Exception, None, False),
     "ConfigError": (ValueError, None, False),

@@ -74,11 +74,14 @@ class Attachment:
 
     # --------------------------------------------------------------------------------------------------- streams
 
-    def number_of(self, name: str) -> int:
-        """The number of the stream of that name, which is created if need be. Raises ConfigError, ShmUnavailable."""
+    def number_of(self, name: str, *, look: bool = False) -> int:
+        """The number of the stream of that name, which is created if need be, unless this is only a look.
+
+        Raises ConfigError, ShmUnavailable; NoSuchStream for a look.
+        """
         number = self._numbers.get(name)
         if number is None:
-            number = self._numbers[name] = self.registration.stream(name)
+            number = self._numbers[name] = self.registration.stream(name, look=look)
         return number
 
     def stream(self, number: int) -> Any:

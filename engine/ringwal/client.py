@@ -13,6 +13,7 @@ from typing import Any, Self
 from ringwal.attachment import Attachment, Binding
 from ringwal.errors import ClosedError, EngineFailed, Error
 from ringwal.lane import Lane
+from ringwal.protocol.messages import check_stream_name
 from ringwal.stream import Stream, StreamInfo
 from ringwal.thread_lock import ThreadLock
 
@@ -153,19 +154,29 @@ class Client:
     # ------------------------------------------------------------------------------------------------------- use
 
     def stream(self, name: str) -> Stream:
-        """The stream of that name, created on first use. Handles are cached and cheap.
+        """The stream of that name, which need not exist: its first append creates it. Handles are cached and cheap.
 
         Raises:
             ConfigError: not a legal name (1 to 120 bytes of UTF-8, no control characters).
-            ShmUnavailable: the engine's stream table is full.
         """
         self._check_open()
         found = self._streams.get(name)
         if found is None:
-            self.attachment().number_of(name)
+            check_stream_name(name)
             found = Stream(self, name)
             found = self._streams.setdefault(name, found)
         return found
+
+    def create_stream(self, name: str) -> Stream:
+        """As `stream`, and the stream exists, if only without records. That is forgotten when the engine ends.
+
+        Raises:
+            ShmUnavailable: the engine's stream table is full.
+            As `stream`.
+        """
+        stream = self.stream(name)
+        self.attachment().number_of(name)
+        return stream
 
     def streams(self) -> list[StreamInfo]:
         """All streams that have records or were opened since the engine started, by name."""

@@ -130,6 +130,10 @@ class EngineFailed(Error):
         self.errno = errno
 
 
+class NoSuchStream(Error, LookupError):
+    """Nobody has appended to the stream, or created it. Looking at it does not."""
+
+
 class OffsetTrimmed(Error):
     """The offset asked for lies before `start_offset`, the first one that the stream still has."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ringwal._native import ffi, lib
-from ringwal.errors import AckTimeout, BackpressureTimeout, Error, NotRunning
+from ringwal.errors import AckTimeout, BackpressureTimeout, Error, NoSuchStream, NotRunning
 from ringwal.lane import SLICE_NS
 from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
@@ -22,6 +23,9 @@ EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""
 LATEST = -1
 """``start`` of a tail: only what is confirmed from now on."""
+
+MISSING_LOOK = 0.05
+"""Seconds between two looks for a stream that does not exist yet."""
 
 BATCH_KEPT_MAX = 1 << 20
 """Bytes of the latest batch that a client keeps at most, so that the next one finds warm memory."""
@@ -206,30 +210,65 @@ class Stream:
             max_bytes: stop before the data exceeds this; one record is returned even if it is larger.
 
         Raises:
+            NoSuchStream: nobody has appended to the stream yet.
             OffsetTrimmed: ``start`` lies before the oldest record that is kept.
             CorruptionError: stored bytes are damaged; names the place.
         """
         attachment = self.client.attachment()
-        number = attachment.number_of(self.name)
+        number = attachment.number_of(self.name, look=True)
         return attachment.reader.read(number, _offset(attachment, number, start), max_records, max_bytes)
 
-    def tail(self, start: int = LATEST, *, max_records: int = 1000, idle_timeout: float | None = None) -> Iterator[Record]:
+    def tail(
+        self,
+        start: int = LATEST,
+        *,
+        max_records: int = 1000,
+        idle_timeout: float | None = None,
+        missing: Literal["raise", "wait"] = "raise",
+    ) -> Iterator[Record]:
         """Follows the stream: yields each confirmed record from ``start`` on, in order, and sleeps while there is none.
 
         Args:
             start: an offset, `EARLIEST` or `LATEST`.
             max_records: how many are fetched at once.
             idle_timeout: end after so many seconds without a record; ``None`` never ends.
+            missing: what to do about a stream that does not exist: raise `NoSuchStream`, or wait for it. A tail that has
+                waited begins with its first record, unless ``start`` is an offset.
 
         Raises:
             NotRunning: the engine ended.
             As `read`.
         """
         attachment = self.client.attachment()
-        number = attachment.number_of(self.name)
+        try:
+            number = attachment.number_of(self.name, look=True)
+        except NoSuchStream:
+            if missing != "wait":
+                raise
+            return self._follow_later(attachment, start, max_records, idle_timeout)
         # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
         cursor = attachment.reader.cursor(number, _offset(attachment, number, start))
         return self._follow(attachment, number, cursor, max_records, idle_timeout)
+
+    def _follow_later(
+        self, attachment: Attachment, start: int, max_records: int, idle_timeout: float | None
+    ) -> Iterator[Record]:
+        """Waits until somebody makes the stream. Nobody is woken for that, so the number of streams is looked at."""
+        begin = time.monotonic()
+        count = -1
+        while True:
+            if not attachment.usable():
+                raise NotRunning("the engine ended, or this client was closed")
+            before, count = count, int(attachment.control.stream_count)
+            if count != before:
+                with contextlib.suppress(NoSuchStream):
+                    number = attachment.number_of(self.name, look=True)
+                    break
+            if idle_timeout is not None and time.monotonic() - begin >= idle_timeout:
+                return
+            time.sleep(MISSING_LOOK)
+        cursor = attachment.reader.cursor(number, _offset(attachment, number, EARLIEST if start == LATEST else start))
+        yield from self._follow(attachment, number, cursor, max_records, idle_timeout)
 
     def _follow(
         self, attachment: Attachment, number: int, cursor: Cursor, max_records: int, idle_timeout: float | None
@@ -254,9 +293,13 @@ class Stream:
                 waiter = attachment.other_waiter(waiter)
 
     def stat(self) -> StreamInfo:
-        """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed."""
+        """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed.
+
+        Raises:
+            NoSuchStream: nobody has appended to the stream yet.
+        """
         attachment = self.client.attachment()
-        return attachment.stream_info(attachment.number_of(self.name))
+        return attachment.stream_info(attachment.number_of(self.name, look=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)

@@ -104,9 +104,10 @@ def verify(client: ringwal.Client, journals: list[Journal]) -> int:
 
 def read_all(stream: ringwal.Stream) -> Iterable[ringwal.Record]:
     start = 0
-    while records := stream.read(start, max_records=5000):
-        yield from records
-        start = records[-1].offset + 1
+    with contextlib.suppress(ringwal.NoSuchStream):  # no record of it was kept
+        while records := stream.read(start, max_records=5000):
+            yield from records
+            start = records[-1].offset + 1
 
 
 # --------------------------------------------------------------------------------------------------------- processes

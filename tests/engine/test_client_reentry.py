@@ -100,7 +100,7 @@ class User:
 
     def requests(self) -> None:
         self.client.status()
-        self.client.stream(f"name {next(self.numbers) % 100}").stat()
+        self.client.create_stream(f"name {next(self.numbers) % 100}").stat()
 
     def first_append(self) -> None:
         self.client.close(WAIT)

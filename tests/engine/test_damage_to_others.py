@@ -184,7 +184,7 @@ with ringwal.connect(sys.argv[1], append_timeout=None) as client:
 WAITS = {
     "result": "stream.append(b'x').result(None)",
     "flush": "stream.append(b'x'); stream.flush(None)",
-    "tail": "next(stream.tail())",
+    "tail": "next(client.create_stream('t').tail())",
     "full lane": "[stream.append(bytes(30_000)) for _ in range(1000)]",
     "full window": "[stream.append(b'') for _ in range(100_000)]",
 }

@@ -82,7 +82,7 @@ def test_status_says_when_something_was_last_confirmed(directory: Path, start: C
 def test_an_idle_engine_sleeps(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
     with ringwal.connect(directory) as client:
-        tail = client.stream("s").tail()
+        tail = client.create_stream("s").tail()
         client.stream("s").append(b"x").result(WAIT)
         next(tail)
     pids = {running.process.pid, *children_of(running.process.pid)}

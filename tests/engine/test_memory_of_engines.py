@@ -58,7 +58,7 @@ def test_a_replaced_process_finds_the_lanes_of_all_clients(role: str, directory:
             offset += len(clients)
             until(lambda victim=victim: running.status()[role] not in (victim, None), "the process is replaced")
             for client in clients:
-                tail = client.stream("s").tail(offset)
+                tail = client.create_stream("s").tail(offset)
                 assert client.stream("s").append(b"z").result(WAIT).offset == offset
                 assert next(tail).offset == offset
                 tail.close()
@@ -107,7 +107,7 @@ def test_descriptors_of_clients_that_have_gone_are_closed(directory: Path, start
 
     def come_and_go() -> None:
         with ringwal.connect(directory, timeout=WAIT) as client:
-            tail = client.stream("s").tail(0)
+            tail = client.create_stream("s").tail(0)
             client.stream("s").append(b"x").result(WAIT)
             next(tail)
             tail.close()
@@ -158,7 +158,7 @@ class Follower:
     def __init__(self, stream: ringwal.Stream) -> None:
         self.seen: list[bytes] = []
         self.error: ringwal.Error | None = None
-        self._tail = stream.tail(0)
+        self._tail = stream.tail(0, missing="wait")
         self._thread = threading.Thread(target=self._follow)
         self._thread.start()
 

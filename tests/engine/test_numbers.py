@@ -39,7 +39,7 @@ def test_a_handle_that_outlives_its_engine_leads_to_the_stream_of_its_name(
 ) -> None:
     running = start()
     with ringwal.connect(directory) as client:
-        bills = client.stream("bills")  # has a number, and no record
+        bills = client.create_stream("bills")  # has a number, and no record
         assert bills.stat().records == 0
         running.kill()
         start()
@@ -57,8 +57,8 @@ def test_a_number_that_arrives_late_is_not_used_in_the_next_engine(
     told, go_on = threading.Event(), threading.Event()
     ask = Registration.stream
 
-    def ask_slowly(self: Registration, name: str) -> int:
-        number = ask(self, name)
+    def ask_slowly(self: Registration, name: str, *, look: bool = False) -> int:
+        number = ask(self, name, look=look)
         if name == "bills" and not told.is_set():
             told.set()
             assert go_on.wait(WAIT)
@@ -72,7 +72,7 @@ def test_a_number_that_arrives_late_is_not_used_in_the_next_engine(
         acks: list[ringwal.Ack] = []
 
         def use_bills() -> None:
-            bills = client.stream("bills")
+            bills = client.create_stream("bills")
             while not acks:
                 with contextlib.suppress(ringwal.NotRunning):
                     acks.append(bills.append(b"a bill").result(WAIT))
@@ -100,8 +100,8 @@ def test_a_number_that_arrives_late_in_an_append_is_not_used_in_the_next_engine(
     told, go_on = threading.Event(), threading.Event()
     ask = Registration.stream
 
-    def ask_slowly(self: Registration, name: str) -> int:
-        number = ask(self, name)
+    def ask_slowly(self: Registration, name: str, *, look: bool = False) -> int:
+        number = ask(self, name, look=look)
         if name == "bills" and told.is_set() and not go_on.is_set():
             asked.set()
             assert go_on.wait(WAIT)
@@ -110,7 +110,7 @@ def test_a_number_that_arrives_late_in_an_append_is_not_used_in_the_next_engine(
     asked = threading.Event()
     monkeypatch.setattr(Registration, "stream", ask_slowly)
     with ringwal.connect(directory, timeout=WAIT) as client:
-        warm, bills = client.stream("warm"), client.stream("bills")
+        warm, bills = client.stream("warm"), client.create_stream("bills")
         assert warm.append(b"0").result(WAIT).offset == 0
         running.kill()
         running = start()

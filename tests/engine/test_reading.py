@@ -79,7 +79,7 @@ def test_a_tail_sleeps_through_other_streams_and_wakes_for_its_own(
 ) -> None:
     start()
     with ringwal.connect(directory) as reader, ringwal.connect(directory) as writer:
-        tail = reader.stream("wanted").tail()
+        tail = reader.create_stream("wanted").tail()
         got: list[ringwal.Record] = []
         parked = threading.Thread(target=lambda: got.append(next(tail)))
         parked.start()

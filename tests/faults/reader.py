@@ -20,7 +20,7 @@ def follow(client: ringwal.Client, name: str, journal: Journal) -> None:
     expected = 0
     while True:
         try:
-            for record in persist(lambda: client.stream(name)).tail(start=expected):
+            for record in persist(lambda: client.stream(name)).tail(start=expected, missing="wait"):
                 origin = origin_of(record.data)
                 if record.offset != expected or origin is None or origin.stream != name:
                     raise ValueError(f"{name}[{expected}] was read as offset {record.offset}, {record.data[:40]!r}")

@@ -46,7 +46,7 @@ class Thread(Writer):
         self.streams = [self.name, own]
         self.numbers.setdefault(own, 0)
         with contextlib.suppress(ringwal.Error):  # gone again: then it is opened in its own epoch
-            self.client.stream(f"{self.name}-{attachment.epoch + 1}")
+            self.client.create_stream(f"{self.name}-{attachment.epoch + 1}")
 
 
 class Threads(Writers):
@@ -73,7 +73,7 @@ def open_streams(directory: Path, journals: Path, chance: random.Random) -> None
         names = [f"{name}-{epoch}" for name in NAMES] + [f"decoy-{chance.getrandbits(64):x}" for _ in range(DECOYS)]
         chance.shuffle(names)
         for name in names:
-            client.stream(name)
+            client.create_stream(name)
     (journals / f"opened-{epoch}").touch()
 
 

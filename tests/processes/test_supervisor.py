@@ -401,7 +401,7 @@ def test_stream_ids_are_stable_and_the_table_is_bounded(start: Callable[..., Eng
 def test_streams_go_on_after_a_restart(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
     with ringwal.connect(directory) as client:
-        client.stream("never appended to")
+        client.create_stream("never appended to")
         client.stream("orders").append_many([b"a", b"b", b"c"]).result(WAIT)
     assert running.terminate() == 0
     again = start()

@@ -178,7 +178,8 @@ class Service:
                 return {}, ()
             case {"op": "stream", "name": name}:
                 self._check_running()
-                return {"id": self._streams.open(name)}, ()
+                find = self._streams.find if request.get("look") is True else self._streams.open
+                return {"id": find(name)}, ()
             case {"op": "status"}:
                 return self._report(), ()
             case {"op": "stop"}:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from ringwal._native import lib
-from ringwal.errors import ShmUnavailable
+from ringwal.errors import NoSuchStream, ShmUnavailable
 from ringwal.protocol.messages import check_stream_name
 
 
@@ -38,6 +38,14 @@ class StreamTable:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def find(self, name: object) -> int:
+        """The id of the stream `name`. Raises NoSuchStream: there is none; ConfigError: not a legal name."""
+        check_stream_name(name)
+        known = self._ids.get(name) if isinstance(name, str) else None
+        if known is None:
+            raise NoSuchStream(f"there is no stream {name!r}: nobody has appended to it yet")
+        return known
 
     def open(self, name: object) -> int:
         """The id of the stream `name`, which is made if need be.

@@ -117,15 +117,17 @@ class Registration:
         self._request({"op": "release", "slot": slot, "generation": generation})
         self.granted.pop((slot, generation), None)
 
-    def stream(self, name: str) -> int:
-        """The id of the stream of that name, opened on first use.
+    def stream(self, name: str, *, look: bool = False) -> int:
+        """The id of the stream of that name, made on first use unless this is only a look.
 
         Raises:
             ConfigError: the name is not legal.
+            NoSuchStream: there is none, and this is only a look.
             ShmUnavailable: the stream table is full.
         """
         check_stream_name(name)
-        return int(self._request({"op": "stream", "name": name})[0]["id"])
+        message: Message = {"op": "stream", "name": name}
+        return int(self._request({**message, "look": True} if look else message)[0]["id"])
 
     def status(self) -> dict[str, Any]:
         """The engine's report."""

@@ -9,7 +9,8 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
         -> {"slot", "generation", "bytes"} and the lane, at once or, if every place is taken but some are closing, when one has
            closed; refused after `wait`. Without it there is no limit. Any other request of the connection ends the waiting
     {"op": "release", "slot": n, "generation": n}   -> {}: the client has no use for that lane any more
-    {"op": "stream", "name": s}   -> {"id"}
+    {"op": "stream", "name": s}   -> {"id"} of the stream, which is made if need be
+    {"op": "stream", "name": s, "look": true}       -> {"id"}, or refused: there is none, and none is made
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
 
