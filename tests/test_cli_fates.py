@@ -32,7 +32,7 @@ def shell(arguments: list[str], redirections: str, stdin: bytes = b"") -> subpro
 
 def await_records(directory: Path, stream: str, count: int) -> list[bytes]:
     with api.connect(directory) as client:
-        found = client.stream(stream).tail(api.EARLIEST, idle_timeout=DEADLINE)
+        found = client.stream(stream).tail(api.EARLIEST, idle_timeout=DEADLINE, missing="wait")
         return [next(found).data for _ in range(count)]
 
 

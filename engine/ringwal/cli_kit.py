@@ -18,7 +18,7 @@ import click
 from ringwal import textio
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
 from ringwal.demo import DemoError
-from ringwal.errors import ConfigError, Error, NotRunning
+from ringwal.errors import ConfigError, Error, NoSuchStream, NotRunning
 from ringwal.exit_codes import exit_code_of
 
 if TYPE_CHECKING:
@@ -40,10 +40,6 @@ SECONDS_MAX = 1_000_000_000
 """The longest wait that may be asked for: some 30 years. All clocks and waits of the system can count so far."""
 OFFSET_MAX = (1 << 63) - 1
 COUNT_MAX = (1 << 63) - 1
-
-
-class NoSuchStreamError(Exception):
-    """The verb needs a stream that has never been appended to."""
 
 
 class NoSuchOffsetError(Exception):
@@ -156,7 +152,7 @@ def _metavar(setting: Setting) -> str:
 
 def is_expected(error: Exception) -> bool:
     """Errors that a message explains; anything else is a defect and keeps its traceback."""
-    return isinstance(error, (OSError, Error, NoSuchStreamError, NoSuchOffsetError, textio.OutputFailedError, DemoError))
+    return isinstance(error, (OSError, Error, NoSuchStream, NoSuchOffsetError, textio.OutputFailedError, DemoError))
 
 
 @contextlib.contextmanager
@@ -250,7 +246,7 @@ def _doubts(facts: dict[str, Any], attached: ringwal.Client, seconds: float) -> 
 def existing(client: ringwal.Client, name: str) -> ringwal.Stream:
     """The stream, which must have been appended to before: looking must not create it."""
     if all(info.name != name for info in client.streams()):
-        raise NoSuchStreamError(f"no stream named {name!r}; `ringwal ls` lists what is there")
+        raise NoSuchStream(f"no stream named {name!r}; `ringwal ls` lists what is there")
     return client.stream(name)
 
 
@@ -288,11 +284,11 @@ class Follower:
                     self._start = found[-1].offset + 1
                     return found
                 self._output.watch(0)
-            except (NotRunning, NoSuchStreamError) as error:
+            except (NotRunning, NoSuchStream) as error:
                 if not self._lasting:
                     raise
                 self._source = None
-                if isinstance(error, NoSuchStreamError) and self._start == "latest":
+                if isinstance(error, NoSuchStream) and self._start == "latest":
                     self._start = "earliest"  # what begins from now on is new
                 if not self._told:
                     textio.say(f"ringwal: {textio.visible(message_of(error))}; waiting for it")

@@ -27,7 +27,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(2, "the command line is wrong"),
     ExitCode(os.EX_DATAERR, "stored data is damaged; the message names segment and position", ("CorruptionError",)),
     ExitCode(os.EX_NOINPUT, "no such stream, offset or file",
-             ("NoSuchStreamError", "NoSuchStream", "NoSuchOffsetError", "OffsetTrimmed", "FileNotFoundError")),
+             ("NoSuchStream", "NoSuchOffsetError", "OffsetTrimmed", "FileNotFoundError")),
     ExitCode(os.EX_UNAVAILABLE, "no engine is running on this directory", ("NotRunning",)),
     ExitCode(os.EX_SOFTWARE, "the engine gave up: its processes ended again and again, or found their memory damaged"),
     ExitCode(os.EX_OSERR, "the engine ended because the system gave it no other process"),
