@@ -28,11 +28,16 @@ PACKAGE = str(Path(ringwal.__file__).parent) + os.sep
 
 
 class Strike:
-    """Calls ``act`` before the bytecode with that number of those that the package executes."""
+    """Calls ``act`` before the bytecode with that number of those that the package executes, or before the line.
 
-    def __init__(self, at: int, act: Callable[[], object]) -> None:
+    An exception strikes before lines: raised between two bytecodes of one call it confuses the interpreter itself
+    (CPython 3.11: "'traceback' object is not callable").
+    """
+
+    def __init__(self, at: int, act: Callable[[], object], event: str) -> None:
         self.left = at
         self.act = act
+        self.event = event
         self.struck = False
 
     def __enter__(self) -> None:
@@ -44,11 +49,11 @@ class Strike:
     def enter(self, frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        frame.f_trace_opcodes, frame.f_trace_lines = self.event == "opcode", self.event == "line"
         return self.step
 
     def step(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event == "opcode" and not self.struck:
+        if event == self.event and not self.struck:
             self.left -= 1
             if self.left < 0:
                 self.struck = True
@@ -172,7 +177,7 @@ def test_a_call_that_is_struck_anywhere_leaves_a_client_that_works(
     user.go_on()
     call(user)
     for at in itertools.count(0, stride):
-        strike = Strike(at, interrupt if acts == "an exception" else user.handle)
+        strike = Strike(at, interrupt, "line") if acts == "an exception" else Strike(at, user.handle, "opcode")
         with contextlib.suppress(KeyboardInterrupt), strike:
             call(user)
         user.go_on()
