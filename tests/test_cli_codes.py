@@ -23,7 +23,8 @@ NOBODY = 65534
 PAGE = 4096
 AS_NOBODY = """
 import os, resource, signal, sys
-import ringwal.processes.supervisor  # while it may still be read: the checkout may lie where nobody may look
+# While they may still be read: the checkout may lie where nobody may look.
+import ringwal.processes.drain, ringwal.processes.supervisor, ringwal.processes.wal
 from ringwal import cli
 if os.getuid() == 0:
     os.setgroups([])
