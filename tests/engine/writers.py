@@ -103,7 +103,7 @@ class Writer:
     def abandon(self) -> None:
         """The engine is gone. What it had confirmed counts; the fate of the rest is unknown, and must be called so."""
         for stream, first, records, receipt in self.pending:
-            error = receipt.exception(0)
+            error = receipt.exception(rig.WAIT / 2)  # an engine that stops in order may still confirm it
             if error is None:
                 self.note(rig.CONFIRMED, stream, first, records, receipt.result(0).offset)
             elif error.outcome != "unknown":
