@@ -17,10 +17,11 @@ import fcntl
 import os
 import secrets
 import weakref
+from pathlib import Path
 from typing import Any, Self
 
 from ringwal._native import ffi, lib
-from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, PAGE, Config, format_size, next_power_of_two
+from ringwal.config import KIB, LANE_BYTES_MAX, LANE_BYTES_MIN, MIB, PAGE, Config, format_size, next_power_of_two
 from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch, raise_for
 
 try:
@@ -31,6 +32,8 @@ except ImportError:  # no wheel for this Python: memfds serve for all
 SHM_DIRECTORY = "/dev/shm"
 # A lane that carries only wait flags, for clients that read and tail. Nothing fits into it.
 WAITING_LANE_BYTES = PAGE
+LANE_STEP_BYTES = 4 << 20
+"""How much of a lane is made at a time: some milliseconds' work. Whole huge pages."""
 _NOEXEC_SEAL = 0x8
 """MFD_NOEXEC_SEAL; it allows sealing, too. Kernels before 6.3 do not know it, later ones may demand it."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -143,22 +146,59 @@ def attach_log(fd: int, ring_bytes: int) -> Mapping:
     return _attach("log ring", fd, 0, ring_bytes, "uint8_t *", writable=False)
 
 
-def create_lane(control: Mapping, slot: int, generation: int, lane_bytes: int) -> int:
-    """A descriptor of a new lane for one generation of a slot: header complete, size sealed. The caller closes it.
+class LaneDraft:
+    """A lane with `bytes` of data that is being made, LANE_STEP_BYTES at a time: its maker has others to serve meanwhile."""
 
-    Raises ShmUnavailable.
-    """
-    header = lib.rw_lane_object_bytes(lane_bytes) - lane_bytes
-    name = f"lane {slot}"
-    fd = _sealable(name, header + lane_bytes)
+    def __init__(self, name: str, lane_bytes: int) -> None:
+        """Raises ShmUnavailable."""
+        self._name = name
+        self.bytes = lane_bytes
+        self._done = 0
+        self._size = lib.rw_lane_object_bytes(lane_bytes)
+        self._fd = _sealable(name, self._size)
+        try:
+            os.ftruncate(self._fd, self._size)
+            self._mapping = Mapping(name, self._fd, self._size - lane_bytes, lane_bytes, "rw_lane *", writable=True)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def step(self) -> bool:
+        """Allocate a bounded part. True: that was the last one. Raises ShmUnavailable: not all of it can be had."""
+        begin, self._done = self._done, min(self._done + LANE_STEP_BYTES, self._size)
+        if self._size > LANE_STEP_BYTES:
+            _check_available(self._size - begin, self._size)
+        _allocate(self._name, self._fd, self._done - begin, self._size, at=begin)
+        # In the object the data comes first.
+        part = max(min(self._done, self.bytes) - begin, 0)
+        lib.rw_gather_pages(ffi.cast("uint8_t *", self._mapping.pointer) + self._mapping.header + begin, part)
+        return self._done == self._size
+
+    def finish(self, control: Mapping, slot: int, generation: int) -> int:
+        """A descriptor of the whole lane for one generation of a slot: header complete, size sealed. The caller closes it."""
+        lib.rw_lane_create(self._mapping.pointer, control.pointer, slot, generation, self.bytes)
+        fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
+        fd, self._fd = self._fd, -1
+        self.close()
+        return fd
+
+    def close(self) -> None:
+        """Give up what was not finished. Calling it again does nothing."""
+        self._mapping.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def create_lane(control: Mapping, slot: int, generation: int, lane_bytes: int) -> int:
+    """`LaneDraft.finish` of a lane that is made in one go. Raises ShmUnavailable."""
+    draft = LaneDraft(f"lane {slot}", lane_bytes)
     try:
-        with _fill(name, fd, header, lane_bytes, "rw_lane *") as lane:
-            lib.rw_lane_create(lane.pointer, control.pointer, slot, generation, lane_bytes)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        while not draft.step():
+            pass
+        return draft.finish(control, slot, generation)
+    finally:
+        draft.close()
 
 
 def attach_lane(
@@ -228,15 +268,31 @@ def _sealable(name: str, size: int) -> int:
 
 
 def _fill(name: str, fd: int, header: int, data: int, ctype: str) -> Mapping:
-    _allocate(name, fd, header + data)
+    _allocate(name, fd, header + data, header + data)
     mapping = Mapping(name, fd, header, data, ctype, writable=True)
     lib.rw_gather_pages(ffi.cast("uint8_t *", mapping.pointer) + header, data)
     return mapping
 
 
-def _allocate(name: str, fd: int, size: int) -> None:
+def _check_available(needed: int, size: int) -> None:
+    """Raises ShmUnavailable if the machine has not that much memory left: nothing refuses it a memfd until it kills."""
     try:
-        os.posix_fallocate(fd, 0, size)
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        left = sum(int(facts[name].split()[0]) for name in ("MemAvailable", "SwapFree")) * KIB
+    except (OSError, KeyError, ValueError):
+        return
+    if needed > left:
+        raise ShmUnavailable(
+            f"a lane of {format_size(size)} cannot be had: this machine has {left // MIB} MiB of memory left;"
+            " ask for a smaller one (lane_bytes)",
+            size,
+        )
+
+
+def _allocate(name: str, fd: int, part: int, size: int, *, at: int = 0) -> None:
+    """`part` bytes of an object of `size` bytes."""
+    try:
+        os.posix_fallocate(fd, at, part)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise

@@ -8,14 +8,14 @@ import logging
 import os
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ringwal._native import lib
 from ringwal.errors import ConfigError, Error, NotRunning, ShmUnavailable
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.descriptors import allow_descriptors
-from ringwal.processes.slots import SlotTable
+from ringwal.processes.slots import Grant, SlotTable
 from ringwal.processes.streams import StreamTable
 from ringwal.protocol.messages import Descriptors, Message
 from ringwal.protocol.server import Connection, Listener, check_hello
@@ -54,6 +54,8 @@ class Service:
         self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
         # Requests for a lane that wait for closing slots, in the order they came: at most one a connection.
         self._waiting: dict[Connection, tuple[Message, float | None]] = {}
+        # Requests for a lane that is being made, step by step, each in its turn.
+        self._making: dict[Connection, tuple[Message, Grant]] = {}
         # Clients that only look need no slot, so there may be more connections than slots.
         self._limit = 2 * context.config.max_clients + 64
         needed = self._limit + context.config.max_clients + OTHER_DESCRIPTORS  # a lane is kept for each slot
@@ -94,38 +96,57 @@ class Service:
 
     def serve(self, connection: Connection) -> None:
         """`connection` is readable: one request, or its end."""
-        try:
-            request = connection.receive()
-            if request is not None:
-                self._waiting.pop(connection, None)  # it has given that up: its own timeout was shorter
-                self._answer(connection, request)
-        except EOFError:
-            self.drop(connection)
-        except ConfigError as error:  # not a message: there is no telling what else is wrong with the peer
-            with contextlib.suppress(EOFError):  # it has gone already
+        with self._served(connection):
+            try:
+                request = connection.receive()
+            except ConfigError as error:  # not a message: there is no telling what else is wrong with the peer
                 self._refuse(connection, {}, error)
-            self.drop(connection)
+                raise EOFError from error
+            if request is not None:
+                self._forget(connection)  # it has given up what it asked for before: its own timeout was shorter
+                self._answer(connection, request)
 
     def tick(self) -> float | None:
-        """Answer those who waited for a slot, if one is free or they may wait no longer.
+        """Answer those who waited for a slot, if one is free or they may wait no longer, and go on with a lane in the making.
 
-        Returns the seconds until the next of them may not; None: nobody waits, or without a limit.
+        Returns the seconds until there is more to do; None: nobody waits, or without a limit.
         """
         now = time.monotonic()
         for connection, (request, deadline) in list(self._waiting.items()):
             if self._may_wait() and (deadline is None or now < deadline):
                 continue
             del self._waiting[connection]
-            try:
+            with self._served(connection):
                 self._answer(connection, request, last=True)
-            except EOFError:
-                self.drop(connection)
+        if self._making:
+            connection = next(iter(self._making))
+            with self._served(connection):
+                request, begun = self._making.pop(connection)
+                self._answer(connection, request, begun=begun)
         deadlines = [deadline for _, deadline in self._waiting.values() if deadline is not None]
+        if self._making:
+            return 0.0
         return max(min(deadlines) - now, 0.0) if deadlines else None
+
+    @contextlib.contextmanager
+    def _served(self, connection: Connection) -> Iterator[None]:
+        """The boundary between one client and all others: whatever goes wrong in serving it ends its connection only."""
+        try:
+            yield
+        except EOFError:
+            self.drop(connection)
+        except Exception:  # noqa: BLE001  what one request brings about is nobody else's end
+            LOG.exception("a request of process %d cannot be served; its connection is closed", connection.pid)
+            self.drop(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self._waiting.pop(connection, None)
+        if (making := self._making.pop(connection, None)) is not None:
+            self._slots.abandon(making[1])
 
     def drop(self, connection: Connection) -> None:
         """The client is gone, or of no use: its slots begin to close."""
-        self._waiting.pop(connection, None)
+        self._forget(connection)
         slots = self._connections.pop(connection)
         self._selector.unregister(connection)
         connection.close()
@@ -139,8 +160,10 @@ class Service:
         for connection in list(self._connections):
             self.drop(connection)
 
-    def _answer(self, connection: Connection, request: Message, *, last: bool = False) -> None:
-        """Answer `request`, or keep it among the waiting ones unless this is its `last` chance."""
+    def _answer(
+        self, connection: Connection, request: Message, *, last: bool = False, begun: Grant | None = None
+    ) -> None:
+        """Answer `request`, or keep it among the waiting ones unless this is its `last` chance; `begun` is its lane so far."""
         try:
             if not connection.greeted:
                 check_hello(request)
@@ -148,11 +171,13 @@ class Service:
                 connection.greeted = True
                 connection.reply(request, self._hello(), self._handed_out)
                 return
-            if not last and request.get("op") == "lane" and self._may_wait():
+            if begun is None and not last and request.get("op") == "lane" and self._may_wait():
                 self._waiting[connection] = (request, _deadline(request))
                 return
-            facts, fds = self._do(connection, request)
-            connection.reply(request, facts, fds)
+            if request.get("op") == "lane":
+                self._make(connection, request, self._begin(request) if begun is None else begun)
+                return
+            connection.reply(request, self._do(connection, request))
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
             told = error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}")
             self._refuse(connection, request, told)
@@ -163,28 +188,44 @@ class Service:
             LOG.info("asked to stop by process %d", connection.pid)
             self._stop()
 
-    def _do(self, connection: Connection, request: Message) -> tuple[Message, Sequence[int]]:
+    def _begin(self, request: Message) -> Grant:
         match request:
-            case {"op": "lane", "bytes": int(size)}:
+            case {"bytes": int(size)}:
                 self._check_running()
-                grant, lane = self._slots.grant(size, connection.pid)
-                self._connections[connection].append(grant.slot)
-                return grant._asdict(), [lane]
+                return self._slots.begin(size)
+        raise _unknown(request)
+
+    def _make(self, connection: Connection, request: Message, begun: Grant) -> None:
+        """Take one step, and answer if it was the last one."""
+        try:
+            if not begun.draft.step():
+                self._making[connection] = (request, begun)
+                return
+            self._check_running()
+            grant, lane = self._slots.grant(begun, connection.pid)
+        except BaseException:
+            self._slots.abandon(begun)
+            raise
+        self._connections[connection].append(grant.slot)
+        connection.reply(request, grant._asdict(), [lane])
+
+    def _do(self, connection: Connection, request: Message) -> Message:
+        match request:
             case {"op": "release", "slot": int(slot), "generation": int(generation)}:
                 # A slot that is this connection's is not free, so its generation is still the one that was granted.
                 if slot in self._connections[connection] and self._slots.slot(slot).generation == generation:
                     self._connections[connection].remove(slot)
                     self._slots.close([slot])
-                return {}, ()
+                return {}
             case {"op": "stream", "name": name}:
                 self._check_running()
                 find = self._streams.find if request.get("look") is True else self._streams.open
-                return {"id": find(name)}, ()
+                return {"id": find(name)}
             case {"op": "status"}:
-                return self._report(), ()
+                return self._report()
             case {"op": "stop"}:
-                return {}, ()
-        raise ConfigError(f"the engine does not know the request {str(request)[:200]}")
+                return {}
+        raise _unknown(request)
 
     def _may_wait(self) -> bool:
         return self._running() and self._slots.coming()
@@ -215,6 +256,10 @@ class Service:
         except EOFError:
             if connection in self._connections:
                 raise
+
+
+def _unknown(request: Message) -> ConfigError:
+    return ConfigError(f"the engine does not know the request {str(request)[:200]}")
 
 
 def _deadline(request: Message) -> float | None:

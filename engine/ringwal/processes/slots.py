@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from ringwal import memory
 from ringwal._native import lib
@@ -21,6 +21,13 @@ from ringwal.protocol.messages import LaneGrant
 
 POLL_SECONDS_MIN = 0.005
 POLL_SECONDS_MAX = 0.5
+
+
+class Grant(NamedTuple):
+    """A slot that is set aside, and the lane that is being made for it."""
+
+    slot: int
+    draft: memory.LaneDraft
 
 
 class SlotTable:
@@ -43,8 +50,8 @@ class SlotTable:
         with taking lanes."""
         return bool(self._closing) if not self._free else not self._lanes.room()
 
-    def grant(self, lane_bytes: int, pid: int) -> tuple[LaneGrant, int]:
-        """A slot and a new lane of at least `lane_bytes` for the client `pid`, and the lane's descriptor, which is kept here.
+    def begin(self, lane_bytes: int) -> Grant:
+        """Set a slot aside and begin a new lane of at least `lane_bytes` for it: `step`, then `grant` or `abandon`.
 
         Raises:
             ConfigError: no lane may have that size.
@@ -57,21 +64,37 @@ class SlotTable:
                 f"all {self._context.config.max_clients} places for clients are taken{closing};"
                 " start the engine with a larger max_clients"
             )
-        k = self._free[-1]
-        if not self._lanes.room():
-            raise ShmUnavailable("the WAL or drain process does not take new lanes; is it stopped, or does the disk hang?")
+        self._check_room()
+        draft = memory.LaneDraft(f"lane {self._free[-1]}", size)
+        return Grant(self._free.pop(), draft)
+
+    def grant(self, begun: Grant, pid: int) -> tuple[LaneGrant, int]:
+        """That slot for the client `pid`, and its lane's descriptor, which is kept here; the lane has had its last `step`.
+
+        Raises ShmUnavailable: WAL or drain do not take lanes; `begun` is to be abandoned then, as after any other error.
+        """
+        self._check_room()
+        k, size = begun.slot, begun.draft.bytes
         generation = self.slot(k).generation + 1
-        lane = LaneFile(memory.create_lane(self._context.control, k, generation, size), generation, size)
+        lane = LaneFile(begun.draft.finish(self._context.control, k, generation), generation, size)
         point("s.lane.created")
         try:
             self._lanes.put(k, lane)
         except OSError:
             os.close(lane.fd)
             raise
-        self._free.pop()
         lib.rw_slot_open(self._control, k, generation, pid, size)
         self.announce()
         return LaneGrant(k, generation, size), lane.fd
+
+    def abandon(self, begun: Grant) -> None:
+        """Nobody wants what was begun any more, or it cannot be had: the slot is free again."""
+        begun.draft.close()
+        self._free.append(begun.slot)
+
+    def _check_room(self) -> None:
+        if not self._lanes.room():
+            raise ShmUnavailable("the WAL or drain process does not take new lanes; is it stopped, or does the disk hang?")
 
     def close(self, slots: list[int]) -> None:
         """The client that had these slots is gone."""

@@ -14,9 +14,10 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
 
-Every reply has "ok", and the request's "tag", so that the answer to a request that timed out is never taken for the
-answer to another. A refusal is {"ok": false, "error": class name, "message", facts}. The connection stays open as long
-as the client lives.
+The values of a request are plain (no lists, no objects) and short, and its tag is a whole number of 64 bits, so what is
+sent back fits. Every reply has "ok", and the request's "tag", so that the answer to a request that timed out is never
+taken for the answer to another. A refusal is {"ok": false, "error": class name, "message", facts}. The connection stays
+open as long as the client lives; what is no request ends it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ringwal._native import lib
 from ringwal.errors import ConfigError
 
 SOCKET_NAME = "engine.sock"
+REQUEST_VALUE_MAX = 4096
 MESSAGE_BYTES_MAX = 64 * 1024
 
 Message: TypeAlias = dict[str, Any]
@@ -55,7 +57,8 @@ def check_stream_name(name: object) -> bytes:
 
 
 def encode(message: Message) -> bytes:
-    packet = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    # ASCII, as a directory's name may hold bytes that are no UTF-8: Python has them as lone surrogates.
+    packet = json.dumps(message, separators=(",", ":")).encode()
     if len(packet) > MESSAGE_BYTES_MAX:
         raise ConfigError(f"a message of {len(packet)} bytes is larger than the limit of {MESSAGE_BYTES_MAX}")
     return packet
@@ -70,6 +73,20 @@ def decode(packet: bytes, flags: int) -> Message:
         raise ConfigError("a message is not JSON") from None
     if not isinstance(message, dict):
         raise ConfigError("a message is not a JSON object")
+    return message
+
+
+def check_request(message: Message) -> Message:
+    """`message`, if it is made as requests are. Raises ConfigError: its peer is no client, or out of its mind."""
+    for key, value in message.items():
+        if isinstance(value, dict | list) or len(key) > REQUEST_VALUE_MAX:
+            raise ConfigError("a request has plain values only")
+        if isinstance(value, str) and len(value) > REQUEST_VALUE_MAX:
+            raise ConfigError(f"a request has values of at most {REQUEST_VALUE_MAX} characters")
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise ConfigError("a request has whole numbers of at most 64 bits")
+    if not isinstance(message.get("tag", 0), int | None):
+        raise ConfigError("the tag of a request is a whole number")
     return message
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ringwal._native import lib
 from ringwal.errors import ConfigError, Error, NotRunning, VersionMismatch
-from ringwal.protocol.messages import SOCKET_NAME, Message, decode, encode, receive_packet
+from ringwal.protocol.messages import SOCKET_NAME, Message, check_request, decode, encode, receive_packet
 
 BACKLOG = 1024
 
@@ -46,7 +46,7 @@ class Connection:
             os.close(fd)
         if not packet:
             raise EOFError
-        return decode(packet, flags)
+        return check_request(decode(packet, flags))
 
     def reply(self, request: Message, facts: Message, fds: Sequence[int] = ()) -> None:
         """Answer `request`. Raises EOFError if the client has gone or does not read its answers."""
