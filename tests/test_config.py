@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from ringwal.config import GIB, KIB, MIB, Config, format_size, from_text, next_power_of_two, parse_size, settings
+from ringwal.config import (
+    GIB,
+    KIB,
+    MIB,
+    STREAM_DEFINITION_BYTES,
+    Config,
+    format_size,
+    from_text,
+    next_power_of_two,
+    parse_size,
+    settings,
+)
 from ringwal.errors import ConfigError
 
 SMALL: dict[str, Any] = {"ring_bytes": MIB, "segment_bytes": 4 * MIB, "max_streams": 256}
@@ -73,6 +84,23 @@ def test_the_advised_segment_size_is_the_smallest_that_is_legal() -> None:
     Config(ring_bytes=64 * MIB, segment_bytes=69 * MIB)
     with pytest.raises(ConfigError):
         Config(ring_bytes=64 * MIB, segment_bytes=68 * MIB)
+
+
+def test_what_was_not_said_gives_way_to_what_the_log_was_made_with() -> None:
+    assert Config().fitted(64 * MIB, 32 * MIB) == Config()
+    small = Config().fitted(4 * MIB, MIB)
+    assert (small.segment_bytes, small.ring_bytes) == (4 * MIB, MIB)
+    assert small.max_streams == (4 - 1 - 1) * MIB // STREAM_DEFINITION_BYTES
+    assert Config().fitted(128 * MIB, 64 * MIB) == Config(segment_bytes=128 * MIB)
+    assert Config(max_streams=100).fitted(4 * MIB, MIB) == Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=100)
+
+
+def test_what_was_said_does_not_give_way() -> None:
+    assert Config(segment_bytes=64 * MIB).fitted(4 * MIB, MIB).segment_bytes == 64 * MIB  # for recovery to refuse
+    with pytest.raises(ConfigError, match=r"segment_bytes \(4MiB\) .*lower ring_bytes"):
+        Config(ring_bytes=32 * MIB).fitted(4 * MIB, MIB)
+    with pytest.raises(ConfigError, match=r"lower ring_bytes or max_streams"):
+        Config(max_streams=16384).fitted(4 * MIB, MIB)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ BARRIER_SLACK_BYTES = MIB
 Kind: TypeAlias = Literal["bytes", "seconds", "count", "choice"]
 
 
+class Unsaid(int):
+    """A default that gives way to what a log was made with (`fitted`), where the same number, said, would contradict it."""
+
+
 def _setting(default: Any, kind: Kind, help_text: str, choices: tuple[str, ...] = ()) -> Any:
     return dataclasses.field(default=default, metadata={"kind": kind, "help": help_text, "choices": choices})
 
@@ -40,15 +44,17 @@ class Config:
     """
 
     ring_bytes: int = _setting(
-        32 * MIB, "bytes", "Log ring: bounds what is in flight, and what is read without the disk. Power of two."
+        Unsaid(32 * MIB), "bytes", "Log ring: bounds what is in flight, and what is read without the disk. Power of two."
     )
     lane_bytes: int = _setting(
         2 * MIB, "bytes", "Lane of a client that asks for no other size; a record may take half. Power of two."
     )
     max_clients: int = _setting(128, "count", "Clients attached at the same time.")
     max_outstanding: int = _setting(2048, "count", "Unconfirmed appends of one client. Power of two.")
-    max_streams: int = _setting(16384, "count", "Streams this engine can hold.")
-    segment_bytes: int = _setting(64 * MIB, "bytes", "Size of a segment file. Multiple of 1 MiB.")
+    max_streams: int = _setting(Unsaid(16384), "count", "Streams this engine can hold.")
+    segment_bytes: int = _setting(
+        Unsaid(64 * MIB), "bytes", "Size of a segment file, fixed with the first start. Multiple of 1 MiB."
+    )
     segments_ahead: int = _setting(
         1, "count", "Segments filled with zeros before they are needed: a burst that fits into them goes into written space."
     )
@@ -122,6 +128,23 @@ class Config:
     def block_limit(self) -> int:
         """Bytes at which a block is closed: `block_bytes`, but several blocks have to fit into the ring."""
         return min(self.block_bytes, self.ring_bytes // 4)
+
+    def fitted(self, segment_bytes: int, ring_bytes: int) -> Config:
+        """For a log with segments of that size, whose latest engine had a ring of that size: what was not said gives way.
+
+        Raises:
+            ConfigError: what was said contradicts that.
+        """
+        if not isinstance(self.segment_bytes, Unsaid) or self.segment_bytes == segment_bytes:
+            return self
+        changes: dict[str, Any] = {"segment_bytes": segment_bytes}
+        ring = self.ring_bytes
+        if isinstance(ring, Unsaid) and ring > ring_bytes:
+            ring = changes["ring_bytes"] = ring_bytes
+        left = (segment_bytes - ring - BARRIER_SLACK_BYTES) // STREAM_DEFINITION_BYTES
+        if isinstance(self.max_streams, Unsaid) and 0 < left < self.max_streams:
+            changes["max_streams"] = left
+        return dataclasses.replace(self, **changes)
 
     def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)

@@ -125,6 +125,15 @@ def recover(directory: Directory, config: Config) -> Recovered:
         )
 
 
+def fitted(directory: Directory, config: Config) -> Config:
+    """`config`, with what it does not say taken from the log, if there is one. Raises as `recover`."""
+    try:
+        found = manifests.load(directory)
+    except FileNotFoundError:
+        return config
+    return config.fitted(found.segment_bytes, found.window_bytes)
+
+
 def _load_or_create(directory: Directory, config: Config) -> Manifest:
     try:
         found = manifests.load(directory)

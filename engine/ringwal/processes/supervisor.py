@@ -29,7 +29,7 @@ from ringwal.log import home as homes
 from ringwal.log.directory import Directory
 from ringwal.log.files import replace_file, unlink
 from ringwal.log.home import Home
-from ringwal.log.recovery import Recovered, recover
+from ringwal.log.recovery import Recovered, fitted, recover
 from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
 from ringwal.processes.children import Child, reap_strangers
@@ -111,12 +111,13 @@ class Supervisor:
             stack.callback(listener.close)
             home = homes.settle(ownership.directory)
             _log_home(ownership.directory, home)
-            recovered = recover(ownership.directory, self.config)
+            config = fitted(ownership.directory, self.config)
+            recovered = recover(ownership.directory, config)
             ownership.hold_manifest()  # if the log was made just now
             unlink(LAST_STATUS_NAME, at=ownership.directory.fd)
             _log_recovery(recovered)
             point("s.recovered")
-            context = stack.enter_context(_shared_memory(ownership, self.config, recovered))
+            context = stack.enter_context(_shared_memory(ownership, config, recovered))
             return self._run(context, listener, recovered, home)
 
     def _run(self, context: EngineContext, listener: Listener, recovered: Recovered, home: Home) -> int:
