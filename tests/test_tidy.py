@@ -26,7 +26,10 @@ SLEEPER = ROOT / "tests" / "faults" / "host.py"
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "_native": (0, {"ringwal._native"}),
     "errors": (1, {"ringwal.errors"}),
-    "plain": (1, {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock"}),
+    "plain": (
+        1,
+        {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"},
+    ),
     "config": (2, {"ringwal.config"}),
     "exit codes": (2, {"ringwal.exit_codes"}),
     "memory": (3, {"ringwal.memory"}),

@@ -29,6 +29,7 @@ from ringwal import textio
 from ringwal.config import from_text
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
 from ringwal.ingest import Ingest, Interrupts, too_large
+from ringwal.standard import hold_streams
 from ringwal.version import __version__
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def cli() -> None:
 
 def main() -> Never:
     """The console script. Ends the process with a code of the table."""
+    textio.CLOSED.update(hold_streams())  # first of all
     as_json = "--json" in sys.argv
-    textio.open_standard_descriptors()
     try:
         code = cli.main(prog_name="ringwal", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else os.EX_OK)

@@ -94,18 +94,6 @@ def say(text: str) -> None:
         write_all(STDERR, text.encode("utf-8", "backslashreplace") + b"\n")
 
 
-def open_standard_descriptors() -> None:
-    """/dev/null in the place of those that are closed, or the next file that is opened would get their numbers."""
-    for fd in (STDIN, STDOUT, STDERR):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-            CLOSED.add(fd)
-    sys.stdout = sys.stdout or open(STDOUT, "w", closefd=False)  # noqa: SIM115  # for whoever prints or logs
-    sys.stderr = sys.stderr or open(STDERR, "w", closefd=False)  # noqa: SIM115
-
-
 def die_of_broken_pipe() -> NoReturn:
     """As SIGPIPE would have it: in silence. The signal is not switched back on earlier, because a write to the engine's
     socket must raise, not kill."""

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import importlib
 import os
+import select
 import signal
 import sys
 import time
@@ -50,10 +51,12 @@ class Exit:
 class Child:
     """A running WAL or drain process. `fileno()` becomes readable when all its threads are gone."""
 
-    def __init__(self, role: Role, pid: int, pidfd: int) -> None:
+    def __init__(self, role: Role, pid: int, pidfd: int, said: int) -> None:
+        """`said` is a pipe to which it writes its exit code before it exits."""
         self.role = role
         self.pid = pid
         self._pidfd = pidfd
+        self._said = said
 
     def fileno(self) -> int:
         """The pidfd, for polling."""
@@ -66,11 +69,20 @@ class Child:
 
     def reap(self, *, wait: bool = False) -> Exit | None:
         """How it ended, if it has (or once it has, with `wait`); None while it runs. This is the proof of its death."""
-        found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | (0 if wait else os.WNOHANG))
-        if found is None:
+        ended = select.poll()  # not select(), which takes no numbers above 1023
+        ended.register(self._pidfd, select.POLLIN)
+        if not ended.poll(None if wait else 0):
             return None
+        try:
+            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            assert found is not None
+            code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        except ChildProcessError:  # the program around this engine ignores SIGCHLD, or waits for all its children
+            said = os.read(self._said, 1)
+            code = said[0] if said else -signal.SIGKILL
         os.close(self._pidfd)
-        return Exit(found.si_status if found.si_code == os.CLD_EXITED else -found.si_status)
+        os.close(self._said)
+        return Exit(code)
 
 
 def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool = False) -> Child:
@@ -80,15 +92,20 @@ def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool
     sys.stdout.flush()
     sys.stderr.flush()
     # Until the child has put its own handlers in place, the supervisor's must not run in it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+    said, say = os.pipe2(os.O_CLOEXEC)
     try:
         with lanes.connect(role) as source:
             pid = os.fork()
             if pid == 0:
                 intake = Intake(source, lanes.held.items())
-                _run_child(module.main, dataclasses.replace(context, intake=intake, replacement=replacement), parent)
-        return Child(role, pid, _pidfd(pid))
+                _run_child(module.main, dataclasses.replace(context, intake=intake, replacement=replacement), parent, say)
+        return Child(role, pid, _pidfd(pid), said)
+    except BaseException:
+        os.close(said)
+        raise
     finally:
+        os.close(say)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -101,11 +118,11 @@ def _pidfd(pid: int) -> int:
         raise
 
 
-def _run_child(main: Callable[[EngineContext], int], context: EngineContext, parent: int) -> None:
+def _run_child(main: Callable[[EngineContext], int], context: EngineContext, parent: int, say: int) -> None:
     """The child, from fork to exit. Never returns, whatever happens: the parent's stack is not the child's."""
     code = 1  # an unexpected exception is no verdict on the memory: a successor may do better
     try:
-        _leave_parent(context)
+        _leave_parent(context, say)
         if lib.rw_die_with_parent(parent) == lib.RW_OK:
             code = main(context)
     except BaseException:  # noqa: BLE001  reported, and the exit code says the rest
@@ -113,18 +130,20 @@ def _run_child(main: Callable[[EngineContext], int], context: EngineContext, par
     finally:
         with contextlib.suppress(BaseException):
             sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            os.write(say, bytes([code]))
         os._exit(code)
 
 
-def _leave_parent(context: EngineContext) -> None:
+def _leave_parent(context: EngineContext, say: int) -> None:
     with contextlib.suppress(ValueError):  # not the main thread of the parent: nothing was set
         signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     assert context.intake is not None
-    keep = {0, 1, 2, context.bell_fd, context.chore_fd, *context.ownership.descriptors(), *context.intake.descriptors()}
+    keep = {0, 1, 2, say, context.bell_fd, context.chore_fd, *context.ownership.descriptors(), *context.intake.descriptors()}
     for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
         if int(name) not in keep:
             with contextlib.suppress(OSError):  # the directory listing's own is closed already

@@ -9,9 +9,9 @@
     70  (EX_SOFTWARE)  shared memory is not what it should be, or the process cannot work. The epoch is over
     any other death    the supervisor starts a successor, with `replacement` set
 
-SIGINT is ignored in the child (the terminal sends it to the whole group; the supervisor decides). SIGTERM is ignored
-until `main` installs its handler, and is sent again and again during a stop until the process has ended. SIGKILL follows
-the supervisor's death at once.
+SIGINT and SIGHUP are ignored in the child (the terminal sends them to the whole group; the supervisor decides). SIGTERM
+is ignored until `main` installs its handler, and is sent again and again during a stop until the process has ended.
+SIGKILL follows the supervisor's death at once.
 """
 
 from __future__ import annotations

@@ -44,11 +44,14 @@ from ringwal.processes.slots import SlotTable
 from ringwal.processes.streams import StreamTable
 from ringwal.processes.watch import DirectoryWatch
 from ringwal.protocol.server import Connection, Listener
+from ringwal.standard import hold_descriptors
 
 AUTOSTART_FIRST_SECONDS = 10.0
 """How long an engine that was started for a client waits for that client."""
 AUTOSTART_GRACE_SECONDS = 2.0
 """How long it stays without any client afterwards."""
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What ends an engine in order."""
 WAL_OTHER_DESCRIPTORS = 24
 """What the WAL process has open besides segments."""
 
@@ -56,7 +59,8 @@ WAL_OTHER_DESCRIPTORS = 24
 class Supervisor:
     """An engine in the foreground of this process.
 
-    In the main thread, SIGTERM and SIGINT stop it in order; elsewhere, and from signal handlers, `stop()` does.
+    In the main thread SIGTERM, SIGINT and SIGHUP stop it in order, also where they were blocked; SIGHUP does not where it was
+    ignored (nohup), or for an engine that was started for a client. Elsewhere, and from signal handlers, `stop()` does.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Supervisor:
             on_ready: called once, with the report (`pid`, `epoch`, ...), when clients are served.
             autostart: end when the last client has gone.
         """
+        hold_descriptors()  # before the first descriptor of ours could become a standard one
         self.directory = Path(directory).absolute()
         self.config = Config() if config is None else config
         self._on_ready = on_ready
@@ -105,7 +110,7 @@ class Supervisor:
             _check_descriptors(self.config)
             ownership = Ownership(self.directory)
             stack.callback(ownership.release)
-            stack.enter_context(_signals(self._wake))
+            stack.enter_context(_signals(self._wake, autostart=self._autostart))
             # From here on clients may knock; they are answered when recovery is done.
             listener = Listener(ownership.directory.fd)
             stack.callback(listener.close)
@@ -199,7 +204,7 @@ class Supervisor:
 
     def _signalled(self, crew: Crew) -> None:
         for number in self._woken.recv(4096):
-            if number in (signal.SIGTERM, signal.SIGINT) and not crew.stopping:
+            if number in STOPS and not crew.stopping:
                 LOG.info("stopping in order (%s)", signal.Signals(number).name)
                 crew.stop()
         self._reap(crew)
@@ -283,22 +288,36 @@ def _leave_status(directory: Directory, facts: Callable[[], dict[str, Any]], cod
 
 
 @contextlib.contextmanager
-def _signals(wake: socket.socket) -> Iterator[None]:
-    """Signals write their number to `wake` and do nothing else. Nothing is changed outside the main thread."""
+def _signals(wake: socket.socket, *, autostart: bool) -> Iterator[None]:
+    """Signals write their number to `wake` and do nothing else. Nothing is changed outside the main thread.
+
+    What a parent leaves behind goes over an exec: ignored signals and blocked ones. Children must not be reaped by the kernel
+    itself (SIGCHLD ignored).
+    """
 
     def noted(number: int, frame: object) -> None:
         """The byte in `wake` is what counts."""
 
-    numbers = [signal.SIGTERM, signal.SIGINT, *([signal.SIGCHLD] if os.getpid() == 1 else [])]
+    wanted: dict[signal.Signals, Any] = {signal.SIGTERM: noted, signal.SIGINT: noted}
+    if autostart:
+        wanted[signal.SIGHUP] = signal.SIG_IGN
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        wanted[signal.SIGHUP] = noted
+    if os.getpid() == 1:
+        wanted[signal.SIGCHLD] = noted
+    elif signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        wanted[signal.SIGCHLD] = signal.SIG_DFL
     try:
         before = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     except ValueError:
         yield
         return
-    handlers = {number: signal.signal(number, noted) for number in numbers}
+    handlers = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted.keys())
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(before)

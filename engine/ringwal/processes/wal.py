@@ -61,6 +61,8 @@ class WalProcess:
                 "threads": self.config.blocks_in_flight,
             },
         )
+        self.chores = select.poll()
+        self.chores.register(context.chore_fd, select.POLLIN)
         self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.bell_fd, context.chore_fd)
         if self.wal == ffi.NULL:
             raise MemoryError("no memory for the WAL process")
@@ -94,8 +96,7 @@ class WalProcess:
 
     def _wait_for_chores(self) -> None:
         timeout = 0.01 if self.stopping or self._closing() else self.look_again
-        ready, _, _ = select.select([self.context.chore_fd], [], [], timeout)
-        if ready:
+        if self.chores.poll(None if timeout is None else timeout * 1e3):
             os.eventfd_read(self.context.chore_fd)
 
     def _chores(self) -> None:
