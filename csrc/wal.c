@@ -104,6 +104,7 @@ static int fail(rw_wal *w, const rw_block_job *job, int error)
     rw_unpark(&w->idle_seq, INT_MAX);
     rw_ring_fd(w->bell_fd);
     rw_ring_fd(w->chore_fd);
+    rw_tell_drain(w); /* it ends at once, and so tells the supervisor, whatever this process's main thread is busy with */
     return RW_IO;
 }
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from ringwal._native import ffi, lib
 from ringwal.config import (
+    BLOCK_LIMIT_MAX,
     GIB,
     KIB,
     MIB,
+    PAGE,
     STREAM_DEFINITION_BYTES,
     Config,
     format_size,
@@ -73,11 +76,23 @@ def test_a_value_outside_its_limits_is_refused_by_name(values: dict[str, Any], s
         ({"lane_quota_bytes": 2 * MIB}, r"lane_quota_bytes .*2MiB.* block_bytes .*1MiB"),
         ({"ring_bytes": 64 * MIB}, "raise segment_bytes to 69MiB, or lower ring_bytes or max_streams"),
         ({**SMALL, "max_streams": 16384}, "raise segment_bytes to 6MiB"),
+        ({"ring_bytes": 128 * MIB, "segment_bytes": GIB, "block_bytes": 32 * MIB}, r"block_bytes \(32MiB\) .* lower .* to 9M"),
+        ({"ring_bytes": 64 * MIB, "lane_quota_bytes": 2 * MIB}, "lane_quota_bytes .*; raise segment_bytes to 69MiB"),
     ],
 )
 def test_settings_that_contradict_each_other_say_what_to_change(values: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Config(**values)
+
+
+def test_blocks_may_be_as_large_as_their_requests_can_be_counted() -> None:
+    most = 1 + (BLOCK_LIMIT_MAX + PAGE) // ffi.sizeof("rw_record")
+    assert most <= lib.RW_PENDING_MAX < most + PAGE
+    large = {"ring_bytes": 128 * MIB, "segment_bytes": GIB}
+    assert Config(**large, block_bytes=BLOCK_LIMIT_MAX).block_limit == BLOCK_LIMIT_MAX
+    with pytest.raises(ConfigError, match="block_bytes"):
+        Config(**large, block_bytes=BLOCK_LIMIT_MAX + PAGE)
+    assert Config(block_bytes=GIB).block_limit == 8 * MIB  # the ring makes them smaller
 
 
 def test_the_advised_segment_size_is_the_smallest_that_is_legal() -> None:

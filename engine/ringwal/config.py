@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias, cast
 
-from ringwal._native import lib
+from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -23,6 +23,8 @@ LANE_BYTES_MAX = GIB
 STREAM_DEFINITION_BYTES = 80 + 128
 # Block headers and padding of barrier and carried records, over and above their content.
 BARRIER_SLACK_BYTES = MIB
+BLOCK_LIMIT_MAX = ((lib.RW_PENDING_MAX - 1) * ffi.sizeof("rw_record") - PAGE) // PAGE * PAGE
+"""As csrc/log_ring.c reckons: a block of `n` bytes has at most 1 + (n + PAGE) / sizeof(rw_record) requests."""
 
 Kind: TypeAlias = Literal["bytes", "seconds", "count", "choice"]
 
@@ -106,19 +108,31 @@ class Config:
         self._within("max_restarts", 0, 1000)
         self._within("restart_window", 1, 86400)
         self._within("stop_timeout", 0.1, 86400)
-        self._multiple("segment_bytes", MIB)
-        self._multiple("block_bytes", PAGE)
+        self._multiple("segment_bytes", MIB, 1024 * GIB)
+        self._multiple("block_bytes", PAGE, GIB)
 
     def _check_relations(self) -> None:
+        if wrong := list(self._contradictions()):
+            raise ConfigError("; ".join(wrong))
+
+    def _contradictions(self) -> Iterator[str]:
+        """Every one, so that nobody finds out about them one by one."""
         if self.lane_quota_bytes > self.block_bytes:
-            raise ConfigError(
+            yield (
                 f"lane_quota_bytes ({format_size(self.lane_quota_bytes)}) is more than block_bytes"
                 f" ({format_size(self.block_bytes)}); lower the quota or raise block_bytes"
+            )
+        # A block of nothing but the smallest records must not have more of them than may be pending at all.
+        if self.block_limit > BLOCK_LIMIT_MAX:
+            yield (
+                f"block_bytes ({format_size(self.block_bytes)}) is more than {format_size(BLOCK_LIMIT_MAX)}, which is as much"
+                f" as the engine can keep account of, and a quarter of ring_bytes ({format_size(self.ring_bytes)}) is, too;"
+                f" lower block_bytes to {BLOCK_LIMIT_MAX // MIB}MiB"
             )
         # Recovery writes a definition per stream and what it carries over, up to a whole ring, into one segment.
         needed = self.ring_bytes + self.max_streams * STREAM_DEFINITION_BYTES + BARRIER_SLACK_BYTES
         if self.segment_bytes < needed:
-            raise ConfigError(
+            yield (
                 f"segment_bytes ({format_size(self.segment_bytes)}) cannot hold what recovery may write at once:"
                 f" ring_bytes ({format_size(self.ring_bytes)}) and the names of max_streams ({self.max_streams});"
                 f" raise segment_bytes to {format_size(_round_up(needed, MIB))}, or lower ring_bytes or max_streams"
@@ -157,11 +171,11 @@ class Config:
             best = min(max(next_power_of_two(value), low), high)
             raise ConfigError(f"{name} is {value}; it must be a power of two from {low} to {high}, for example {best}")
 
-    def _multiple(self, name: str, unit: int) -> None:
+    def _multiple(self, name: str, unit: int, high: int) -> None:
         value = getattr(self, name)
-        if value < unit or value % unit:
-            best = max(_round_up(value, unit), unit)
-            raise ConfigError(f"{name} is {value}; it must be a multiple of {unit}, for example {best}")
+        if not unit <= value <= high or value % unit:
+            best = min(max(_round_up(value, unit), unit), high)
+            raise ConfigError(f"{name} is {value}; at most {high}, it must be a multiple of {unit}, for example {best}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -220,6 +220,23 @@ def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_di
         running.close()
 
 
+def test_a_full_disk_ends_no_engine_whose_wal_process_dies(small_disk: Path) -> None:
+    running = Engine(small_disk / "log")
+    try:
+        with ringwal.connect(small_disk / "log", append_timeout=WAIT) as client:
+            stream = client.stream("s")
+            stream.append(b"before").result(WAIT)
+            with (small_disk / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError, match="No space"):
+                while True:
+                    ballast.write(bytes(4096))
+            os.kill(running.facts["wal_pid"], signal.SIGKILL)
+            assert stream.append(b"after").result(WAIT).offset == 1
+            assert client.status()["restarts"] == 1
+        assert running.terminate() == 0
+    finally:
+        running.close()
+
+
 def test_no_room_for_segments_that_are_not_needed_yet_is_no_full_disk(small_disk: Path) -> None:
     running = Engine(small_disk / "log", segments_ahead=8)
     try:

@@ -15,6 +15,8 @@ from ringwal.log.directory import SEGMENTS, Directory
 
 PAGE = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# The file system cannot, or a sandbox does not know the call with that flag, RWF_DSYNC.
+_NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 
 
 def page_buffer(size: int) -> mmap.mmap:
@@ -183,7 +185,7 @@ def _try_direct(directory: Directory) -> int | None:
             os.pwritev(fd, [page], 0, os.RWF_DSYNC)
             os.preadv(fd, [page], 0)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        if error.errno not in _NOT_DIRECT:
             with storage_full(f"cannot write to {directory.path / SEGMENTS}"):
                 raise
         return error.errno

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import enum
+import errno
 import importlib
 import os
 import select
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ringwal._native import lib
+from ringwal.errors import Error
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.lanes import Intake, Lanes
 
@@ -65,7 +67,12 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; a process that is dead already does not mind."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOSYS):
+                    raise
+                os.kill(self.pid, number)  # a sandbox refuses the other; nobody but us reaps this pid
 
     def reap(self, *, wait: bool = False) -> Exit | None:
         """How it ended, if it has (or once it has, with `wait`); None while it runs. This is the proof of its death."""
@@ -107,6 +114,17 @@ def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool
     finally:
         os.close(say)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def check_pidfd() -> None:
+    """Raises Error if this system has no pidfds: nothing else proves the death of a process."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        raise Error(
+            f"this system refuses pidfd_open ({error.strerror}), without which no dead process can be replaced:"
+            " a kernel before 5.3, or a sandbox (a seccomp profile, gVisor) that has to allow it"
+        ) from error
 
 
 def _pidfd(pid: int) -> int:

@@ -4,7 +4,7 @@
 
     0   (EX_OK)        asked to stop by SIGTERM, and finished: WAL has written what was published, drain has confirmed
                        what was sealed
-    74  (EX_IOERR)     WAL only: a write or sync failed. The epoch is over
+    74  (EX_IOERR)     a write or sync failed, in WAL or as drain sees in memory. The epoch is over
     72  (EX_OSFILE)    WAL only: the directory is not what it was (ownership.py). The epoch is over
     70  (EX_SOFTWARE)  shared memory is not what it should be, or the process cannot work. The epoch is over
     any other death    the supervisor starts a successor, with `replacement` set
@@ -43,6 +43,8 @@ class EngineContext:
     """`rw_control *`, writable."""
     ring: Mapping
     """`uint8_t *`, writable, mapped twice in a row."""
+    direct: bool
+    """Segments are written past the page cache: found out once, as a replacement may meet a full disk."""
     bell_fd: int
     """eventfd that publishers ring when the WAL process sleeps; non-blocking."""
     chore_fd: int

@@ -89,7 +89,7 @@ class Crew:
         ended = child.reap(wait=True)
         assert ended is not None
         del self._children[child.role]
-        if child.role is Role.WAL and (ended.code == os.EX_IOERR or self._control.wal_error):
+        if ended.code == os.EX_IOERR or (child.role is Role.WAL and self._control.wal_error):
             error = int(self._control.wal_error)
             reason = os.strerror(error) if error else "see above"
             self.fail(os.EX_IOERR, error, f"a write to the log failed ({reason}); nothing is confirmed any more")

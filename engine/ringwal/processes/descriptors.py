@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
+
+
+def allow_all_descriptors() -> None:
+    """Raise this process's own limit to what the system lets it have: recovery opens every segment of the last epoch."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # an endless one may be more than the kernel takes
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def allow_descriptors(needed: int) -> int:

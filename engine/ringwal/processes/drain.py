@@ -42,7 +42,7 @@ class DrainProcess:
             if code == lib.RW_CHORE:
                 self._follow_lane()
             elif code == lib.RW_IO:
-                signal.pause()  # nothing is confirmed any more; the supervisor ends the epoch and this process
+                return os.EX_IOERR  # nothing is confirmed any more; the WAL process may be busy, so this tells the supervisor
         return os.EX_OK
 
     def _on_stop(self, number: int, frame: object) -> None:

@@ -32,10 +32,10 @@ from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered, fitted, recover
 from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
-from ringwal.processes.children import Child, reap_strangers
+from ringwal.processes.children import Child, check_pidfd, reap_strangers
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.crew import Crew
-from ringwal.processes.descriptors import allow_descriptors
+from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
 from ringwal.processes.lanes import Lanes
 from ringwal.processes.ownership import Ownership
 from ringwal.processes.report import report
@@ -107,6 +107,8 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             stack.callback(self._woken.close)
             stack.callback(self._wake.close)
+            check_pidfd()
+            allow_all_descriptors()
             _check_descriptors(self.config)
             ownership = Ownership(self.directory)
             stack.callback(ownership.release)
@@ -216,7 +218,8 @@ class Supervisor:
 
 
 def _check_descriptors(config: Config) -> None:
-    """The WAL process opens each segment once for each of its threads: the one in use, the one before, those ahead."""
+    """The WAL process opens each segment once for each of its threads: the one in use, the one before, those ahead. There are
+    no more: what is in flight fits into the ring and so into a segment, and what is over is closed before one is opened."""
     needed = config.blocks_in_flight * (config.segments_ahead + 2) + WAL_OTHER_DESCRIPTORS
     limit = allow_descriptors(needed)
     if limit < needed:
@@ -272,6 +275,7 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
             epoch=recovered.epoch,
             control=control,
             ring=ring,
+            direct=recovered.direct,
             bell_fd=bell_fd,
             chore_fd=chore_fd,
         )

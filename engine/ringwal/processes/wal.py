@@ -6,6 +6,7 @@ eventfd: lanes that come and go, segments prepared ahead, an orderly end.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.config import Config
 from ringwal.errors import Error, StorageFull
-from ringwal.log import files, manifest, segment
+from ringwal.log import manifest, segment
 from ringwal.log.pace import Pace
 from ringwal.processes.context import EngineContext
 
@@ -48,7 +49,7 @@ class WalProcess:
         self.segments_end = 0  # segments below are with the threads, or behind them
         self.look_again: float | None = None  # in so many seconds, whether or not there are chores
         self.told_no_room = False
-        self.direct = files.use_direct(context.directory, self.config.direct_io)
+        self.direct = context.direct
         options = ffi.new(
             "rw_wal_options *",
             {
@@ -102,6 +103,10 @@ class WalProcess:
     def _chores(self) -> None:
         self._follow_membership()
         self._add_segments(early=not self.stopping)
+        self._drop_segments()
+
+    def _drop_segments(self) -> None:
+        """Close those that nothing in flight belongs to any more."""
         fds = ffi.new("int[]", self.config.blocks_in_flight)
         while lib.rw_wal_drop_segment(self.wal, fds) == lib.RW_OK:
             for fd in fds:
@@ -125,7 +130,10 @@ class WalProcess:
                 self._let_go(k)
 
     def _while_filling(self) -> None:
-        """Clients that come and go do not wait for a whole segment, which a slow disk takes a second for."""
+        """Clients that come and go do not wait for a whole segment, which a slow disk takes a second for; nor do those whose
+        records could not be written."""
+        if self.control.wal_error:
+            raise WriteFailed
         if self.control.membership != self.membership_seen or self._closing():
             self._follow_membership()
 
@@ -145,6 +153,7 @@ class WalProcess:
     def _let_go(self, k: int) -> None:
         """The writer is gone for certain. What it had completely published is taken first."""
         if k in self.lanes and not lib.rw_wal_lane_idle(self.wal, k):
+            os.eventfd_write(self.context.bell_fd, 1)  # it may have been killed between publishing and ringing
             return
         lib.rw_wal_detach_lane(self.wal, k)
         _, lane = self.lanes.pop(k, (0, None))
@@ -173,6 +182,7 @@ class WalProcess:
                 if not early or not self.pace.can_be_spared():
                     break
                 early = False
+            self._drop_segments()  # first, so that the descriptors are no more than the supervisor has reckoned
             try:
                 fds, filled = self._open_segment(self.segments_end, needed=needed)
             except StorageFull as error:
@@ -223,6 +233,10 @@ class WalProcess:
         return fds, fill
 
 
+class WriteFailed(Exception):
+    """A thread has found out while this one was busy; the memory says with what error."""
+
+
 class LostDirectory(Exception):
     """What has happened to the directory (ownership.py)."""
 
@@ -236,6 +250,12 @@ def main(context: EngineContext) -> int:
     except LostDirectory as lost:
         context.log.error("WAL process: %s %s", context.directory.path, lost)
         return os.EX_OSFILE
-    except (Error, OSError) as error:
+    except WriteFailed:
+        return os.EX_IOERR
+    except OSError as error:  # a segment cannot be made or opened, or the directory not be read: as a failed write
+        context.log.error("WAL process: %s", error)
+        context.control.pointer.wal_error = error.errno or errno.EIO
+        return os.EX_IOERR
+    except Error as error:
         context.log.error("WAL process: %s", error)
         return os.EX_SOFTWARE
