@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ringwal import lock_file
 from ringwal.errors import NotRunning
+from ringwal.log.directory import give_to_owner
 from ringwal.log.files import make_directory
 from ringwal.protocol.client import Registration
 
@@ -73,6 +74,7 @@ class _Starter:
         self._status, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             with _log_path(path).open("ab") as log:
+                _give_to_owner(log.fileno(), path)
                 code = subprocess.run(
                     [python, "-P", "-m", "ringwal.processes.daemon", str(path), str(told)],
                     check=False,
@@ -129,6 +131,14 @@ def _held(path: Path) -> bool:
         return False
     try:
         return lock_file.held(directory)
+    finally:
+        os.close(directory)
+
+
+def _give_to_owner(fd: int, path: Path) -> None:
+    directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        give_to_owner(fd, at=directory)
     finally:
         os.close(directory)
 

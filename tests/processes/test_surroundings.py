@@ -302,3 +302,48 @@ def test_a_restart_that_says_no_sizes_takes_those_of_the_log(directory: Path) ->
     assert again["segments"]["bytes"] == first["segments"]["bytes"] == 4 << 20
     assert again["ring"]["bytes"] == 1 << 20
     assert run("--segment-bytes=64MiB") == {}
+
+
+# -------------------------------------------------------------------------------------------- forks, and other owners
+
+
+def test_a_fork_of_the_program_around_an_engine_does_not_keep_its_directory_locked(directory: Path) -> None:
+    done = program(
+        """
+import os, sys, threading, ringwal
+ready = threading.Event()
+engine = ringwal.Supervisor(sys.argv[1], on_ready=lambda facts: ready.set())
+thread = threading.Thread(target=engine.run)
+thread.start()
+assert ready.wait(30)
+ended, end = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(end)
+    os.read(ended, 1)
+    os._exit(0)
+engine.stop()
+thread.join()
+again = ringwal.Supervisor(sys.argv[1], on_ready=lambda facts: again.stop())
+print(again.run())
+os.close(end)
+os.waitpid(pid, 0)
+""",
+        directory,
+    )
+    assert done.stdout == "0\n", done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other owners' directories")
+def test_what_roots_engine_makes_belongs_to_the_owner_of_the_directory(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 65534, 65533)
+    with ringwal.connect(directory, autostart=True, timeout=WAIT) as client:
+        client.stream("s").append(b"x").result(WAIT)
+        pid = client.status()["pid"]
+        names = {path.relative_to(directory): path.stat() for path in directory.rglob("*")}
+        assert Path("engine.sock") in names
+        os.kill(pid, signal.SIGTERM)
+        await_end(pid)
+    names |= {path.relative_to(directory): path.stat() for path in directory.rglob("*")}
+    assert {str(name) for name, found in names.items() if (found.st_uid, found.st_gid) != (65534, 65533)} == set()

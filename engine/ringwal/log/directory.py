@@ -54,6 +54,7 @@ class Directory:
                 os.mkdir(SEGMENTS, 0o700, dir_fd=self.fd)
                 os.fsync(self.fd)
             self._fds.append(os.open(SEGMENTS, _FLAGS, dir_fd=self.fd))
+            give_to_owner(self.segments, at=self.fd)
 
     def reopened(self) -> int:
         """Another open of DIR, with nothing of this one's locks; the caller closes it. Raises OSError."""
@@ -90,3 +91,10 @@ class Directory:
 def _close_all(fds: list[int]) -> None:
     while fds:
         os.close(fds.pop())
+
+
+def give_to_owner(fd: int, *, at: int) -> None:
+    """What root makes in the directory that is open as `at` belongs to the directory's owner, who has to go on with it."""
+    owner = os.fstat(at)
+    if os.geteuid() == 0 and os.fstat(fd).st_uid != owner.st_uid:
+        os.fchown(fd, owner.st_uid, owner.st_gid)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ringwal.errors import ConfigError, StorageFull
-from ringwal.log.directory import SEGMENTS, Directory
+from ringwal.log.directory import SEGMENTS, Directory, give_to_owner
 
 PAGE = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -37,6 +37,8 @@ def opened(name: str, flags: int, mode: int = 0o600, *, at: int) -> Iterator[int
     """A descriptor of `name` in the directory that is open as `at`, closed at the end. Raises OSError."""
     fd = os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=at)
     try:
+        if flags & os.O_CREAT:
+            give_to_owner(fd, at=at)
         yield fd
     finally:
         os.close(fd)

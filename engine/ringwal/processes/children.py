@@ -102,7 +102,7 @@ def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
     said, say = os.pipe2(os.O_CLOEXEC)
     try:
-        with lanes.connect(role) as source:
+        with lanes.connect(role) as source, context.ownership.inherited():
             pid = os.fork()
             if pid == 0:
                 intake = Intake(source, lanes.held.items())

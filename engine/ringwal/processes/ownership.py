@@ -27,11 +27,14 @@ was moved or replaced, and are gone with one that was deleted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -39,7 +42,7 @@ from ringwal import lock_file
 from ringwal.errors import Locked
 from ringwal.lock_file import Holder
 from ringwal.log import manifest, segment
-from ringwal.log.directory import SEGMENTS, Directory
+from ringwal.log.directory import SEGMENTS, Directory, give_to_owner
 from ringwal.log.files import make_directory, replace_file
 
 LOG = logging.getLogger("ringwal")
@@ -51,7 +54,8 @@ _LOCKS_NO_DIRECTORY = (errno.EBADF, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK
 
 
 class Ownership:
-    """A directory and its locks, held from construction to `release()`. The descriptors are meant to be inherited by forks."""
+    """A directory and its locks, held from construction to `release()`. WAL and drain inherit the descriptors (`inherited`);
+    other forks of the program around the engine close them, as they would keep the directory locked."""
 
     def __init__(self, path: Path) -> None:
         """Make the directory if it is missing, and take it.
@@ -62,6 +66,8 @@ class Ownership:
         """
         self._manifest = -1
         self._directory_locked = True
+        self._forking: int | None = None  # the thread that forks a process which inherits
+        _HELD.add(self)
         self._segments: dict[int, tuple[int, int] | None] = {}  # as the latest look saw them; the WAL process has its own
         began = time.monotonic()
         while True:
@@ -83,6 +89,20 @@ class Ownership:
             self.release()
             raise
         self.describe()
+
+    @contextlib.contextmanager
+    def inherited(self) -> Iterator[None]:
+        """What this thread forks meanwhile keeps the descriptors."""
+        self._forking = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._forking = None
+
+    def leave(self) -> None:
+        """In a child, after a fork: close them, unless it inherits."""
+        if self._forking != threading.get_ident():
+            self.release()
 
     def descriptors(self) -> set[int]:
         """What the children of the supervisor keep."""
@@ -209,6 +229,7 @@ class Ownership:
         while True:
             fd = os.open(lock_file.NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=at)
             try:
+                give_to_owner(fd, at=at)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_nlink > 1:  # another directory's, too: a copy made of hard links
                     os.unlink(lock_file.NAME, dir_fd=at)
@@ -247,6 +268,17 @@ def _locked(fd: int) -> bool:
         if error.errno not in _LOCKS_NO_DIRECTORY:
             raise
     return True
+
+
+_HELD: weakref.WeakSet[Ownership] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    for each in list(_HELD):
+        each.leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 def _is(directory: int, name: str, fd: int) -> bool:

@@ -89,6 +89,9 @@ class Listener:
             address = f"/proc/self/fd/{self._directory}/{SOCKET_NAME}"
             self._socket.bind(address)
             os.chmod(address, 0o600)  # noqa: PTH101  before listen(): nobody can be connected yet
+            owner = os.fstat(self._directory)
+            if os.geteuid() == 0 and owner.st_uid != 0:  # as everything that root makes there
+                os.chown(address, owner.st_uid, owner.st_gid)
             self._name = os.stat(SOCKET_NAME, dir_fd=self._directory)
             self._socket.listen(BACKLOG)
         except BaseException:
