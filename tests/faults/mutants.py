@@ -58,8 +58,8 @@ WRITING = [
     Mutant(
         "direct writes are not synced",
         "csrc/block_io.c",
-        "RWF_DSYNC : 0",
-        "0 : 0",
+        "(off_t)file_offset, RWF_DSYNC)",
+        "(off_t)file_offset, 0)",
         row("recorder", "cut at a request, ext4, direct_io auto"),
     ),
     Mutant(
@@ -203,11 +203,11 @@ REPLACING = [
     Mutant(
         "the children do not keep the lock",
         "engine/ringwal/processes/children.py",
-        "    keep = {0, 1, 2, context.bell_fd,",
+        "    keep = {0, 1, 2, say, context.bell_fd,",
         "    for fd in (context.directory.fd, context.ownership.lock_fd):\n"
         "        again = os.open(f'/proc/self/fd/{fd}', os.O_RDONLY)\n"
         "        os.dup2(again, fd)\n        os.close(again)\n"
-        "    keep = {0, 1, 2, context.bell_fd,",
+        "    keep = {0, 1, 2, say, context.bell_fd,",
         row("time", "supervisor killed, file system frozen"),
     ),
     Mutant(
@@ -322,14 +322,15 @@ CLIENTS = [
     Mutant(
         "garbage and a hang-up end the supervisor",
         "engine/ringwal/processes/service.py",
-        "with contextlib.suppress(EOFError):  # it has gone already",
-        "with contextlib.nullcontext():",
+        "                self._refuse(connection, {}, error)\n",
+        "                try:\n                    self._refuse(connection, {}, error)\n"
+        "                except EOFError:\n                    raise SystemExit(1) from error\n",
         row("clients", "garbage"),
     ),
     Mutant(
         "shared memory is made without its room",
         "engine/ringwal/memory.py",
-        "os.posix_fallocate(fd, 0, size)",
+        "os.posix_fallocate(fd, at, part)",
         "os.ftruncate(fd, size)",
         units("tests/test_memory.py::test_full_shared_memory_names_the_size_and_leaves_nothing"),
     ),
