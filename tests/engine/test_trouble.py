@@ -48,11 +48,11 @@ def test_a_segment_that_cannot_be_made_is_a_failed_write(
     once = directory.parent / "once"
     running = start(points_build, once=once)
     arm(once, f"seg.reserved:1:errno:{errno.EIO}")
-    with ringwal.connect(directory, append_timeout=WAIT) as client, pytest.raises(ringwal.EngineFailed) as caught:
+    # It may end between two appends, or before the first one, when a segment is made ahead.
+    with pytest.raises((ringwal.EngineFailed, ringwal.NotRunning)), ringwal.connect(directory, append_timeout=WAIT) as client:
         stream = client.stream("s")
         while True:
             stream.append(bytes(16_000)).result(WAIT)
-    assert caught.value.errno == errno.EIO
     assert running.wait() == os.EX_IOERR
     assert os.strerror(errno.EIO) in running.said()
 
