@@ -82,6 +82,11 @@ static int refuse(int error)
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
+static ssize_t really_write(int fd, const struct iovec *v, int count, off_t at, int flags)
+{
+    return flags ? REAL(pwritev2)(fd, v, count, at, flags) : REAL(pwritev)(fd, v, count, at);
+}
+
 ssize_t pwritev2(int fd, const struct iovec *v, int count, off_t at, int flags)
 {
     int what = interfere(WRITE_BLOCK, fd);
@@ -91,9 +96,11 @@ ssize_t pwritev2(int fd, const struct iovec *v, int count, off_t at, int flags)
         return (ssize_t)v->iov_len;
     struct iovec half = {.iov_base = v->iov_base, .iov_len = v->iov_len / 2 / 4096 * 4096};
     if (what < 0 && half.iov_len > 0)
-        return REAL(pwritev2)(fd, &half, 1, at, flags);
-    return REAL(pwritev2)(fd, v, count, at, flags);
+        return really_write(fd, &half, 1, at, flags);
+    return really_write(fd, v, count, at, flags);
 }
+
+ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at) { return pwritev2(fd, v, count, at, 0); }
 
 ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at)
 {
