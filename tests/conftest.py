@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-import shm_names
+from tests.support import shm_names
 
 try:
     import ringwal._native  # noqa: F401

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ringwal._native import ffi, lib
-from tests.csrc.helpers import Memory, Sequencer, Wal, Writer, take
+from tests.support.core import Memory, Sequencer, Wal, Writer, take
 
 RECORD = bytes(range(256)) * 4
 APPENDS = 400

@@ -1,4 +1,4 @@
-"""The C core as Python sees it. Rendered by tests/native_stub.py from csrc/engine.cdef; contracts: csrc/*.h."""
+"""The C core as Python sees it. Rendered by tests/support/native_stub.py from engine.cdef; contracts: csrc/*.h."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias

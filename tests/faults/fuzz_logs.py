@@ -18,7 +18,7 @@ from ringwal.log_index import LogIndex
 from tests.faults import decode, media
 from tests.faults.changes import Change, Place, changes
 from tests.faults.oracle import Verdict
-from tests.log_place import log_at
+from tests.support.log_place import log_at
 
 REFUSALS = (ringwal.CorruptionError, ringwal.VersionMismatch, ringwal.ConfigError)
 WATERMARK = slice(72, 80)

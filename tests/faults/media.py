@@ -22,7 +22,7 @@ from tests.faults.oracle import Verdict
 from tests.faults.payload import Origin
 from tests.faults.table import Fault, often
 from tests.faults.writer import Writer
-from tests.log_place import log_at
+from tests.support.log_place import log_at
 
 MIB = 1 << 20
 CONFIG = Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=256, block_bytes=64 << 10, lane_quota_bytes=64 << 10)

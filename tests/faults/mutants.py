@@ -1,6 +1,6 @@
 """Defects put into a copy of the engine, one at a time: a campaign that stays green over one of them proves nothing.
 
-Each names the quickest row or test that has to go red; tests/test_mutants.py says when its place in the code is gone.
+Each names the quickest row or test that has to go red; tests/project/test_mutants.py says when its place in the code is gone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WRITING = [
         "        rw_persist_block(rw_log_ring_at(&w->ring, before->position));\n"
         "        rw_store32(&before->state, RW_BLOCK_PERSISTED);\n"
         "    }",
-        units("tests/engine/test_order.py::test_what_comes_after_a_stuck_write_does_not_wait_for_it"),
+        units("tests/integration/test_order.py::test_what_comes_after_a_stuck_write_does_not_wait_for_it"),
     ),
     Mutant(
         "no sync after a buffered write",
@@ -53,7 +53,7 @@ WRITING = [
         "csrc/ahead.h",
         "if (!rw_ahead_there(a) ||",
         "if (true ||",
-        units("tests/engine/test_order.py::test_a_backlog_through_many_segments_is_confirmed_to_its_end"),
+        units("tests/integration/test_order.py::test_a_backlog_through_many_segments_is_confirmed_to_its_end"),
     ),
     Mutant(
         "direct writes are not synced",
@@ -129,21 +129,21 @@ CONFIRMING = [
         "csrc/sequencer.c",
         "!rw_is_persisted(r) || ",
         "",
-        units("tests/csrc/test_sequencer.py"),
+        units("tests/native/test_sequencer.py"),
     ),
     Mutant(
         "ring space given back before its block is known to be written",
         "csrc/sequencer.c",
         "state_of(s, n)->completed && ",
         "",
-        units("tests/csrc/test_sequencer.py"),
+        units("tests/native/test_sequencer.py"),
     ),
     Mutant(
         "a result goes to whoever has the slot now",
         "csrc/sequencer.c",
         "if (cl->generation != r->generation)",
         "if (cl->generation != r->generation && r->generation == 0)",
-        units("tests/csrc/test_sequencer.py"),
+        units("tests/native/test_sequencer.py"),
     ),
     # Of the next two the window is a few instructions wide, so a load passes through it by luck only. It is held open for
     # as long as a process may be off its processor at any time; with the look in place that costs only the time.
@@ -174,7 +174,7 @@ CONFIRMING = [
         "csrc/compose.c",
         "    else if (rc == RW_TOO_LARGE && rw_log_ring_begin_end(r) == RW_OK)",
         "    else if (rc == RW_TOO_LARGE && rc == RW_OK)",
-        units("tests/csrc/test_wal.py::test_a_full_segment_is_covered_too"),
+        units("tests/native/test_wal.py::test_a_full_segment_is_covered_too"),
     ),
 ]
 
@@ -191,7 +191,7 @@ REPLACING = [
         "csrc/restore.c",
         "        if (rw_is_persisted(r))\n",
         "        if (rw_is_persisted(r) && h->records == 0)\n",
-        units("tests/csrc/test_wal.py::test_a_block_with_a_persisted_record_is_not_written_again"),
+        units("tests/native/test_wal.py::test_a_block_with_a_persisted_record_is_not_written_again"),
     ),
     Mutant(
         "a successor takes sealed requests again",
@@ -215,7 +215,7 @@ REPLACING = [
         "csrc/memory.c",
         "rw_load32(&slot->wal_done) == generation && rw_load32(&slot->drain_done) == generation;",
         "generation != 0;",
-        units("tests/test_memory.py::test_a_slot_is_released_when_both_wal_and_drain_let_its_generation_go"),
+        units("tests/unit/test_memory.py::test_a_slot_is_released_when_both_wal_and_drain_let_its_generation_go"),
     ),
 ]
 
@@ -295,14 +295,14 @@ CLIENTS = [
         "csrc/lane.c",
         "    if (count == 0 || rw_lengths_sum(lengths, count) != bytes)\n        return RW_BAD;\n    int64_t number",
         "    int64_t number",
-        units("tests/engine/test_numbers.py::test_lengths_that_do_not_add_up_are_refused_by_the_core"),
+        units("tests/integration/test_numbers.py::test_lengths_that_do_not_add_up_are_refused_by_the_core"),
     ),
     Mutant(
         "lengths in a lane are believed",
         "csrc/lane.c",
         "if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes || out->count == 0)",
         "if (out->payload_bytes > limit && limit == 0)",
-        units("tests/csrc/test_lane.py::test_a_forged_header_refuses_the_lane_and_no_other"),
+        units("tests/native/test_lane.py::test_a_forged_header_refuses_the_lane_and_no_other"),
         hangs=True,
     ),
     Mutant(
@@ -332,7 +332,7 @@ CLIENTS = [
         "engine/ringwal/memory.py",
         "os.posix_fallocate(fd, at, part)",
         "os.ftruncate(fd, size)",
-        units("tests/test_memory.py::test_full_shared_memory_names_the_size_and_leaves_nothing"),
+        units("tests/unit/test_memory.py::test_full_shared_memory_names_the_size_and_leaves_nothing"),
     ),
 ]
 
@@ -391,42 +391,42 @@ RECOVERING = [
         "engine/ringwal/log/recovery.py",
         "in_window=not later or",
         "in_window=True or",
-        units("tests/log/test_recovery_refusal.py::test_a_hole_is_tolerated_up_to_the_window_and_not_beyond"),
+        units("tests/unit/test_recovery_refusal.py::test_a_hole_is_tolerated_up_to_the_window_and_not_beyond"),
     ),
     Mutant(
         "records beyond a hole are not carried over",
         "engine/ringwal/log/barrier.py",
         "if self._walk.scan.kept:",
         "if self._walk.scan.kept < 0:",
-        units("tests/log/test_recovery.py"),
+        units("tests/unit/test_recovery.py"),
     ),
     Mutant(
         "records behind a gap of their stream are carried over",
         "csrc/recover.c",
         "        t->state = RW_RECOVERY_STREAM_BROKEN;",
         "        t->next_offset = r->base_offset;",
-        units("tests/log/test_recovery.py"),
+        units("tests/unit/test_recovery.py"),
     ),
     Mutant(
         "what was dropped is believed again: the barrier states no cut",
         "engine/ringwal/log/barrier.py",
         '"previous_end": self._cut,',
         '"previous_end": self._walk.scan.valid_end,',
-        units("tests/log/test_recovery.py"),
+        units("tests/unit/test_recovery.py"),
     ),
     Mutant(
         "what a crashed recovery wrote is not washed away",
         "engine/ringwal/log/barrier.py",
         "            self._wash()\n",
         "",
-        units("tests/log/test_recovery.py::test_stale_blocks_of_an_unfinished_attempt_never_show"),
+        units("tests/unit/test_recovery.py::test_stale_blocks_of_an_unfinished_attempt_never_show"),
     ),
     Mutant(
         "the manifest is written once, not twice",
         "engine/ringwal/log/manifest.py",
         "for _ in range(2):",
         "for _ in range(1):",
-        units("tests/log/test_manifest.py"),
+        units("tests/unit/test_manifest.py"),
     ),
 ]
 

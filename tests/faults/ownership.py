@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import ringwal
-from tests import shm_names
 from tests.faults import threads
 from tests.faults.decode import streams
 from tests.faults.host import PATIENCE, SMALL, Engine, EngineEnded, Hung, Writers, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.scene import STREAMS, WINDOW, held, scene
 from tests.faults.table import Fault, often
+from tests.support import shm_names
 
 LOST = os.EX_OSFILE
 LATE = "late"

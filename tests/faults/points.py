@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import ringwal
-from tests.engine.points import POINTS, Point, Victim, Way
 from tests.faults import build
 from tests.faults.host import SMALL, Engine, NotRun, Writers, children_of, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault
+from tests.support.points import POINTS, Point, Victim, Way
 
 ACTIONS = ("kill", "stop", "delay:200")
 STREAMS = [["hot", f"own-{i}"] for i in range(3)]

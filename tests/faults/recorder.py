@@ -34,7 +34,7 @@ from tests.faults.recorder_replay import VARIANTS, Disk, Event, Journal, cuts, e
 from tests.faults.recorder_server import FLUSH, WRITE
 from tests.faults.table import Fault, often
 from tests.faults.writer import STAMPS
-from tests.log_place import log_at
+from tests.support.log_place import log_at
 
 WRITERS = 3
 WINDOW = 4

@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.statespace import END, TSO, Kill, Memory, Model, Process, Procs, Step, View, check
+from tests.model.statespace import END, TSO, Kill, Memory, Model, Process, Procs, Step, View, check
 
 
 def writer(k: int, requests: int, mutant: str) -> Process:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.statespace import END, PSO, SC, TSO, Memory, Model, Process, Procs, Step, View, check
+from tests.model.statespace import END, PSO, SC, TSO, Memory, Model, Process, Procs, Step, View, check
 
 NONE, THERE, TAKEN = range(3)
 AT_ONCE = 2

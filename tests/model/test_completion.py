@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.statespace import END, PSO, Kill, Memory, Model, Process, Procs, Step, View, check
+from tests.model.statespace import END, PSO, Kill, Memory, Model, Process, Procs, Step, View, check
 
 OVERRIDES = {"late result overrides", "number not zeroed", "no fence after the zero", "no second look at the number"}
 """Mutants of the cell: a torn look must not be dropped unseen."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.statespace import END, PSO, TSO, Kill, Memory, Model, Process, Procs, Step, View, check
+from tests.model.statespace import END, PSO, TSO, Kill, Memory, Model, Process, Procs, Step, View, check
 
 THREADS = 2
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
+from tests.model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
 
 GRANTS = 2
 

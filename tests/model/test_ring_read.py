@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.statespace import END, PSO, TSO, Kill, Memory, Model, Process, Step, View, check
+from tests.model.statespace import END, PSO, TSO, Kill, Memory, Model, Process, Step, View, check
 
 LAPS = 2
 

@@ -39,7 +39,7 @@ from typing import Any
 
 import pytest
 
-from model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
+from tests.model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
 
 RING = 3
 """Blocks that fit into the ring."""

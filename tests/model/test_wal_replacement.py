@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
+from tests.model.statespace import Kill, Memory, Model, Process, Procs, Step, View, check
 
 REQUESTS = (2, 1)
 """In each lane."""

@@ -1,0 +1,207 @@
+"""Every row of the table of exit codes is met by what the command line does, not by what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from ringwal._native import lib
+from ringwal.exit_codes import EXIT_CODES
+from tests.support.cli_rig import DEADLINE, SMALL, end, line_of, ringwal, serving, start
+
+NOBODY = 65534
+PAGE = 4096
+AS_NOBODY = """
+import os, resource, signal, sys
+# While they may still be read: the checkout may lie where nobody may look.
+import ringwal.processes.drain, ringwal.processes.supervisor, ringwal.processes.wal
+from ringwal import cli
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)  # no limit of processes binds root
+signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)))
+cli.main()
+"""
+
+
+def done(directory: Path) -> int:
+    with serving(directory):
+        return ringwal("ls", directory).returncode
+
+
+def too_large(directory: Path) -> int:
+    with serving(directory):
+        return ringwal("append", directory, "s", stdin=bytes(4 << 20)).returncode
+
+
+def mistyped(_: Path) -> int:
+    return ringwal("nonsense").returncode
+
+
+def damaged(directory: Path) -> int:
+    with serving(directory):
+        pass
+    (directory / "manifest").write_bytes(bytes((directory / "manifest").stat().st_size))
+    return ringwal("run", directory).returncode
+
+
+def no_such_stream(directory: Path) -> int:
+    with serving(directory):
+        return ringwal("read", directory, "nowhere").returncode
+
+
+def no_engine(directory: Path) -> int:
+    directory.mkdir()
+    return ringwal("ls", directory).returncode
+
+
+def gives_up(directory: Path) -> int:
+    with serving(directory, "--json", "--max-restarts", "0") as host:
+        os.kill(json.loads(ringwal("status", directory, "--json").stdout)["wal_pid"], signal.SIGKILL)
+        return host.wait(DEADLINE)
+
+
+def no_other_process(directory: Path) -> int:
+    directory.mkdir()
+    if os.getuid() == 0:
+        make_way(directory)
+        os.chown(directory, NOBODY, NOBODY)
+    host = subprocess.Popen(as_nobody("run", directory, "--json", *SMALL), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        wal = json.loads(line_of(host))["wal_pid"]
+        host.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + DEADLINE
+        while not re.search(r"^Max processes +0 ", Path(f"/proc/{host.pid}/limits").read_text(), re.MULTILINE):
+            assert time.monotonic() < deadline
+        os.kill(wal, signal.SIGKILL)
+        return host.wait(DEADLINE)
+    finally:
+        host.kill()
+        host.communicate()
+
+
+def directory_moved(directory: Path) -> int:
+    with serving(directory) as host:
+        directory.rename(directory.with_name("elsewhere"))
+        return host.wait(DEADLINE)
+
+
+def no_place(directory: Path) -> int:
+    with serving(directory, "--max-clients", "1"):
+        feeder = start("append", directory, "--lines", "s")
+        assert feeder.stdin is not None
+        feeder.stdin.write(b"line\n")
+        feeder.stdin.flush()
+        deadline = time.monotonic() + DEADLINE
+        while b'"clients_attached": 1' not in ringwal("status", directory, "--json").stdout:
+            assert time.monotonic() < deadline
+        code = ringwal("append", directory, "s", "--timeout", "0.5", stdin=b"x").returncode
+        feeder.communicate(timeout=DEADLINE)
+        return code
+
+
+def output_full(directory: Path) -> int:
+    with serving(directory), Path("/dev/full").open("wb") as full:
+        return start("status", directory, stdin=None, stdout=full, stderr=None).wait(DEADLINE)
+
+
+def held(directory: Path) -> int:
+    with serving(directory):
+        return ringwal("run", directory).returncode
+
+
+def other_format(directory: Path) -> int:
+    with serving(directory):
+        pass
+    file = directory / "manifest"
+    slots = [bytearray(file.read_bytes()[at : at + PAGE]) for at in (0, PAGE)]
+    for slot in slots:
+        slot[8:12] = (lib.RW_FORMAT_VERSION + 1).to_bytes(4, "little")
+        slot[88:96] = xxhash.xxh3_64_intdigest(slot[:88]).to_bytes(8, "little")
+    file.write_bytes(b"".join(slots))
+    return ringwal("run", directory).returncode
+
+
+def somebody_elses(directory: Path) -> int:
+    directory.mkdir(mode=0)
+    make_way(directory)
+    return subprocess.run(as_nobody("run", directory), capture_output=True, timeout=DEADLINE, check=False).returncode
+
+
+def make_way(directory: Path) -> None:
+    """Whoever runs as nobody gets as far as the directory."""
+    for parent in directory.parents:
+        if parent.owner() == "root" and len(parent.parts) > 2:
+            parent.chmod(parent.stat().st_mode | 0o011)
+
+
+def as_nobody(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-c", AS_NOBODY, *map(str, arguments)]
+
+
+def bad_setting(directory: Path) -> int:
+    return ringwal("run", directory, "--ring-bytes", "3MiB").returncode
+
+
+def signalled(directory: Path, number: int) -> int:
+    with serving(directory):
+        feeder = start("append", directory, "--lines", "s")
+        assert feeder.stdin is not None
+        feeder.stdin.write(b"line\n")
+        feeder.stdin.flush()
+        follower = start("tail", "-F", directory, "s", "--start", "0")
+        assert line_of(follower) == b"line\n"  # so the verb is at work
+        end(follower)
+        return end(feeder, number)[0]
+
+
+PROVOKED: dict[int, Callable[[Path], int]] = {
+    os.EX_OK: done,
+    1: too_large,
+    2: mistyped,
+    os.EX_DATAERR: damaged,
+    os.EX_NOINPUT: no_such_stream,
+    os.EX_UNAVAILABLE: no_engine,
+    os.EX_SOFTWARE: gives_up,
+    os.EX_OSERR: no_other_process,
+    os.EX_OSFILE: directory_moved,
+    os.EX_CANTCREAT: no_place,
+    os.EX_IOERR: output_full,
+    os.EX_TEMPFAIL: held,
+    os.EX_PROTOCOL: other_format,
+    os.EX_NOPERM: somebody_elses,
+    os.EX_CONFIG: bad_setting,
+    130: lambda directory: signalled(directory, signal.SIGINT),
+    143: lambda directory: signalled(directory, signal.SIGTERM),
+}
+
+
+def test_every_row_is_provoked() -> None:
+    assert [row.code for row in EXIT_CODES] == sorted(PROVOKED)
+
+
+@pytest.mark.parametrize("code", sorted(PROVOKED))
+def test_a_code_of_the_table_is_what_the_command_line_ends_with(tmp_path: Path, code: int) -> None:
+    assert PROVOKED[code](tmp_path / "d") == code
+
+
+@pytest.mark.parametrize("verb", ["ls", "status", "stop", "read", "tail", "append"])
+def test_another_users_directory_is_77_for_every_verb(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "d").mkdir(mode=0)
+    make_way(tmp_path / "d")
+    stream = ["s"] if verb in ("read", "tail", "append") else []
+    line = as_nobody(verb, tmp_path / "d", *stream)
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout) == (os.EX_NOPERM, b"")
+    assert b"Permission denied" in done.stderr

@@ -1,0 +1,109 @@
+"""`tail` over idle times, readers that leave and engines that end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli_rig import DEADLINE, end, line_of, ringwal, serving, start
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Path]:
+    """A directory with an engine running on it."""
+    with serving(tmp_path / "d"):
+        yield tmp_path / "d"
+
+
+def said_of(process: subprocess.Popen[bytes]) -> bytes:
+    """The next line of its stderr."""
+    assert process.stderr is not None
+    assert select.select([process.stderr], [], [], DEADLINE)[0], "nothing was said"
+    return process.stderr.readline()
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("flags", [[], ["-F"]])
+def test_an_idle_tail_ends_with_its_reader(served: Path, flags: list[str]) -> None:
+    ringwal("append", served, "s", "--lines", stdin=b"one\n")
+    follower = start("tail", *flags, served, "s", "--start", "0")
+    assert line_of(follower) == b"one\n"
+    assert follower.stdout is not None
+    follower.stdout.close()
+    follower.stdout = None
+    assert follower.wait(DEADLINE) == -signal.SIGPIPE  # and nothing is appended meanwhile
+    assert follower.communicate()[1] == b""
+
+
+@pytest.mark.parametrize("verb", ["read", "tail"])
+def test_an_offset_beyond_the_end_is_66_and_the_next_one_is_not(served: Path, verb: str) -> None:
+    ringwal("append", served, "s", "--lines", stdin=b"one\ntwo\n")
+    done = ringwal(verb, served, "s", "--start", "3")
+    assert (done.returncode, done.stdout) == (os.EX_NOINPUT, b"")
+    assert b"no offset 3" in done.stderr
+    assert b"the next record gets 2" in done.stderr
+    assert ringwal("read", served, "s", "--start", "2").returncode == 0
+
+
+def test_tail_of_an_unknown_stream_is_66_and_does_not_make_it(served: Path) -> None:
+    assert ringwal("tail", served, "nowhere").returncode == os.EX_NOINPUT
+    assert ringwal("ls", served).stdout == b""
+
+
+# --------------------------------------------------------------------------------------------------------- following
+
+
+def test_follow_waits_for_a_stream_and_misses_nothing_of_it(served: Path) -> None:
+    follower = start("tail", "-F", served, "s")
+    assert b"no stream named 's'" in said_of(follower)
+    for line in (b"one\n", b"two\n"):
+        ringwal("append", served, "s", "--lines", stdin=line)
+        assert line_of(follower) == line
+    assert end(follower, signal.SIGINT) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_follow_goes_on_over_a_restart_where_it_was(tmp_path: Path, number: int) -> None:
+    directory = tmp_path / "d"
+    with serving(directory) as host:
+        ringwal("append", directory, "s", "--lines", stdin=b"one\ntwo\n")
+        follower = start("tail", "--follow", directory, "s", "--start", "1")
+        assert line_of(follower) == b"two\n"
+        end(host, number)
+        assert said_of(follower).startswith(b"ringwal: ")
+    with serving(directory):
+        ringwal("append", directory, "s", "--lines", stdin=b"three\n")
+        assert line_of(follower) == b"three\n"
+        assert end(follower, signal.SIGINT) == (130, b"", b"")  # it was said once
+
+
+def test_follow_without_an_engine_ends_with_its_reader(tmp_path: Path) -> None:
+    with serving(tmp_path / "d") as host:
+        ringwal("append", tmp_path / "d", "s", stdin=b"one")
+        follower = start("tail", "-F", tmp_path / "d", "s", "--start", "0")
+        assert line_of(follower) == b"one\n"
+        assert follower.stdout is not None
+        end(host)
+        assert said_of(follower)
+        follower.stdout.close()
+        follower.stdout = None
+        assert follower.wait(DEADLINE) == -signal.SIGPIPE
+        follower.communicate()
+
+
+def test_a_tail_that_does_not_follow_ends_with_its_engine(tmp_path: Path) -> None:
+    with serving(tmp_path / "d") as host:
+        ringwal("append", tmp_path / "d", "s", "--lines", stdin=b"one\n")
+        follower = start("tail", tmp_path / "d", "s", "--start", "0")
+        assert line_of(follower) == b"one\n"
+        end(host)
+        assert b"Traceback" not in follower.communicate(timeout=DEADLINE)[1]
+        assert follower.returncode == os.EX_UNAVAILABLE

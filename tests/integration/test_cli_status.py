@@ -1,0 +1,85 @@
+"""`status` of an engine that runs and may not keep its promise: it says what it cannot vouch for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli_rig import DEADLINE, claimed, freeze, line_of, ringwal, serving, start
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Path]:
+    """A directory with an engine running on it."""
+    with serving(tmp_path / "d"):
+        yield tmp_path / "d"
+
+
+def test_status_of_an_engine_at_work_has_no_doubts(served: Path) -> None:
+    ringwal("append", served, "s", "--lines", stdin=b"one\n")
+    done = ringwal("status", served, "--json")
+    facts = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, facts["doubts"]) == (0, b"", [])
+    assert facts["processes"] == {"supervisor": "running", "wal": "running", "drain": "running"}
+
+
+@pytest.mark.parametrize("role", ["wal", "drain"])
+def test_status_does_not_vouch_for_a_stopped_process(served: Path, role: str) -> None:
+    pid = json.loads(ringwal("status", served, "--json").stdout)[f"{role}_pid"]
+    freeze(pid)
+    try:
+        done = ringwal("status", served, "--json")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    facts = json.loads(done.stdout)
+    assert done.returncode == os.EX_TEMPFAIL
+    assert facts["processes"][role] == "stopped"
+    assert f"its {role} process is stopped".encode() in done.stderr
+    assert facts["doubts"]
+    assert ringwal("status", served).returncode == 0
+
+
+def test_status_of_a_stopped_supervisor_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path / "d") as host:
+        freeze(host.pid)
+        try:
+            done = ringwal("status", tmp_path / "d", "--json", "--timeout", "0.5")
+        finally:
+            os.kill(host.pid, signal.SIGCONT)
+        assert done.returncode == os.EX_TEMPFAIL
+        assert json.loads(done.stdout)["processes"]["supervisor"] == "stopped"
+
+
+def test_status_tells_that_nothing_is_confirmed(served: Path) -> None:
+    facts = json.loads(ringwal("status", served, "--json").stdout)
+    feeder = start("append", served, "s", "--lines")
+    assert feeder.stdin is not None
+    feeder.stdin.write(b"one\n")
+    feeder.stdin.flush()
+    follower = start("tail", "-F", served, "s", "--start", "0", "--max-records", "1")
+    assert line_of(follower) == b"one\n"
+    follower.communicate(timeout=DEADLINE)
+    before = claimed(facts)
+    freeze(facts["drain_pid"])
+    try:
+        feeder.stdin.write(b"two\n")
+        feeder.stdin.flush()
+        deadline = time.monotonic() + DEADLINE
+        while claimed(facts) == before or not pending(served):
+            assert time.monotonic() < deadline
+        done = ringwal("status", served)
+        assert done.returncode == os.EX_TEMPFAIL
+        assert b"bytes are pending, and nothing was confirmed for 1 s" in done.stderr
+    finally:
+        os.kill(facts["drain_pid"], signal.SIGCONT)
+    assert feeder.communicate(timeout=DEADLINE)[0] == b"s: 2 records confirmed, offsets 0 to 1\n"
+
+
+def pending(directory: Path) -> int:
+    return int(json.loads(ringwal("status", directory, "--json").stdout)["ring"]["used"])

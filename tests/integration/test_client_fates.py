@@ -1,0 +1,108 @@
+"""Every error that an append raises says what became of the record, and so does every receipt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+import ringwal
+from ringwal._native import lib
+from tests.support.rig import WAIT, Engine, arm, read_all, stop_process, until
+
+
+def refused(append: Callable[[], object]) -> ringwal.Error:
+    with pytest.raises(ringwal.Error) as caught:
+        append()
+    assert caught.value.outcome == "not_appended", repr(caught.value)
+    return caught.value
+
+
+def test_appends_to_a_closed_client(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+    client = ringwal.connect(directory)
+    used, fresh = client.stream("used"), client.stream("fresh")
+    used.append(b"x").result(WAIT)
+    client.close()
+    for stream in (used, fresh):
+        for append in (lambda s=stream: s.append(b"x"), lambda s=stream: s.append_many([b"x", b"y"])):
+            assert isinstance(refused(append), ringwal.ClosedError)
+    with pytest.raises(ringwal.ClosedError):
+        client.stream("another")
+
+
+def test_appends_after_a_stop_and_all_that_cannot_attach(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(max_clients=1)
+    with ringwal.connect(directory, timeout=1.0) as client, ringwal.connect(directory, timeout=1.0) as other:
+        stream = client.stream("s")
+        stream.append(b"x").result(WAIT)
+        assert isinstance(refused(lambda: other.stream("s").append(b"no place")), ringwal.ShmUnavailable)
+        assert isinstance(refused(lambda: stream.append(bytes(1 << 20))), ringwal.RecordTooLarge)
+        assert running.terminate() == 0
+        for _ in range(3):
+            assert isinstance(refused(lambda: stream.append(b"y")), ringwal.NotRunning)
+            assert isinstance(refused(lambda: stream.append_many([b"y", b"z"])), ringwal.NotRunning)
+
+
+def test_what_is_pending_when_the_client_is_closed_is_unknown(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    client = ringwal.connect(directory)
+    client.stream("s").append(b"x").result(WAIT)
+    stop_process(running.status()["wal_pid"])
+    receipt = client.stream("s").append(b"y")
+    with pytest.raises(ringwal.AckTimeout):
+        client.close(timeout=0.0)
+    with pytest.raises(ringwal.ClosedError) as caught:
+        receipt.result(WAIT)
+    assert caught.value.outcome == "unknown"
+
+
+def test_a_stopping_engine_confirms_what_it_has_taken(
+    points_build: Path, directory: Path, start: Callable[..., Engine]
+) -> None:
+    """Though an append was refused meanwhile, which says so itself and ends nobody else's."""
+    once = directory.parent / "once"
+    running = start(points_build, once=once)
+    client = ringwal.connect(directory)
+    stream = client.stream("s")
+    stream.append(b"0").result(WAIT)
+    arm(once, "l.write.done:1:stop")
+    receipts = [stream.append(b"%d" % n) for n in range(1, 50)]
+    until(lambda: not once.exists(), "a block is under way")
+    wal = running.facts["wal_pid"]
+    running.process.send_signal(signal.SIGTERM)
+    until(lambda: client.attachment().control.state == lib.RW_STOPPING, "the engine is stopping")
+    for _ in range(3):
+        assert isinstance(refused(lambda: stream.append(b"late")), ringwal.NotRunning)
+    os.kill(wal, signal.SIGCONT)
+    assert running.wait() == 0
+    assert isinstance(refused(lambda: stream.append(b"too late")), ringwal.NotRunning)
+    assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(1, 50))
+    client.close()
+    start()
+    with ringwal.connect(directory) as reader:
+        assert [record.data for record in read_all(reader.stream("s"))] == [b"%d" % n for n in range(50)]
+
+
+def test_an_engine_that_hangs_holds_up_no_other_engines_futures(directory: Path, start: Callable[..., Engine]) -> None:
+    hanging, healthy = start(), Engine(directory.with_name("other"))
+    try:
+        with ringwal.connect(healthy.directory) as other, ringwal.connect(directory) as client:
+            client.stream("s").append(b"x").result(WAIT)
+            wal = hanging.status()["wal_pid"]
+            stop_process(wal)
+            pending = [client.stream("s").append(b"y").future() for _ in range(300)]
+            begun = [thread for thread in threading.enumerate() if thread.name == "ringwal-futures"]
+            resolved: list[Future[ringwal.Ack]] = [other.stream("s").append(b"z").future() for _ in range(20)]
+            assert [future.result(WAIT).offset for future in resolved] == list(range(20))
+            assert not any(future.done() for future in pending)
+            assert len(begun) == 1
+            os.kill(wal, signal.SIGCONT)
+            assert [future.result(WAIT).offset for future in pending] == list(range(1, 301))
+    finally:
+        healthy.close()

@@ -1,0 +1,120 @@
+"""Reading while others write: from the ring, from many segments, across a segment's end, asleep."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ringwal
+from tests.support.rig import WAIT, Engine, read_all
+
+RECORD = 16_000
+
+
+def data_of(n: int) -> bytes:
+    return b"%d " % n + bytes([n % 251]) * (RECORD - n % 100)
+
+
+def fill(stream: ringwal.Stream, first: int, count: int) -> None:
+    for n in range(first, first + count):
+        stream.append(data_of(n))
+    stream.flush(WAIT)
+
+
+def test_the_same_records_from_the_ring_and_from_several_segments(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    count = 1000  # 16 MB: four segments, and 16 times the ring
+    with ringwal.connect(directory) as client:
+        stream, other = client.stream("s"), client.stream("other")
+        other.append(b"alone among many").result(WAIT)
+        fill(stream, 0, count)
+        assert client.status()["segments"]["current"] >= 3
+        assert [record.data for record in read_all(stream)] == [data_of(n) for n in range(count)]
+        assert [record.data for record in stream.read(count - 5)] == [data_of(n) for n in range(count - 5, count)]
+        assert [record.offset for record in stream.read(500, max_records=3)] == [500, 501, 502]
+        assert len(stream.read(500, max_bytes=3 * RECORD + 100)) == 3
+        assert len(stream.read(500, max_bytes=1)) == 1
+        assert stream.read(count) == []
+        assert stream.read(ringwal.LATEST) == []
+        assert [record.data for record in other.read(ringwal.EARLIEST)] == [b"alone among many"]
+        stamps = [record.timestamp_ns for record in read_all(stream)]
+        assert stamps == sorted(stamps)
+    assert running.terminate() == 0
+    start()
+    with ringwal.connect(directory) as client:
+        fill(client.stream("s"), count, 10)
+        assert [record.data for record in read_all(client.stream("s"))] == [data_of(n) for n in range(count + 10)]
+
+
+def test_a_tail_follows_over_the_ends_of_segments(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    count = 800
+    seen: list[bytes] = []
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        stream.append(b"before").result(WAIT)
+        tail = stream.tail(max_records=7)  # from now on
+
+        def follow() -> None:
+            for record in tail:
+                assert record.offset == len(seen) + 1
+                seen.append(record.data)
+                if len(seen) == count:
+                    return
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        fill(stream, 0, count)
+        follower.join(WAIT)
+        assert client.status()["segments"]["current"] >= 2
+    assert seen == [data_of(n) for n in range(count)]
+    assert running.terminate() == 0
+
+
+def test_a_tail_sleeps_through_other_streams_and_wakes_for_its_own(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    start()
+    with ringwal.connect(directory) as reader, ringwal.connect(directory) as writer:
+        tail = reader.create_stream("wanted").tail()
+        got: list[ringwal.Record] = []
+        parked = threading.Thread(target=lambda: got.append(next(tail)))
+        parked.start()
+        for _ in range(100):
+            writer.stream("unwanted").append(b"x").result(WAIT)
+        assert got == []
+        writer.stream("wanted").append(b"here").result(WAIT)
+        parked.join(WAIT)
+        assert [record.data for record in got] == [b"here"]
+
+
+def test_a_tail_ends_with_its_engine_and_after_its_idle_timeout(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        stream.append(b"x").result(WAIT)
+        assert [record.data for record in stream.tail(0, idle_timeout=0.01)] == [b"x"]
+        failed: list[BaseException] = []
+        tail = stream.tail()
+
+        def follow() -> None:
+            try:
+                next(tail)
+            except ringwal.Error as error:
+                failed.append(error)
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        running.kill()
+        follower.join(WAIT)
+        assert [type(error) for error in failed] == [ringwal.NotRunning]
+        start()
+        # The successor has told this client that its engine is gone; the use after that attaches afresh.
+        with pytest.raises(ringwal.NotRunning) as refused:
+            stream.append(b"refused")
+        assert refused.value.outcome == "not_appended"
+        assert stream.append(b"y").result(WAIT).offset == 1
+        assert [record.data for record in stream.read(0)] == [b"x", b"y"]

@@ -1,0 +1,217 @@
+"""Writes and reads logs by hand: the blocks that the WAL process would write, whole or damaged as a test wants them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ringwal._native import ffi, lib
+from ringwal.config import Config
+from ringwal.log import manifest as manifests
+from ringwal.log import segment
+from ringwal.log.recovery import Recovered
+from tests.support.log_place import log_at, path_of
+
+PAGE = 4096
+MIB = 1 << 20
+CONFIG = Config(
+    ring_bytes=MIB, segment_bytes=3 * MIB, max_streams=64, block_bytes=64 << 10, lane_quota_bytes=4096, max_outstanding=16
+)
+HEADER = struct.Struct("<QII16sQQIIIIQQQQQQ")  # rw_block up to timestamp_ns
+
+# What became of a block: on the disk; never written; written but for a byte of its first frame, or of its header.
+State: TypeAlias = Literal["whole", "missing", "torn", "header"]
+# A record batch: stream id, and one payload or several.
+Batch: TypeAlias = tuple[int, bytes | Sequence[bytes]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Where a block lies in the log."""
+
+    position: int
+    end: int
+
+
+def batch_payload(data: bytes | Sequence[bytes]) -> tuple[bytes, int]:
+    """Payload and count of a record batch."""
+    if isinstance(data, bytes):
+        return data, 1
+    if len(data) == 1:
+        return data[0], 1
+    return b"".join(struct.pack("<I", len(one)) for one in data) + b"".join(data), len(data)
+
+
+class LogWriter:
+    """Appends to a log that was just recovered. Streams get the name `s<id>`."""
+
+    def __init__(self, directory: Path, recovered: Recovered) -> None:
+        self.directory = directory
+        self.manifest = recovered.manifest
+        self.position = recovered.position
+        self.number = recovered.block_number
+        self.begin = recovered.epoch_begin
+        self.next = {stream.id: stream.next_offset for stream in recovered.streams}
+        self.persisted = recovered.position
+
+    def put(
+        self, *batches: Batch, state: State = "whole", watermark: int | None = None, **fields: Any
+    ) -> Block:
+        """A data block with `batches`, at the next place; `watermark` is where the block in front ends if not given.
+
+        `fields` overrule what would be in the frames: `offset`, `name`, `stream_offset`.
+        """
+        frames: list[tuple[Any, bytes]] = []
+        for stream, data in batches:
+            payload, count = batch_payload(data)
+            if stream not in self.next:
+                frames.append(self._definition(stream, fields))
+                self.next[stream] = 0
+            offset = fields.get("offset", self.next[stream])
+            frames.append(self._frame(lib.RW_RECORD_BATCH, stream, offset, count, payload))
+            self.next[stream] += count
+        size = sum(80 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128
+        length = (size + PAGE - 1) // PAGE * PAGE
+        if self.position % self.manifest.segment_bytes + length > self.manifest.segment_bytes - PAGE:
+            self.end()
+        return self._block(frames, length, state, watermark, fields)
+
+    def end(self, state: State = "whole", watermark: int | None = None) -> Block:
+        """An END block; the next block goes to the next segment, which is made and named."""
+        size = self.manifest.segment_bytes
+        fields = {"kind": lib.RW_BLOCK_END, "span": size - self.position % size}
+        block = self._block([], PAGE, state, watermark, fields)
+        self.manifest = segment.prepare(log_at(self.directory), self.manifest, self.position // size, direct=False)
+        return block
+
+    def _definition(self, stream: int, fields: dict[str, Any]) -> tuple[Any, bytes]:
+        name = fields.get("name", f"s{stream}").encode()
+        return self._frame(lib.RW_RECORD_STREAM, stream, fields.get("stream_offset", 0), 0, name)
+
+    def _frame(self, kind: int, stream: int, offset: int, count: int, payload: bytes) -> tuple[Any, bytes]:
+        record = ffi.new("rw_record *")
+        record.kind, record.stream, record.count = kind, stream, count
+        record.base_offset, record.payload_bytes = offset, len(payload)
+        record.timestamp_ns, record.digest = 1_000 + offset, lib.rw_xxh3(payload, len(payload))
+        record.ticket, record.number, record.slot, record.generation = 64, 7, 3, 5
+        record.producer_id, record.producer_sequence = 11, offset
+        return record, payload
+
+    def _block(
+        self, frames: list[tuple[Any, bytes]], length: int, state: State, watermark: int | None, fields: dict[str, Any]
+    ) -> Block:
+        memory = ffi.new("uint8_t[]", length)
+        at = 128
+        for record, payload in frames:
+            seed = lib.rw_record_seed(self.manifest.epoch, self.position)
+            at += lib.rw_record_put(memory + at, record, payload, seed)
+        header = ffi.cast("rw_block *", memory)
+        header.magic, header.format_version = int.from_bytes(b"RWBLOCK1", "little"), lib.RW_FORMAT_VERSION
+        ffi.memmove(header.uuid, self.manifest.uuid, 16)
+        header.epoch, header.position, header.number = self.manifest.epoch, self.position, self.number
+        header.length, header.used, header.records = length, at, len(frames)
+        header.kind, header.span = fields.get("kind", lib.RW_BLOCK_DATA), fields.get("span", length)
+        header.watermark = self.persisted if watermark is None else watermark
+        header.timestamp_ns = 2_000 + self.number
+        for name in ("epoch", "position"):
+            setattr(header, name, fields.get(name, getattr(header, name)))
+        lib.rw_block_stamp(header)
+        image = bytearray(ffi.buffer(memory))
+        if state != "missing":
+            if state != "whole":
+                image[128 + 24 if state == "torn" and frames else 48] ^= 0x10
+            self.write_at(self.position, bytes(image))
+        block = Block(self.position, self.position + header.span)
+        if state == "whole" and self.persisted == self.position:
+            self.persisted = block.end
+        self.position, self.number = block.end, self.number + 1
+        return block
+
+    def write_at(self, position: int, data: bytes) -> None:
+        """Overwrite bytes of the log."""
+        with self.file(position // self.manifest.segment_bytes).open("r+b") as file:
+            file.seek(PAGE + position % self.manifest.segment_bytes)
+            file.write(data)
+
+    def flip(self, position: int, bit: int = 0) -> None:
+        """Invert one bit of the log."""
+        with self.file(position // self.manifest.segment_bytes).open("r+b") as file:
+            file.seek(PAGE + position % self.manifest.segment_bytes)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1 << bit]))
+
+    def file(self, number: int) -> Path:
+        """The file of segment `number`."""
+        return path_of(self.directory, number)
+
+
+def _header(data: bytes, at: int) -> dict[str, Any]:
+    names = "magic crc version uuid epoch position length used records kind span watermark number previous_end sequence"
+    return dict(zip([*names.split(), "timestamp_ns"], HEADER.unpack_from(data, at), strict=True))
+
+
+def _log_bytes(directory: Path, state: manifests.Manifest) -> bytes:
+    pieces = [path_of(directory, number).read_bytes()[PAGE:] for number in range(state.named_end)]
+    return b"".join(pieces)
+
+
+def _epochs(data: bytes, state: manifests.Manifest) -> list[tuple[int, int, int | None]]:
+    """Number, begin and end (None: unknown, the last one) of each epoch, from the barriers alone."""
+    found: list[tuple[int, int, int]] = []
+    for at in range(0, len(data), state.segment_bytes):
+        head = _header(data, at)
+        if head["kind"] == lib.RW_BLOCK_BARRIER and head["uuid"] == state.uuid and head["position"] == at:
+            found.append((head["epoch"], at, head["previous_end"]))
+    ends: list[int | None] = [cut for _, _, cut in found[1:]]
+    return [(epoch, at, end) for (epoch, at, _), end in zip(found, [*ends, None], strict=True)]
+
+
+def blocks(directory: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Header and bytes of every block that counts, oldest epoch first; each must be valid up to its epoch's cut."""
+    state = manifests.load(log_at(directory))
+    data = _log_bytes(directory, state)
+    for epoch, begin, end in _epochs(data, state):
+        at = begin
+        while at < (len(data) if end is None else end):
+            piece = data[at : at + PAGE]
+            good = lib.rw_block_check(piece, 1 << 40, state.uuid, epoch, at) == lib.RW_OK
+            head = _header(data, at)
+            piece = data[at : at + head["length"]] if good else b""
+            if not good or lib.rw_block_verify(piece) != lib.RW_OK:
+                assert end is None, f"epoch {epoch} ends at {at}, not at {end}"
+                break
+            yield head, piece
+            at += head["span"]
+
+
+def contents(directory: Path) -> dict[str, list[bytes]]:
+    """Every record that counts, by stream name, in order of offsets, which must be dense."""
+    names: dict[tuple[int, int], str] = {}
+    records: dict[str, list[bytes]] = {}
+    for head, piece in blocks(directory):
+        at, seen = ffi.new("uint64_t *", 128), ffi.new("rw_frame *")
+        while lib.rw_block_frames(piece, at, seen, 1):
+            payload = piece[seen.at + 80 : seen.at + 80 + seen.payload_bytes]
+            if seen.kind == lib.RW_RECORD_STREAM:
+                names[head["epoch"], seen.stream] = payload.decode()
+                records.setdefault(payload.decode(), [])
+                continue
+            stream = records[names[head["epoch"], seen.stream]]
+            assert seen.base_offset == len(stream)
+            stream.extend(_split(payload, seen.count))
+    return records
+
+
+def _split(payload: bytes, count: int) -> list[bytes]:
+    if count == 1:
+        return [payload]
+    lengths, at, parts = struct.unpack_from(f"<{count}I", payload), 4 * count, []
+    for length in lengths:
+        parts.append(payload[at : at + length])
+        at += length
+    return parts
