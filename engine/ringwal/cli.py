@@ -29,6 +29,7 @@ from ringwal import textio
 from ringwal.config import from_text
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
 from ringwal.ingest import Ingest, Interrupts, too_large
+from ringwal.limits import WHOLE_MAX
 from ringwal.standard import hold_streams
 from ringwal.version import __version__
 
@@ -275,7 +276,7 @@ def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: flo
 @kit.stream_argument
 @click.option("--start", callback=kit.start_value, default="earliest", metavar="OFFSET", show_default=True,
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
-@click.option("--max-records", type=kit.Number(int, 0, kit.COUNT_MAX), metavar="N",
+@click.option("--max-records", type=kit.Number(int, 0, WHOLE_MAX), metavar="N",
               help="Stop after N records.  [default: all]")
 @kit.raw_option
 @kit.timeout_option
@@ -306,7 +307,7 @@ def read(
 @kit.stream_argument
 @click.option("--start", callback=kit.start_value, default="latest", metavar="OFFSET", show_default=True,
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
-@click.option("--max-records", type=kit.Number(int, 1, kit.COUNT_MAX), metavar="N",
+@click.option("--max-records", type=kit.Number(int, 1, WHOLE_MAX), metavar="N",
               help="Stop after N records.  [default: never]")
 @click.option("-F", "--follow", "lasting", is_flag=True,
               help="Go on over restarts of the engine, and wait for the stream if there is none yet.")
@@ -329,7 +330,7 @@ def tail(
 
 
 @cli.command()
-@click.option("--seed", type=kit.Number(int, 0, kit.COUNT_MAX),
+@click.option("--seed", type=kit.Number(int, 0, WHOLE_MAX),
               help="Seed of the random moments.  [default: a new one, which is printed]")
 @click.option("--seconds", type=kit.Number(float, 2, 60), default=5.0, show_default=True, help="How long to write.")
 @click.option("--writers", type=kit.Number(int, 2, 64), default=8, show_default=True, help="Writer processes.")

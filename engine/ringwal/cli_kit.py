@@ -20,6 +20,7 @@ from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size,
 from ringwal.demo import DemoError
 from ringwal.errors import ConfigError, Error, NoSuchStream, NotRunning
 from ringwal.exit_codes import exit_code_of
+from ringwal.limits import SECONDS_MAX, WHOLE_MAX
 
 if TYPE_CHECKING:
     import ringwal
@@ -36,10 +37,6 @@ AGAIN_SECONDS = 0.2
 PROGRESS_SECONDS = 1.0
 """How long `status` waits for a confirmation while something is pending."""
 LOOK_SECONDS = 0.02
-SECONDS_MAX = 1_000_000_000
-"""The longest wait that may be asked for: some 30 years. All clocks and waits of the system can count so far."""
-OFFSET_MAX = (1 << 63) - 1
-COUNT_MAX = (1 << 63) - 1
 
 
 class NoSuchOffsetError(Exception):
@@ -76,8 +73,8 @@ def start_value(_ctx: click.Context, _param: click.Parameter, value: str) -> int
         number = int(value)
     except ValueError:
         raise click.BadParameter(f"{shortened(value)} is neither a number nor earliest or latest") from None
-    if not -OFFSET_MAX <= number <= OFFSET_MAX:
-        raise click.BadParameter(f"{shortened(value)} is no offset; the largest is {OFFSET_MAX}")
+    if not -WHOLE_MAX <= number <= WHOLE_MAX:
+        raise click.BadParameter(f"{shortened(value)} is no offset; the largest is {WHOLE_MAX}")
     return number
 
 
@@ -87,8 +84,6 @@ def lane_value(_ctx: click.Context, _param: click.Parameter, value: str | None) 
         size = None if value is None else parse_size(value)
     except ConfigError as error:
         raise click.BadParameter(f"{error}; {limits}") from None
-    except OverflowError:
-        size = LANE_BYTES_MAX + 1
     if size is not None and not LANE_BYTES_MIN <= size <= LANE_BYTES_MAX:
         raise click.BadParameter(f"{shortened(str(value))} is outside the limits: {limits}")
     return size

@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from ringwal.attachment import Attachment, Binding
-from ringwal.errors import ClosedError, EngineFailed, Error
+from ringwal.config import LANE_BYTES_MAX
+from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error
 from ringwal.lane import Lane
+from ringwal.limits import seconds, whole
 from ringwal.protocol.messages import check_stream_name
 from ringwal.stream import Stream, StreamInfo
 from ringwal.thread_lock import ThreadLock
@@ -32,13 +34,14 @@ def connect(
         path: the engine's directory.
         autostart: start an engine for the directory if none runs. It lives until its last client has gone.
         timeout: seconds to wait for the engine to answer, recovery included; ``None`` for ever.
-        lane_bytes: size of this process's lane; a record may take half of it. Rounded up to a power of two.
-        append_timeout: seconds that an append waits for room before it raises `BackpressureTimeout`.
+        lane_bytes: size of this process's lane, up to 1 GiB; a record may take half of it. Rounded up to a power of two.
+        append_timeout: seconds that an append waits for room before it raises `BackpressureTimeout`; ``None`` for ever.
 
     Raises:
         NotRunning: no engine serves the directory, and ``autostart`` is off.
         VersionMismatch: the engine was built from another version.
         ShmUnavailable: there is no shared memory, or no place, for another client.
+        ValueError: a number outside of its limits.
     """
     return Client(path, autostart=autostart, timeout=timeout, lane_bytes=lane_bytes, append_timeout=append_timeout)
 
@@ -63,11 +66,12 @@ class Client:
         self.path = Path(path).absolute()  # the same directory, wherever this process changes to
         self.options: dict[str, Any] = {
             "autostart": autostart,
-            "timeout": timeout,
-            "lane_bytes": lane_bytes,
-            "append_timeout": append_timeout,
+            "timeout": seconds(timeout),
+            "lane_bytes": None if lane_bytes is None else whole(lane_bytes, "lane_bytes", 1, LANE_BYTES_MAX, error=ConfigError),
+            "append_timeout": seconds(append_timeout, "append_timeout"),
         }
-        self.append_timeout = float("inf") if append_timeout is None else append_timeout
+        limit = self.options["append_timeout"]
+        self.append_timeout = float("inf") if limit is None else limit
         # The first one that is usable is used, the others are those of interrupted calls.
         self._attachments: list[Attachment] = []
         self._log: bytes | None = None  # the uuid of the log that this client has used
@@ -192,8 +196,9 @@ class Client:
         Raises:
             AckTimeout: not all were confirmed in time. The client is closed all the same.
             Error: an append failed and nobody had asked its receipt.
+            ValueError: a timeout that is none. The client is not closed.
         """
-        self._lock.run(partial(self._close, timeout))
+        self._lock.run(partial(self._close, seconds(timeout)))
 
     def _close(self, timeout: float | None) -> None:
         try:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Literal, TypeAlias, cast
 
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError
+from ringwal.limits import shown
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4096
@@ -87,12 +89,12 @@ class Config:
             value = getattr(self, setting.name)
             if setting.kind == "choice":
                 if value not in setting.choices:
-                    raise ConfigError(f"{setting.name} is {value!r}; choose one of {', '.join(setting.choices)}")
+                    raise ConfigError(f"{setting.name} is {shown(value)}; choose one of {', '.join(setting.choices)}")
             elif setting.kind == "seconds":
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise ConfigError(f"{setting.name} is {value!r}; it must be a number of seconds")
+                    raise ConfigError(f"{setting.name} is {shown(value)}; it must be a number of seconds")
             elif isinstance(value, bool) or not isinstance(value, int):
-                raise ConfigError(f"{setting.name} is {value!r}; it must be a whole number")
+                raise ConfigError(f"{setting.name} is {shown(value)}; it must be a whole number")
 
     def _check_limits(self) -> None:
         self._power_of_two("ring_bytes", MIB, 2 * GIB)
@@ -163,19 +165,19 @@ class Config:
     def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not low <= value <= high:
-            raise ConfigError(f"{name} is {value}; it must be between {low} and {high}")
+            raise ConfigError(f"{name} is {shown(value)}; it must be between {low} and {high}")
 
     def _power_of_two(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if value & (value - 1) or not low <= value <= high:
             best = min(max(next_power_of_two(value), low), high)
-            raise ConfigError(f"{name} is {value}; it must be a power of two from {low} to {high}, for example {best}")
+            raise ConfigError(f"{name} is {shown(value)}; it must be a power of two from {low} to {high}, for example {best}")
 
     def _multiple(self, name: str, unit: int, high: int) -> None:
         value = getattr(self, name)
         if not unit <= value <= high or value % unit:
             best = min(max(_round_up(value, unit), unit), high)
-            raise ConfigError(f"{name} is {value}; at most {high}, it must be a multiple of {unit}, for example {best}")
+            raise ConfigError(f"{name} is {shown(value)}; at most {high}, it must be a multiple of {unit}, for example {best}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Setting:
         try:
             return float(text) if self.kind == "seconds" else int(text)
         except ValueError:
-            raise ConfigError(f"{self.name} is {text!r}; it must be a number") from None
+            raise ConfigError(f"{self.name} is {shown(text)}; it must be a number") from None
 
     def format(self) -> str:
         """The default as a person writes it."""
@@ -212,8 +214,7 @@ class Setting:
 def settings() -> tuple[Setting, ...]:
     """Every setting of Config, in the order of their declaration."""
     return tuple(
-        Setting(name=field.name, default=cast(Any, field.default), **field.metadata)
-        for field in dataclasses.fields(Config)
+        Setting(name=field.name, default=cast(Any, field.default), **field.metadata) for field in dataclasses.fields(Config)
     )
 
 
@@ -235,10 +236,10 @@ def parse_size(text: str) -> int:
     """Bytes meant by `text`: `4096`, `64KiB`, `1.5GiB`; K, M and G alone are powers of 1024 too. Raises ConfigError."""
     match = _SIZE.fullmatch(text)
     if match is None or (match[3] or "").lower() == "b":  # MB would be 10**6 to some and 2**20 to others
-        raise ConfigError(f"{text!r} is not a size; write for example 4096, 64KiB, 64MiB or 1GiB")
-    size = float(match[1]) * _UNITS[(match[2] or "").lower()]
+        raise ConfigError(f"{shown(text)} is not a size; write for example 4096, 64KiB, 64MiB or 1GiB")
+    size = Decimal(match[1]) * _UNITS[(match[2] or "").lower()]
     if size != int(size):
-        raise ConfigError(f"{text!r} is not a whole number of bytes")
+        raise ConfigError(f"{shown(text)} is not a whole number of bytes")
     return int(size)
 
 

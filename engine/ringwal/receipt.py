@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from ringwal.limits import SECONDS_MAX, seconds
 from ringwal.results import PENDING
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ class Receipt:
             AckTimeout: not confirmed in time. The outcome is unknown; asking again later is allowed.
             EngineFailed: the engine ended first. The outcome is unknown.
             ForkError: the receipt was made before a fork, in the parent.
+            ValueError: a timeout that is none.
         """
+        if type(timeout) is not float or not 0.0 <= timeout <= SECONDS_MAX:
+            timeout = seconds(timeout)
         results = self._results
         offset = results.lane.wait(results, self.number, self._stream.name, timeout)
         if offset < 0:
@@ -84,7 +88,9 @@ class Receipt:
 
         Raises:
             AckTimeout: not confirmed in time.
+            ValueError: a timeout that is none.
         """
+        timeout = seconds(timeout)
         lane = self._results.lane
         if lane.wait(self._results, self.number, self._stream.name, timeout) < 0:
             return lane.tell(self.number)

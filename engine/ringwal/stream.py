@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ringwal._native import ffi, lib
 from ringwal.errors import AckTimeout, BackpressureTimeout, Error, NoSuchStream, NotRunning
 from ringwal.lane import SLICE_NS
+from ringwal.limits import WHOLE_MAX, seconds, shown, whole
 from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
 
@@ -190,7 +191,9 @@ class Stream:
         Raises:
             AckTimeout: not all were confirmed in time.
             Error: the first append that failed and whose receipt nobody had asked.
+            ValueError: a timeout that is none.
         """
+        timeout = seconds(timeout)
         bound = self._bound
         if bound is not None:
             bound.lane.flush(bound.number, timeout)
@@ -213,7 +216,10 @@ class Stream:
             NoSuchStream: nobody has appended to the stream yet.
             OffsetTrimmed: ``start`` lies before the oldest record that is kept.
             CorruptionError: stored bytes are damaged; names the place.
+            ValueError: a number outside of its limits.
         """
+        start, max_records = _start(start), whole(max_records, "max_records", 0)
+        max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
         attachment = self.client.attachment()
         number = attachment.number_of(self.name, look=True)
         return attachment.reader.read(number, _offset(attachment, number, start), max_records, max_bytes)
@@ -239,6 +245,10 @@ class Stream:
             NotRunning: the engine ended.
             As `read`.
         """
+        start, max_records = _start(start), whole(max_records, "max_records", 1)
+        idle_timeout = seconds(idle_timeout, "idle_timeout")
+        if missing not in ("raise", "wait"):
+            raise ValueError(f"missing is {shown(missing)}; it must be 'raise' or 'wait'")
         attachment = self.client.attachment()
         try:
             number = attachment.number_of(self.name, look=True)
@@ -308,13 +318,20 @@ class Stream:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
 
 
+def _start(start: int) -> int:
+    """Raises ValueError: neither an offset nor one of the two words for one."""
+    try:
+        return whole(start, "start", EARLIEST)
+    except ValueError:
+        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST or LATEST"
+        raise ValueError(f"start is {shown(start)}; it must be {wanted}") from None
+
+
 def _offset(attachment: Attachment, number: int, start: int) -> int:
     if start == EARLIEST:
         return int(attachment.stream(number).start_offset)
     if start == LATEST:
         return int(lib.rw_stream_confirmed(attachment.control, number))
-    if start < 0:
-        raise ValueError(f"start is {start}; it must be an offset, EARLIEST or LATEST")
     return start
 
 

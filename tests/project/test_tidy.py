@@ -28,7 +28,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "errors": (1, {"ringwal.errors"}),
     "plain": (
         1,
-        {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"},
+        {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"}
+        | {"ringwal.limits"},
     ),
     "config": (2, {"ringwal.config"}),
     "exit codes": (2, {"ringwal.exit_codes"}),

@@ -1,0 +1,163 @@
+"""Numbers at the edge of the API: each argument has its rule, and what breaks it is told the limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import ringwal
+from ringwal.config import Kind, from_text, settings
+from tests.support.rig import WAIT, Engine
+
+HUGE = 10**400
+SECONDS, WHOLE = "1000000000", "9223372036854775807"
+WRONG: dict[str, list[Any]] = {
+    "seconds": [math.nan, -math.inf, -1, -0.001, True, 1e10, 2**63, 2**64, HUGE, 10**5000, "1", b"1", 1j, [1]],
+    "whole": [math.nan, math.inf, -math.inf, -3, True, False, 1.0, 1.5, 2**63, 2**64, HUGE, 10**5000, "1", b"1", 1j, [1]],
+}
+
+# Of every call that takes a number: the argument, its kind, and what stands in the message of a refusal.
+CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
+    (ringwal.connect, "timeout", "seconds", SECONDS),
+    (ringwal.connect, "append_timeout", "seconds", SECONDS),
+    (ringwal.connect, "lane_bytes", "whole", "1073741824"),
+    (ringwal.Client, "timeout", "seconds", SECONDS),
+    (ringwal.Client, "append_timeout", "seconds", SECONDS),
+    (ringwal.Client, "lane_bytes", "whole", "1073741824"),
+    (ringwal.Client.close, "timeout", "seconds", SECONDS),
+    (ringwal.Stream.flush, "timeout", "seconds", SECONDS),
+    (ringwal.Stream.read, "start", "whole", WHOLE),
+    (ringwal.Stream.read, "max_records", "whole", WHOLE),
+    (ringwal.Stream.read, "max_bytes", "whole", WHOLE),
+    (ringwal.Stream.tail, "start", "whole", WHOLE),
+    (ringwal.Stream.tail, "max_records", "whole", WHOLE),
+    (ringwal.Stream.tail, "idle_timeout", "seconds", SECONDS),
+    (ringwal.Receipt.result, "timeout", "seconds", SECONDS),
+    (ringwal.Receipt.exception, "timeout", "seconds", SECONDS),
+]
+# Not called by users: the errors' own facts, and tuples that are handed out.
+DATA = (BaseException, tuple)
+
+
+def name_of(call: Callable[..., Any]) -> str:
+    return call.__qualname__
+
+
+def public_calls() -> Iterator[Callable[..., Any]]:
+    for name in ringwal.__all__:
+        value = getattr(ringwal, name)
+        if not callable(value) or (isinstance(value, type) and issubclass(value, DATA)):
+            continue
+        if value is not ringwal.Config:
+            yield value
+        if isinstance(value, type):
+            yield from (member for key, member in vars(value).items() if inspect.isfunction(member) and not key.startswith("_"))
+
+
+def test_every_number_that_a_call_takes_stands_in_the_table() -> None:
+    internal = {"Client.attachment", "Client.bind", "Client.renew", "Client.forked", "Stream.detach", "Stream.forked"}
+    internal |= {"Receipt.of", "Config.fitted"}
+    found = {
+        (name_of(call), argument.name)
+        for call in public_calls()
+        if name_of(call) not in internal
+        for argument in inspect.signature(call).parameters.values()
+        if {"int", "float"} & set(str(argument.annotation).replace("|", " ").split())
+    }
+    assert found == {(name_of(call), argument) for call, argument, _, _ in CALLS}
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[type, Any]]:
+    """A client, a stream of it and a receipt, by their classes."""
+    running = Engine(tmp_path_factory.mktemp("values") / "log")
+    try:
+        with ringwal.connect(running.directory) as client:
+            stream = client.stream("s")
+            receipt = stream.append(b"x")
+            receipt.result(WAIT)
+            yield {ringwal.Client: client, ringwal.Stream: stream, ringwal.Receipt: receipt}
+    finally:
+        running.close()
+
+
+def bound(call: Callable[..., Any], used: dict[type, Any]) -> Callable[..., Any]:
+    for cls, value in used.items():
+        if vars(cls).get(call.__name__) is call:
+            return getattr(value, call.__name__)  # type: ignore[no-any-return]
+    return lambda **given: call(used[ringwal.Client].path, **given)
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "kind", "limit"), CALLS, ids=[f"{name_of(call)}-{argument}" for call, argument, _, _ in CALLS]
+)
+def test_a_number_outside_of_its_limits_is_a_value_error_that_names_them(
+    used: dict[type, Any], call: Callable[..., Any], argument: str, kind: str, limit: str
+) -> None:
+    for value in WRONG[kind]:
+        with pytest.raises(ValueError, match=f"^{argument} is .*{limit}") as caught:
+            bound(call, used)(**{argument: value})
+        assert len(str(caught.value)) < 200
+    assert used[ringwal.Stream].append(b"the client goes on").result(WAIT).count == 1
+
+
+def test_what_means_for_ever_elsewhere_means_it_here(used: dict[type, Any]) -> None:
+    client, stream, receipt = used[ringwal.Client], used[ringwal.Stream], used[ringwal.Receipt]
+    for forever in (None, math.inf, 1_000_000_000, Fraction(10**9)):
+        assert receipt.result(forever) == ("s", 0, 1)
+        assert receipt.exception(forever) is None
+        stream.flush(forever)
+        assert next(stream.tail(0, idle_timeout=forever)).offset == 0
+        with ringwal.connect(client.path, timeout=forever, append_timeout=forever) as other:
+            other.stream("s").append(b"y").result(forever)
+            other.close(forever)
+
+
+def test_the_limits_themselves_are_taken(used: dict[type, Any]) -> None:
+    client, stream, receipt = used[ringwal.Client], used[ringwal.Stream], used[ringwal.Receipt]
+    assert receipt.result(0) == ("s", 0, 1)
+    assert stream.read(0, 0) == []
+    assert stream.read(2**63 - 1) == []
+    assert len(stream.read(0, 2**63 - 1, 2**63 - 1)) > 0
+    assert [record.offset for record in stream.read(0, max_records=5, max_bytes=0)] == [0]  # one, however large
+    assert list(stream.tail(2**63 - 1, max_records=2**63 - 1, idle_timeout=0)) == []
+    with ringwal.connect(client.path, lane_bytes=1) as other:
+        other.stream("s").append(b"z").result(WAIT)
+
+
+def test_no_wait_at_all_ends_at_once(directory: Path) -> None:
+    with pytest.raises(ringwal.NotRunning):
+        ringwal.connect(directory, timeout=0)
+
+
+# ------------------------------------------------------------------------------------------------------- settings
+
+
+def test_every_setting_that_is_a_number_has_limits() -> None:
+    assert {setting.kind for setting in settings()} == set(get_args(Kind))
+    for field in dataclasses.fields(ringwal.Config):
+        kind = field.metadata["kind"]
+        if kind == "choice":
+            continue
+        values = WRONG["seconds" if kind == "seconds" else "whole"]
+        for value in [*values, math.inf, -1, None]:
+            with pytest.raises(ringwal.ConfigError, match=f"^{field.name} is .*; (at most|it must be)") as caught:
+                ringwal.Config(**{field.name: value})
+            assert len(str(caught.value)) < 200
+
+
+def test_every_setting_that_is_written_has_them_too() -> None:
+    for setting in settings():
+        if setting.kind == "choice":
+            continue
+        for text in ("inf", "-inf", "nan", "-1", "1e400", "9" * 30, "9" * 5000, "", "0x10", "True"):
+            with pytest.raises(ringwal.ConfigError) as caught:
+                from_text({setting.name: text})
+            assert len(str(caught.value)) < 200
