@@ -16,6 +16,8 @@ from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer  # collections.abc has it since Python 3.12; type checkers know this one everywhere
+
     from ringwal.attachment import Attachment, Binding
     from ringwal.client import Client
     from ringwal.reader import Cursor, Record
@@ -90,7 +92,7 @@ class Stream:
 
     # --------------------------------------------------------------------------------------------------- append
 
-    def append(self, data: bytes | bytearray | memoryview | Any) -> Receipt:
+    def append(self, data: Buffer) -> Receipt:
         """Appends one record and returns at once with its `Receipt`. Appends of one thread keep their order.
 
         Args:
@@ -152,13 +154,14 @@ class Stream:
         self.client.renew(bound.attachment)
         return self._bind_to_append()
 
-    def append_many(self, records: Iterable[bytes | bytearray | memoryview | Any]) -> Receipt:
+    def append_many(self, records: Iterable[Buffer]) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
 
         Args:
-            records: at least one bytes-like object.
+            records: at least one bytes-like object. One alone is not a batch: ``[data]`` is.
 
         Raises:
+            TypeError: a record is not bytes-like.
             ValueError: no records.
             As `append`; the limit is for the batch as a whole.
         """

@@ -1,0 +1,97 @@
+"""What a type checker says of an append is what happens."""
+
+from __future__ import annotations
+
+import array
+import mmap
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ringwal
+from tests.support.rig import CHECKOUT, WAIT, Engine
+
+GOOD = [
+    'stream.append(b"abc")',
+    'stream.append(bytearray(b"abc"))',
+    'stream.append(memoryview(b"abc"))',
+    'stream.append(array.array("i", [1, 2]))',
+    "stream.append(mmap.mmap(-1, 10))",
+    "stream.append(Whole())",
+    'stream.append_many([b"abc", bytearray(b"d"), memoryview(b"e")])',
+    'stream.append_many((b"abc", b"d"))',
+    'stream.append_many({b"abc": 1})',
+    'stream.append_many(bytes([n]) for n in range(3))',
+    'stream.append_many(iter([b"abc"]))',
+    'stream.append_many(map(str.encode, ["a", "b"]))',
+    "stream.append_many([Whole()])",
+]
+BAD = [
+    'stream.append("text")',
+    "stream.append(1)",
+    "stream.append(1.5)",
+    "stream.append(None)",
+    'stream.append([b"abc"])',
+    'stream.append_many(b"abc")',
+    'stream.append_many(bytearray(b"abc"))',
+    "stream.append_many(view)",
+    'stream.append_many("text")',
+    'stream.append_many(["text"])',
+    'stream.append_many([b"abc", "text"])',
+    "stream.append_many([1])",
+    "stream.append_many(1)",
+    "stream.append_many(None)",
+]
+HEAD = """
+import array
+import mmap
+import ringwal
+
+class Whole:
+    def __buffer__(self, flags: int) -> memoryview:
+        return memoryview(b"whole")
+
+def check(stream: ringwal.Stream, view: memoryview) -> None:
+"""
+
+
+def test_a_type_checker_takes_buffers_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    program = tmp_path / "program.py"
+    calls = [*GOOD, *BAD]
+    program.write_text(HEAD + "".join(f"    {call}\n" for call in calls))
+    first = HEAD.count("\n") + 1
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache"), str(program)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"MYPYPATH": str(CHECKOUT / "engine")}, capture_output=True, text=True, check=False
+    )
+    lines = [line.split(":") for line in done.stdout.splitlines() if line.startswith(program.name + ":") and "error" in line]
+    assert {calls[int(line[1]) - first] for line in lines} == set(BAD), done.stdout + done.stderr
+
+
+class Words:
+    """Something with a buffer, before and after Python 3.12: a class written in Python has none before."""
+
+    def __new__(cls) -> Any:
+        return memoryview(b"whole")
+
+
+@pytest.fixture
+def stream(directory: Path, start: Callable[..., Engine]) -> Iterator[ringwal.Stream]:
+    start()
+    with ringwal.connect(directory) as client:
+        yield client.stream("s")
+
+
+def test_the_same_is_so_when_it_runs(stream: ringwal.Stream) -> None:
+    names = {"stream": stream, "array": array, "mmap": mmap, "Whole": Words, "view": memoryview(b"abc")}
+    for call in GOOD:
+        assert eval(call, names).result(WAIT).count > 0
+    for call in BAD:
+        with pytest.raises(TypeError):
+            eval(call, names)
+    assert stream.append(b"as before").result(WAIT).count == 1
