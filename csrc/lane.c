@@ -190,7 +190,8 @@ int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint3
 /* ---------------------------------------------------------------------------------------- numbers, given out here */
 
 /* Permit, claim, number: in this order a refusal gives everything back, and the numbers have no holes. A number that was
- * taken first and could not be used would be waited for in vain. */
+ * taken first and could not be used would be waited for in vain. So next <= taken <= granted, and once next is granted, every
+ * permit has become a number and none can come back: whoever takes a lane out of use waits for that. */
 static int64_t start(rw_writer *w, uint32_t stream, uint64_t payload, uint64_t *at)
 {
     uint64_t taken = rw_load64(&w->taken);
@@ -227,6 +228,11 @@ int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, u
     if (number >= 0)
         put_batch(w, at, stream, lengths, count, data, bytes, (uint64_t)number);
     return number;
+}
+
+void rw_writer_skip(rw_writer *w, uint32_t count)
+{
+    w->next = w->taken = w->granted = w->next + count;
 }
 
 void rw_writer_grant(rw_writer *w, uint64_t end)

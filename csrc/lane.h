@@ -62,6 +62,9 @@ int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t b
 int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
                        uint64_t bytes);
 
+/* Before the first grant: leaves out so many numbers, to be near the last one. */
+void rw_writer_skip(rw_writer *w, uint32_t count);
+
 /* Allows the numbers below `end`, if they are not allowed yet: saying it twice, or late, changes nothing. The caller has settled
  * the results whose cells they take. */
 void rw_writer_grant(rw_writer *w, uint64_t end);

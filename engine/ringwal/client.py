@@ -141,11 +141,6 @@ class Client:
             with contextlib.suppress(RuntimeError):  # another thread, or a destructor, opened one meanwhile
                 return list(self._streams.values())
 
-    def renew(self, attachment: Attachment) -> None:
-        """Detaches from the engine if ``attachment`` is still in use; the next use attaches afresh."""
-        error = Error("this client has taken another lane", outcome="unknown")
-        self._lock.run(partial(self._drop, attachment, error))
-
     def forked(self) -> None:
         """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
         self._lock = ThreadLock()

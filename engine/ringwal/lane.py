@@ -52,8 +52,8 @@ class Lane:
     interrupted one has left.
     """
 
-    appends_max = NUMBERS
-    """After so many the client takes another lane."""
+    begins_at = 0
+    """The first number within the generation: tests begin near the end."""
 
     def __init__(self, *, control: Any, lane: Any, bell_fd: int, alive: Callable[[], bool], keep: tuple[object, ...]) -> None:
         """``keep`` holds the mappings: they are released with the last receipt, as a thread may still be waiting in C."""
@@ -74,7 +74,10 @@ class Lane:
         self.ending: dict[None, Ending] = {}  # at most one, which the first `end` puts here
         self._alive = alive
         self._told: set[int] = set()  # failed appends whose caller knows
-        self.page = Page(self, self.generation * NUMBERS, self.page_size)
+        self.retired = False
+        """All numbers are given out and confirmed: whoever meets the lane's end for that takes the next lane."""
+        lib.rw_writer_skip(self.writer, self.begins_at)
+        self.page = Page(self, self.generation * NUMBERS + self.begins_at, self.page_size)
         """A page at or before the one that the next number is on: where an append starts to look."""
         self._oldest = self.page
         """A page at or before the first one whose results are still in cells only."""
@@ -215,7 +218,34 @@ class Lane:
     def used_up(self) -> bool:
         """True if this lane has no number left."""
         granted = int(lib.rw_writer_granted(self.writer))
-        return granted + self.page_size > self.generation * NUMBERS + self.appends_max
+        return granted + self.page_size > (self.generation + 1) * NUMBERS
+
+    def wind_up(self, deadline: float) -> bool:
+        """Waits until the last number is given out and all are confirmed. False: one is left after all, for the next append.
+
+        Another thread may be between its permit and its number, in C: its append is not yet among those that can be waited
+        for. It gives the permit back, or gets the number.
+
+        Raises:
+            BackpressureTimeout, StorageFull: not confirmed by then. Nothing was appended.
+        """
+        while lib.rw_writer_next(self.writer) < lib.rw_writer_granted(self.writer):
+            if lib.rw_writer_permits(self.writer):
+                return False
+            if time.monotonic() >= deadline:
+                raise self._no_room("the last append of this lane is not under way in time; nothing was appended")
+            time.sleep(0)
+        try:
+            for _ in self.settle(None, deadline):
+                pass
+        except AckTimeout as error:
+            raise self._no_room(f"{error}; nothing was appended") from None
+        return True
+
+    def retire(self) -> None:
+        """After `wind_up`: no more appends. What was appended is confirmed, and stays so for its receipts."""
+        self.retired = True
+        self.end(Error("this lane has no number left", outcome="unknown"))
 
     def turn(self, deadline: float) -> None:
         """Grants another page of numbers when the oldest page's appends are confirmed: the cold half of an append.
@@ -224,12 +254,13 @@ class Lane:
             BackpressureTimeout, StorageFull: not confirmed by then. NotRunning: the lane has ended. Nothing was appended.
         """
         while True:
+            # Before the look whether there are more: what is granted below is of no effect if another thread was quicker.
+            page = self._oldest
             lost = self.lost
+            if lib.rw_writer_permits(self.writer) or self.used_up() or self.retired:
+                return
             if lost is not None:
                 raise _refusal(lost) from lost
-            if lib.rw_writer_permits(self.writer):
-                return
-            page = self._oldest
             oldest = page.results
             if oldest.kept is None:
                 # While others give its cells out again, cells are found that hold none of its numbers: not all of it then.
@@ -254,6 +285,8 @@ class Lane:
 
     def refused(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> None:
         """What to do about an append that was not published: returns if it may be tried again, else raises."""
+        if self.retired:
+            return None
         if code == lib.RW_CHORE:
             return self.turn(deadline)
         if code == lib.RW_TOO_LARGE:

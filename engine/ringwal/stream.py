@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ringwal._native import ffi, lib
-from ringwal.errors import AckTimeout, BackpressureTimeout, Error, NoSuchStream, NotRunning
+from ringwal.errors import Error, NoSuchStream, NotRunning
 from ringwal.lane import SLICE_NS
 from ringwal.limits import WHOLE_MAX, seconds, shown, whole
 from ringwal.receipt import BatchReceipt, Receipt
@@ -139,20 +139,13 @@ class Stream:
             number = submit(bound)
             if number >= 0:
                 return lane.results_of(page, number), number
-            if number == lib.RW_CHORE and lane.used_up():
-                bound = self._renew(bound, deadline)
+            if lane.retired:
+                bound = self._bind_to_append()
+            elif number == lib.RW_CHORE and lane.used_up():
+                if lane.wind_up(deadline):
+                    lane.retire()
             else:
                 lane.refused(number, payload_bytes, deadline, self.client.append_timeout)
-
-    def _renew(self, bound: Binding, deadline: float) -> Binding:
-        """Another lane for one whose numbers are used up, when everything in it is confirmed."""
-        try:
-            for _ in bound.lane.settle(None, deadline):
-                pass
-        except AckTimeout as error:
-            raise BackpressureTimeout(f"{error}; nothing was appended") from None
-        self.client.renew(bound.attachment)
-        return self._bind_to_append()
 
     def append_many(self, records: Iterable[Buffer]) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.

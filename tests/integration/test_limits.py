@@ -61,21 +61,6 @@ def test_a_full_lane_is_back_pressure_and_writes_nothing(held: Engine, directory
         assert stream.append(b"next").result(WAIT).offset == 4
 
 
-def test_a_client_outlives_the_numbers_of_a_lane(
-    directory: Path, start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ringwal.lane.Lane.appends_max", 64)
-    start(max_outstanding=16)
-    with ringwal.connect(directory) as client:
-        streams = [client.stream("a"), client.stream("b")]
-        receipts = [streams[n % 2].append(b"%d" % n) for n in range(300)]
-        batch = streams[0].append_many([b"300", b"301"])
-        streams[0].flush()
-        assert [receipt.result(WAIT).offset for receipt in receipts] == [n // 2 for n in range(300)]
-        assert batch.result(WAIT) == ("a", 150, 2)
-        assert [int(record.data) for record in streams[1].read(0)] == list(range(1, 300, 2))
-
-
 def test_a_full_window_is_back_pressure_and_writes_nothing(held: Engine, directory: Path) -> None:
     with ringwal.connect(directory, append_timeout=0.05) as client:
         stream = client.stream("s")
