@@ -13,9 +13,10 @@ from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
 from ringwal.errors import EngineFailed, Error, NotRunning
+from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.log import manifest
-from ringwal.log.directory import Directory
+from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.protocol.client import Registration
 from ringwal.reader import Reader
 from ringwal.thread_lock import ThreadLock
@@ -38,10 +39,12 @@ class Attachment:
         """``log`` is the uuid of the log that the client has used before: another one in its place is refused.
 
         Raises:
-            NotRunning, VersionMismatch, ShmUnavailable: see `ringwal.connect`.
+            NotRunning, FileError, VersionMismatch, ShmUnavailable: see `ringwal.connect`.
         """
-        autostart = autostart and (log is None or (path / manifest.NAME).exists())
+        with FileErrors(path, "look into"):
+            autostart = autostart and (log is None or (path / manifest.NAME).exists())
         self.registration = connect_or_start(path, autostart=autostart, timeout=timeout)
+        self.reading = FileErrors(path / SEGMENTS, "read from")
         try:
             self.log = self.registration.hello.uuid
             if log not in (None, self.log):
@@ -49,9 +52,10 @@ class Attachment:
             hello, fds = self.registration.hello, self.registration.hand_over()
             self.epoch = hello.epoch
             try:
-                self.directory = Directory(path, fds.directory)  # the engine's own, whatever the path leads to by now
-                self.control_map = memory.attach_control(fds.control, hello.control_bytes, hello.uuid, hello.epoch)
-                self.ring_map = memory.attach_log(fds.ring, hello.ring_bytes)
+                with FileErrors(path, "open"):
+                    self.directory = Directory(path, fds.directory)  # the engine's own, whatever the path leads to by now
+                    self.control_map = memory.attach_control(fds.control, hello.control_bytes, hello.uuid, hello.epoch)
+                    self.ring_map = memory.attach_log(fds.ring, hello.ring_bytes)
             finally:
                 os.close(fds.control)
                 os.close(fds.ring)
@@ -153,15 +157,16 @@ class Attachment:
     def _open_lane(self, lane_bytes: int) -> Lane:
         granted, fd = self.registration.lane(lane_bytes)
         try:
-            mapping = memory.attach_lane(self.control_map, fd, granted.slot, granted.generation, granted.bytes)
-            return Lane(
-                control=self.control,
-                lane=mapping.pointer,
-                bell_fd=self.registration.bell_fd,
-                # Not a method: a lane is kept by receipts, and must not keep all that an attachment holds open.
-                alive=partial(_usable, self.control, self.registration),
-                keep=(self.control_map, mapping),
-            )
+            with FileErrors(self.directory.path, "open a lane of the engine on"):
+                mapping = memory.attach_lane(self.control_map, fd, granted.slot, granted.generation, granted.bytes)
+                return Lane(
+                    control=self.control,
+                    lane=mapping.pointer,
+                    bell_fd=self.registration.bell_fd,
+                    # Not a method: a lane is kept by receipts, and must not keep all that an attachment holds open.
+                    alive=partial(_usable, self.control, self.registration),
+                    keep=(self.control_map, mapping),
+                )
         except Exception:
             with contextlib.suppress(NotRunning):  # the error under way is the one to tell
                 self.registration.release(granted.slot, granted.generation)

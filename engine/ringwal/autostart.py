@@ -8,19 +8,27 @@ server that has Python inside, would only start itself again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from ringwal import lock_file
-from ringwal.errors import NotRunning
+from ringwal.errors import FileError, NotRunning
+from ringwal.file_errors import FileErrors
 from ringwal.log.directory import give_to_owner
 from ringwal.log.files import make_directory
+from ringwal.observer import observe
 from ringwal.protocol.client import Registration
 
+LOG_NAME = "engine.log"
+SAID_BYTES = 4096
+"""Of the end of that, what is looked at for its last line."""
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.1
 STARTING = "RINGWAL_STARTING"
@@ -36,26 +44,37 @@ def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> R
 
     Raises:
         NotRunning: no engine answers (in time), or none can be started.
+        FileError: the directory cannot be used, or made.
         VersionMismatch: the engine that answers was built from another version.
     """
     if not autostart:
-        return Registration(path, timeout)
+        try:
+            return Registration(path, timeout)
+        except NotRunning as error:
+            if error.why == "silent":
+                error.args = (f"{error}: {_state_of(path)}",)
+            raise
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = FIRST_PAUSE
     with contextlib.ExitStack() as stack:
         starter: _Starter | None = None
         while True:
             try:
-                return Registration(path, timeout)
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                registration = Registration(path, left)
+                registration.timeout = timeout
+                return registration
             except NotRunning as error:
                 if deadline is not None and time.monotonic() >= deadline:
-                    raise NotRunning(f"no engine answers for {path} within {timeout:g} s{_said(path)}") from error
+                    state = _state_of(path)
+                    raise NotRunning(f"no engine answers for {path} within {timeout:g} s: {state}{_said(path)}") from error
             if starter is not None and (code := starter.ended()) is not None:
                 if code not in (os.EX_OK, os.EX_TEMPFAIL, os.EX_NOPERM):
                     raise NotRunning(f"the engine for {path} ended at once with exit code {code}{_said(path)}")
                 starter = None  # there was another one, or it has ended with its last client
             if starter is None and not _held(path):
-                starter = stack.enter_context(contextlib.closing(_Starter(path)))
+                with FileErrors(path, "start an engine on"):
+                    starter = stack.enter_context(contextlib.closing(_Starter(path)))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -64,16 +83,16 @@ class _Starter:
     """An engine that was started, and what it says of its end."""
 
     def __init__(self, path: Path) -> None:
-        """Raises NotRunning: an engine cannot be started from here."""
+        """Raises NotRunning, FileError, OSError: an engine cannot be started from here."""
         python = _python()
         path = path.absolute()
-        make_directory(path)
+        _make_last(path)
         # The engine must run the code that this process runs, whatever the current directory holds.
         package = str(Path(__file__).resolve().parent.parent)
         search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         self._status, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            with _log_path(path).open("ab") as log:
+            with _open_log(path) as log:
                 _give_to_owner(log.fileno(), path)
                 code = subprocess.run(
                     [python, "-P", "-m", "ringwal.processes.daemon", str(path), str(told)],
@@ -143,14 +162,75 @@ def _give_to_owner(fd: int, path: Path) -> None:
         os.close(directory)
 
 
-def _log_path(path: Path) -> Path:
-    return path / "engine.log"
+def _make_last(path: Path) -> None:
+    """Makes the directory, and not what is missing above it: that was rather mistyped. Raises FileError, OSError."""
+    for above in reversed(path.parents):
+        if not above.is_dir():
+            number = errno.ENOTDIR if above.exists() else errno.ENOENT
+            raise FileError(
+                f"cannot start an engine on {path}: {above} {'is no directory' if above.exists() else 'does not exist'};"
+                " only the last directory of a path is made",
+                number,
+                str(above),
+            )
+    make_directory(path)
+
+
+def _state_of(path: Path) -> str:
+    """What an engine does that does not answer, as far as it can be seen: what was waited for."""
+    seen = observe(path)
+    if seen is not None:
+        who = f"process {seen['pid']}"
+        if seen["processes"].get("supervisor") == "stopped":
+            return f"its {who} stands still (SIGSTOP, or a debugger)"
+        return {
+            "stopping": f"the old engine ({who}) is still stopping",
+            "running": f"it ({who}) runs, and has not answered on its socket",
+        }.get(seen["state"], f"it ({who}) is {seen['state']}")
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return "no engine answers on its socket"
+    try:
+        holder = lock_file.holder(directory)
+        held = lock_file.held(directory)
+    finally:
+        os.close(directory)
+    if holder is not None:  # it describes its memory when it has recovered
+        return f"it (process {holder.pid}) is recovering{_read_so_far(holder.pid)}"
+    return "it cannot be seen from here" if held else "no engine holds the directory"
+
+
+def _read_so_far(pid: int) -> str:
+    """How far a recovering engine has come, as the kernel counts."""
+    try:
+        counts = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+        return f", and has read {int(counts['rchar']) >> 20} MiB of the log so far"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """DIR/engine.log, to be added to. Raises FileError: it is something else than a file, which nobody may ever read."""
+    name = path / LOG_NAME
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    with FileErrors(name, "write"):
+        fd = os.open(name, flags, 0o666)  # ENXIO: a pipe that nobody reads
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return os.fdopen(fd, "ab")
 
 
 def _said(path: Path) -> str:
     """The last line of the engine's log, for the error message."""
     try:
-        lines = _log_path(path).read_text(errors="replace").splitlines()
+        fd = os.open(path / LOG_NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as log:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return ""
+            log.seek(max(0, os.fstat(fd).st_size - SAID_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
     return f"; it said: {lines[-1]}" if lines else ""

@@ -167,8 +167,7 @@ def nothing_appended(error: BaseException) -> None:
 
 
 def message_of(error: BaseException) -> str:
-    """What a reader of the command line can act on: a hint at the API is of no use there."""
-    return str(error).replace(", or connect with autostart=True", "") or type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def report(error: BaseException, as_json: bool) -> None:
@@ -192,7 +191,7 @@ def report(error: BaseException, as_json: bool) -> None:
 def client(directory: Path, timeout: float, lane_bytes: int | None = None) -> Iterator[ringwal.Client]:
     import ringwal
 
-    with ringwal.connect(directory, timeout=timeout, lane_bytes=lane_bytes, append_timeout=timeout) as client:
+    with ringwal.Client(directory, timeout=timeout, lane_bytes=lane_bytes, append_timeout=timeout) as client:
         yield client
 
 

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from ringwal.attachment import Attachment, Binding
 from ringwal.config import LANE_BYTES_MAX
-from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error
+from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error, NotRunning
+from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.limits import seconds, whole
 from ringwal.protocol.messages import check_stream_name
@@ -32,18 +33,25 @@ def connect(
 
     Args:
         path: the engine's directory.
-        autostart: start an engine for the directory if none runs. It lives until its last client has gone.
+        autostart: start an engine for the directory if none runs. It lives until its last client has gone. The directory is
+            made if it is missing, what lies above it is not.
         timeout: seconds to wait for the engine to answer, recovery included; ``None`` for ever.
         lane_bytes: size of this process's lane, up to 1 GiB; a record may take half of it. Rounded up to a power of two.
         append_timeout: seconds that an append waits for room before it raises `BackpressureTimeout`; ``None`` for ever.
 
     Raises:
-        NotRunning: no engine serves the directory, and ``autostart`` is off.
+        NotRunning: no engine serves the directory, and ``autostart`` is off; or it did not answer in time.
+        FileError: the system does not let this process use, or make, the directory.
         VersionMismatch: the engine was built from another version.
         ShmUnavailable: there is no shared memory, or no place, for another client.
         ValueError: a number outside of its limits.
     """
-    return Client(path, autostart=autostart, timeout=timeout, lane_bytes=lane_bytes, append_timeout=append_timeout)
+    try:
+        return Client(path, autostart=autostart, timeout=timeout, lane_bytes=lane_bytes, append_timeout=append_timeout)
+    except NotRunning as error:
+        if error.why == "absent" and not autostart:
+            error.args = (f"{error}, or connect with autostart=True",)
+        raise
 
 
 class Client:
@@ -63,7 +71,8 @@ class Client:
         lane_bytes: int | None = None,
         append_timeout: float | None = 5.0,
     ) -> None:
-        self.path = Path(path).absolute()  # the same directory, wherever this process changes to
+        with FileErrors(Path(path), "find"):  # the current directory may be gone
+            self.path = Path(path).absolute()  # the same directory, wherever this process changes to
         self.options: dict[str, Any] = {
             "autostart": autostart,
             "timeout": seconds(timeout),

@@ -39,10 +39,15 @@ class Error(Exception):
 
 
 class NotRunning(Error, ConnectionError):
-    """No engine serves the directory (any more). An append was refused before anything was written."""
+    """No engine serves the directory (any more). An append was refused before anything was written.
+
+    `why` is "absent" where no engine holds the directory, so that one may be started; "silent" where one does, and did not
+    answer in time.
+    """
 
     outcome = "not_appended"
     retriable = True
+    why: Literal["absent", "silent"] | None = None
 
 
 class VersionMismatch(Error):
@@ -112,6 +117,21 @@ class StorageFull(Error, OSError):
     def __init__(self, message: str = "", errno: int = _errno.ENOSPC) -> None:
         super().__init__(message)
         self.errno = errno
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "errno": self.errno}
+
+
+class FileError(Error, OSError):
+    """The system refuses a file or a directory: `errno` says why, `path` which, and `owner` is its user id, or None."""
+
+    errno: int
+
+    def __init__(self, message: str = "", errno: int = 0, path: str | None = None, owner: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.path = path
+        self.owner = owner
 
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), "errno": self.errno}

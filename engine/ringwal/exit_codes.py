@@ -34,7 +34,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(os.EX_OSFILE, "the engine ended because its directory was moved, replaced or deleted"),
     ExitCode(os.EX_CANTCREAT, "shared memory or a file cannot be created", ("ShmUnavailable", "FileExistsError")),
     ExitCode(os.EX_IOERR, "a write, a sync or a read failed, or the disk is full",
-             ("EngineFailed", "StorageFull", "OSError", "OutputFailedError")),
+             ("EngineFailed", "StorageFull", "FileError", "OSError", "OutputFailedError")),
     ExitCode(os.EX_TEMPFAIL, "not now, try again: a timeout, or another engine holds the directory",
              ("BackpressureTimeout", "AckTimeout", "Locked", "TimeoutError")),
     ExitCode(os.EX_PROTOCOL, "client and engine are of different versions", ("VersionMismatch",)),
@@ -49,4 +49,7 @@ _BY_ERROR = {name: row.code for row in EXIT_CODES for name in row.errors}
 
 def exit_code_of(error: BaseException) -> int:
     """The code of the table for `error`: its own row, or that of its nearest base class; 1 where none is named."""
-    return next((_BY_ERROR[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in _BY_ERROR), 1)
+    kind: type[BaseException] = type(error)
+    if kind.__name__ == "FileError" and isinstance(error, OSError) and error.errno:
+        kind = type(OSError(error.errno, ""))  # PermissionError and its like: the number says which
+    return next((_BY_ERROR[cls.__name__] for cls in kind.__mro__ if cls.__name__ in _BY_ERROR), 1)

@@ -212,13 +212,15 @@ class Stream:
             NoSuchStream: nobody has appended to the stream yet.
             OffsetTrimmed: ``start`` lies before the oldest record that is kept.
             CorruptionError: stored bytes are damaged; names the place.
+            FileError: the system does not let this process read them.
             ValueError: a number outside of its limits.
         """
         start, max_records = _start(start), whole(max_records, "max_records", 0)
         max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
         attachment = self.client.attachment()
         number = attachment.number_of(self.name, look=True)
-        return attachment.reader.read(number, _offset(attachment, number, start), max_records, max_bytes)
+        with attachment.reading:
+            return attachment.reader.read(number, _offset(attachment, number, start), max_records, max_bytes)
 
     def tail(
         self,
@@ -282,7 +284,8 @@ class Stream:
         waiter = attachment.waiter()
         idle_since = time.monotonic()
         while True:
-            records = cursor.next(max_records, None)
+            with attachment.reading:
+                records = cursor.next(max_records, None)
             if records:
                 yield from records
                 idle_since = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -51,6 +52,9 @@ def test_every_error_class_has_the_exit_code_of_the_table() -> None:
         (errors.ShmUnavailable("x"), os.EX_CANTCREAT),
         (errors.EngineFailed("x"), os.EX_IOERR),
         (errors.StorageFull("x"), os.EX_IOERR),
+        (errors.FileError("x", errno.EACCES), os.EX_NOPERM),
+        (errors.FileError("x", errno.ENOENT), os.EX_NOINPUT),
+        (errors.FileError("x", errno.EMFILE), os.EX_IOERR),
         (errors.AckTimeout("x"), os.EX_TEMPFAIL),
         (errors.BackpressureTimeout("x"), os.EX_TEMPFAIL),
         (errors.Locked("x"), os.EX_TEMPFAIL),

@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         | {"ringwal.limits"},
     ),
     "config": (2, {"ringwal.config"}),
+    "file errors": (2, {"ringwal.file_errors"}),
     "exit codes": (2, {"ringwal.exit_codes"}),
     "memory": (3, {"ringwal.memory"}),
     "observer": (4, {"ringwal.observer"}),

@@ -19,6 +19,7 @@ from typing import Any
 from ringwal import lock_file
 from ringwal._native import lib
 from ringwal.errors import NotRunning, ShmUnavailable, by_name
+from ringwal.file_errors import FileErrors
 from ringwal.protocol.messages import (
     SOCKET_NAME,
     Descriptors,
@@ -72,6 +73,7 @@ class Registration:
 
         Raises:
             NotRunning: nobody listens there, or no answer came in time.
+            FileError: the system does not let this process there.
             VersionMismatch: the engine was built with another memory layout.
         """
         self.directory = Path(directory).absolute()
@@ -157,6 +159,10 @@ class Registration:
         self._socket.close()
 
     def _connect(self) -> socket.socket:
+        with FileErrors(self.directory, "reach an engine on"):
+            return self._connect_to(self.directory)
+
+    def _connect_to(self, directory: Path) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             if self.timeout is not None:
@@ -164,11 +170,11 @@ class Registration:
                 seconds, rest = divmod(max(self.timeout, 0.001), 1)
                 limit = struct.pack("@ll", int(seconds), int(rest * 1e6))
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            with _address(self.directory) as address:
+            with _address(directory) as address:
                 connection.connect(address)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             connection.close()
-            raise NotRunning(self._why_not()) from error
+            raise self._nobody() from error
         except BlockingIOError as error:
             connection.close()
             raise self._no_answer() from error
@@ -191,26 +197,29 @@ class Registration:
         facts = {name: reply[name] for name in Hello._fields}
         return Hello(**{**facts, "uuid": bytes.fromhex(reply["uuid"])})
 
-    def _why_not(self) -> str:
+    def _nobody(self) -> NotRunning:
         """Why nobody answers at the socket of this directory."""
         pid, held = self._holder()
         if pid is not None:
-            return (
+            return NotRunning(
                 f"the engine on {self.directory} (process {pid}) runs and cannot be reached: its {SOCKET_NAME} is missing;"
                 " it makes it again within seconds"
             )
         if held:
-            return (
+            return NotRunning(
                 f"no engine answers on {self.directory}, but one holds it: it is ending; or its lock file and socket were"
                 " removed, and it makes them again within seconds; or it runs in another pid namespace"
             )
-        hint = f"start one with `ringwal run {self.directory}`, or connect with autostart=True"
-        return f"no engine runs on {self.directory}; {hint}"
+        error = NotRunning(f"no engine runs on {self.directory}; start one with `ringwal run {self.directory}`")
+        error.why = "absent"
+        return error
 
     def _no_answer(self) -> NotRunning:
         pid, _ = self._holder()
         named = "" if pid is None else f" (process {pid})"
-        return NotRunning(f"the engine on {self.directory}{named} did not answer within {self.timeout:g} s")
+        error = NotRunning(f"the engine on {self.directory}{named} did not answer within {self.timeout:g} s")
+        error.why = "silent"
+        return error
 
     def _holder(self) -> tuple[int | None, bool]:
         """The pid of the engine that holds the directory, if it can be seen from here, and whether there is one."""
