@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from ringwal.lane import Lane
 from ringwal.log import manifest
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.protocol.client import Registration
+from ringwal.protocol.messages import Descriptors
 from ringwal.reader import Reader
 from ringwal.thread_lock import ThreadLock
 
@@ -49,16 +49,15 @@ class Attachment:
             self.log = self.registration.hello.uuid
             if log not in (None, self.log):
                 raise _other_log(path)
-            hello, fds = self.registration.hello, self.registration.hand_over()
+            hello, arrival = self.registration.hello, self.registration.arrival
             self.epoch = hello.epoch
-            try:
-                with FileErrors(path, "open"):
-                    self.directory = Directory(path, fds.directory)  # the engine's own, whatever the path leads to by now
-                    self.control_map = memory.attach_control(fds.control, hello.control_bytes, hello.uuid, hello.epoch)
-                    self.ring_map = memory.attach_log(fds.ring, hello.ring_bytes)
-            finally:
-                os.close(fds.control)
-                os.close(fds.ring)
+            directory, control, ring = (Descriptors._fields.index(name) for name in ("directory", "control", "ring"))
+            with FileErrors(path, "open"):
+                # The engine's own, whatever the path leads to by now.
+                self.directory = Directory(path, partial(arrival.move, directory))
+                self.control_map = memory.attach_control(arrival[control], hello.control_bytes, hello.uuid, hello.epoch)
+                self.ring_map = memory.attach_log(arrival[ring], hello.ring_bytes)
+            arrival.close(control, ring)
         except BaseException:
             self.registration.close()
             raise
@@ -155,24 +154,24 @@ class Attachment:
             refused.end(EngineFailed("the engine refused this lane"))
 
     def _open_lane(self, lane_bytes: int) -> Lane:
-        granted, fd = self.registration.lane(lane_bytes)
+        granted, arrival = self.registration.new_lane(lane_bytes)
         try:
             with FileErrors(self.directory.path, "open a lane of the engine on"):
-                mapping = memory.attach_lane(self.control_map, fd, granted.slot, granted.generation, granted.bytes)
+                mapping = memory.attach_lane(self.control_map, arrival[0], granted.slot, granted.generation, granted.bytes)
                 return Lane(
                     control=self.control,
                     lane=mapping.pointer,
                     bell_fd=self.registration.bell_fd,
                     # Not a method: a lane is kept by receipts, and must not keep all that an attachment holds open.
                     alive=partial(_usable, self.control, self.registration),
-                    keep=(self.control_map, mapping),
+                    keep=(self.control_map, mapping, self.registration.arrival),  # the last for the bell
                 )
         except Exception:
             with contextlib.suppress(NotRunning):  # the error under way is the one to tell
                 self.registration.release(granted.slot, granted.generation)
             raise
         finally:
-            os.close(fd)
+            arrival.close()
 
     # ------------------------------------------------------------------------------------------------------- end
 

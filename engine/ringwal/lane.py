@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,15 +55,13 @@ class Lane:
     """The first number within the generation: tests begin near the end."""
 
     def __init__(self, *, control: Any, lane: Any, bell_fd: int, alive: Callable[[], bool], keep: tuple[object, ...]) -> None:
-        """``keep`` holds the mappings: they are released with the last receipt, as a thread may still be waiting in C."""
+        """``keep`` holds the mappings, and the bell, which a thread may ring while the registration is being closed: they
+        are released with the last receipt, as a thread may still be waiting in C."""
         self.control = control
-        bell = os.dup(bell_fd)  # ours: a thread may ring while the registration is being closed
-        self.writer = lib.rw_writer_open(control, lane, bell)
-        if self.writer == ffi.NULL:
-            os.close(bell)
-            raise MemoryError("no memory for a lane's private state")
         self._keep = keep
-        weakref.finalize(self, _release, self.writer, bell).atexit = False
+        self.writer = ffi.gc(lib.rw_writer_open(control, lane, bell_fd), lib.rw_writer_close)
+        if self.writer == ffi.NULL:
+            raise MemoryError("no memory for a lane's private state")
         self.slot = int(lane.slot)
         self.generation = int(lane.generation)
         self.record_limit = int(lib.rw_writer_record_limit(self.writer))
@@ -337,11 +334,6 @@ def _refusal(lost: Error) -> Error:
     """What an append is told that met the end of its lane."""
     kind = ClosedError if isinstance(lost, ClosedError) else NotRunning
     return kind(f"nothing was appended: {lost}")
-
-
-def _release(writer: Any, bell: int) -> None:
-    lib.rw_writer_close(writer)
-    os.close(bell)
 
 
 def describe_errno(number: int) -> str:

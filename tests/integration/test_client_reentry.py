@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
 import itertools
@@ -194,3 +195,30 @@ def test_a_call_that_is_struck_anywhere_leaves_a_client_that_works(
         assert found == sorted(found, key=int)
     gc.collect()  # clients whose making was interrupted
     until(lambda: user.lanes() <= 2, "no lane is kept for nobody")
+
+
+def descriptors() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the listing
+            found[entry.name] = str(entry.readlink()).partition("[")[0]
+    return found
+
+
+@pytest.mark.parametrize(("call", "stride"), [(User.first_append, 1), (User.requests, 1), (User.read, 9)])
+def test_a_call_that_is_struck_anywhere_leaves_no_descriptor_open(
+    user: User, call: Callable[[User], None], stride: int
+) -> None:
+    user.go_on()
+    call(user)
+    gc.collect()
+    before = collections.Counter(descriptors().values())
+    for at in itertools.count(0, stride):
+        strike = Strike(at, interrupt, "line")
+        with contextlib.suppress(KeyboardInterrupt), strike:
+            call(user)
+        user.go_on()
+        if not strike.struck:
+            break
+    gc.collect()
+    assert collections.Counter(descriptors().values()) - before == {}

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import weakref
+from collections.abc import Callable
 from pathlib import Path
+
+from ringwal.held import Held
 
 SEGMENTS = "segments"
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -21,39 +23,41 @@ _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 class Directory:
     """DIR and DIR/segments, held open until `close`, or until the last reference goes."""
 
-    def __init__(self, path: str | os.PathLike[str], fd: int | None = None) -> None:
-        """Hold the directory that `path` leads to now, or the one that `fd` is open on already, which then belongs to this
-        object and has `path` for its messages. Raises OSError."""
+    def __init__(self, path: str | os.PathLike[str], give: Callable[[Held], None] | None = None) -> None:
+        """Hold the directory that `path` leads to now, or the one that is open already, as the descriptor that `give`
+        makes this object's; `path` is for messages then. Raises OSError."""
         self.path = Path(path).absolute()
-        self._fds = [os.open(self.path, _FLAGS) if fd is None else fd]
-        self._close = weakref.finalize(self, _close_all, self._fds)
-        self._close.atexit = False
+        self._held = Held()
+        if give is None:
+            self._held.open(self.path, _FLAGS)
+        else:
+            give(self._held)
         with contextlib.suppress(FileNotFoundError):  # a log that is not made yet
-            self._fds.append(os.open(SEGMENTS, _FLAGS, dir_fd=self.fd))
+            self._held.open(SEGMENTS, _FLAGS, at=self.fd)
 
     @property
     def fd(self) -> int:
         """Of DIR."""
-        return self._fds[0]
+        return self._held[0]
 
     @property
     def segments(self) -> int:
         """The descriptor of DIR/segments. Raises FileNotFoundError: there is none."""
-        if len(self._fds) < 2:
+        if len(self._held) < 2:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / SEGMENTS))
-        return self._fds[1]
+        return self._held[1]
 
     def has_segments(self) -> bool:
         """Is DIR/segments there, and held?"""
-        return len(self._fds) > 1
+        return len(self._held) > 1
 
     def make_segments(self) -> None:
         """Make DIR/segments, for its owner only, durably, and hold it. Nothing happens if it is there. Raises OSError."""
-        if len(self._fds) == 1:
+        if len(self._held) == 1:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(SEGMENTS, 0o700, dir_fd=self.fd)
                 os.fsync(self.fd)
-            self._fds.append(os.open(SEGMENTS, _FLAGS, dir_fd=self.fd))
+            self._held.open(SEGMENTS, _FLAGS, at=self.fd)
             give_to_owner(self.segments, at=self.fd)
 
     def reopened(self) -> int:
@@ -76,7 +80,7 @@ class Directory:
 
     def close(self) -> None:
         """Let go. Calling it again does nothing."""
-        self._close()
+        self._held.close()
 
     def __enter__(self) -> Directory:
         return self
@@ -86,11 +90,6 @@ class Directory:
 
     def __repr__(self) -> str:
         return f"<Directory {str(self.path)!r}>"
-
-
-def _close_all(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())
 
 
 def give_to_owner(fd: int, *, at: int) -> None:

@@ -10,7 +10,6 @@ import select
 import socket
 import struct
 import time
-import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,8 @@ from ringwal import lock_file
 from ringwal._native import lib
 from ringwal.errors import NotRunning, ShmUnavailable, by_name
 from ringwal.file_errors import FileErrors
+from ringwal.held import Held
+from ringwal.protocol.arrival import receive
 from ringwal.protocol.messages import (
     SOCKET_NAME,
     Descriptors,
@@ -27,10 +28,7 @@ from ringwal.protocol.messages import (
     LaneGrant,
     Message,
     check_stream_name,
-    close_all,
-    decode,
     encode,
-    receive_packet,
 )
 from ringwal.thread_lock import ThreadLock
 
@@ -47,11 +45,12 @@ WAIT_SHARE = 0.8
 @contextlib.contextmanager
 def _address(directory: Path) -> Iterator[str]:
     """A path to the socket that is short enough for the kernel, however long that of the directory is."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    held = Held()
+    fd = held[held.open(directory, os.O_PATH | os.O_DIRECTORY)]
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET_NAME}"
     finally:
-        os.close(fd)
+        held.close()
 
 
 class Registration:
@@ -93,16 +92,19 @@ class Registration:
     def bell_fd(self) -> int:
         """The eventfd that wakes the WAL process. It stays open as long as this object exists, also after `close()`: a
         thread may be ringing, and the number must not become another file's meanwhile."""
-        return self._fds.bell
+        return self.arrival[0]
 
     def hand_over(self) -> Descriptors:
         """What came with the hello, once. The caller closes all but the bell."""
-        del self._open[1:]
-        return self._fds
+        return Descriptors(self.bell_fd, *(self.arrival.take(place) for place in range(1, len(self.arrival))))
 
     def lane(self, lane_bytes: int) -> tuple[LaneGrant, int]:
-        """A new lane of at least `lane_bytes`, and its descriptor, which the caller closes; 0 for one that carries only wait
-        flags.
+        """As `new_lane`, with the descriptor, which the caller closes."""
+        granted, arrival = self.new_lane(lane_bytes)
+        return granted, arrival.take(0)
+
+    def new_lane(self, lane_bytes: int) -> tuple[LaneGrant, Held]:
+        """A new lane of at least `lane_bytes`, and its descriptor; 0 for one that carries only wait flags.
 
         Places that other clients have just left take a moment to come back; that is waited for, within the timeout.
 
@@ -111,8 +113,8 @@ class Registration:
             ShmUnavailable: all places are taken, or there is no memory.
         """
         wait = {} if self.timeout is None else {"wait": max(self.timeout * WAIT_SHARE, 0.0)}
-        reply, fds = self._request({"op": "lane", "bytes": lane_bytes, **wait}, 1)
-        return LaneGrant(reply["slot"], reply["generation"], reply["bytes"]), fds[0]
+        reply, arrival = self._request({"op": "lane", "bytes": lane_bytes, **wait}, 1)
+        return LaneGrant(reply["slot"], reply["generation"], reply["bytes"]), arrival
 
     def release(self, slot: int, generation: int) -> None:
         """Give that lane and its place back. Again, it does nothing."""
@@ -191,9 +193,7 @@ class Registration:
             "pid": os.getpid(),
             "role": "client",
         }
-        reply, fds = self._request(message, len(Descriptors._fields))
-        self._fds, self._open = Descriptors(*fds), fds
-        weakref.finalize(self, close_all, fds).atexit = False
+        reply, self.arrival = self._request(message, len(Descriptors._fields))
         facts = {name: reply[name] for name in Hello._fields}
         return Hello(**{**facts, "uuid": bytes.fromhex(reply["uuid"])})
 
@@ -223,31 +223,28 @@ class Registration:
 
     def _holder(self) -> tuple[int | None, bool]:
         """The pid of the engine that holds the directory, if it can be seen from here, and whether there is one."""
+        directory = Held()
         try:
-            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = directory[directory.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)]
         except OSError:
             return None, False
-        try:
-            found = lock_file.holder(fd)
-            return (None, lock_file.held(fd)) if found is None else (found.pid, True)
-        finally:
-            os.close(fd)
+        found = lock_file.holder(fd)
+        return (None, lock_file.held(fd)) if found is None else (found.pid, True)
 
-    def _request(self, message: Message, wanted: int = 0) -> tuple[Message, list[int]]:
-        """The reply, and the descriptors that came with it: `wanted` of them, which the caller closes."""
+    def _request(self, message: Message, wanted: int = 0) -> tuple[Message, Held]:
+        """The reply, and the descriptors that came with it: `wanted` of them."""
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         try:
-            reply, fds = self._lock.run(partial(self._ask, message, wanted, deadline))
+            reply, arrival = self._lock.run(partial(self._ask, message, wanted, deadline))
         except TimeoutError as error:
             raise self._no_answer() from error
         except OSError as error:
             raise NotRunning(f"the engine on {self.directory} has ended") from error
         if reply.get("ok") is not True:
-            close_all(fds)
             raise by_name(str(reply.get("error")), str(reply.get("message")), reply)
-        return reply, fds
+        return reply, arrival
 
-    def _ask(self, message: Message, wanted: int, deadline: float | None) -> tuple[Message, list[int]]:
+    def _ask(self, message: Message, wanted: int, deadline: float | None) -> tuple[Message, Held]:
         tag, look = self._send(message, deadline), FIRST_LOOK
         while True:
             if self._latest != tag:
@@ -256,14 +253,16 @@ class Registration:
             if received is None:
                 look = min(2 * look, LONGEST_LOOK)
                 continue
-            reply, fds = received
+            reply, arrival = received
             ours = reply.get("tag") == tag
-            if ours and (reply.get("ok") is not True or len(fds) == wanted):
-                return reply, fds
-            self._give_back(reply, fds)
+            if ours and (reply.get("ok") is not True or len(arrival) == wanted):
+                return reply, arrival
+            came = len(arrival)
+            arrival.close()
+            self._give_back(reply)
             if ours:
                 raise ShmUnavailable(
-                    f"{len(fds)} of {wanted} descriptors came from the engine: this process may open no more files"
+                    f"{came} of {wanted} descriptors came from the engine: this process may open no more files"
                 )
 
     def _send(self, message: Message, deadline: float | None) -> int:
@@ -279,27 +278,22 @@ class Registration:
             else:
                 return tag
 
-    def _receive(self, deadline: float | None, look: float) -> tuple[Message, list[int]] | None:
+    def _receive(self, deadline: float | None, look: float) -> tuple[Message, Held] | None:
         """The next packet. None if there is none after so many seconds. Raises TimeoutError behind the deadline."""
         if not self._await(select.POLLIN, deadline, look):
             return None
         try:
             # First known, then taken: whatever happens in between, the lane is not forgotten.
             self._note(self._socket.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-            packet, fds, flags = receive_packet(self._socket, socket.MSG_DONTWAIT)
+            received = receive(self._socket.fileno())
         except BlockingIOError:  # somebody has met it meanwhile
             return None
-        if not packet:
+        if received is None:
             raise ConnectionResetError
-        try:
-            return decode(packet, flags), fds
-        except BaseException:
-            close_all(fds)
-            raise
+        return received
 
-    def _give_back(self, reply: Message, fds: list[int]) -> None:
-        """What an answer grants that cannot be used, or that nobody waits for any more. Nor for the answer to this."""
-        close_all(fds)
+    def _give_back(self, reply: Message) -> None:
+        """The lane of an answer that cannot be used, or that nobody waits for any more. Nor for the answer to this."""
         if "slot" in reply:
             returned = {"op": "release", "slot": reply["slot"], "generation": reply["generation"], "tag": 0}
             with contextlib.suppress(BlockingIOError):  # no room: it stays in `granted`
