@@ -20,6 +20,7 @@ from ringwal.errors import (
     RecordTooLarge,
     StorageFull,
 )
+from ringwal.greenlets import Rests, patched
 from ringwal.results import FAILED, PENDING, Ending, Page, Results
 
 SLICE = 0.1
@@ -28,6 +29,9 @@ SLICE_NS = int(SLICE * 1e9)
 
 SPIN_NS = 300_000
 """How long a waiting caller gives the processor away in a loop before it parks. Measured: parking costs about 20 us a hop."""
+
+ROOM_REST = 1e-3
+"""Seconds between two looks for room where threads are greenlets."""
 
 PAGES = 8
 """A lane's completion cells in so many pages: one is given out anew when all its appends are confirmed."""
@@ -106,14 +110,20 @@ class Lane:
         now = time.monotonic()
         deadline = None if timeout is None else now + timeout
         spin = SPIN_NS
+        rests = Rests() if patched() else None
         while results.kept is None and not self.ending:  # most waits end with the first call of C: little is looked up before
             left = SLICE_NS if deadline is None or deadline - now >= SLICE else max(0, int((deadline - now) * 1e9))
+            if rests is not None:
+                spin = left = 0
             found: int = _completion_wait(self.writer, number, spin, left)
             if found >= 0:
                 return found
             spin = 0
             if found in (lib.RW_PENDING, lib.RW_INTERRUPTED):
-                if (time.monotonic() - now) * 2e9 > left and not self._alive():  # asking costs more than a wake-up
+                if rests is not None:
+                    rests.take(SLICE if deadline is None else deadline - now)
+                late = (time.monotonic() - now) * 2e9 > left if rests is None else rests.long()
+                if late and not self._alive():  # asking costs more than a wake-up
                     self.end(EngineFailed("the engine ended before this append was confirmed"))
             elif found != lib.RW_FAILED_REQUEST:  # that is looked at by `find`
                 self.end(self._why(found))
@@ -272,7 +282,7 @@ class Lane:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
-            code = lib.rw_completion_settle(self.writer, number, int(min(SLICE_NS, left * 1e9)))
+            code = lib.rw_completion_settle(self.writer, number, self._slice(left))
             if code == lib.RW_FAILED_REQUEST:
                 self.end_failed()
             elif code < 0 and code not in (lib.RW_PENDING, lib.RW_INTERRUPTED):
@@ -302,11 +312,18 @@ class Lane:
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._no_room(f"no room in this client's lane within {timeout:g} s; nothing was appended")
-        lib.rw_wait_room(self.writer, payload_bytes, int(min(SLICE_NS, left * 1e9)))
+        lib.rw_wait_room(self.writer, payload_bytes, self._slice(left))
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
             raise NotRunning("the engine ended; nothing was appended") from error
         return None
+
+    def _slice(self, left: float) -> int:
+        """How long an append may wait in C now, in ns. Where that would hold others, it has waited here for a moment."""
+        if patched():
+            time.sleep(min(ROOM_REST, left))
+            return 0
+        return int(min(SLICE_NS, left * 1e9))
 
     def _finishing(self) -> bool:
         """True if the engine takes nothing any more and still completes what it has taken."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import Error, NoSuchStream, NotRunning
+from ringwal.greenlets import Rests, patched
 from ringwal.lane import SLICE_NS
 from ringwal.limits import WHOLE_MAX, seconds, shown, whole
 from ringwal.receipt import BatchReceipt, Receipt
@@ -283,16 +284,21 @@ class Stream:
     ) -> Iterator[Record]:
         waiter = attachment.waiter()
         idle_since = time.monotonic()
+        rests = Rests()
         while True:
             with attachment.reading:
                 records = cursor.next(max_records, None)
             if records:
                 yield from records
                 idle_since = time.monotonic()
+                rests = Rests()
                 continue
             left = SLICE_NS if idle_timeout is None else int((idle_since + idle_timeout - time.monotonic()) * 1e9)
             if left <= 0:
                 return
+            if patched():
+                rests.take(left * 1e-9)
+                left = 0
             code = lib.rw_tail_wait(waiter.writer, number, cursor.offset, 0, min(left, SLICE_NS))
             if code == lib.RW_GONE or (code != 0 and not attachment.usable()):
                 if cursor.offset < lib.rw_stream_confirmed(attachment.control, number):
