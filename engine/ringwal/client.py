@@ -57,9 +57,10 @@ def connect(
 class Client:
     """A process's connection to an engine. Threads may share it. Pickles as its path and options.
 
-    After a fork the child's first use attaches afresh. If the engine ends, pending receipts fail with `EngineFailed`, the
-    next append is refused (`NotRunning`, not appended), and the use after that attaches to its successor. A client stays with
-    its log: where another one has taken the place of the directory it is refused.
+    After a fork the child's first use attaches afresh. If the engine ends, pending receipts fail with `EngineFailed`. The next
+    append attaches to its successor; only if an earlier one to the stream has failed so and nobody was told, it is refused
+    first (`NotRunning`, not appended). A client stays with its log: where another one has taken the place of the directory it
+    is refused.
     """
 
     def __init__(

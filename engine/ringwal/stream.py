@@ -131,6 +131,7 @@ class Stream:
     def _submit_slowly(self, submit: Callable[[Binding], int], payload_bytes: int) -> tuple[Results, int]:
         """An append that has to attach first, or to wait for room: its number and the results it is among."""
         deadline = time.monotonic() + self.client.append_timeout
+        followed = False
         bound = self._bound
         if bound is None or bound.lane.lost is not None:
             bound = self._bind_to_append()
@@ -146,7 +147,22 @@ class Stream:
                 if lane.wind_up(deadline):
                     lane.retire()
             else:
-                lane.refused(number, payload_bytes, deadline, self.client.append_timeout)
+                try:
+                    lane.refused(number, payload_bytes, deadline, self.client.append_timeout)
+                except NotRunning:
+                    if followed or not self._may_follow(bound):
+                        raise
+                    followed = True
+                    bound = self._bind_to_append()
+
+    def _may_follow(self, bound: Binding) -> bool:
+        """May an append that met the engine's end, and was not published, go to its successor?
+
+        Not if an earlier append to this stream is lost with the engine and nobody was told: it would come behind a gap that
+        its caller does not know of.
+        """
+        lane = bound.lane
+        return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.number)
 
     def append_many(self, records: Iterable[Buffer]) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.

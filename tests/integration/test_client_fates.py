@@ -89,6 +89,47 @@ def test_a_stopping_engine_confirms_what_it_has_taken(
         assert [record.data for record in read_all(reader.stream("s"))] == [b"%d" % n for n in range(50)]
 
 
+def test_an_append_that_meets_the_end_of_the_engine_goes_to_its_successor(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    with_append = (lambda s: s.append(b"y"), lambda s: s.append(bytearray(b"y")), lambda s: s.append_many([b"y"]))
+    for n, append in enumerate(with_append):
+        running = start()
+        with ringwal.connect(directory, timeout=WAIT) as client:
+            stream = client.stream("s")
+            assert stream.append(b"x").result(WAIT).offset == 2 * n
+            if n == 0:
+                running.kill()
+            else:
+                assert running.terminate() == 0
+            running = start()
+            assert append(stream).result(WAIT).offset == 2 * n + 1
+            assert [record.data for record in stream.read(0)] == [b"x", b"y"] * (n + 1)
+        running.kill()
+
+
+def test_an_append_does_not_come_behind_a_gap_that_nobody_was_told_of(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    with ringwal.connect(directory, timeout=WAIT) as client:
+        stream, other = client.stream("s"), client.stream("other")
+        stream.append(b"0").result(WAIT)
+        other.append(b"0").result(WAIT)
+        for asked in (False, True):
+            stop_process(running.status()["wal_pid"])
+            pending = stream.append(b"lost, or not")
+            running.kill()
+            running = start()
+            if asked:
+                assert isinstance(pending.exception(WAIT), ringwal.EngineFailed)
+            else:
+                assert isinstance(refused(lambda: stream.append(b"1")), ringwal.NotRunning)
+            assert other.append(b"1").result(WAIT).offset > 0  # nothing of this one is lost
+            assert stream.append(b"1").result(WAIT).offset > 0
+            if not asked:
+                with pytest.raises(ringwal.EngineFailed):
+                    stream.flush(WAIT)
+
+
 def test_an_engine_that_hangs_holds_up_no_other_engines_futures(directory: Path, start: Callable[..., Engine]) -> None:
     hanging, healthy = start(), Engine(directory.with_name("other"))
     try:
