@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
-from ringwal.errors import EngineFailed, Error, NotRunning
+from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning
 from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.log import manifest
@@ -195,7 +195,7 @@ class Attachment:
     def close(self) -> None:
         """Ends the registration: the engine reclaims the lanes. The mappings go with their last user."""
         for waiter in self._waiters.copy():
-            waiter.end(NotRunning("this client was closed"))
+            waiter.end(ClosedError("this client was closed", outcome="unknown"))
         self.registration.close()
 
 
