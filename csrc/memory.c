@@ -2,7 +2,6 @@
 #include "memory.h"
 
 #include "atomics.h"
-#include "digest.h"
 #include "wait.h"
 
 #include <errno.h>
@@ -37,44 +36,6 @@ uint64_t rw_control_bytes(const rw_geometry *g)
 }
 
 uint64_t rw_lane_object_bytes(uint64_t lane_bytes) { return sizeof(rw_lane) + lane_bytes; }
-
-uint64_t rw_fingerprint(void)
-{
-#define AT(type, field) offsetof(type, field)
-    const uint64_t facts[] = {
-        RW_LAYOUT_VERSION, RW_FORMAT_VERSION, RW_PAGE, RW_LINE, RW_BLOCK_ENTRIES, RW_STREAM_NAME_MAX, RW_TAIL_INTERESTS,
-        sizeof(rw_control), AT(rw_control, fingerprint), AT(rw_control, epoch), AT(rw_control, segment_bytes),
-        AT(rw_control, uuid), AT(rw_control, max_record_bytes), AT(rw_control, confirm_order), AT(rw_control, state),
-        AT(rw_control, error), AT(rw_control, membership), AT(rw_control, stream_count), AT(rw_control, life_at),
-        AT(rw_control, life), AT(rw_control, bell),
-        AT(rw_control, sealed), AT(rw_control, sealed_end), AT(rw_control, reserve_end), AT(rw_control, block_seed),
-        AT(rw_control, position_seed), AT(rw_control, completions), AT(rw_control, wal_error),
-        AT(rw_control, storage_full), AT(rw_control, io_direct), AT(rw_control, segments_end), AT(rw_control, drain_parked),
-        AT(rw_control, released), AT(rw_control, released_end), AT(rw_control, wal_blocks), AT(rw_control, drain_passes),
-        sizeof(rw_slot), AT(rw_slot, generation), AT(rw_slot, lane_bytes), AT(rw_slot, head), AT(rw_slot, fault),
-        AT(rw_slot, wal_done), AT(rw_slot, requests), AT(rw_slot, wake), AT(rw_slot, drain_done), AT(rw_slot, confirmed),
-        sizeof(rw_completion), AT(rw_completion, offset),
-        sizeof(rw_block_entry), AT(rw_block_entry, position), AT(rw_block_entry, span), AT(rw_block_entry, length),
-        AT(rw_block_entry, requests), AT(rw_block_entry, records), AT(rw_block_entry, state), AT(rw_block_entry, timestamp_ns),
-        sizeof(rw_stream), AT(rw_stream, name_bytes), AT(rw_stream, start_offset), AT(rw_stream, next_offset),
-        AT(rw_stream, defined_end), AT(rw_stream, confirmed_offset), AT(rw_stream, confirmed_bytes),
-        AT(rw_stream, last_timestamp_ns), AT(rw_stream, name),
-        sizeof(rw_lane), AT(rw_lane, slot), AT(rw_lane, generation), AT(rw_lane, lane_bytes), AT(rw_lane, epoch),
-        AT(rw_lane, fingerprint), AT(rw_lane, salt), AT(rw_lane, claim), AT(rw_lane, last_rung), AT(rw_lane, completion_waiters),
-        AT(rw_lane, room_waiters), AT(rw_lane, tail_any), AT(rw_lane, tail_streams),
-        sizeof(rw_request), AT(rw_request, crc), AT(rw_request, stream), AT(rw_request, payload_bytes),
-        AT(rw_request, count), AT(rw_request, timestamp_ns), AT(rw_request, digest), AT(rw_request, number),
-        AT(rw_request, producer_id), AT(rw_request, producer_sequence),
-        sizeof(rw_block), AT(rw_block, length), AT(rw_block, used), AT(rw_block, records), AT(rw_block, kind),
-        AT(rw_block, span), AT(rw_block, watermark), AT(rw_block, number), AT(rw_block, timestamp_ns),
-        sizeof(rw_record), AT(rw_record, kind), AT(rw_record, persisted), AT(rw_record, slot),
-        AT(rw_record, payload_bytes), AT(rw_record, count), AT(rw_record, stream), AT(rw_record, generation),
-        AT(rw_record, base_offset), AT(rw_record, timestamp_ns), AT(rw_record, digest), AT(rw_record, ticket),
-        AT(rw_record, number), AT(rw_record, producer_id), AT(rw_record, producer_sequence),
-    };
-#undef AT
-    return rw_xxh3((const uint8_t *)facts, sizeof facts);
-}
 
 /* Reserves `bytes` of addresses, so that MAP_FIXED replaces nothing but our own pages, with `ahead` bytes before a multiple
  * of `alignment`. */

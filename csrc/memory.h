@@ -20,8 +20,8 @@
 uint64_t rw_control_bytes(const rw_geometry *g);
 uint64_t rw_lane_object_bytes(uint64_t lane_bytes);
 
-/* Digest of every size and offset that two processes have to agree on, and of the versions. Two builds with the same
- * fingerprint read each other's memory. */
+/* Digest of every name, type, place and size of layout.h, and of its constants. Two builds with the same fingerprint read
+ * each other's memory. Rendered, and held against the structs by the compiler: fingerprint.c. */
 uint64_t rw_fingerprint(void);
 
 /* Maps `header` bytes once and behind them the `data` bytes twice in a row, so that data never wraps. Both are multiples

@@ -14,6 +14,7 @@ import cffi
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
+CDEFS = (CSRC / "layout.cdef", CSRC / "engine.cdef")
 FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread", "-fvisibility=hidden")
 # The code that cffi generates names parameters it has no use for. It follows the headers, so they keep the warning.
 GENERATED = '#pragma GCC diagnostic ignored "-Wunused-parameter"\n'
@@ -49,14 +50,15 @@ def builder() -> cffi.FFI:
     headers = sorted(CSRC.glob("*.h"))
     compile_flags, link_flags = flags()
     ffi = cffi.FFI()
-    ffi.cdef((CSRC / "engine.cdef").read_text())
+    for cdef in CDEFS:
+        ffi.cdef(cdef.read_text())
     if with_points():
         ffi.cdef("int rw_point(const char *name);")
     ffi.set_source(
         "ringwal._native",
         "".join(f'#include "{header.name}"\n' for header in headers) + GENERATED,
         sources=relative(list(CSRC.glob("*.c"))),
-        depends=relative([*headers, CSRC / "engine.cdef", Path(__file__).resolve()]),
+        depends=relative([*headers, *CDEFS, Path(__file__).resolve()]),
         include_dirs=["csrc"],
         extra_compile_args=compile_flags,
         extra_link_args=link_flags,

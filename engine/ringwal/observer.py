@@ -15,6 +15,7 @@ from typing import Any
 from ringwal import lock_file, memory
 from ringwal._native import ffi, lib
 from ringwal.errors import Error
+from ringwal.words import WORDS
 
 STATES = {
     lib.RW_STARTING: "starting",
@@ -23,11 +24,7 @@ STATES = {
     lib.RW_STOPPED: "stopped",
     lib.RW_FAILED: "failed",
 }
-COUNTERS = [
-    name
-    for name, field in ffi.typeof("rw_control").fields
-    if name.startswith(("wal_", "drain_")) and field.type.cname == "uint64_t"
-]
+COUNTERS = [word.name for word in WORDS if (word.struct, word.unit) == ("rw_control", "counter")]
 DIRECT = "confirmed after the block's own synchronous write past the page cache (O_DIRECT, RWF_DSYNC)"
 BUFFERED = "confirmed after the block's write and fdatasync"
 LAST_STATUS_NAME = "last-status.json"

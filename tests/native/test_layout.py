@@ -12,7 +12,7 @@ from ringwal._native import ffi, lib
 from tests.support import native_stub
 
 ROOT = Path(__file__).resolve().parents[2]
-CDEF = (ROOT / "csrc" / "engine.cdef").read_text()
+CDEF = native_stub.declarations()
 # Opaque to Python, which only carries pointers to them; cffi aborts the process when asked for their fields.
 HANDLES = {line.split()[2] for line in CDEF.splitlines() if line.startswith("typedef struct ") and "{" not in line}
 STRUCTS = sorted(name for name in ffi.list_types()[0] if ffi.typeof(name).kind == "struct" and name not in HANDLES)

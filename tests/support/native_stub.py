@@ -1,4 +1,4 @@
-"""Renders engine/ringwal/_native.pyi from the built extension and csrc/engine.cdef.
+"""Renders engine/ringwal/_native.pyi from the built extension and csrc/*.cdef.
 
     python tests/support/native_stub.py > engine/ringwal/_native.pyi
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAD = '''"""The C core as Python sees it. Rendered by tests/support/native_stub.py from engine.cdef; contracts: csrc/*.h."""
+HEAD = '''"""The C core as Python sees it. Rendered by tests/support/native_stub.py from csrc/*.cdef; contracts: csrc/*.h."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -45,11 +45,16 @@ class Lib:
 TAIL = "\nffi: Final[FFI]\nlib: Final[Lib]\n"
 
 
+def declarations() -> str:
+    """All that is declared to cffi."""
+    return "".join(path.read_text() for path in sorted((ROOT / "csrc").glob("*.cdef")))
+
+
 def parameters(cdef: str, function: str) -> list[str]:
     """Returns the parameter names that the cdef gives `function`."""
     found = re.search(rf"\b{function}\(([^)]*)\)", cdef)
     if found is None:
-        raise LookupError(f"{function} is not declared in engine.cdef")
+        raise LookupError(f"{function} is not declared in csrc/*.cdef")
     text = found.group(1).strip()
     names = [] if text == "void" else [piece.split()[-1].lstrip("*") for piece in text.split(",")]
     return [name + "_" if keyword.iskeyword(name) else name for name in names]
@@ -62,7 +67,7 @@ def python_type(ctype: Any) -> str:
 
 
 def render(ffi: Any, lib: Any, cdef: str) -> str:
-    """Returns the text of the stub. `ffi` and `lib` are those of the built extension, `cdef` the text of engine.cdef."""
+    """Returns the text of the stub. `ffi` and `lib` are those of the built extension, `cdef` what `declarations` gives."""
     lines = []
     for name in sorted(dir(lib)):
         value = getattr(lib, name)
@@ -79,4 +84,4 @@ def render(ffi: Any, lib: Any, cdef: str) -> str:
 if __name__ == "__main__":
     from ringwal._native import ffi, lib
 
-    sys.stdout.write(render(ffi, lib, (ROOT / "csrc" / "engine.cdef").read_text()))
+    sys.stdout.write(render(ffi, lib, declarations()))

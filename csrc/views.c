@@ -1,0 +1,115 @@
+/* Rendered from layout.h: python tests/support/shared_words.py */
+#include "views.h"
+
+#include "atomics.h"
+
+#include <string.h>
+
+void rw_view_engine(const rw_control *from, rw_engine_view *out)
+{
+    out->magic = rw_load64(&from->magic);
+    out->layout_version = rw_load32(&from->layout_version);
+    out->max_clients = rw_load32(&from->max_clients);
+    out->fingerprint = rw_load64(&from->fingerprint);
+    out->control_bytes = rw_load64(&from->control_bytes);
+    out->ring_bytes = rw_load64(&from->ring_bytes);
+    out->epoch = rw_load64(&from->epoch);
+    out->max_streams = rw_load32(&from->max_streams);
+    out->completions_per_client = rw_load32(&from->completions_per_client);
+    out->segment_bytes = rw_load64(&from->segment_bytes);
+    memcpy(out->uuid, from->uuid, sizeof out->uuid);
+    out->epoch_begin = rw_load64(&from->epoch_begin);
+    out->max_record_bytes = rw_load64(&from->max_record_bytes);
+    out->started_ns = rw_load64(&from->started_ns);
+    out->confirm_order = rw_load32(&from->confirm_order);
+    out->supervisor_pid = rw_load32(&from->supervisor_pid);
+    out->life_at = rw_load32(&from->life_at);
+    out->state = rw_load32(&from->state);
+    out->error = rw_load32(&from->error);
+    out->membership = rw_load32(&from->membership);
+    out->stream_count = rw_load32(&from->stream_count);
+    out->block_seed = rw_load64(&from->block_seed);
+    out->position_seed = rw_load64(&from->position_seed);
+    out->drain_parked = rw_load32(&from->drain_parked);
+    out->drain_pid = rw_load32(&from->drain_pid);
+    out->released = rw_load64(&from->released);
+    out->released_end = rw_load64(&from->released_end);
+    out->callers = rw_load32(&from->callers);
+    out->crowd = rw_load32(&from->crowd);
+    out->confirmed_ns = rw_load64(&from->confirmed_ns);
+    out->drain_passes = rw_load64(&from->drain_passes);
+    out->drain_confirmed_requests = rw_load64(&from->drain_confirmed_requests);
+    out->drain_confirmed_records = rw_load64(&from->drain_confirmed_records);
+    out->drain_batches = rw_load64(&from->drain_batches);
+    out->drain_waited = rw_load64(&from->drain_waited);
+    out->drain_wakes = rw_load64(&from->drain_wakes);
+    out->drain_parks = rw_load64(&from->drain_parks);
+    out->drain_longest_run = rw_load64(&from->drain_longest_run);
+    out->bell = rw_load64(&from->bell);
+    out->write_ns = rw_load64(&from->write_ns);
+    out->sealed = rw_load64(&from->sealed);
+    out->sealed_end = rw_load64(&from->sealed_end);
+    out->reserve_end = rw_load64(&from->reserve_end);
+    out->completions = rw_load32(&from->completions);
+    out->wal_error = rw_load32(&from->wal_error);
+    out->storage_full = rw_load32(&from->storage_full);
+    out->wal_pid = rw_load32(&from->wal_pid);
+    out->io_direct = rw_load32(&from->io_direct);
+    out->starved = rw_load32(&from->starved);
+    out->segments_end = rw_load64(&from->segments_end);
+    out->wal_blocks = rw_load64(&from->wal_blocks);
+    out->wal_requests = rw_load64(&from->wal_requests);
+    out->wal_records = rw_load64(&from->wal_records);
+    out->wal_payload_bytes = rw_load64(&from->wal_payload_bytes);
+    out->wal_block_bytes = rw_load64(&from->wal_block_bytes);
+    out->wal_writes = rw_load64(&from->wal_writes);
+    out->wal_parks = rw_load64(&from->wal_parks);
+    out->wal_rewrites = rw_load64(&from->wal_rewrites);
+}
+
+void rw_view_slot(const rw_slot *from, rw_slot_view *out)
+{
+    out->state = rw_load32(&from->state);
+    out->generation = rw_load32(&from->generation);
+    out->pid = rw_load32(&from->pid);
+    out->lane_bytes = rw_load64(&from->lane_bytes);
+    out->wake = rw_load32(&from->wake);
+    out->drain_done = rw_load32(&from->drain_done);
+    out->confirmed = rw_load64(&from->confirmed);
+    out->head = rw_load64(&from->head);
+    out->fault = rw_load32(&from->fault);
+    out->wal_done = rw_load32(&from->wal_done);
+    out->requests = rw_load64(&from->requests);
+}
+
+void rw_view_stream(const rw_stream *from, rw_stream_view *out)
+{
+    out->state = rw_load32(&from->state);
+    out->name_bytes = rw_load32(&from->name_bytes);
+    out->start_offset = rw_load64(&from->start_offset);
+    memcpy(out->name, from->name, sizeof out->name);
+    out->confirmed_offset = rw_load64(&from->confirmed_offset);
+    out->confirmed_bytes = rw_load64(&from->confirmed_bytes);
+    out->last_timestamp_ns = rw_load64(&from->last_timestamp_ns);
+    out->next_offset = rw_load64(&from->next_offset);
+    out->defined_end = rw_load64(&from->defined_end);
+}
+
+void rw_view_lane(const rw_lane *from, rw_lane_view *out)
+{
+    out->magic = rw_load64(&from->magic);
+    out->layout_version = rw_load32(&from->layout_version);
+    out->slot = rw_load32(&from->slot);
+    out->generation = rw_load32(&from->generation);
+    out->lane_bytes = rw_load64(&from->lane_bytes);
+    out->epoch = rw_load64(&from->epoch);
+    out->fingerprint = rw_load64(&from->fingerprint);
+    out->salt = rw_load64(&from->salt);
+    out->claim = rw_load64(&from->claim);
+    out->last_rung = rw_load64(&from->last_rung);
+    out->completion_waiters = rw_load32(&from->completion_waiters);
+    out->room_waiters = rw_load32(&from->room_waiters);
+    out->tail_any = rw_load32(&from->tail_any);
+    for (uint32_t i = 0; i < 8; i++)
+        out->tail_streams[i] = rw_load32(&from->tail_streams[i]);
+}
