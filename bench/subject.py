@@ -96,10 +96,11 @@ class Ringwal(Contender):
 
     def server_processes(self) -> dict[str, list[int]]:
         import ringwal
+        from ringwal import views
 
         with ringwal.connect(self.directory) as client:
-            control = client.attachment().control
-            named = {int(control.wal_pid): "WAL", int(control.drain_pid): "drain"}
+            seen = views.engine(client.attachment().control)
+            named = {int(seen.wal_pid): "WAL", int(seen.drain_pid): "drain"}
         found: dict[str, list[int]] = {}
         for pid in self.server_pids():
             found.setdefault(named.get(pid, "supervisor"), []).append(pid)
@@ -145,7 +146,8 @@ class RingwalAhead(Ringwal):
 def counters(directory: Path) -> dict[str, int]:
     """The engine's running counters, read from its shared memory by a short-lived client."""
     import ringwal
+    from ringwal import views
 
     with ringwal.connect(directory) as client:
-        control = client.attachment().control
-        return {name: int(getattr(control, name)) for name in COUNTERS}
+        seen = views.engine(client.attachment().control)
+        return {name: int(getattr(seen, name)) for name in COUNTERS}

@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import time
 from array import array
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,11 @@ def _rows(directory: Path, count: int) -> list[Row]:
 
 def _write(place: Path, count: int) -> list[tuple[int, int, int]]:
     import ringwal
+    from ringwal._native import lib
 
     rows = []
     with ringwal.connect(place) as client:
-        stream, control = client.stream(STREAM), client.attachment().control
+        stream, clock = client.stream(STREAM), partial(lib.rw_engine_confirmed_ns, client.attachment().control)
         due = loops.clock()
         for _ in range(count):
             due += 1_000_000_000 // RATE
@@ -79,14 +82,14 @@ def _write(place: Path, count: int) -> list[tuple[int, int, int]]:
             sent = loops.clock()
             stream.append(RECORD).result()
             known = loops.clock()
-            rows.append((sent, confirmed_after(control, sent, CLOCK_TIMEOUT), known))
+            rows.append((sent, confirmed_after(clock, sent, CLOCK_TIMEOUT), known))
     return rows
 
 
-def confirmed_after(control: Any, sent: int, timeout: float) -> int:
+def confirmed_after(confirmed_ns: Callable[[], int], sent: int, timeout: float) -> int:
     """The drain's clock of the record that was sent then. The drain stores it moments after the result."""
     deadline = time.monotonic() + timeout
-    while (confirmed := int(control.confirmed_ns)) < sent:
+    while (confirmed := confirmed_ns()) < sent:
         if time.monotonic() > deadline:
             raise ContenderFailedError(
                 f"a record was confirmed to its writer, and {timeout:g} s later the drain's clock of its last confirmation"

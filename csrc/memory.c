@@ -164,6 +164,14 @@ void rw_set_state(rw_control *c, uint32_t state, uint32_t error)
     rw_store32_seq(&c->state, state);
 }
 
+void rw_set_not_before(rw_control *c, uint64_t ns)
+{
+    if (c->started_ns < ns)
+        rw_store64(&c->started_ns, ns);
+}
+
+void rw_set_wal_error(rw_control *c, uint32_t error) { rw_store32_seq(&c->wal_error, error); }
+
 void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes)
 {
     rw_slot *slot = rw_slot_of(c, k);

@@ -55,6 +55,9 @@ int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32
  * look at the state between them. */
 void rw_set_state(rw_control *c, uint32_t state, uint32_t error);
 
+/* Before the WAL process is started: nothing is stamped with an earlier time than `ns`, as something in the log has it. */
+void rw_set_not_before(rw_control *c, uint64_t ns);
+
 /* Gives slot k to a new generation. The slot must be free, and the lane of that generation must be complete: WAL and
  * drain may map it as soon as they see the state. */
 void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes);
@@ -87,6 +90,9 @@ static inline int rw_supervisor_died(const rw_control *c)
     uint32_t at = rw_load32(&c->life_at);
     return at != 0 && (rw_load32((const uint32_t *)c->life + at - 1) & FUTEX_OWNER_DIED) != 0;
 }
+
+/* By the WAL process's main thread: what it met counts as a failed write. */
+void rw_set_wal_error(rw_control *c, uint32_t error);
 
 /* In a child, first thing: SIGKILL when the parent dies. RW_GONE if `parent` is dead already. */
 int rw_die_with_parent(int parent);

@@ -113,3 +113,25 @@ void rw_view_lane(const rw_lane *from, rw_lane_view *out)
     for (uint32_t i = 0; i < 8; i++)
         out->tail_streams[i] = rw_load32(&from->tail_streams[i]);
 }
+
+uint32_t rw_engine_state(const rw_control *from) { return rw_load32(&from->state); }
+
+uint32_t rw_engine_membership(const rw_control *from) { return rw_load32(&from->membership); }
+
+uint32_t rw_engine_stream_count(const rw_control *from) { return rw_load32(&from->stream_count); }
+
+uint64_t rw_engine_sealed_end(const rw_control *from) { return rw_load64(&from->sealed_end); }
+
+uint32_t rw_engine_wal_error(const rw_control *from) { return rw_load32(&from->wal_error); }
+
+uint32_t rw_engine_storage_full(const rw_control *from) { return rw_load32(&from->storage_full); }
+
+uint64_t rw_engine_released_end(const rw_control *from) { return rw_load64(&from->released_end); }
+
+uint64_t rw_engine_confirmed_ns(const rw_control *from) { return rw_load64(&from->confirmed_ns); }
+
+uint32_t rw_slot_state(const rw_slot *from) { return rw_load32(&from->state); }
+
+uint32_t rw_stream_state(const rw_stream *from) { return rw_load32(&from->state); }
+
+uint64_t rw_stream_start_offset(const rw_stream *from) { return rw_load64(&from->start_offset); }

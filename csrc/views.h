@@ -117,4 +117,17 @@ void rw_view_slot(const rw_slot *from, rw_slot_view *out);
 void rw_view_stream(const rw_stream *from, rw_stream_view *out);
 void rw_view_lane(const rw_lane *from, rw_lane_view *out);
 
+/* One word, for loops. */
+uint32_t rw_engine_state(const rw_control *from);
+uint32_t rw_engine_membership(const rw_control *from);
+uint32_t rw_engine_stream_count(const rw_control *from);
+uint64_t rw_engine_sealed_end(const rw_control *from);
+uint32_t rw_engine_wal_error(const rw_control *from);
+uint32_t rw_engine_storage_full(const rw_control *from);
+uint64_t rw_engine_released_end(const rw_control *from);
+uint64_t rw_engine_confirmed_ns(const rw_control *from);
+uint32_t rw_slot_state(const rw_slot *from);
+uint32_t rw_stream_state(const rw_stream *from);
+uint64_t rw_stream_start_offset(const rw_stream *from);
+
 #endif

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ringwal import memory
+from ringwal import memory, views
 from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
 from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning
@@ -87,27 +87,27 @@ class Attachment:
             number = self._numbers[name] = self.registration.stream(name, look=look)
         return number
 
-    def stream(self, number: int) -> Any:
-        """The shared ``rw_stream`` of that number."""
-        return lib.rw_stream_of(self.control, number)
+    def start_offset(self, number: int) -> int:
+        """Offset of the first record that the stream of that number still has."""
+        return int(lib.rw_stream_start_offset(lib.rw_stream_of(self.control, number)))
 
     def stream_info(self, number: int) -> StreamInfo:
         from ringwal.stream import StreamInfo
 
-        shared = self.stream(number)
-        confirmed = int(lib.rw_stream_confirmed(self.control, number))
+        seen = views.stream(self.control, number)
+        confirmed, start = int(seen.confirmed_offset), int(seen.start_offset)
         return StreamInfo(
-            name=bytes(ffi.buffer(shared.name, shared.name_bytes)).decode(),
-            start_offset=int(shared.start_offset),
+            name=bytes(ffi.buffer(seen.name, seen.name_bytes)).decode(),
+            start_offset=start,
             confirmed_offset=confirmed,
-            records=confirmed - int(shared.start_offset),
-            confirmed_bytes=int(shared.confirmed_bytes),
-            last_timestamp_ns=int(shared.last_timestamp_ns),
+            records=confirmed - start,
+            confirmed_bytes=int(seen.confirmed_bytes),
+            last_timestamp_ns=int(seen.last_timestamp_ns),
         )
 
     def stream_infos(self) -> Iterator[StreamInfo]:
-        for number in range(self.control.max_streams):
-            if self.stream(number).state == lib.RW_STREAM_OPEN:
+        for number in range(views.engine(self.control).max_streams):
+            if lib.rw_stream_state(lib.rw_stream_of(self.control, number)) == lib.RW_STREAM_OPEN:
                 yield self.stream_info(number)
 
     def status(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Attachment:
 
 
 def _usable(control: Any, registration: Registration) -> bool:
-    state = control.state
+    state = lib.rw_engine_state(control)
     return state in (lib.RW_RUNNING, lib.RW_STOPPING) and not lib.rw_supervisor_died(control) and registration.alive()
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.errors import (
     AckTimeout,
@@ -66,10 +67,11 @@ class Lane:
         self.writer = ffi.gc(lib.rw_writer_open(control, lane, bell_fd), lib.rw_writer_close)
         if self.writer == ffi.NULL:
             raise MemoryError("no memory for a lane's private state")
-        self.slot = int(lane.slot)
-        self.generation = int(lane.generation)
+        seen = views.lane(lane)
+        self.slot = int(seen.slot)
+        self.generation = int(seen.generation)
         self.record_limit = int(lib.rw_writer_record_limit(self.writer))
-        self.places = int(control.completions_per_client)
+        self.places = int(views.engine(control).completions_per_client)
         self.page_size = self.places // PAGES
         self._shut_for: Error | None = None  # said before the writer is shut, for those who meet it shut
         self.ending: dict[None, Ending] = {}  # at most one, which the first `end` puts here
@@ -146,10 +148,10 @@ class Lane:
     def _why(self, code: int) -> Error:
         if code == lib.RW_FAULT:
             return EngineFailed("the engine refused this client's lane because it held damaged requests")
-        state = self.control.state
-        if state == lib.RW_STOPPED:
+        engine = views.engine(self.control)
+        if engine.state == lib.RW_STOPPED:
             return EngineFailed("the engine was stopped before this append was confirmed")
-        error = int(self.control.error)
+        error = int(engine.error)
         if error == errno.ESTALE:
             return EngineFailed("the engine ended because its directory was moved, replaced or deleted", error)
         if error == 0:
@@ -327,11 +329,11 @@ class Lane:
 
     def _finishing(self) -> bool:
         """True if the engine takes nothing any more and still completes what it has taken."""
-        return bool(self.control.state == lib.RW_STOPPING) and self._alive()
+        return bool(lib.rw_engine_state(self.control) == lib.RW_STOPPING) and self._alive()
 
     def _no_room(self, otherwise: str) -> Error:
         """The append timeout has passed: because the disk is full, or because the engine is slow (``otherwise``)."""
-        full = int(self.control.storage_full)
+        full = int(lib.rw_engine_storage_full(self.control))
         if not full:
             return BackpressureTimeout(otherwise)
         return StorageFull(

@@ -20,6 +20,7 @@ import weakref
 from pathlib import Path
 from typing import Any, Self
 
+from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.config import KIB, LANE_BYTES_MAX, LANE_BYTES_MIN, MIB, PAGE, Config, format_size, next_power_of_two
 from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch, raise_for
@@ -129,7 +130,8 @@ def observe_control(fd: int) -> Mapping:
     """The control area behind `fd`, whichever log's and epoch's it is, for reading. Raises VersionMismatch: another build's."""
     size = os.fstat(fd).st_size
     control = _attach("control area", fd, size, 0, "rw_control *", writable=False)
-    _check(control, lib.rw_control_attach(control.pointer, size, control.pointer.uuid, control.pointer.epoch))
+    seen = views.engine(control.pointer)
+    _check(control, lib.rw_control_attach(control.pointer, size, seen.uuid, seen.epoch))
     return control
 
 

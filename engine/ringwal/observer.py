@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ringwal import lock_file, memory
+from ringwal import lock_file, memory, views
 from ringwal._native import ffi, lib
 from ringwal.errors import Error
 from ringwal.words import WORDS
@@ -36,9 +36,9 @@ CLIENTS_SHOWN = 200
 def facts(control: Any) -> dict[str, Any]:
     """Facts by name, of a mapped `rw_control *`; sizes in bytes, times in seconds. Readable at any time, also while it
     changes."""
-    c = control
+    c = views.engine(control)
     current = c.sealed_end // c.segment_bytes
-    clients = _clients(c)
+    clients = _clients(control, c.max_clients)
     return {
         "state": STATES.get(c.state, "unknown"),
         "pid": c.supervisor_pid,
@@ -111,8 +111,8 @@ def last_status(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _clients(control: Any) -> list[dict[str, Any]]:
-    rows = ((k, lib.rw_slot_of(control, k)) for k in range(control.max_clients))
+def _clients(control: Any, slots: int) -> list[dict[str, Any]]:
+    rows = ((k, views.slot(control, k)) for k in range(slots))
     return [
         {
             "slot": k,

@@ -11,6 +11,7 @@ import contextlib
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
+from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, OffsetTrimmed
 from ringwal.log.directory import Directory
@@ -47,10 +48,12 @@ class Reader:
     def __init__(self, directory: Directory, control: Any, ring: Any) -> None:
         self.control = control
         self.ring = ring
-        self.ring_view = ffi.buffer(ring, 2 * control.ring_bytes)
-        self.files = SegmentFiles(directory, control.segment_bytes, bytes(ffi.buffer(control.uuid)))
-        self.extents = Extents(self.files, control.epoch, control.epoch_begin)
-        self.index = LogIndex(self.files, self.extents, control.max_streams)
+        engine = views.engine(control)
+        self.epoch, self.max_streams = int(engine.epoch), int(engine.max_streams)
+        self.ring_view = ffi.buffer(ring, 2 * engine.ring_bytes)
+        self.files = SegmentFiles(directory, engine.segment_bytes, bytes(ffi.buffer(engine.uuid)))
+        self.extents = Extents(self.files, self.epoch, engine.epoch_begin)
+        self.index = LogIndex(self.files, self.extents, self.max_streams)
         self._cursors: OrderedDict[tuple[int, int], Cursor] = OrderedDict()
 
     def confirmed(self, stream: int) -> int:
@@ -90,10 +93,10 @@ class Cursor:
     def __init__(self, reader: Reader, stream: int, start: int) -> None:
         if start < 0:
             raise ValueError(f"start is {start}; offsets begin at 0")
-        if not 0 <= stream < reader.control.max_streams:
+        if not 0 <= stream < reader.max_streams:
             raise ValueError(f"there is no stream number {stream}")
         self._reader = reader
-        self._walk = new_walk(reader.files, reader.control.epoch, 0)
+        self._walk = new_walk(reader.files, reader.epoch, 0)
         self._walk.stream, self._walk.next_offset = stream, start
         self._walk_before = ffi.new("rw_walk *")
         self._slices = ffi.new("rw_slices *")
@@ -139,7 +142,7 @@ class Cursor:
         """The general way, which also says what is wrong."""
         walk, slices, reader = self._walk, self._slices, self._reader
         walk.below = lib.rw_stream_confirmed(reader.control, walk.stream)
-        start_offset = lib.rw_stream_of(reader.control, walk.stream).start_offset
+        start_offset = lib.rw_stream_start_offset(lib.rw_stream_of(reader.control, walk.stream))
         if walk.next_offset < start_offset:
             trimmed = f"offset {walk.next_offset} has been trimmed; the stream begins at {start_offset}"
             raise OffsetTrimmed(trimmed, start_offset)
@@ -182,7 +185,7 @@ class Cursor:
         it in the segments.                                                                     PAIR: reserve_end"""
         reader, walk, slices = self._reader, self._walk, self._slices
         if not self._in_ring:
-            walk.epoch, walk.data_at, self._in_ring = reader.control.epoch, 0, True
+            walk.epoch, walk.data_at, self._in_ring = reader.epoch, 0, True
         self._walk_before[0] = walk[0]
         limits = slices.bytes_left, slices.records_left, slices.must
         lib.rw_log_area(reader.control, reader.ring, self._area)

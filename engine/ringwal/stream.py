@@ -284,7 +284,7 @@ class Stream:
         while True:
             if not attachment.usable():
                 raise NotRunning("the engine ended, or this client was closed")
-            before, count = count, int(attachment.control.stream_count)
+            before, count = count, int(lib.rw_engine_stream_count(attachment.control))
             if count != before:
                 with contextlib.suppress(NoSuchStream):
                     number = attachment.number_of(self.name, look=True)
@@ -350,7 +350,7 @@ def _start(start: int) -> int:
 
 def _offset(attachment: Attachment, number: int, start: int) -> int:
     if start == EARLIEST:
-        return int(attachment.stream(number).start_offset)
+        return attachment.start_offset(number)
     if start == LATEST:
         return int(lib.rw_stream_confirmed(attachment.control, number))
     return start

@@ -70,10 +70,9 @@ def test_an_engine_that_was_killed_or_does_not_start_leaves_no_shared_memory(tmp
 
 
 def test_the_tail_does_not_wait_for_ever_for_the_drains_clock() -> None:
-    control = types.SimpleNamespace(confirmed_ns=2 * S)
-    assert tail.confirmed_after(control, 2 * S, 0.0) == 2 * S
+    assert tail.confirmed_after(lambda: 2 * S, 2 * S, 0.0) == 2 * S
     with pytest.raises(ContenderFailedError, match=r"still stood 1\.000 s before the record was sent"):
-        tail.confirmed_after(control, 3 * S, 0.0)
+        tail.confirmed_after(lambda: 2 * S, 3 * S, 0.0)
 
 
 def test_what_a_contender_costs_is_read_while_its_writers_are_connected(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ringwal.words import WORDS
+from tests.support import house_rules
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "engine"
 FILE_LINES_MAX = 500
@@ -29,7 +32,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "plain": (
         1,
         {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"}
-        | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words"},
+        | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views"},
     ),
     "config": (2, {"ringwal.config"}),
     "file errors": (2, {"ringwal.file_errors"}),
@@ -153,6 +156,16 @@ def test_one_file_changes_persisted_bytes() -> None:
     # A private copy of a record header, on its way to the checksum, is nobody's persisted byte.
     assert [change for change in changes if not re.search(r"\bcopy\.persisted = 0;", change)] == []
     assert lines_with(r"rw_cas8\(", [path for path in others if path.name != "atomics.h"]) == []
+
+
+def test_python_reads_shared_words_through_c() -> None:
+    words = frozenset(word.name for word in WORDS)
+    found = [
+        f"{name_of(path)}:{line}: {text}"
+        for path in files("engine", "bench", suffixes={".py"})
+        for line, text in house_rules.shared_reads(path.read_text(encoding="utf-8"), words)
+    ]
+    assert found == [], "see engine/ringwal/views.py"
 
 
 def test_nothing_is_left_for_later() -> None:

@@ -22,6 +22,13 @@ LINE_MAX = 100
 # What Python reads: struct, the view's name, and the fields that are no plain words.
 VIEWS = {"rw_control": "engine", "rw_slot": "slot", "rw_stream": "stream", "rw_lane": "lane"}
 NOT_VIEWED = {("rw_control", "life")}
+# What a loop in Python reads by itself.
+ALONE = {
+    "rw_control": {"state", "membership", "stream_count", "wal_error", "storage_full", "sealed_end", "released_end"}
+    | {"confirmed_ns"},
+    "rw_slot": {"state"},
+    "rw_stream": {"state", "start_offset"},
+}
 # Words of one process by the next one's: who reads the later one first never sees it ahead of the one before.
 VIEW_ORDER = ("supervisor", "drain", "WAL", "client")
 
@@ -184,6 +191,14 @@ def view_function(struct: Struct, view: str) -> str:
     return f"void rw_view_{view}(const {struct.name} *from, rw_{view}_view *out)"
 
 
+def read_alone(layout: Layout) -> Iterator[tuple[Field, str]]:
+    """Field, and the head of the function that loads it."""
+    for struct, view in viewed(layout):
+        for field in struct.words:
+            if field.name in ALONE.get(struct.name, ()):
+                yield field, f"{field.ctype} rw_{view}_{field.name}(const {struct.name} *from)"
+
+
 def views_h(layout: Layout) -> str:
     out = [
         "/* How those outside C read shared words: all of a struct at once, each word loaded with acquire",
@@ -200,6 +215,7 @@ def views_h(layout: Layout) -> str:
     for struct, view in viewed(layout):
         out += view_struct(struct, view)
     out += [view_function(struct, view) + ";" for struct, view in viewed(layout)]
+    out += ["", "/* One word, for loops. */", *(head + ";" for _, head in read_alone(layout))]
     return "\n".join([*out, "", "#endif", ""])
 
 
@@ -222,6 +238,8 @@ def views_c(layout: Layout) -> str:
         for field in view_fields(struct):
             out += view_load(field)
         out += ["}"]
+    for field, head in read_alone(layout):
+        out += ["", f"{head} {{ return rw_load{SIZES[field.ctype] * 8}(&from->{field.name}); }}"]
     return "\n".join([*out, ""])
 
 
@@ -233,6 +251,7 @@ def layout_cdef(layout: Layout) -> str:
     for struct, view in viewed(layout):
         out += ["typedef struct {", *declared(view_fields(struct)), f"}} rw_{view}_view;", ""]
     out += [view_function(struct, view) + ";" for struct, view in viewed(layout)]
+    out += [head + ";" for _, head in read_alone(layout)]
     return "\n".join([*out, ""])
 
 

@@ -89,8 +89,8 @@ class Crew:
         ended = child.reap(wait=True)
         assert ended is not None
         del self._children[child.role]
-        if ended.code == os.EX_IOERR or (child.role is Role.WAL and self._control.wal_error):
-            error = int(self._control.wal_error)
+        error = int(lib.rw_engine_wal_error(self._control))
+        if ended.code == os.EX_IOERR or (child.role is Role.WAL and error):
             reason = os.strerror(error) if error else "see above"
             self.fail(os.EX_IOERR, error, f"a write to the log failed ({reason}); nothing is confirmed any more")
         elif ended.code == os.EX_OSFILE:

@@ -20,7 +20,7 @@ def report(context: EngineContext, crew: Crew, recovered: Recovered, home: Home)
     control = context.control.pointer
     pids = crew.pids()
     facts = observer.facts(control)
-    direct = facts["io"] == "direct" if control.wal_pid else recovered.direct
+    direct = facts["io"] == "direct" if facts["wal_pid"] else recovered.direct
     return {
         "directory": str(context.directory.path),
         **facts,

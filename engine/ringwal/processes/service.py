@@ -213,7 +213,7 @@ class Service:
         match request:
             case {"op": "release", "slot": int(slot), "generation": int(generation)}:
                 # A slot that is this connection's is not free, so its generation is still the one that was granted.
-                if slot in self._connections[connection] and self._slots.slot(slot).generation == generation:
+                if slot in self._connections[connection] and self._slots.generation(slot) == generation:
                     self._connections[connection].remove(slot)
                     self._slots.close([slot])
                 return {}
@@ -231,7 +231,7 @@ class Service:
         return self._running() and self._slots.coming()
 
     def _running(self) -> bool:
-        return bool(self._context.control.pointer.state == lib.RW_RUNNING)
+        return bool(lib.rw_engine_state(self._context.control.pointer) == lib.RW_RUNNING)
 
     def _check_running(self) -> None:
         if not self._running():

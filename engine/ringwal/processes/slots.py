@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ringwal import memory
+from ringwal import memory, views
 from ringwal._native import lib
 from ringwal.errors import ShmUnavailable
 from ringwal.points import point
@@ -41,9 +41,9 @@ class SlotTable:
         self._closing: set[int] = set()
         self._poll_seconds = POLL_SECONDS_MIN
 
-    def slot(self, k: int) -> Any:
-        """`rw_slot *`."""
-        return lib.rw_slot_of(self._control, k)
+    def generation(self, k: int) -> int:
+        """Of the slot's present owner, or of the last one."""
+        return int(views.slot(self._control, k).generation)
 
     def coming(self) -> bool:
         """Whether whoever asks for a slot now does well to wait: none is free but some are closing, or WAL or drain are behind
@@ -75,7 +75,7 @@ class SlotTable:
         """
         self._check_room()
         k, size = begun.slot, begun.draft.bytes
-        generation = self.slot(k).generation + 1
+        generation = self.generation(k) + 1
         lane = LaneFile(begun.draft.finish(self._context.control, k, generation), generation, size)
         point("s.lane.created")
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from ringwal import views
 from ringwal._native import lib
 from ringwal.errors import NoSuchStream, ShmUnavailable
 from ringwal.protocol.messages import check_stream_name
@@ -27,7 +28,7 @@ class StreamTable:
     def __init__(self, control: Any, recovered: Iterable[KnownStream]) -> None:
         """Fill the table of fresh memory (`rw_control *`) with what recovery found."""
         self._control = control
-        self._limit = int(control.max_streams)
+        self._limit = int(views.engine(control).max_streams)
         self._ids: dict[str, int] = {}
         for stream in recovered:
             name = stream.name.encode()

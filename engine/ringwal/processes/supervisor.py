@@ -258,7 +258,7 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
             )
         )
         # Times never go back, not even if the clock was put back since the newest record was written.
-        control.pointer.started_ns = max(control.pointer.started_ns, recovered.timestamp_ns)
+        lib.rw_set_not_before(control.pointer, recovered.timestamp_ns)
         if lib.rw_supervisor_hold(control.pointer) != lib.RW_OK:
             LOG.warning("this system has no robust mutexes: a killed engine is noticed by its clients' next wait only")
         stack.callback(lib.rw_supervisor_let_go, control.pointer)

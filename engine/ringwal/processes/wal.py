@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from ringwal import memory
+from ringwal import memory, views
 from ringwal._native import ffi, lib
 from ringwal.config import Config
 from ringwal.errors import Error, StorageFull
@@ -85,7 +85,7 @@ class WalProcess:
             thread.start()
         while not self.stopping or any(thread.is_alive() for thread in self.threads):
             self._wait_for_chores()
-            if self.control.wal_error:
+            if lib.rw_engine_wal_error(self.control):
                 return os.EX_IOERR
             self._chores()
         return os.EX_OK
@@ -114,16 +114,14 @@ class WalProcess:
 
     # ------------------------------------------------------------------------------------------------- lanes
 
-    def _slot(self, k: int) -> Any:
-        return lib.rw_slot_of(self.control, k)
-
     def _closing(self) -> bool:
-        return any(self._slot(k).state == lib.RW_SLOT_CLOSING for k in self.lanes)
+        return any(lib.rw_slot_state(lib.rw_slot_of(self.control, k)) == lib.RW_SLOT_CLOSING for k in self.lanes)
 
     def _follow_membership(self) -> None:
-        self.membership_seen = self.control.membership  # before the look: what changes during it is looked at again
+        # Before the look: what changes during it is looked at again.
+        self.membership_seen = lib.rw_engine_membership(self.control)
         for k in range(self.config.max_clients):
-            slot = self._slot(k)
+            slot = views.slot(self.control, k)
             if slot.state == lib.RW_SLOT_ACTIVE or (slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation):
                 self._attach(k, slot)
             if slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation:
@@ -132,9 +130,9 @@ class WalProcess:
     def _while_filling(self) -> None:
         """Clients that come and go do not wait for a whole segment, which a slow disk takes a second for; nor do those whose
         records could not be written."""
-        if self.control.wal_error:
+        if lib.rw_engine_wal_error(self.control):
             raise WriteFailed
-        if self.control.membership != self.membership_seen or self._closing():
+        if lib.rw_engine_membership(self.control) != self.membership_seen or self._closing():
             self._follow_membership()
 
     def _attach(self, k: int, slot: Any) -> None:
@@ -174,7 +172,7 @@ class WalProcess:
             first = min(first, self._oldest_unfinished())
         self.segments_end = max(self.segments_end, first)
         self.look_again = None
-        self.pace.look(lib.rw_wal_segment(self.wal), self.control.sealed_end)
+        self.pace.look(lib.rw_wal_segment(self.wal), lib.rw_engine_sealed_end(self.control))
         while self.segments_end <= (current := lib.rw_wal_segment(self.wal)) + self.config.segments_ahead:
             missing, needed = self.segments_end >= self.manifest.named_end, self.segments_end <= current + 1
             if missing and not needed:
@@ -206,7 +204,7 @@ class WalProcess:
             raise LostDirectory(what)
 
     def _oldest_unfinished(self) -> int:
-        return int(self.control.released_end // self.control.segment_bytes)
+        return int(lib.rw_engine_released_end(self.control)) // self.manifest.segment_bytes
 
     def _open_segment(self, number: int, *, needed: bool) -> tuple[list[int], bool]:
         """A descriptor for each thread, of an open of its own (why is said at `rw_wal_add_segment`), and whether the segment is
@@ -254,7 +252,7 @@ def main(context: EngineContext) -> int:
         return os.EX_IOERR
     except OSError as error:  # a segment cannot be made or opened, or the directory not be read: as a failed write
         context.log.error("WAL process: %s", error)
-        context.control.pointer.wal_error = error.errno or errno.EIO
+        lib.rw_set_wal_error(context.control.pointer, error.errno or errno.EIO)
         return os.EX_IOERR
     except Error as error:
         context.log.error("WAL process: %s", error)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 
-from ringwal import lock_file
+from ringwal import lock_file, views
 from ringwal.errors import Locked
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.crew import Crew
@@ -27,7 +27,8 @@ class DirectoryWatch:
         self._service = service
         self._listener = listener
         self._due = time.monotonic()
-        self._from = self._control.released_end // self._control.segment_bytes
+        seen = views.engine(self._control)
+        self._from = seen.released_end // seen.segment_bytes
         self._missed: set[str] = set()
         self._troubled = False
 
@@ -56,7 +57,7 @@ class DirectoryWatch:
         return code
 
     def _look(self) -> None:
-        c = self._control
+        c = views.engine(self._control)
         # Also those that were in use at the look before: what was removed then may be full by now.
         in_use, self._from = range(self._from, c.segments_end), c.released_end // c.segment_bytes
         socket, lock = self._listener.state(), self._ownership.lock_file_state()
