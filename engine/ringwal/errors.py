@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["not_appended", "unknown"]
 
@@ -198,50 +198,56 @@ def by_name(name: str, message: str, facts: dict[str, Any]) -> Error:
     return _rebuild(cls, (message,), {**blank, **{key: facts[key] for key in blank.keys() & facts.keys()}})
 
 
-def raise_for(
+def of_code(
     code: int,
     what: str = "",
     *,
-    pending: bool = False,
+    size: int | None = None,
     limit: int | None = None,
-    errno: int | None = None,
+    stopped: bool = False,
+    errno: int = 0,
     segment: int | None = None,
     position: int | None = None,
-) -> None:
-    """Return for RW_OK; raise what any other code of csrc/status.h means.
+) -> Error:
+    """What a code of csrc/status.h means, other than RW_OK and those that ask to wait or to call again.
 
-    `what` names the object of the call and leads the message. `pending` says that the call was about an append already
-    in its lane, whose fate the code leaves open. The rest are facts for the error's attributes.
+    `what` names the object of the call and leads the message. `size` and `limit` are in bytes. `stopped` and `errno` are
+    what the engine said at its end: that it was stopped, or why it failed (0: nothing). An append that such an end finds on
+    its way has the outcome "unknown"; who was refused before anything was written says so instead.
     """
-    if code == 0:
-        return
-    _raise(code, f"{what}: " if what else "", pending, limit, errno, segment, position)
-
-
-def _raise(
-    code: int, lead: str, pending: bool, limit: int | None, errno: int | None, segment: int | None, position: int | None
-) -> NoReturn:
     from ringwal._native import lib  # here, so that this module can be imported before the core is built
 
-    fate: Outcome = "unknown" if pending else "not_appended"
-    if code == lib.RW_PENDING:
-        raise AckTimeout(f"{lead}not confirmed in time; wait for the same receipt again")
-    if code == lib.RW_FULL:
-        raise BackpressureTimeout(f"{lead}no room within the append timeout; nothing was written")
+    lead = f"{what}: " if what else ""
     if code == lib.RW_TOO_LARGE:
-        size = "" if limit is None else f" than {limit} bytes"
-        raise RecordTooLarge(f"{lead}larger{size}; ask for a larger lane (lane_bytes) or split the record", limit)
-    if code == lib.RW_GONE and not pending:
-        raise NotRunning(f"{lead}the engine has stopped; nothing was written", outcome=fate)
-    if code == lib.RW_GONE:
-        raise EngineFailed(f"{lead}the engine ended before this append was confirmed", errno)
-    if code == lib.RW_FAULT:
-        raise EngineFailed(f"{lead}the engine refused this client's lane: its memory was overwritten", outcome=fate)
+        asked = "larger" if size is None else f"{size} bytes in one append; larger"
+        return RecordTooLarge(
+            f"{lead}{asked} than this client's limit of {limit} bytes (half of its lane): "
+            "connect with a larger lane_bytes, or start the engine with a larger ring_bytes",
+            limit,
+        )
     if code == lib.RW_BAD:
-        raise CorruptionError(f"{lead}bytes are not what was written", segment, position)
+        return CorruptionError(f"{lead}bytes are not what was written", segment, position)
     if code == lib.RW_MISMATCH:
-        raise VersionMismatch(f"{lead}shared memory of another build, engine or epoch")
-    if code in (lib.RW_IO, lib.RW_FAILED_REQUEST):
-        reason = f": {os.strerror(errno)}" if errno else ""
-        raise EngineFailed(f"{lead}a write to the log failed{reason}", errno)
-    raise Error(f"{lead}unexpected status {code} of the native core")
+        return VersionMismatch(f"{lead}shared memory of another build, engine or epoch")
+    ends = {
+        lib.RW_GONE: "the engine was stopped before this append was confirmed" if stopped else _why_it_failed(errno),
+        lib.RW_FAULT: "the engine refused this client's lane because it held damaged requests",
+        lib.RW_IO: "the engine could not write this append",
+        lib.RW_FAILED_REQUEST: "the engine could not write this append",
+    }
+    if code in ends:
+        return EngineFailed(lead + ends[code], errno if errno and not stopped else None)
+    return Error(f"{lead}unexpected status {code} of the native core")
+
+
+def _why_it_failed(errno: int) -> str:
+    if errno == _errno.ESTALE:
+        return "the engine ended because its directory was moved, replaced or deleted"
+    if errno == 0:
+        return "the engine was killed, or gave up, before this append was confirmed"
+    return f"the engine failed ({describe_errno(errno)})"
+
+
+def describe_errno(number: int) -> str:
+    """What an errno means, for messages."""
+    return os.strerror(number) if number else "no error number"

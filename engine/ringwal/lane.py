@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +17,9 @@ from ringwal.errors import (
     Error,
     ForkError,
     NotRunning,
-    RecordTooLarge,
     StorageFull,
+    describe_errno,
+    of_code,
 )
 from ringwal.greenlets import Rests, patched
 from ringwal.results import FAILED, PENDING, Ending, Page, Results
@@ -146,17 +146,8 @@ class Lane:
         return error
 
     def _why(self, code: int) -> Error:
-        if code == lib.RW_FAULT:
-            return EngineFailed("the engine refused this client's lane because it held damaged requests")
-        engine = views.engine(self.control)
-        if engine.state == lib.RW_STOPPED:
-            return EngineFailed("the engine was stopped before this append was confirmed")
-        error = int(engine.error)
-        if error == errno.ESTALE:
-            return EngineFailed("the engine ended because its directory was moved, replaced or deleted", error)
-        if error == 0:
-            return EngineFailed("the engine was killed, or gave up, before this append was confirmed")
-        return EngineFailed(f"the engine failed ({describe_errno(error)})", error)
+        seen = views.engine(self.control)
+        return of_code(code, stopped=seen.state == lib.RW_STOPPED, errno=int(seen.error))
 
     def end(self, error: Error) -> Error:
         """Marks the lane as of no use. Results that are in by now are kept; what is pending ends with this error."""
@@ -169,7 +160,7 @@ class Lane:
 
     def end_failed(self) -> None:
         """A block of this lane's could not be written."""
-        self.end(EngineFailed("the engine could not write this append"))
+        self.end(of_code(lib.RW_FAILED_REQUEST))
 
     # --------------------------------------------------------------------------------------------------- flush
 
@@ -299,11 +290,7 @@ class Lane:
         if code == lib.RW_CHORE:
             return self.turn(deadline)
         if code == lib.RW_TOO_LARGE:
-            raise RecordTooLarge(
-                f"{payload_bytes} bytes in one append; this client's limit is {self.record_limit} (half of its lane): "
-                "connect with a larger lane_bytes, or start the engine with a larger ring_bytes",
-                limit=self.record_limit,
-            )
+            raise of_code(code, size=payload_bytes, limit=self.record_limit)
         if code == lib.RW_BAD:
             raise ValueError("the lengths of the batch are not those of its data; nothing was appended")
         if code != lib.RW_FULL:
@@ -353,8 +340,3 @@ def _refusal(lost: Error) -> Error:
     """What an append is told that met the end of its lane."""
     kind = ClosedError if isinstance(lost, ClosedError) else NotRunning
     return kind(f"nothing was appended: {lost}")
-
-
-def describe_errno(number: int) -> str:
-    """What an errno means, for messages."""
-    return os.strerror(number) if number else "no error number"

@@ -23,7 +23,7 @@ from typing import Any, Self
 from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.config import KIB, LANE_BYTES_MAX, LANE_BYTES_MIN, MIB, PAGE, Config, format_size, next_power_of_two
-from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch, raise_for
+from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch, of_code
 
 try:
     import posix_ipc
@@ -315,8 +315,6 @@ def _attach(name: str, fd: int, header: int, data: int, ctype: str, *, writable:
 
 
 def _check(mapping: Mapping, code: int) -> None:
-    try:
-        raise_for(code, mapping.name)
-    except VersionMismatch:
+    if code != lib.RW_OK:
         mapping.close()
-        raise
+        raise of_code(code, mapping.name)

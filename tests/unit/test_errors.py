@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
+from typing import Any
 
 import pytest
 
@@ -83,7 +85,7 @@ def test_an_error_is_the_same_after_the_socket(error: errors.Error) -> None:
 
 
 def test_an_error_that_this_build_does_not_know_keeps_its_name_and_message() -> None:
-    for name in ("SomethingNew", "os", "raise_for"):
+    for name in ("SomethingNew", "os", "of_code"):
         error = errors.by_name(name, "what happened", {})
         assert type(error) is errors.Error
         assert str(error) == f"{name}: what happened"
@@ -94,38 +96,45 @@ def test_a_corruption_error_always_names_the_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "pending", "expected", "outcome"),
+    ("code", "expected", "outcome"),
     [
-        ("RW_PENDING", True, errors.AckTimeout, "unknown"),
-        ("RW_FULL", False, errors.BackpressureTimeout, "not_appended"),
-        ("RW_TOO_LARGE", False, errors.RecordTooLarge, "not_appended"),
-        ("RW_GONE", False, errors.NotRunning, "not_appended"),
-        ("RW_GONE", True, errors.EngineFailed, "unknown"),
-        ("RW_FAULT", False, errors.EngineFailed, "not_appended"),
-        ("RW_FAULT", True, errors.EngineFailed, "unknown"),
-        ("RW_BAD", False, errors.CorruptionError, None),
-        ("RW_MISMATCH", False, errors.VersionMismatch, None),
-        ("RW_IO", True, errors.EngineFailed, "unknown"),
-        ("RW_FAILED_REQUEST", True, errors.EngineFailed, "unknown"),
-        ("RW_OVERWRITTEN", False, errors.Error, None),
-        ("RW_CHORE", False, errors.Error, None),
+        ("RW_TOO_LARGE", errors.RecordTooLarge, "not_appended"),
+        ("RW_GONE", errors.EngineFailed, "unknown"),
+        ("RW_FAULT", errors.EngineFailed, "unknown"),
+        ("RW_BAD", errors.CorruptionError, None),
+        ("RW_MISMATCH", errors.VersionMismatch, None),
+        ("RW_IO", errors.EngineFailed, "unknown"),
+        ("RW_FAILED_REQUEST", errors.EngineFailed, "unknown"),
+        ("RW_OVERWRITTEN", errors.Error, None),
+        ("RW_CHORE", errors.Error, None),
     ],
 )
-def test_every_code_of_the_core_has_one_error(
-    code: str, pending: bool, expected: type[errors.Error], outcome: str | None
-) -> None:
-    with pytest.raises(errors.Error) as caught:
-        errors.raise_for(getattr(lib, code), "orders", pending=pending)
-    assert type(caught.value) is expected
-    assert caught.value.outcome == outcome
-    assert str(caught.value).startswith("orders: ")
+def test_every_code_of_the_core_has_one_error(code: str, expected: type[errors.Error], outcome: str | None) -> None:
+    error = errors.of_code(getattr(lib, code), "orders", limit=7)
+    assert type(error) is expected
+    assert error.outcome == outcome
+    assert str(error).startswith("orders: ")
 
 
-def test_success_raises_nothing_and_facts_become_attributes() -> None:
-    errors.raise_for(lib.RW_OK)
-    with pytest.raises(errors.RecordTooLarge, match="100 bytes") as too_large:
-        errors.raise_for(lib.RW_TOO_LARGE, limit=100)
-    assert too_large.value.limit == 100
-    with pytest.raises(errors.EngineFailed) as failed:
-        errors.raise_for(lib.RW_IO, errno=errno.EIO)
-    assert failed.value.errno == errno.EIO
+def test_facts_become_attributes() -> None:
+    too_large = errors.of_code(lib.RW_TOO_LARGE, size=101, limit=100)
+    assert isinstance(too_large, errors.RecordTooLarge)
+    assert (too_large.limit, "101 bytes" in str(too_large)) == (100, True)
+    failed = errors.of_code(lib.RW_IO, errno=errno.EIO)
+    assert isinstance(failed, errors.EngineFailed)
+    assert failed.errno == errno.EIO
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"stopped": True}, "was stopped"),
+        ({"errno": errno.ESTALE}, "its directory was moved"),
+        ({"errno": errno.EIO}, os.strerror(errno.EIO)),
+        ({}, "was killed, or gave up"),
+    ],
+)
+def test_an_engine_that_is_gone_says_why(facts: dict[str, Any], said: str) -> None:
+    error = errors.of_code(lib.RW_GONE, **facts)
+    assert isinstance(error, errors.EngineFailed)
+    assert (said in str(error), error.errno) == (True, facts.get("errno"))
