@@ -10,7 +10,7 @@
  *     thread's alone.
  *   2 fill: payload, digest, header except `valid`.
  *   3 publish: store valid = p + 1, salted, release.                            PAIR: publish/take
- *   4 look at the bell (wal.h) and ring if the WAL process asks for it.         PAIR: publish/bell
+ *   4 look at the bell (bell.h) and ring if the WAL process asks for it.         PAIR: publish/bell
  * WAL process, one thread at a time (it holds the compose turn):
  *   take: at its cursor p, load `valid`, acquire; p + 1, salted, means a complete request. It copies header and payload into the
  *   log ring, which no client can write, and validates the copy. After the block is sealed it stores head, which gives

@@ -11,10 +11,13 @@ import os
 import threading
 import weakref
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from ringwal.errors import AckTimeout, Error
 from ringwal.lane import SLICE, Lane
-from ringwal.receipt import Ack, Receipt
+
+if TYPE_CHECKING:
+    from ringwal.receipt import Ack, Receipt
 
 
 class Watch:

@@ -1,252 +1,126 @@
-"""The rules of the house, as tests. A message names file and line, and what to do."""
+"""The rules of the house (house_rules.py) hold, and each of them can fail."""
 
 from __future__ import annotations
 
-import ast
-import re
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ringwal.words import WORDS
 from tests.support import house_rules
+from tests.support.house_rules import Rule, Sources
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "engine"
-FILE_LINES_MAX = 500
-FUNCTION_LINES_MAX = 70
 ROOMS_ON_DISK = ("engine", "csrc", "docs", "tests", "bench", ".ci")
-TEXT_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cdef", ".md", ".toml", ".in", ".sh", ".txt", ""}
-# Rendered from engine.cdef by tests/support/native_stub.py: as long as the C core's face is wide.
-RENDERED = {SOURCE / "ringwal" / "_native.pyi"}
-
-# Where the length of a wait is the fault itself, or nothing tells when another process is ready; see host.pause.
-SLEEPER = ROOT / "tests" / "faults" / "host.py"
-
-# Who may import whom: a module imports its own room and rooms that stand lower, never a neighbour of the same height.
-ROOMS: dict[str, tuple[int, set[str]]] = {
-    "_native": (0, {"ringwal._native"}),
-    "errors": (1, {"ringwal.errors"}),
-    "plain": (
-        1,
-        {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"}
-        | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views"},
-    ),
-    "config": (2, {"ringwal.config"}),
-    "file errors": (2, {"ringwal.file_errors"}),
-    "exit codes": (2, {"ringwal.exit_codes"}),
-    "memory": (3, {"ringwal.memory"}),
-    "observer": (4, {"ringwal.observer"}),
-    "protocol": (4, {"ringwal.protocol"}),
-    "log": (4, {"ringwal.log"}),
-    "processes": (5, {"ringwal.processes"}),
-    "reader": (5, {"ringwal.reader", "ringwal.log_extents", "ringwal.log_index"}),
-    "client": (
-        6,
-        {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
-        | {"ringwal.autostart", "ringwal.stream"},
-    ),
-    "public names": (7, {"ringwal"}),
-    "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
-    "cli": (9, {"ringwal.cli", "ringwal.cli_kit"}),
-    "__main__": (10, {"ringwal.__main__"}),
-}
-BUILD_ONLY = {"ringwal.build_native"}
-MAY_IMPORT_PROCESSES = {"processes", "public names", "cli", "__main__"}
+TEXT_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cdef", ".md", ".toml", ".in", ".sh", ".txt", ".pml", ""}
 
 
-def files(*rooms: str, suffixes: set[str]) -> list[Path]:
-    found = []
-    for room in rooms:
-        found += [
-            path
-            for path in sorted((ROOT / room).rglob("*"))
-            if path.is_file() and path.suffix in suffixes and "__pycache__" not in path.parts
-        ]
-    return found
+def project() -> dict[str, str]:
+    found = [path for room in ROOMS_ON_DISK for path in sorted((ROOT / room).rglob("*")) if "__pycache__" not in path.parts]
+    found += [path for path in sorted(ROOT.iterdir()) if path.name != ".git"]
+    texts = [path for path in found if path.is_file() and path.suffix in TEXT_SUFFIXES]
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in texts}
 
 
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+PROJECT = project()
 
 
-def module_of(path: Path) -> str:
-    parts = list(path.relative_to(SOURCE).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def module(name: str, text: str) -> dict[str, str]:
+    return {f"engine/ringwal/{name}.py": text}
 
 
-SOURCES = files("engine", "csrc", suffixes={".py", ".c", ".h", ".cdef"})
-PYTHON = files("engine", "tests", "bench", suffixes={".py"})
-C_FILES = files("csrc", "tests", "bench", suffixes={".c", ".h"})
-MODULES = {module_of(path): path for path in files("engine", suffixes={".py"})}
-EVERYTHING = [
-    *files(*ROOMS_ON_DISK, suffixes=TEXT_SUFFIXES),
-    *(path for path in sorted(ROOT.iterdir()) if path.is_file() and path.suffix in TEXT_SUFFIXES and path.name != ".git"),
-]
+WORDS = module("words", 'WORDS = (\n    Word("rw_control", "state", "uint32_t"),\n)')
+LONG = "".join(f"    x = {n}\n" for n in range(house_rules.FUNCTION_LINES_MAX + 1))
+
+# The rule, what is wrong, sources in which nothing else is.
+BAD: list[tuple[Rule, str, Sources]] = [
+    (house_rules.files_are_short, "a long file", {"csrc/a.c": "\n" * (house_rules.FILE_LINES_MAX + 1)}),
+    (house_rules.functions_are_short, "a long function of Python", module("a", f"def f():\n{LONG}")),
+    (house_rules.functions_are_short, "a long function of C", {"csrc/a.c": f"int f(void)\n{{\n{LONG}}}\n"}),
+    (house_rules.memory_orders_stand_in_one_file, "a builtin", {"csrc/a.c": "x = __atomic_load_n(p, 5);"}),
+    (house_rules.memory_orders_stand_in_one_file, "volatile", {"tests/native/a.c": "volatile int x;"}),
+    (house_rules.every_pair_has_two_sides, "one side", {"csrc/a.c": "/* PAIR: seal */ /* PAIR: seal */ /* PAIR: one side */"}),
+    (house_rules.one_file_changes_persisted_bytes, "a store", {"csrc/a.c": "r->persisted = 1;"}),
+    (house_rules.one_file_changes_persisted_bytes, "its address", {"csrc/a.c": "f(&r->persisted);"}),
+    (house_rules.one_file_changes_persisted_bytes, "a CAS of a byte", {"csrc/a.c": "rw_cas8(p, 0, 1);"}),
+    (house_rules.python_reads_shared_words_through_c, "a read", WORDS | module("a", "x = self.control.state")),
+    (house_rules.python_reads_shared_words_through_c, "a store", WORDS | module("a", "context.control.pointer.state = 4")),
+    (house_rules.python_reads_shared_words_through_c, "by another name", WORDS | module("a", "c = control\nx = c.state")),
+    (house_rules.python_reads_shared_words_through_c, "of a place", WORDS | module("a", "x = lib.rw_slot_of(c, 1).state")),
+    (house_rules.python_reads_shared_words_through_c, "a place's name",
+     WORDS | module("a", "s = lib.rw_slot_of(c, 1)\ns.state")),
+    (house_rules.python_reads_shared_words_through_c, "any field", WORDS | module("a", "x = getattr(control, name)")),
+    (house_rules.nothing_is_left_for_later, "a note", {"README.md": "TO" + "DO: more"}),
+    (house_rules.no_place_of_one_machine_is_named, "a home", {"README.md": "see /ho" + "me/me"}),
+    (house_rules.no_package_registry_is_named, "a registry", {"README.md": "from py" + "pi.org"}),
+    (house_rules.tests_do_not_sleep, "a sleep", {"tests/test_a.py": "import time\ntime.sleep(1)"}),
+    (house_rules.files_that_are_named_exist, "in C", {"csrc/a.c": "/* see no_such_file.h */"}),
+    (house_rules.files_that_are_named_exist, "in another folder", {"csrc/a.c": "/* see log/a.c */"}),
+    (house_rules.files_that_are_named_exist, "in a docstring", module("a", '"""See no_such_file.py."""')),
+    (house_rules.files_that_are_named_exist, "in a comment", module("a", "x = 1  " + "# no_such_file.c")),
+    (house_rules.files_that_are_named_exist, "in a document", {"README.md": "`csrc/no_such_file.c`"}),
+    (house_rules.what_is_said_of_c_is_there, "no such function", {"csrc/a.c": "/* rw_no_such_function */"}),
+    (house_rules.what_is_said_of_c_is_there, "not in that file", {"csrc/a.h": "", "csrc/b.h": "/* a.h: THE BELL */"}),
+    (house_rules.what_is_said_of_c_is_there, "in another file",
+     {"csrc/a.h": "int rw_f(void);", "csrc/c.h": "", "README.md": "`rw_f` (`c.h`)"}),
+    (house_rules.tests_that_are_named_exist, "no such test", {"README.md": "held by `test_no_such_thing`"}),
+    (house_rules.every_file_has_its_room_in_the_architecture, "a file without one",
+     {"csrc/new.c": "", "ARCHITECTURE.md": "\n## Rooms\n`old`\n## Decisions\n"}),
+    (house_rules.imports_point_one_way, "no room", module("made_up", "")),
+    (house_rules.imports_point_one_way, "upwards", module("config", "from ringwal import memory") | module("memory", "")),
+    (house_rules.imports_point_one_way, "a neighbour",
+     module("observer", "from ringwal.log import walk") | module("log/walk", "")),
+    (house_rules.imports_point_one_way, "inside a function",
+     module("errors", "def f():\n    import ringwal.config") | module("config", "")),
+    (house_rules.strangers_do_not_import_each_other, "client and processes",
+     module("client", "from ringwal.processes import wal") | module("processes/wal", "")),
+    (house_rules.strangers_do_not_import_each_other, "processes and client",
+     module("processes/wal", "import ringwal.client") | module("client", "")),
+    (house_rules.strangers_do_not_import_each_other, "log and processes",
+     module("log/files", "from ringwal.processes import wal") | module("processes/wal", "")),
+    (house_rules.strangers_do_not_import_each_other, "log and client",
+     module("log/files", "from ringwal.lane import Lane") | module("lane", "")),
+    (house_rules.processes_do_not_import_each_other, "WAL and drain",
+     module("processes/wal", "from ringwal.processes import drain") | module("processes/drain", "")),
+    (house_rules.processes_do_not_import_each_other, "a second place that starts them",
+     module("processes/a", "from ringwal.processes import wal") | module("processes/b", "from ringwal.processes import drain")
+     | module("processes/wal", "") | module("processes/drain", "")),
+    (house_rules.no_modules_import_each_other, "two", module("a", "from ringwal import b") | module("b", "import ringwal.a")),
+    (house_rules.no_modules_import_each_other, "round a corner",
+     module("a", "import ringwal.b") | module("b", "def f():\n    import ringwal.c") | module("c", "import ringwal.a")),
+]  # fmt: skip
+RULES = list(dict.fromkeys(rule for rule, _, _ in BAD))
+
+# What looks like it and is allowed.
+GOOD: list[tuple[Rule, str, Sources]] = [
+    (house_rules.python_reads_shared_words_through_c, "a view", WORDS | module("a", "x = views.engine(control).state")),
+    (house_rules.python_reads_shared_words_through_c, "a view's name",
+     WORDS | module("a", "s = views.slot(control, 1)\ns.state")),
+    (house_rules.one_file_changes_persisted_bytes, "a private copy", {"csrc/a.c": "copy.persisted = 0;"}),
+    (house_rules.no_modules_import_each_other, "for the type checker only",
+     module("a", "if TYPE_CHECKING:\n    from ringwal import b") | module("b", "import ringwal.a")),
+    (house_rules.files_that_are_named_exist, "a file with its folder", {"csrc/a.h": "", "README.md": "`csrc/a.h`, `a.h`"}),
+]  # fmt: skip
 
 
-def lines_with(pattern: str, paths: list[Path]) -> list[str]:
-    """Returns "file:line: text" of every line that matches `pattern`."""
-    wanted = re.compile(pattern)
-    return [
-        f"{name_of(path)}:{number}: {line.strip()}"
-        for path in paths
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if wanted.search(line)
-    ]
+def test_the_project_is_found() -> None:
+    # Every rule holds for an empty list of files.
+    assert {"ringwal.errors", "ringwal.memory", "ringwal"} <= set(house_rules.modules(PROJECT))
+    assert {"csrc/record.c", "csrc/atomics.h", "README.md", "pyproject.toml", ".ci/run", "csrc/engine.cdef"} <= set(PROJECT)
+    c = house_rules.chosen(PROJECT, ("csrc",), house_rules.C)
+    assert sum(1 for text in c.values() for _ in house_rules.c_functions(text)) > 50
+    assert any("PAIR: " in text for text in c.values())
 
 
-def python_functions(path: Path) -> Iterator[tuple[str, int, int]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            yield node.name, node.lineno, node.end_lineno - node.lineno + 1
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_project_keeps_the_rule(rule: Rule) -> None:
+    assert rule(PROJECT) == []
 
 
-def c_functions(path: Path) -> Iterator[tuple[str, int, int]]:
-    """A function's body opens and closes with a brace in the first column; nothing else does."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    opened = None
-    for number, line in enumerate(lines, 1):
-        if line == "{":
-            opened = number
-        elif line == "}" and opened is not None:
-            yield lines[opened - 2], opened, number - opened + 1
-            opened = None
+@pytest.mark.parametrize(("rule", "sources"), [(r, s) for r, _, s in BAD], ids=[f"{r.__name__}: {n}" for r, n, _ in BAD])
+def test_a_rule_can_fail(rule: Rule, sources: Sources) -> None:
+    assert len(rule(sources)) == 1
 
 
-def test_the_rooms_are_found() -> None:
-    # Every other test here passes on an empty list of files.
-    assert {"ringwal.errors", "ringwal.memory", "ringwal"} <= set(MODULES)
-    assert {"record.c", "atomics.h", "persisted.c"} <= {path.name for path in C_FILES}
-    assert {"README.md", "pyproject.toml", "run", "engine.cdef"} <= {path.name for path in EVERYTHING}
-    assert sum(1 for path in C_FILES for _ in c_functions(path)) > 50
-
-
-def test_files_are_short() -> None:
-    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES if path not in RENDERED}
-    assert {name: length for name, length in lengths.items() if length > FILE_LINES_MAX} == {}
-
-
-def test_functions_are_short() -> None:
-    found = [(path, *one) for path in files("engine", "bench", suffixes={".py"}) for one in python_functions(path)]
-    found += [(path, *one) for path in C_FILES for one in c_functions(path)]
-    assert [f"{name_of(path)}:{at} {name}: {n}" for path, name, at, n in found if n > FUNCTION_LINES_MAX] == []
-
-
-def test_memory_orders_stand_in_one_file() -> None:
-    others = [path for path in C_FILES if path.name != "atomics.h"]
-    assert lines_with(r"__ATOMIC_|__atomic_|__sync_|memory_order|_Atomic\b|stdatomic|\bvolatile\b", others) == []
-
-
-def test_every_pair_has_two_sides() -> None:
-    # `PAIR: name` marks an access whose order only means something together with the access on the other side.
-    tags: Counter[str] = Counter()
-    for path in C_FILES:
-        tags.update(re.findall(r"PAIR: ([\w/ ]*\w)", path.read_text(encoding="utf-8")))
-    assert tags
-    assert [tag for tag, times in tags.items() if times < 2] == []
-
-
-def test_one_file_changes_persisted_bytes() -> None:
-    others = [path for path in files("csrc", suffixes={".c", ".h"}) if path.stem != "persisted"]
-    changes = lines_with(r"[.>]persisted\s*(=[^=]|\+\+|[-+|&^]=)|&[\w>.()-]+[.>]persisted\b", others)
-    # A private copy of a record header, on its way to the checksum, is nobody's persisted byte.
-    assert [change for change in changes if not re.search(r"\bcopy\.persisted = 0;", change)] == []
-    assert lines_with(r"rw_cas8\(", [path for path in others if path.name != "atomics.h"]) == []
-
-
-def test_python_reads_shared_words_through_c() -> None:
-    words = frozenset(word.name for word in WORDS)
-    found = [
-        f"{name_of(path)}:{line}: {text}"
-        for path in files("engine", "bench", suffixes={".py"})
-        for line, text in house_rules.shared_reads(path.read_text(encoding="utf-8"), words)
-    ]
-    assert found == [], "see engine/ringwal/views.py"
-
-
-def test_nothing_is_left_for_later() -> None:
-    assert lines_with(r"\b(?:TO" r"DO|FIX" r"ME)\b", EVERYTHING) == []
-
-
-def test_no_place_of_one_machine_is_named() -> None:
-    assert lines_with(r"(?<![\w.}])/(?:home|root|work|Users)/\w", EVERYTHING) == []
-
-
-def test_no_package_registry_is_named() -> None:
-    assert lines_with(r"pypi\.(?:org|io)|pythonhosted\.(?:org)|--(?:extra-)?index-url", EVERYTHING) == []
-
-
-def test_tests_do_not_sleep() -> None:
-    # A sleep hopes that something has happened; wait for the thing itself.
-    calls = [
-        f"{name_of(path)}:{node.lineno}"
-        for path in files("tests", suffixes={".py"})
-        if path != SLEEPER
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"time.sleep", "sleep"}
-    ]
-    assert calls == []
-
-
-def room_of(module: str) -> str:
-    """The room that names `module` or the nearest package above it. `ringwal` itself names only itself."""
-    candidate = module
-    while candidate:
-        for room, (_, members) in ROOMS.items():
-            if candidate in members and (candidate != "ringwal" or module == "ringwal"):
-                return room
-        candidate = candidate.rpartition(".")[0]
-    pytest.fail(f"{module} stands in no room: give it one in ROOMS of test_tidy.py")
-
-
-def imports_of(module: str) -> set[str]:
-    """Modules of the engine that `module` imports anywhere, except for the type checker only."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    typing_only = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
-        for inner in ast.walk(node)
-    }
-    found: set[str] = set()
-    known = {*MODULES, "ringwal._native"}
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}:{node.lineno}: import by the full name"
-            assert node.module is not None
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in known else node.module for name in names}
-    return {name for name in found if name == "ringwal" or name.startswith("ringwal.")} - {module}
-
-
-@pytest.mark.parametrize("module", sorted(set(MODULES) - BUILD_ONLY))
-def test_imports_point_one_way(module: str) -> None:
-    room = room_of(module)
-    height = ROOMS[room][0]
-    for other in sorted(imports_of(module)):
-        assert other not in BUILD_ONLY
-        other_room = room_of(other)
-        if (room, other_room) == ("errors", "_native") or other_room == room:
-            continue
-        assert ROOMS[other_room][0] < height, f"{module} ({room}) imports {other} ({other_room})"
-        if other_room == "processes":
-            assert room in MAY_IMPORT_PROCESSES, f"{module} imports {other}: meet in shared memory and on the socket"
-
-
-def test_processes_do_not_import_each_other() -> None:
-    bodies = {"ringwal.processes.wal", "ringwal.processes.drain"}
-    supervisor = "ringwal.processes.supervisor"
-    for body in bodies & set(MODULES):
-        assert not (bodies | {supervisor}) & imports_of(body), body
-    # The process bodies are started in one place.
-    starters = {module for module in MODULES if bodies & imports_of(module)}
-    assert len(starters) <= 1, starters
-    assert all(starter.startswith("ringwal.processes.") for starter in starters)
+@pytest.mark.parametrize(("rule", "sources"), [(r, s) for r, _, s in GOOD], ids=[f"{r.__name__}: {n}" for r, n, _ in GOOD])
+def test_a_rule_leaves_alone_what_is_allowed(rule: Rule, sources: Sources) -> None:
+    assert rule(sources) == []
