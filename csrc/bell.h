@@ -33,6 +33,7 @@
 #define RW_BELL_H
 
 #include "atomics.h"
+#include "invariant.h"
 
 #define RW_BELL_WATCHERS 0xffull
 #define RW_BELL_SENTINEL 0x100ull
@@ -48,6 +49,8 @@ static inline bool rw_bell_change(uint64_t *bell, int64_t watchers, int64_t sent
     do {
         if (sentinel > 0 && (old & RW_BELL_SENTINEL))
             return false;
+        RW_ASSERT(watchers >= 0 || (old & RW_BELL_WATCHERS) != 0);
+        RW_ASSERT(watchers <= 0 || (old & RW_BELL_WATCHERS) != RW_BELL_WATCHERS);
         next = old + (uint64_t)watchers + (uint64_t)sentinel * RW_BELL_SENTINEL + RW_BELL_STEP;
     } while (!rw_cas64(bell, &old, next));
     return true;

@@ -201,6 +201,7 @@ void rw_publish_block(rw_wal *w)
     for (uint32_t i = 0; i < w->touched_count; i++) {
         uint32_t id = w->touched[i];
         rw_stream *s = rw_stream_of(c, id);
+        RW_ASSERT(w->next_offset[id] >= s->next_offset);
         rw_store64(&s->next_offset, w->next_offset[id]);
         if (s->defined_end == 0 || s->defined_end > c->sealed_end)
             rw_store64(&s->defined_end, c->sealed_end);
@@ -213,6 +214,7 @@ void rw_publish_block(rw_wal *w)
             continue;
         e->touched = 0;
         rw_slot *slot = rw_slot_of(c, k);
+        RW_ASSERT(e->cursor - slot->head <= e->bytes); /* head never goes back, and never beyond what was claimed */
         rw_store64_seq(&slot->head, e->cursor);
         (void)RW_POINT("l.heads.mid");
         rw_store64(&slot->requests, e->taken);
@@ -224,11 +226,13 @@ void rw_publish_block(rw_wal *w)
 static void hand_out(rw_wal *w, rw_block_job *job, int fd)
 {
     const rw_block *h = (const rw_block *)w->ring.base;
+    uint64_t place = h->position % w->c->segment_bytes;
+    RW_ASSERT(place + h->length <= w->c->segment_bytes);
     *job = (rw_block_job){
         .block = w->ring.base,
         .number = h->number,
         .length = h->length,
-        .file_offset = RW_PAGE + h->position % w->c->segment_bytes,
+        .file_offset = RW_PAGE + place,
         .requests = w->ring.requests,
         .fd = fd,
     };

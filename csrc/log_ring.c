@@ -1,5 +1,6 @@
 #include "log_ring.h"
 
+#include "invariant.h"
 #include "points.h"
 #include "record.h"
 
@@ -30,6 +31,7 @@ void rw_log_ring_advance(rw_log_ring *r)
 {
     for (; r->prefix < r->c->sealed; r->prefix++) {
         const rw_block_entry *e = rw_block_entry_of(r->c, r->prefix);
+        RW_ASSERT(e->number == r->prefix);
         if (rw_load32(&e->state) != RW_BLOCK_PERSISTED) /* PAIR: block state */
             return;
         r->prefix_end = e->position + e->span;
@@ -43,9 +45,13 @@ uint64_t rw_log_ring_segment_room(const rw_log_ring *r) { return segment_left(r)
 /* Ring bytes behind sealed_end that hold nothing anybody still needs. PAIR: release */
 static uint64_t ring_room(const rw_log_ring *r)
 {
-    if (r->c->sealed - rw_load64_seq(&r->c->released) >= RW_BLOCK_ENTRIES)
+    uint64_t blocks = r->c->sealed - rw_load64_seq(&r->c->released);
+    RW_ASSERT(blocks <= RW_BLOCK_ENTRIES);
+    if (blocks == RW_BLOCK_ENTRIES)
         return 0;
-    return r->c->ring_bytes - (r->c->sealed_end - rw_load64_seq(&r->c->released_end));
+    uint64_t used = r->c->sealed_end - rw_load64_seq(&r->c->released_end);
+    RW_ASSERT(used <= r->c->ring_bytes);
+    return r->c->ring_bytes - used;
 }
 
 static uint64_t requests_pending(const rw_log_ring *r)
@@ -53,7 +59,9 @@ static uint64_t requests_pending(const rw_log_ring *r)
     uint64_t released = rw_load64_seq(&r->c->released);
     if (released >= r->c->sealed)
         return 0;
-    return r->requests_sealed - rw_block_entry_of(r->c, released)->requests;
+    uint64_t pending = r->requests_sealed - rw_block_entry_of(r->c, released)->requests;
+    RW_ASSERT(pending <= RW_PENDING_MAX);
+    return pending;
 }
 
 static void open_block(rw_log_ring *r, uint64_t capacity)
@@ -101,6 +109,8 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
 {
     rw_control *c = r->c;
     uint64_t number = c->sealed, length = rw_page_up(r->used);
+    RW_ASSERT(r->used <= r->capacity && r->position == c->sealed_end);
+    RW_ASSERT((span ? span : length) <= segment_left(r));
     memset(r->base + r->used, 0, length - r->used);
     rw_block *h = (rw_block *)r->base;
     *h = (rw_block){
@@ -119,6 +129,7 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
     };
     memcpy(h->uuid, c->uuid, sizeof h->uuid);
     rw_block_stamp(h);
+    RW_ASSERT_SLOW(rw_block_verify(r->base) == RW_OK);
 
     rw_block_entry *e = rw_block_entry_of(c, number);
     rw_store64_seq(&e->number, UINT64_MAX); /* a reader of the entry's previous block must not mix the two */

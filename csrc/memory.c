@@ -2,6 +2,7 @@
 #include "memory.h"
 
 #include "atomics.h"
+#include "invariant.h"
 #include "wait.h"
 
 #include <errno.h>
@@ -160,6 +161,7 @@ int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32
 
 void rw_set_state(rw_control *c, uint32_t state, uint32_t error)
 {
+    RW_ASSERT(state >= c->state && state <= RW_FAILED);
     rw_store32(&c->error, error);
     rw_store32_seq(&c->state, state);
 }
@@ -175,6 +177,7 @@ void rw_set_wal_error(rw_control *c, uint32_t error) { rw_store32_seq(&c->wal_er
 void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes)
 {
     rw_slot *slot = rw_slot_of(c, k);
+    RW_ASSERT(slot->state == RW_SLOT_FREE && generation > slot->generation);
     slot->pid = pid;
     slot->lane_bytes = lane_bytes;
     rw_store32(&slot->generation, generation);
@@ -183,7 +186,9 @@ void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, 
 
 void rw_slot_set(rw_control *c, uint32_t k, uint32_t state)
 {
-    rw_store32(&rw_slot_of(c, k)->state, state);
+    rw_slot *slot = rw_slot_of(c, k);
+    RW_ASSERT(state == (slot->state + 1) % (RW_SLOT_CLOSING + 1)); /* free, active, closing, free */
+    rw_store32(&slot->state, state);
     rw_add32(&c->membership, 1);
 }
 
@@ -197,6 +202,7 @@ int rw_slot_released(rw_control *c, uint32_t k)
 void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes)
 {
     rw_stream *s = rw_stream_of(c, id);
+    RW_ASSERT(s->state == RW_STREAM_FREE && name_bytes <= RW_STREAM_NAME_MAX);
     memcpy(s->name, name, name_bytes);
     s->name_bytes = name_bytes;
     rw_store32(&s->state, RW_STREAM_OPEN); /* last: who sees it open sees its name and its offsets */

@@ -3,6 +3,7 @@
 
 #include "atomics.h"
 #include "crowd.h"
+#include "invariant.h"
 #include "log_ring.h"
 #include "memory.h"
 #include "persisted.h"
@@ -17,11 +18,9 @@
 #include <unistd.h>
 
 #define NONE UINT32_MAX
-
 /* How long the drain stays awake after its last progress when nothing is in flight: the next block of a caller that waits
  * for each append comes sooner. Waking the drain costs the WAL thread about 4 us before every such write. */
 #define LULL_NS 100000u
-
 #define FEW_REQUESTS 64u
 #define FEW_BYTES    (128u * 1024u)
 
@@ -32,9 +31,7 @@ typedef struct entry {
     uint32_t block;    /* low half of its block number */
 } entry;
 
-typedef struct queue {
-    uint32_t head, tail;
-} queue;
+typedef struct queue { uint32_t head, tail; } queue;
 
 typedef struct block_state {
     uint32_t remaining; /* requests of the block not confirmed yet */
@@ -145,6 +142,7 @@ static void deliver(rw_sequencer *s, const rw_record *r)
 static void confirm(rw_sequencer *s, const rw_record *r)
 {
     rw_stream *stream = rw_stream_of(s->c, r->stream);
+    RW_ASSERT(r->base_offset == stream->confirmed_offset); /* offsets are dense, and confirmed in order */
     rw_store64(&stream->last_timestamp_ns, r->timestamp_ns);
     rw_store64(&stream->confirmed_bytes, stream->confirmed_bytes + r->payload_bytes);
     rw_store64(&stream->confirmed_offset, r->base_offset + r->count);
@@ -152,6 +150,7 @@ static void confirm(rw_sequencer *s, const rw_record *r)
     deliver(s, r);
     client *cl = &s->clients[r->slot];
     if (cl->generation == r->generation) {
+        RW_ASSERT(cl->outstanding != 0);
         cl->outstanding--;
         rw_count64(&rw_slot_of(s->c, r->slot)->confirmed, 1);
     }
@@ -172,7 +171,9 @@ static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
             break;
         (void)RW_POINT("d.cursor.pre");
         confirm(s, r);
-        s->blocks[e->block & (RW_BLOCK_ENTRIES - 1)].remaining--;
+        block_state *b = state_of(s, e->block);
+        RW_ASSERT(b->remaining != 0 && s->waiting != 0);
+        b->remaining--;
         s->waiting--;
         q->head = e->next;
         run++;
@@ -190,6 +191,7 @@ static void complete(rw_sequencer *s, uint64_t number)
 {
     const rw_block_entry *b = rw_block_entry_of(s->c, number);
     uint64_t position = b->position + sizeof(rw_block);
+    RW_ASSERT(b->number == number && !state_of(s, number)->completed);
     for (uint32_t i = 0; i < b->records; i++) {
         const rw_record *r = (const rw_record *)at(s, position);
         if (r->kind == RW_RECORD_BATCH) {
@@ -245,6 +247,7 @@ static void register_request(rw_sequencer *s, const rw_record *r, uint64_t posit
     q->tail = i;
     state_of(s, block)->remaining++;
     s->waiting++;
+    RW_ASSERT(s->waiting <= RW_PENDING_MAX);
     (void)RW_POINT("d.register.mid");
     if (cl->generation == r->generation)
         cl->outstanding++;
@@ -323,6 +326,7 @@ static int release(rw_sequencer *s)
     }
     if (n == c->released)
         return 0;
+    RW_ASSERT(end - c->released_end <= c->ring_bytes); /* and never back */
     (void)RW_POINT("d.release.pre");
     int moved = (int)(n - c->released);
     rw_store64_seq(&c->released_end, end);
@@ -354,8 +358,7 @@ static int complete_blocks(rw_sequencer *s)
     return completed;
 }
 
-/* New writers and tailers: attach them, so that they can be woken. Slots that are closing: let go of those with nothing
- * left. */
+/* New writers and tailers are attached, so that they can be woken; slots that are closing and have nothing left, let go of. */
 static int check_membership(rw_sequencer *s)
 {
     uint32_t membership = rw_load32(&s->c->membership);

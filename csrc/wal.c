@@ -124,9 +124,11 @@ int rw_write_job(rw_wal *w, const rw_block_job *job)
 
 void rw_mark_persisted(rw_wal *w, uint64_t number, uint8_t *block)
 {
+    rw_block_entry *e = rw_block_entry_of(w->c, number);
+    RW_ASSERT(e->number == number && e->state == RW_BLOCK_SEALED);
     rw_persist_block(block);
     (void)RW_POINT("l.publish.post");
-    rw_store32(&rw_block_entry_of(w->c, number)->state, RW_BLOCK_PERSISTED); /* PAIR: block state */
+    rw_store32(&e->state, RW_BLOCK_PERSISTED); /* PAIR: block state */
     rw_tell_drain(w);
 }
 
@@ -281,7 +283,8 @@ static void start_writing(rw_wal *w)
 static void stop_writing(rw_wal *w)
 {
     rw_bell_change(&w->c->bell, 1, 0);
-    rw_sub32(&w->writing, 1);
+    uint32_t before = rw_sub32(&w->writing, 1);
+    RW_ASSERT(before != 0);
 }
 
 /* The block ahead instead of composing one. */

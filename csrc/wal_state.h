@@ -4,6 +4,7 @@
 
 #include "ahead.h"
 #include "atomics.h"
+#include "invariant.h"
 #include "lane.h"
 #include "layout.h"
 #include "log_ring.h"
@@ -66,7 +67,11 @@ static inline void turn_take(rw_wal *w)
         sched_yield();
 }
 
-static inline void turn_give(rw_wal *w) { rw_store32(&w->turn, 0); }
+static inline void turn_give(rw_wal *w)
+{
+    RW_ASSERT(rw_peek32(&w->turn) == 1);
+    rw_store32(&w->turn, 0);
+}
 
 /* compose.c, under the turn */
 /* For the thread of that number. RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests wait for ring space;

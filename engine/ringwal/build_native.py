@@ -2,7 +2,7 @@
 
 RINGWAL_WERROR=1 turns warnings into errors. RINGWAL_SANITIZE takes what -fsanitize takes ("address,undefined",
 "thread") and builds for that instead of for speed. RINGWAL_POINTS=1 builds in the named points at which a test kills,
-stops or delays a process (csrc/points.h); no other build has them.
+stops or delays a process (csrc/points.h); no other build has them. Both have the slow assertions (csrc/invariant.h).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def flags() -> tuple[list[str], list[str]]:
         compile_flags.append("-Werror")
     if with_points():
         compile_flags.append("-DRINGWAL_POINTS")
+    if with_points() or os.environ.get("RINGWAL_SANITIZE"):
+        compile_flags.append("-DRW_SLOW_ASSERTS")
     sanitizers = os.environ.get("RINGWAL_SANITIZE")
     if sanitizers:
         extra = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g", "-O1"]

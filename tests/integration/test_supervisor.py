@@ -226,6 +226,21 @@ def test_a_killed_process_is_replaced_and_appends_go_on(
     assert running.terminate() == 0
 
 
+@pytest.mark.parametrize("role", ["wal_pid", "drain_pid"])
+def test_a_process_that_ends_itself_over_a_broken_invariant_is_replaced_as_a_killed_one(
+    start: Callable[..., Engine], directory: Path, role: str
+) -> None:
+    running = start()
+    with ringwal.connect(directory) as client:
+        orders = client.stream("orders")
+        assert orders.append(b"before").result(WAIT).offset == 0
+        os.kill(running.facts[role], signal.SIGABRT)  # what rw_broken ends with
+        wait_until(lambda: client.status()["restarts"] == 1)
+        assert orders.append(b"after").result(WAIT).offset == 1
+    assert f"process {running.facts[role]} (SIGABRT) with" in running.log.read_text()
+    assert running.terminate() == 0
+
+
 def test_too_many_replacements_end_in_a_clear_stop(start: Callable[..., Engine], directory: Path) -> None:
     running = start(max_restarts=1)
     with contextlib.closing(Registration(directory, WAIT)) as registration:

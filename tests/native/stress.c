@@ -217,6 +217,7 @@ int main(int argc, char **argv)
     rw_ring_fd(the_rig.chore);
     pthread_join(chore, NULL);
     rw_store32(&stop_drain, 1);
+    rw_store32(&rw_slot_of(the_rig.c, 0)->state, RW_SLOT_ACTIVE); /* nobody's, and no lane is looked for */
     rw_slot_set(the_rig.c, 0, RW_SLOT_CLOSING); /* a detach makes the drain come back */
     rw_store32(&rw_slot_of(the_rig.c, 0)->drain_done, 0);
     while (rw_load32(&rw_slot_of(the_rig.c, 0)->drain_done) == 0) {

@@ -247,6 +247,7 @@ def test_a_result_of_a_former_generation_is_not_delivered_to_the_next() -> None:
     with Memory() as memory:
         memory.open_lane(0)
         memory.seal([(0, 1, GENERATION + 1)])
+        memory.free_slot(0)
         memory.open_lane(0, generation=2)
         sequencer = Sequencer(memory)
         memory.persist(1)

@@ -399,6 +399,7 @@ def test_a_lane_that_was_being_let_go_is_not_taken_again(tmp_path: Path) -> None
         memory.slot(0).wal_done = 0
         take(memory, tmp_path)
         assert [f.payload for f in memory.frames()] == [b"once"]
+        memory.free_slot(0)
         memory.open_lane(0, generation=2)
         assert memory.slot(0).fault != 2
 

@@ -101,6 +101,12 @@ class Memory:
         self.lanes[slot] = lane
         return lane
 
+    def free_slot(self, slot: int) -> None:
+        """As when its client is gone and WAL and drain have let go."""
+        if self.slot(slot).state == lib.RW_SLOT_ACTIVE:
+            lib.rw_slot_set(self.control, slot, lib.RW_SLOT_CLOSING)
+        lib.rw_slot_set(self.control, slot, lib.RW_SLOT_FREE)
+
     def slot(self, slot: int) -> Any:
         return lib.rw_slot_of(self.control, slot)
 
