@@ -1,21 +1,13 @@
 #define _GNU_SOURCE
 /* Taking requests from the lanes into a block. One thread at a time (the turn, wal.h). */
+#include "block.h"
 #include "digest.h"
 #include "points.h"
-#include "record.h"
 #include "wait.h"
 #include "wal_state.h"
 
 #include <limits.h>
 #include <string.h>
-#include <time.h>
-
-static uint64_t wall_clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough)
 {
@@ -37,14 +29,19 @@ uint64_t rw_lanes_backlog(const rw_wal *w)
     return sum;
 }
 
+void rw_tell_refused(rw_wal *w, uint32_t k, uint32_t generation)
+{
+    rw_slot *slot = rw_slot_of(w->c, k);
+    rw_store32_seq(&slot->fault, generation);
+    rw_unpark(rw_low_half(&slot->head), INT_MAX);
+    rw_unpark(&slot->wake, INT_MAX);
+}
+
 /* The lane holds what no writer of ours writes. It is never looked at again; its client finds out from `fault`. */
 static void refuse_lane(rw_wal *w, uint32_t k)
 {
     w->lanes[k].active = 0;
-    rw_slot *slot = rw_slot_of(w->c, k);
-    rw_store32_seq(&slot->fault, w->lanes[k].generation);
-    rw_unpark(rw_low_half(&slot->head), INT_MAX);
-    rw_unpark(&slot->wake, INT_MAX);
+    rw_tell_refused(w, k, w->lanes[k].generation);
 }
 
 static const rw_stream *open_stream(const rw_wal *w, uint32_t id)
@@ -74,15 +71,7 @@ static void put_definition(rw_wal *w, uint32_t id)
 {
     rw_log_ring *r = &w->ring;
     const rw_stream *s = rw_stream_of(w->c, id);
-    rw_record d = {
-        .kind = RW_RECORD_STREAM,
-        .payload_bytes = s->name_bytes,
-        .stream = id,
-        .base_offset = w->next_offset[id],
-        .timestamp_ns = w->last_timestamp_ns,
-        .digest = rw_xxh3(s->name, s->name_bytes),
-    };
-    r->used += rw_record_put(r->base + r->used, &d, s->name, r->seed);
+    r->used += rw_definition_put(r->base + r->used, id, s->name, s->name_bytes, w->next_offset[id], w->last_timestamp_ns, r->seed);
     r->records++;
 }
 
@@ -264,7 +253,7 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
         return RW_CHORE;
     }
     announce_segment(w, segment);
-    uint64_t now = wall_clock_ns();
+    uint64_t now = rw_wall_ns();
     if (now > w->last_timestamp_ns)
         w->last_timestamp_ns = now; /* timestamps never go back, whatever the clock does */
     int rc = rw_log_ring_begin(r, sizeof(rw_block) + need, full_block(w));

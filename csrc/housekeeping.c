@@ -33,10 +33,7 @@ int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation)
     turn_take(w);
     w->lanes[slot] = (rw_lane_end){.generation = generation};
     turn_give(w);
-    rw_slot *s = rw_slot_of(w->c, slot);
-    rw_store32_seq(&s->fault, generation);
-    rw_unpark(rw_low_half(&s->head), INT_MAX);
-    rw_unpark(&s->wake, INT_MAX);
+    rw_tell_refused(w, slot, generation);
     return RW_OK;
 }
 

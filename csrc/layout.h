@@ -359,6 +359,9 @@ static inline rw_stream *rw_stream_of(rw_control *c, uint32_t id)
     return (rw_stream *)((uint8_t *)c + rw_streams_at(c->max_clients, c->completions_per_client)) + id;
 }
 
+/* The place of a log position in the ring. */
+static inline uint64_t rw_ring_place(const rw_control *c, uint64_t position) { return position & (c->ring_bytes - 1); }
+
 static inline uint64_t rw_align8(uint64_t n) { return (n + 7) & ~7ull; }
 static inline uint64_t rw_request_frame(uint64_t payload) { return sizeof(rw_request) + ((payload + 63) & ~63ull); }
 static inline uint64_t rw_record_frame(uint64_t payload) { return sizeof(rw_record) + rw_align8(payload); }

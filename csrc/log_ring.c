@@ -1,10 +1,8 @@
 #include "log_ring.h"
 
+#include "block.h"
 #include "invariant.h"
 #include "points.h"
-#include "record.h"
-
-#include <string.h>
 
 void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring)
 {
@@ -110,32 +108,27 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
     rw_control *c = r->c;
     uint64_t number = c->sealed, length = rw_page_up(r->used);
     RW_ASSERT(r->used <= r->capacity && r->position == c->sealed_end);
-    RW_ASSERT((span ? span : length) <= segment_left(r));
-    memset(r->base + r->used, 0, length - r->used);
-    rw_block *h = (rw_block *)r->base;
-    *h = (rw_block){
-        .magic = RW_BLOCK_MAGIC,
-        .format_version = RW_FORMAT_VERSION,
+    span = span ? span : length;
+    RW_ASSERT(span <= segment_left(r));
+    const rw_block like = {
         .epoch = c->epoch,
         .position = r->position,
-        .length = (uint32_t)length,
         .used = (uint32_t)r->used,
         .records = r->records,
         .kind = kind,
-        .span = span ? span : length,
+        .span = span,
         .watermark = r->prefix_end,
         .number = number,
         .timestamp_ns = timestamp_ns,
     };
-    memcpy(h->uuid, c->uuid, sizeof h->uuid);
-    rw_block_stamp(h);
+    rw_block_seal(r->base, &like, c->uuid);
     RW_ASSERT_SLOW(rw_block_verify(r->base) == RW_OK);
 
     rw_block_entry *e = rw_block_entry_of(c, number);
     rw_store64_seq(&e->number, UINT64_MAX); /* a reader of the entry's previous block must not mix the two */
     rw_fence();
     rw_store64(&e->position, r->position);
-    rw_store64(&e->span, h->span);
+    rw_store64(&e->span, span);
     rw_store64(&e->length, length);
     rw_store64(&e->requests, r->requests_sealed);
     rw_store32(&e->records, r->records);
@@ -145,7 +138,7 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
     (void)RW_POINT("l.seal.entry");
 
     r->requests_sealed += r->requests;
-    rw_store64(&c->sealed_end, r->position + h->span);
+    rw_store64(&c->sealed_end, r->position + span);
     (void)RW_POINT("l.seal.end");
     rw_store64_seq(&c->sealed, number + 1); /* PAIR: seal */
     return number;

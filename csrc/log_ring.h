@@ -79,7 +79,7 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
 
 static inline uint8_t *rw_log_ring_at(const rw_log_ring *r, uint64_t position)
 {
-    return r->ring + (position & (r->c->ring_bytes - 1));
+    return r->ring + rw_ring_place(r->c, position);
 }
 
 #endif

@@ -91,13 +91,6 @@ void rw_prefault(void *at, uint64_t bytes, int writable)
 
 int rw_unmap(void *base, uint64_t header, uint64_t data) { return munmap(base, header + 2 * data); }
 
-static uint64_t wall_clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch, uint64_t epoch_begin,
                        uint64_t position, uint64_t block_number)
 {
@@ -113,7 +106,7 @@ void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[1
     memcpy(c->uuid, uuid, sizeof c->uuid);
     c->epoch_begin = epoch_begin;
     c->max_record_bytes = g->ring_bytes - RW_RING_RESERVE;
-    c->started_ns = wall_clock_ns();
+    c->started_ns = rw_wall_ns();
     c->confirm_order = g->confirm_order;
     c->supervisor_pid = (uint32_t)getpid();
     /* WAL's and drain's words, before either of them exists: nothing is sealed and nothing waits to be released. */
@@ -145,7 +138,7 @@ void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t gen
     l->epoch = c->epoch;
     l->fingerprint = c->fingerprint;
     if (getrandom(&l->salt, sizeof l->salt, 0) != sizeof l->salt)
-        l->salt = wall_clock_ns() ^ (uintptr_t)l; /* a kernel without it: still nothing a payload could know */
+        l->salt = rw_wall_ns() ^ (uintptr_t)l; /* a kernel without it: still nothing a payload could know */
     l->salt |= 1ull << 63; /* no position reaches this bit, so zeroed memory never looks valid */
     rw_store64(&l->magic, RW_LANE_MAGIC); /* PAIR: create/attach */
 }

@@ -1,20 +1,18 @@
 #include "persisted.h"
 
+#include "block.h"
 #include "invariant.h"
 #include "points.h"
 
 static uint32_t settle(uint8_t *block, uint8_t outcome)
 {
-    const rw_block *h = (const rw_block *)block;
     uint32_t changed = 0;
-    uint64_t at = sizeof *h;
-    for (uint32_t i = 0; i < h->records; i++) {
-        rw_record *r = (rw_record *)(block + at);
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->records);
+    for (rw_record *r; (r = rw_frames_next(&frames)) != NULL;) {
         bool now = rw_cas8(&r->persisted, RW_UNPERSISTED, outcome);
         RW_ASSERT(now || rw_load8(&r->persisted) == outcome); /* of a predecessor that was killed in between */
         changed += now;
         (void)RW_POINT("l.publish.mid");
-        at += rw_record_frame(r->payload_bytes);
     }
     return changed;
 }

@@ -4,56 +4,6 @@
 
 #include <string.h>
 
-static uint32_t block_crc(const rw_block *h)
-{
-    rw_block copy = *h;
-    copy.crc = 0;
-    return rw_crc32c(0, &copy, sizeof copy);
-}
-
-void rw_block_stamp(rw_block *h) { h->crc = block_crc(h); }
-
-static int header_check(const rw_block *h, const uint8_t uuid[16], uint64_t epoch, uint64_t position)
-{
-    if (h->magic != RW_BLOCK_MAGIC || h->format_version != RW_FORMAT_VERSION || h->crc != block_crc(h))
-        return RW_BAD;
-    if (memcmp(h->uuid, uuid, 16) != 0 || h->epoch != epoch || h->position != position)
-        return RW_BAD;
-    if (h->length < RW_PAGE || h->length % RW_PAGE || h->used < sizeof *h || h->used > h->length || h->span < h->length)
-        return RW_BAD;
-    /* Who walks on by `span` must come to a further place of a block, and who makes room for `records` must not be asked
-     * for the moon. */
-    if (h->span % RW_PAGE || h->span > UINT64_MAX - position || h->records > (h->used - sizeof *h) / sizeof(rw_record))
-        return RW_BAD;
-    return RW_OK;
-}
-
-int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch, uint64_t position)
-{
-    rw_block h;
-    if (available < sizeof h)
-        return RW_BAD;
-    memcpy(&h, block, sizeof h);
-    if (header_check(&h, uuid, epoch, position) != RW_OK || h.length > available)
-        return RW_BAD;
-    return RW_OK;
-}
-
-uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch, uint64_t position)
-{
-    for (uint64_t at = 0; at + RW_PAGE <= bytes; at += RW_PAGE) {
-        uint64_t magic;
-        memcpy(&magic, area + at, sizeof magic);
-        if (magic != RW_BLOCK_MAGIC)
-            continue;
-        rw_block h;
-        memcpy(&h, area + at, sizeof h);
-        if (header_check(&h, uuid, epoch, position + at) == RW_OK)
-            return at;
-    }
-    return bytes;
-}
-
 uint32_t rw_record_seed(uint64_t epoch, uint64_t position)
 {
     uint64_t both[2] = {epoch, position};
@@ -90,30 +40,6 @@ int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t coun
     return sum == payload_bytes ? RW_OK : RW_BAD;
 }
 
-int rw_block_verify(const uint8_t *block)
-{
-    rw_block h;
-    memcpy(&h, block, sizeof h);
-    uint32_t seed = rw_record_seed(h.epoch, h.position);
-    uint64_t at = sizeof h;
-    for (uint32_t i = 0; i < h.records; i++) {
-        rw_record r;
-        if (h.used - at < sizeof r)
-            return RW_BAD;
-        memcpy(&r, block + at, sizeof r);
-        if (r.crc != rw_record_crc(&r, seed) || rw_record_frame(r.payload_bytes) > h.used - at)
-            return RW_BAD;
-        const uint8_t *payload = block + at + sizeof r;
-        if (r.digest != rw_xxh3(payload, r.payload_bytes))
-            return RW_BAD;
-        if (r.kind == RW_RECORD_BATCH ? rw_batch_check(payload, r.payload_bytes, r.count) != RW_OK
-                                      : r.kind != RW_RECORD_STREAM || r.payload_bytes == 0 || r.payload_bytes > RW_STREAM_NAME_MAX)
-            return RW_BAD;
-        at += rw_record_frame(r.payload_bytes);
-    }
-    return at == h.used ? RW_OK : RW_BAD;
-}
-
 uint64_t rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, uint32_t seed)
 {
     rw_record copy = *r;
@@ -127,31 +53,18 @@ uint64_t rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, 
     return frame;
 }
 
-uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint32_t capacity)
+uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes, uint64_t next_offset,
+                           uint64_t timestamp_ns, uint32_t seed)
 {
-    rw_block h;
-    memcpy(&h, block, sizeof h);
-    uint32_t n = 0;
-    while (n < capacity && h.used - *at >= sizeof(rw_record) && *at < h.used) {
-        rw_record r;
-        memcpy(&r, block + *at, sizeof r);
-        out[n++] = (rw_frame){
-            .at = *at,
-            .base_offset = r.base_offset,
-            .timestamp_ns = r.timestamp_ns,
-            .digest = r.digest,
-            .ticket = r.ticket,
-            .number = r.number,
-            .stream = r.stream,
-            .count = r.count,
-            .payload_bytes = r.payload_bytes,
-            .generation = r.generation,
-            .slot = r.slot,
-            .kind = r.kind,
-        };
-        *at += rw_record_frame(r.payload_bytes);
-    }
-    return n;
+    const rw_record r = {
+        .kind = RW_RECORD_STREAM,
+        .payload_bytes = name_bytes,
+        .stream = stream,
+        .base_offset = next_offset,
+        .timestamp_ns = timestamp_ns,
+        .digest = rw_xxh3(name, name_bytes),
+    };
+    return rw_record_put(at, &r, name, seed);
 }
 
 uint64_t rw_lengths_widen(const uint8_t *small, uint32_t count, uint32_t *lengths)

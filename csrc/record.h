@@ -1,22 +1,5 @@
-/* Record and block frames: encode, decode, validate. Pure bytes: no shared word, no I/O, no state.
- *
- *   block (position P, a multiple of 4096)
- *   +----------+--------+-----------+--------+-----------+-- - - --+----------------------+
- *   | rw_block | rw_rec | payload   | rw_rec | payload   |         | zeros                |
- *   | 128      | 80     | up to 8x  | 80     | up to 8x  |         | up to 4096x          |
- *   +----------+--------+-----------+--------+-----------+-- - - --+----------------------+
- *   |<------------------------------- used ----------------------->|
- *   |<------------------------------- length --------------------------------------------->|
- *
- * A block is valid if and only if
- *   1. its header has the magic, the format version and a right CRC,
- *   2. its uuid, epoch and position are the ones expected at that place,
- *   3. length and span are multiples of 4096, length fits, used <= length <= span, the next position does not wrap, and
- *      `used` has room for so many records,
- *   4. every one of its `records` frames has a right CRC (seeded with epoch and position, so no frame of another
- *      block fits), lies inside `used`, and they end at `used`,
- *   5. every payload has the digest in its frame.
- * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 5 (rw_block_verify).
+/* Requests and records: headers, checksums, lengths. Pure bytes: no shared word, no I/O, no state. How records make up a
+ * block: block.h.
  */
 #ifndef RW_RECORD_H
 #define RW_RECORD_H
@@ -24,43 +7,13 @@
 #include "layout.h"
 #include "status.h"
 
-/* What reading code needs of a frame. `at` is the byte offset of its header in the block. */
-typedef struct rw_frame {
-    uint64_t at;
-    uint64_t base_offset;
-    uint64_t timestamp_ns;
-    uint64_t digest;
-    uint64_t ticket;
-    uint64_t number;
-    uint32_t stream;
-    uint32_t count;
-    uint32_t payload_bytes;
-    uint32_t generation;
-    uint32_t slot;
-    uint32_t kind;
-} rw_frame;
-
-/* Fills crc last. `h` lies at the block's start; all other fields must be set. */
-void rw_block_stamp(rw_block *h);
-
-/* Checks 1 to 3 on the header at `block`, of which `available` bytes may be read. RW_OK or RW_BAD. */
-int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch, uint64_t position);
-
-/* Checks 4 and 5 on a block that passed rw_block_check and of which `length` bytes may be read. RW_OK or RW_BAD. */
-int rw_block_verify(const uint8_t *block);
-
-/* First 4096-aligned place in `bytes` of `area`, whose first byte is log position `position`, with a header that passes
- * checks 1 to 3 as far as the header alone goes (a block that runs past the area counts). Returns its byte offset, or
- * `bytes` if there is none. */
-uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch, uint64_t position);
-
 /* Writes header and payload of one record at `at`, zero-pads to the frame size, stamps the CRC. The digest is taken from
  * `r`. Returns the frame size. */
 uint64_t rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, uint32_t seed);
 
-/* Decodes up to `capacity` frames of a verified block, from byte offset *at on (start with sizeof(rw_block)); *at moves
- * behind the last one decoded. Returns how many. */
-uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint32_t capacity);
+/* A stream's definition: a frame with its name, and the offset of its next record. Returns the frame size. */
+uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes, uint64_t next_offset,
+                           uint64_t timestamp_ns, uint32_t seed);
 
 uint32_t rw_record_seed(uint64_t epoch, uint64_t position);
 uint32_t rw_record_crc(const rw_record *r, uint32_t seed);

@@ -1,7 +1,6 @@
 #include "recover.h"
 
-#include "digest.h"
-#include "record.h"
+#include "block.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -325,15 +324,7 @@ uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from)
             continue;
         if (d->capacity - d->used < rw_record_frame(t->name_bytes))
             break;
-        rw_record r = {
-            .kind = RW_RECORD_STREAM,
-            .payload_bytes = t->name_bytes,
-            .stream = from,
-            .base_offset = t->cut_offset,
-            .timestamp_ns = s->timestamp_ns,
-            .digest = rw_xxh3(t->name, t->name_bytes),
-        };
-        d->used += rw_record_put(d->base + d->used, &r, t->name, d->seed);
+        d->used += rw_definition_put(d->base + d->used, from, t->name, t->name_bytes, t->cut_offset, s->timestamp_ns, d->seed);
         d->records++;
     }
     return from;
@@ -341,19 +332,10 @@ uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from)
 
 uint64_t rw_draft_seal(rw_draft *d, const uint8_t uuid[16], const rw_block *like)
 {
-    uint64_t length = rw_page_up(d->used);
-    memset(d->base + d->used, 0, length - d->used);
-    rw_block *h = (rw_block *)d->base;
-    *h = *like;
-    h->magic = RW_BLOCK_MAGIC;
-    h->format_version = RW_FORMAT_VERSION;
-    memcpy(h->uuid, uuid, sizeof h->uuid);
-    h->epoch = d->epoch;
-    h->position = d->position;
-    h->length = (uint32_t)length;
-    h->used = (uint32_t)d->used;
-    h->records = d->records;
-    h->span = like->span ? like->span : length;
-    rw_block_stamp(h);
-    return length;
+    rw_block h = *like;
+    h.epoch = d->epoch;
+    h.position = d->position;
+    h.used = (uint32_t)d->used;
+    h.records = d->records;
+    return rw_block_seal(d->base, &h, uuid);
 }

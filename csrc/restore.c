@@ -1,7 +1,7 @@
 /* A successor of the WAL process: cursors and offsets from the sealed blocks, unfinished blocks written again. */
+#include "block.h"
 #include "persisted.h"
 #include "points.h"
-#include "record.h"
 #include "wait.h"
 #include "wal_state.h"
 
@@ -65,16 +65,12 @@ int rw_wal_restore(rw_wal *w)
 
 /* A persisted byte that is 1 says that the write of its block has completed, and records of it may have been confirmed on
  * the strength of that. To write such a block again would put them at risk: the second write may fail or tear. */
-static bool write_completed(const uint8_t *block)
+static bool write_completed(uint8_t *block)
 {
-    const rw_block *h = (const rw_block *)block;
-    uint64_t at = sizeof *h;
-    for (uint32_t i = 0; i < h->records; i++) {
-        const rw_record *r = (const rw_record *)(block + at);
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->records);
+    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;)
         if (rw_is_persisted(r))
             return true;
-        at += rw_record_frame(r->payload_bytes);
-    }
     return false;
 }
 

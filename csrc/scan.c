@@ -1,8 +1,8 @@
 #include "scan.h"
 
 #include "atomics.h"
+#include "block.h"
 #include "digest.h"
-#include "record.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +69,7 @@ int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint6
     for (uint64_t number = sealed; number-- > oldest;) {
         if (entry_position(c, number, position) != RW_OK)
             return RW_OVERWRITTEN;
-        const uint8_t *block = ring + (*position & (c->ring_bytes - 1));
+        const uint8_t *block = ring + rw_ring_place(c, *position);
         uint64_t first = first_offset_in(block, c->ring_bytes, stream);
         if (!rw_log_holds(c, *position))
             return RW_OVERWRITTEN;
@@ -117,12 +117,7 @@ static void leave_block(rw_walk *s, uint64_t span)
 /* The frame header at s->frame_at, copied and checked. */
 static int enter_frame(const uint8_t *block, const rw_block *h, const rw_walk *s, uint32_t seed, rw_record *r)
 {
-    if (h->used < s->frame_at || h->used - s->frame_at < sizeof *r)
-        return RW_WALK_BAD;
-    memcpy(r, block + s->frame_at, sizeof *r);
-    if (r->crc != rw_record_crc(r, seed) || rw_record_frame(r->payload_bytes) > h->used - s->frame_at)
-        return RW_WALK_BAD;
-    return GO_ON;
+    return rw_frame_check(block, h->used, s->frame_at, seed, r) == RW_OK ? GO_ON : RW_WALK_BAD;
 }
 
 static uint32_t length_of(const uint8_t *payload, uint32_t i)

@@ -2,13 +2,13 @@
 #include "sequencer.h"
 
 #include "atomics.h"
+#include "block.h"
 #include "crowd.h"
 #include "invariant.h"
 #include "log_ring.h"
 #include "memory.h"
 #include "persisted.h"
 #include "points.h"
-#include "record.h"
 #include "wait.h"
 
 #include <limits.h>
@@ -113,7 +113,12 @@ void rw_sequencer_close(rw_sequencer *s)
     free(s);
 }
 
-static uint8_t *at(const rw_sequencer *s, uint64_t position) { return s->ring + (position & (s->c->ring_bytes - 1)); }
+static uint8_t *at(const rw_sequencer *s, uint64_t position) { return s->ring + rw_ring_place(s->c, position); }
+static rw_frames frames_of(const rw_sequencer *s, const rw_block_entry *b) { return rw_frames_of(at(s, b->position), b->records); }
+static uint64_t position_of(const rw_sequencer *s, const rw_block_entry *b, const rw_record *r)
+{
+    return b->position + (uint64_t)((const uint8_t *)r - at(s, b->position));
+}
 static block_state *state_of(rw_sequencer *s, uint64_t block) { return &s->blocks[block & (RW_BLOCK_ENTRIES - 1)]; }
 
 /* ------------------------------------------------------------------------------------------------------- confirm */
@@ -190,18 +195,16 @@ static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
 static void complete(rw_sequencer *s, uint64_t number)
 {
     const rw_block_entry *b = rw_block_entry_of(s->c, number);
-    uint64_t position = b->position + sizeof(rw_block);
+    rw_frames frames = frames_of(s, b);
     RW_ASSERT(b->number == number && !state_of(s, number)->completed);
-    for (uint32_t i = 0; i < b->records; i++) {
-        const rw_record *r = (const rw_record *)at(s, position);
-        if (r->kind == RW_RECORD_BATCH) {
-            const queue *q = &s->queues[r->stream];
-            if (q->head != NONE && s->entries[q->head].position == position)
-                advance(s, r->stream, number);
-            else if (r->base_offset >= rw_stream_of(s->c, r->stream)->confirmed_offset)
-                rw_count64(&s->c->drain_waited, 1);
-        }
-        position += rw_record_frame(r->payload_bytes);
+    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;) {
+        if (r->kind != RW_RECORD_BATCH)
+            continue;
+        const queue *q = &s->queues[r->stream];
+        if (q->head != NONE && s->entries[q->head].position == position_of(s, b, r))
+            advance(s, r->stream, number);
+        else if (r->base_offset >= rw_stream_of(s->c, r->stream)->confirmed_offset)
+            rw_count64(&s->c->drain_waited, 1);
     }
     state_of(s, number)->completed = 1;
 }
@@ -257,25 +260,25 @@ static void register_request(rw_sequencer *s, const rw_record *r, uint64_t posit
 static int register_block(rw_sequencer *s, uint64_t number)
 {
     const rw_block_entry *b = rw_block_entry_of(s->c, number);
-    uint64_t position = b->position + sizeof(rw_block);
-    for (uint32_t i = 0; i < b->records; i++) {
-        const rw_record *r = (const rw_record *)at(s, position);
+    rw_frames frames = frames_of(s, b);
+    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;)
         if (r->kind == RW_RECORD_BATCH && !know_client(s, r->slot, r->generation))
             return RW_CHORE;
-        position += rw_record_frame(r->payload_bytes);
-    }
     *state_of(s, number) = (block_state){0, 0};
-    position = b->position + sizeof(rw_block);
-    for (uint32_t i = 0; i < b->records; i++) {
-        const rw_record *r = (const rw_record *)at(s, position);
+    frames = frames_of(s, b);
+    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;)
         if (r->kind == RW_RECORD_BATCH)
-            register_request(s, r, position, number);
-        position += rw_record_frame(r->payload_bytes);
-    }
+            register_request(s, r, position_of(s, b, r), number);
     return RW_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------- wake, release */
+
+static void wake_all(rw_slot *slot)
+{
+    rw_add32(&slot->wake, 1);
+    rw_unpark(&slot->wake, INT_MAX);
+}
 
 /* Threads that tail a stream which advanced in this step. PAIR: tail */
 static void wake_tails(rw_sequencer *s)
@@ -284,11 +287,8 @@ static void wake_tails(rw_sequencer *s)
         const rw_lane *lane = s->clients[k].lane;
         if (lane == NULL)
             continue;
-        if (rw_load32_seq(&lane->tail_any) != 0) {
-            rw_slot *slot = rw_slot_of(s->c, k);
-            rw_add32(&slot->wake, 1);
-            rw_unpark(&slot->wake, INT_MAX);
-        }
+        if (rw_load32_seq(&lane->tail_any) != 0)
+            wake_all(rw_slot_of(s->c, k));
         for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
             uint32_t stream = rw_load32_seq(&lane->tail_streams[i]) - 1;
             if (stream < s->c->max_streams && s->advanced[stream] == s->step)
@@ -401,8 +401,7 @@ int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint
     if (lane == NULL)
         return RW_OK;
     /* Whoever sleeps there may sleep on something that was confirmed before anyone looked at this lane. */
-    rw_add32(&rw_slot_of(s->c, slot)->wake, 1);
-    rw_unpark(&rw_slot_of(s->c, slot)->wake, INT_MAX);
+    wake_all(rw_slot_of(s->c, slot));
     for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
         uint32_t stream = rw_load32_seq(&lane->tail_streams[i]) - 1;
         if (stream < s->c->max_streams)

@@ -27,9 +27,12 @@ void rw_ring_fd(int fd)
         ;
 }
 
-uint64_t rw_now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
+
+uint64_t rw_now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
+uint64_t rw_wall_ns(void) { return clock_ns(CLOCK_REALTIME); }

@@ -29,7 +29,9 @@ void rw_unpark(const uint32_t *word, int count);
 /* Adds 1 to an eventfd; a full or closed one is left alone (it is already signalled, or nobody is there). */
 void rw_ring_fd(int fd);
 
+/* Monotonic, and as people have it. */
 uint64_t rw_now_ns(void);
+uint64_t rw_wall_ns(void);
 
 /* The half of a 64-bit word that changes first, as a futex word (little endian). */
 static inline const uint32_t *rw_low_half(const uint64_t *word) { return (const uint32_t *)word; }

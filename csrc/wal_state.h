@@ -82,6 +82,8 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job);
  * stop, an empty block is written whose watermark covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
 int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job);
 bool rw_cover_due(const rw_wal *w);
+/* The client of that generation finds its lane refused. */
+void rw_tell_refused(rw_wal *w, uint32_t k, uint32_t generation);
 /* Lanes with a request to be taken, counted up to `enough`. */
 uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough);
 /* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published yet. */

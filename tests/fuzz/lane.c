@@ -6,13 +6,13 @@
  * writer is taken, in order, with the bytes that it had, and confirmed at the offset at which its record stands.
  */
 #define _GNU_SOURCE
+#include "block.h"
 #include "digest.h"
 #include "fuzz.h"
 #include "lane_world.h"
 #include "log_ring.h"
 #include "memory.h"
 #include "persisted.h"
-#include "record.h"
 #include "sequencer.h"
 #include "wal_state.h"
 

@@ -4,8 +4,8 @@
  */
 #include "segment.h"
 
+#include "block.h"
 #include "fuzz.h"
-#include "record.h"
 #include "recover.h"
 #include "scan.h"
 

@@ -1,8 +1,8 @@
 /* How inputs of segment.c are changed: mostly so that checksums still hold, for what matters lies behind them. A checksum
  * keeps accidents out; the code behind it must be safe without it. */
+#include "block.h"
 #include "digest.h"
 #include "fuzz.h"
-#include "record.h"
 #include "segment.h"
 
 static fuzz_dice dice;

@@ -1,8 +1,8 @@
 /* Blocks damaged at random, over and over: whatever the bytes are, checking and decoding read inside the block only.
  * The block lies at the very end of its allocation, so that AddressSanitizer sees the first byte too far.
  */
+#include "block.h"
 #include "digest.h"
-#include "record.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 #define _GNU_SOURCE
 #include "rig.h"
 
+#include "block.h"
 #include "memory.h"
-#include "record.h"
 
 #include <errno.h>
 #include <fcntl.h>
