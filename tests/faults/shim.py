@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +70,10 @@ class Shim:
     @property
     def failures(self) -> int:
         return int(WORDS.unpack_from(self._words)[9])
+
+    def failed_in(self, inodes: Iterable[int]) -> bool:
+        """Was the file of the latest failure one of these?"""
+        return int(WORDS.unpack_from(self._words)[11]) in {inode & 0xFFFFFFFF for inode in inodes}
 
     @property
     def later(self) -> int:
