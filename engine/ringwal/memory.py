@@ -76,6 +76,14 @@ class Mapping:
             os.close(self.fd)
             self.fd = None
 
+    def leave(self, *, unmap: bool) -> None:
+        """Close `fd`; what has `pointer` may still read unless it is to be unmapped, too."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+        if unmap:
+            self.close()
+
     def __enter__(self) -> Self:
         return self
 

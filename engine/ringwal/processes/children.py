@@ -85,11 +85,18 @@ class Child:
             assert found is not None
             code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         except ChildProcessError:  # the program around this engine ignores SIGCHLD, or waits for all its children
-            said = os.read(self._said, 1)
+            said = b""
+            with contextlib.suppress(BlockingIOError):  # a stranger's child has the other end
+                said = os.read(self._said, 1)
             code = said[0] if said else -signal.SIGKILL
-        os.close(self._pidfd)
-        os.close(self._said)
+        self.leave()
         return Exit(code)
+
+    def leave(self) -> None:
+        """Close what there is of it here."""
+        fds, self._pidfd, self._said = {self._pidfd, self._said} - {-1}, -1, -1
+        for fd in fds:
+            os.close(fd)
 
 
 def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool = False) -> Child:
@@ -100,9 +107,9 @@ def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool
     sys.stderr.flush()
     # Until the child has put its own handlers in place, the supervisor's must not run in it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
-    said, say = os.pipe2(os.O_CLOEXEC)
+    said, say = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        with lanes.connect(role) as source, context.ownership.inherited():
+        with lanes.connect(role) as source, context.ownership.private.inherited():
             pid = os.fork()
             if pid == 0:
                 intake = Intake(source, lanes.held.items())

@@ -86,9 +86,9 @@ class Crew:
         """`child`'s pidfd is readable: prove its death, and act on it."""
         self._selector.unregister(child)
         seen = time.monotonic()
+        del self._children[child.role]
         ended = child.reap(wait=True)
         assert ended is not None
-        del self._children[child.role]
         error = int(lib.rw_engine_wal_error(self._control))
         if ended.code == os.EX_IOERR or (child.role is Role.WAL and error):
             reason = os.strerror(error) if error else "see above"
@@ -120,10 +120,15 @@ class Crew:
         """SIGKILL to what still runs; returns when it is gone, however long a stuck write takes."""
         for child in self._children.values():
             child.signal(signal.SIGKILL)
-        for child in self._children.values():
+        while self._children:
+            _, child = self._children.popitem()
             self._selector.unregister(child)
             child.reap(wait=True)
-        self._children.clear()
+
+    def leave(self) -> None:
+        """In a stranger's child: nothing of theirs stays open."""
+        for child in self._children.values():
+            child.leave()
 
     def _start(self, role: Role, *, replacement: bool = False) -> Child:
         child = spawn(role, self._context, self._lanes, replacement=replacement)

@@ -32,9 +32,7 @@ import errno
 import fcntl
 import logging
 import os
-import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -44,6 +42,7 @@ from ringwal.lock_file import Holder
 from ringwal.log import manifest, segment
 from ringwal.log.directory import SEGMENTS, Directory, give_to_owner
 from ringwal.log.files import make_directory, replace_file
+from ringwal.processes.forks import Private
 
 LOG = logging.getLogger("ringwal")
 DYING_SECONDS = 5.0
@@ -54,8 +53,8 @@ _LOCKS_NO_DIRECTORY = (errno.EBADF, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK
 
 
 class Ownership:
-    """A directory and its locks, held from construction to `release()`. WAL and drain inherit the descriptors (`inherited`);
-    other forks of the program around the engine close them, as they would keep the directory locked."""
+    """A directory and its locks, held from construction to `release()`. WAL and drain inherit the descriptors, other forks of
+    the program around the engine do not (`private`)."""
 
     def __init__(self, path: Path) -> None:
         """Make the directory if it is missing, and take it.
@@ -66,14 +65,15 @@ class Ownership:
         """
         self._manifest = -1
         self._directory_locked = True
-        self._forking: int | None = None  # the thread that forks a process which inherits
-        _HELD.add(self)
         self._segments: dict[int, tuple[int, int] | None] = {}  # as the latest look saw them; the WAL process has its own
+        self.lock_fd = -1
+        make_directory(path)
+        self.directory = Directory(path)
+        self.private = Private()
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(self.private.held(self._close))
         began = time.monotonic()
         while True:
-            make_directory(path)
-            self.directory = Directory(path)
-            self.lock_fd = -1
             try:
                 if self._lock_directory() and self._lock_file():
                     break
@@ -81,28 +81,16 @@ class Ownership:
             except BaseException:
                 self.release()
                 raise
-            self.release()
+            self._close()
             time.sleep(0.01)  # flock has no wait with a deadline
+            make_directory(path)
+            self.directory = Directory(path)
         try:
             self.hold_manifest()
         except BaseException:
             self.release()
             raise
         self.describe()
-
-    @contextlib.contextmanager
-    def inherited(self) -> Iterator[None]:
-        """What this thread forks meanwhile keeps the descriptors."""
-        self._forking = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._forking = None
-
-    def leave(self) -> None:
-        """In a child, after a fork: close them, unless it inherits."""
-        if self._forking != threading.get_ident():
-            self.release()
 
     def descriptors(self) -> set[int]:
         """What the children of the supervisor keep."""
@@ -132,7 +120,7 @@ class Ownership:
                 fd = os.open(manifest.NAME, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
             except FileNotFoundError:
                 return
-            if not _locked(fd):
+            if _locked(fd) is False:
                 os.close(fd)
                 raise Locked(self._shares("manifest", "made of hard links"))
             if os.fstat(fd).st_nlink > 1:
@@ -141,7 +129,7 @@ class Ownership:
                 replace_file(manifest.NAME, content, at=at)
             else:
                 self._manifest = fd
-        if self.directory.has_segments() and not _locked(self.directory.segments):
+        if self.directory.has_segments() and _locked(self.directory.segments) is False:
             raise Locked(self._shares(SEGMENTS, f"whose {SEGMENTS} is a link"))
 
     def _shares(self, what: str, how: str) -> str:
@@ -152,10 +140,14 @@ class Ownership:
 
     def release(self) -> None:
         """Let go. The lock file stays: removing it would let two engines lock two files of one name."""
-        for fd in (self.lock_fd, self._manifest):
+        self._held.close()
+        self._close()
+
+    def _close(self) -> None:
+        fds, self.lock_fd, self._manifest = (self.lock_fd, self._manifest), -1, -1
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self.lock_fd = self._manifest = -1
         self.directory.close()
 
     # ------------------------------------------------------------------------------------------------- watching
@@ -211,16 +203,12 @@ class Ownership:
     # -------------------------------------------------------------------------------------------------- locking
 
     def _lock_directory(self) -> bool:
-        fd = self.directory.fd
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in _LOCKS_NO_DIRECTORY:
-                raise
+        locked = _locked(self.directory.fd)
+        if locked is None:
             self._directory_locked = False
-            LOG.warning("the file system of %s locks no directories (%s); its lock file has to do", self.directory.path, error)
+            LOG.warning("the file system of %s locks no directories; its lock file has to do", self.directory.path)
+        elif not locked:
+            return False
         return self.directory.leads_here()  # else it was moved between the open and the lock: try what is there now
 
     def _lock_file(self) -> bool:
@@ -258,8 +246,9 @@ class Ownership:
             )
 
 
-def _locked(fd: int) -> bool:
-    """Lock the file or directory; where the file system cannot, the lock file has to do."""
+def _locked(fd: int) -> bool | None:
+    """Lock the file or directory. False: somebody else has; None: the file system locks no such thing, the lock file has to
+    do."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -267,18 +256,8 @@ def _locked(fd: int) -> bool:
     except OSError as error:
         if error.errno not in _LOCKS_NO_DIRECTORY:
             raise
+        return None
     return True
-
-
-_HELD: weakref.WeakSet[Ownership] = weakref.WeakSet()
-
-
-def _leave_all() -> None:
-    for each in list(_HELD):
-        each.leave()
-
-
-os.register_at_fork(after_in_child=_leave_all)
 
 
 def _is(directory: int, name: str, fd: int) -> bool:

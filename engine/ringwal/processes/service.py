@@ -152,6 +152,14 @@ class Service:
         connection.close()
         self._slots.close(slots)
 
+    def leave(self) -> None:
+        """In a stranger's child: nothing of the clients stays open."""
+        for connection in self._connections:
+            connection.close()
+        for _, begun in self._making.values():
+            begun.draft.close()
+        os.close(self._reopened)
+
     def close(self) -> None:
         """Stop listening and hang up on everybody."""
         self._selector.unregister(self._listener)

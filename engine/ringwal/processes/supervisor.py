@@ -61,6 +61,9 @@ class Supervisor:
 
     In the main thread SIGTERM, SIGINT and SIGHUP stop it in order, also where they were blocked; SIGHUP does not where it was
     ignored (nohup), or for an engine that was started for a client. Elsewhere, and from signal handlers, `stop()` does.
+
+    A program around it may fork: its children have nothing of the engine (forks.py), except its memory where the engine's own
+    thread forked them.
     """
 
     def __init__(
@@ -112,10 +115,13 @@ class Supervisor:
             _check_descriptors(self.config)
             ownership = Ownership(self.directory)
             stack.callback(ownership.release)
+            for end in (self._wake, self._woken):
+                stack.enter_context(ownership.private.held(end.close))
             stack.enter_context(_signals(self._wake, autostart=self._autostart))
             # From here on clients may knock; they are answered when recovery is done.
             listener = Listener(ownership.directory.fd)
             stack.callback(listener.close)
+            stack.enter_context(ownership.private.held(listener.leave))
             home = homes.settle(ownership.directory)
             _log_home(ownership.directory, home)
             config = fitted(ownership.directory, self.config)
@@ -128,11 +134,18 @@ class Supervisor:
             return self._run(context, listener, recovered, home)
 
     def _run(self, context: EngineContext, listener: Listener, recovered: Recovered, home: Home) -> int:
-        control = context.control.pointer
+        control, held = context.control.pointer, context.ownership.private.held
         streams = StreamTable(control, recovered.streams)
-        with selectors.DefaultSelector() as selector, contextlib.closing(Lanes()) as lanes:
+        with (
+            selectors.DefaultSelector() as selector,
+            contextlib.closing(Lanes()) as lanes,
+            held(selector.close),
+            held(lanes.close),
+            contextlib.ExitStack() as stack,
+        ):
             slots = SlotTable(context, lanes)
             crew = Crew(context, selector, lanes)
+            stack.enter_context(held(crew.leave))
 
             def facts() -> dict[str, Any]:
                 return report(context, crew, recovered, home)
@@ -146,6 +159,7 @@ class Supervisor:
                 report=facts,
                 stop=crew.stop,
             )
+            stack.enter_context(held(service.leave))
             watch = DirectoryWatch(context, crew, service, listener)
             try:
                 selector.register(self._woken, selectors.EVENT_READ, None)
@@ -168,6 +182,7 @@ class Supervisor:
                 if crew.verdict is None:
                     lib.rw_set_state(control, lib.RW_FAILED, 0)
                 crew.kill()
+                stack.close()
                 service.close()
 
     def _loop(
@@ -267,6 +282,14 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
         bell_fd, chore_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
         stack.callback(os.close, bell_fd)
         stack.callback(os.close, chore_fd)
+
+        def leave() -> None:
+            os.close(bell_fd)
+            os.close(chore_fd)
+            for each in (control, ring):
+                each.leave(unmap=not ownership.private.here())
+
+        stack.enter_context(ownership.private.held(leave))
         ownership.describe(control.fd, ring.fd)
         yield EngineContext(
             ownership=ownership,

@@ -139,6 +139,10 @@ class Listener:
         connection.close()
         return None
 
+    def leave(self) -> None:
+        """Close the socket; its name stays whose it is."""
+        self._socket.close()
+
     def close(self) -> None:
         """Stop listening, and remove the socket's name if it is this one's. Calling it again does nothing."""
         if self._socket.fileno() < 0:
