@@ -151,11 +151,30 @@ def test_more_signals_during_a_stop_change_nothing(start: Callable[..., Engine])
     assert running.wait() == 0
 
 
-def test_a_signal_to_the_whole_group_stops_it_in_order(start: Callable[..., Engine]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_stops_it_in_order(
+    start: Callable[..., Engine], directory: Path, number: signal.Signals
+) -> None:
     running = start()
-    os.killpg(running.process.pid, signal.SIGTERM)
-    assert running.wait() == 0
+    with ringwal.connect(directory) as client:
+        receipts = [client.stream("orders").append(b"x" * 100) for _ in range(500)]
+        os.killpg(running.process.pid, number)
+        assert running.wait() == 0
+        assert [receipt.result(0).offset for receipt in receipts] == list(range(500))
     assert shm_names.left() == []
+    assert "replaced" not in running.log.read_text()
+    assert json.loads((directory / "last-status.json").read_text())["restarts"] == 0
+
+
+def test_wal_and_drain_leave_the_stop_to_the_supervisor(start: Callable[..., Engine], directory: Path) -> None:
+    running = start()
+    for role in ("wal_pid", "drain_pid"):
+        os.kill(running.facts[role], signal.SIGTERM)
+    with ringwal.connect(directory) as client:
+        client.stream("s").append(b"x").result(WAIT)
+        facts = client.status()
+        assert [facts[role] for role in ("wal_pid", "drain_pid")] == [running.facts[role] for role in ("wal_pid", "drain_pid")]
+    assert running.terminate() == 0
 
 
 def test_a_client_can_ask_for_the_stop(start: Callable[..., Engine], directory: Path) -> None:

@@ -14,16 +14,18 @@ import importlib
 import os
 import select
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from ringwal._native import lib
 from ringwal.errors import Error
-from ringwal.processes.context import LOG, EngineContext
+from ringwal.processes.context import FINISH, LOG, EngineContext
 from ringwal.processes.lanes import Intake, Lanes
+
+
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, FINISH)
+"""In a child; the last until it listens."""
 
 
 class Role(enum.Enum):
@@ -103,10 +105,8 @@ def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool
     """Fork a process of that role, which has the lanes that there are. Raises OSError when no process can be made."""
     module = importlib.import_module(f"ringwal.processes.{role.value}")  # before the fork: successors find it loaded
     parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
     # Until the child has put its own handlers in place, the supervisor's must not run in it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_IGNORED, signal.SIGCHLD})
     said, say = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         with lanes.connect(role) as source, context.ownership.private.inherited():
@@ -150,11 +150,10 @@ def _run_child(main: Callable[[EngineContext], int], context: EngineContext, par
         _leave_parent(context, say)
         if lib.rw_die_with_parent(parent) == lib.RW_OK:
             code = main(context)
-    except BaseException:  # noqa: BLE001  reported, and the exit code says the rest
-        traceback.print_exc()
-    finally:
+    except BaseException:  # reported, and the exit code says the rest
         with contextlib.suppress(BaseException):
-            sys.stderr.flush()
+            context.log.exception("%s has ended of a fault", main.__module__)
+    finally:
         with contextlib.suppress(OSError):
             os.write(say, bytes([code]))
         os._exit(code)
@@ -163,7 +162,7 @@ def _run_child(main: Callable[[EngineContext], int], context: EngineContext, par
 def _leave_parent(context: EngineContext, say: int) -> None:
     with contextlib.suppress(ValueError):  # not the main thread of the parent: nothing was set
         signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -2,22 +2,23 @@
 
 `main(context) -> int` runs in the child, in its main thread, and returns the process's exit code:
 
-    0   (EX_OK)        asked to stop by SIGTERM, and finished: WAL has written what was published, drain has confirmed
+    0   (EX_OK)        asked to stop by FINISH, and finished: WAL has written what was published, drain has confirmed
                        what was sealed
     74  (EX_IOERR)     a write or sync failed, in WAL or as drain sees in memory. The epoch is over
     72  (EX_OSFILE)    WAL only: the directory is not what it was (ownership.py). The epoch is over
     70  (EX_SOFTWARE)  shared memory is not what it should be, or the process cannot work. The epoch is over
     any other death    the supervisor starts a successor, with `replacement` set
 
-SIGINT and SIGHUP are ignored in the child (the terminal sends them to the whole group; the supervisor decides). SIGTERM
-is ignored until `main` installs its handler, and is sent again and again during a stop until the process has ended.
-SIGKILL follows the supervisor's death at once.
+SIGINT, SIGHUP and SIGTERM are ignored in the child: terminals and service managers send them to everybody at once, and the
+order of a stop is the supervisor's. FINISH is ignored until `main` installs its handler, and is sent again and again during
+a stop until the process has ended. SIGKILL follows the supervisor's death at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 import time
 
 from ringwal.config import Config
@@ -27,6 +28,8 @@ from ringwal.processes.lanes import Intake
 from ringwal.processes.ownership import Ownership
 
 LOG = logging.getLogger("ringwal")
+FINISH = signal.SIGUSR2
+"""The supervisor's word to WAL and drain: a signal that nobody sends to a whole group."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,11 @@
 """The two processes of a running engine: started together, replaced one by one, stopped in order.
 
-    stop:  SIGTERM to WAL -> it writes what was published -> SIGTERM to drain -> it confirms what was written -> done
+    stop:  FINISH to WAL -> it writes what was published -> FINISH to drain -> it confirms what was written -> done
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import selectors
 import signal
@@ -15,7 +14,7 @@ import time
 from ringwal._native import lib
 from ringwal.points import point
 from ringwal.processes.children import Child, Exit, RestartBudget, Role, spawn
-from ringwal.processes.context import LOG, EngineContext
+from ringwal.processes.context import FINISH, LOG, EngineContext
 from ringwal.processes.lanes import Lanes
 
 REMIND_SECONDS = 0.2
@@ -79,7 +78,7 @@ class Crew:
             self.fail(os.EX_SOFTWARE, 0, f"{slow} did not finish within {limit:g} s; recovery comes with the next start")
             return None
         for role in self._asked & self._children.keys():
-            self._children[role].signal(signal.SIGTERM)
+            self._children[role].signal(FINISH)
         return min(left, REMIND_SECONDS)
 
     def died(self, child: Child) -> None:
@@ -139,7 +138,7 @@ class Crew:
     def _ask(self, role: Role) -> None:
         self._asked.add(role)
         if role in self._children:
-            self._children[role].signal(signal.SIGTERM)
+            self._children[role].signal(FINISH)
 
     def _finished(self, role: Role) -> None:
         if role is Role.WAL:
@@ -162,8 +161,4 @@ class Crew:
             self.fail(os.EX_OSERR, error.errno or 0, f"no successor for {dead.role} process {dead.pid}: {error}")
             return
         took = (time.monotonic() - seen) * 1e3
-        # A signal to the whole process group ends the drain before its turn: that is no accident.
-        level = logging.INFO if self.stopping and ended.code == 0 else logging.WARNING
-        LOG.log(
-            level, "replaced %s process %d (%s) with %d after %.0f ms", dead.role, dead.pid, ended, child.pid, took
-        )
+        LOG.warning("replaced %s process %d (%s) with %d after %.0f ms", dead.role, dead.pid, ended, child.pid, took)

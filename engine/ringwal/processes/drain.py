@@ -8,7 +8,7 @@ import signal
 from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.errors import Error
-from ringwal.processes.context import EngineContext
+from ringwal.processes.context import FINISH, EngineContext
 
 ATTACH = 1
 DETACH = 2
@@ -34,8 +34,8 @@ class DrainProcess:
             raise MemoryError("no memory for the drain process")
 
     def run(self) -> int:
-        """Works until SIGTERM, then until every sealed block is confirmed. Returns the exit code of the process."""
-        signal.signal(signal.SIGTERM, self._on_stop)
+        """Works until FINISH, then until every sealed block is confirmed. Returns the exit code of the process."""
+        signal.signal(FINISH, self._on_stop)
         while not (self.stopping and lib.rw_sequencer_idle(self.sequencer)):
             # A signal between the test and the park would be seen after the park only, so the park is short at the end.
             code = lib.rw_sequencer_work(self.sequencer, SPIN_NS, PARK_NS if not self.stopping else 10_000_000)

@@ -20,7 +20,7 @@ from ringwal.config import Config
 from ringwal.errors import Error, StorageFull
 from ringwal.log import manifest, segment
 from ringwal.log.pace import Pace
-from ringwal.processes.context import EngineContext
+from ringwal.processes.context import FINISH, EngineContext
 
 COVER_NS = 1_000_000_000
 """How long nothing is written before an empty block vouches for the last one."""
@@ -73,14 +73,14 @@ class WalProcess:
         ]
 
     def run(self) -> int:
-        """Works until SIGTERM or a failed write. Returns the exit code of the process."""
+        """Works until FINISH or a failed write. Returns the exit code of the process."""
         self._follow_membership()
         if self.context.replacement and lib.rw_wal_restore(self.wal) < 0:
             return os.EX_SOFTWARE  # shared memory is not what it should be: only the disk is to be believed
         self._add_segments(early=False)
         if self.context.replacement and lib.rw_wal_rewrite(self.wal) != lib.RW_OK:
             return os.EX_IOERR
-        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(FINISH, self._on_stop)
         for thread in self.threads:
             thread.start()
         while not self.stopping or any(thread.is_alive() for thread in self.threads):
