@@ -30,7 +30,7 @@ from ringwal.config import from_text
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
 from ringwal.ingest import Ingest, Interrupts, too_large
 from ringwal.limits import WHOLE_MAX
-from ringwal.standard import hold_streams
+from ringwal.standard import Hasty, hold_streams, takes
 from ringwal.version import __version__
 
 if TYPE_CHECKING:
@@ -91,9 +91,12 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
     """
     from ringwal.processes.supervisor import Supervisor
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s ringwal %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=Hasty(2), format="%(asctime)s ringwal %(levelname)s %(message)s")
 
     def ready(report: dict[str, Any]) -> None:
+        if not takes(1):  # the engine runs, and does not wait to say so
+            logging.getLogger("ringwal").warning("ready; nobody reads standard output, so it is not said there")
+            return
         with kit.output_apart(as_json) as output:
             if as_json:
                 output.json({"ready": True, **report})

@@ -1,10 +1,13 @@
 """Standard descriptors: whoever starts a process may have closed them, and then the next file that it opens becomes its
-standard output."""
+standard output; or nobody reads what it says there, and then its next word waits for ever."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
+import socket
+import stat
 import sys
 
 STANDARD = {"stdin": "r", "stdout": "w", "stderr": "w"}
@@ -36,3 +39,59 @@ def hold_streams() -> set[int]:
             stream = open(fd if fd in held else os.devnull, mode, closefd=fd not in held)  # noqa: SIM115
             setattr(sys, name, stream)
     return held
+
+
+class Hasty:
+    """A text stream to a standard descriptor, as `logging` wants one, that never waits for a reader: what a full pipe, socket
+    or stopped terminal does not take is dropped, and how often is said when it takes something again.
+
+    The descriptor's flags belong to everybody who has it, so they stay as they are. Of a pipe or terminal a description of
+    its own is opened for each write: it must not become another file where a fork closes what it does not know.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._dropped = 0
+
+    def write(self, text: str) -> int:
+        """One message, at once or not at all, as far as it is no longer than a page. Never raises OSError."""
+        said = f"({self._dropped} messages before this one were dropped: nobody read them)\n{text}" if self._dropped else text
+        with contextlib.suppress(OSError):
+            _write_at_once(self._fd, said.encode(errors="backslashreplace"))
+            self._dropped = 0
+            return len(text)
+        self._dropped += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+
+def takes(fd: int) -> bool:
+    """Would it take a line now, or is it full, and nobody reads it? True, too, where it can say what is wrong with it."""
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(0))
+
+
+def _write_at_once(fd: int, data: bytes) -> None:
+    """Raises BlockingIOError: nobody reads it now; OSError: nobody will."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        with socket.socket(fileno=os.dup(fd)) as other:
+            other.send(data, socket.MSG_DONTWAIT)
+        return
+    if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
+        os.write(fd, data)
+        return
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # another user's, or no descriptor left; other writers may still come in between
+        if not takes(fd):
+            raise BlockingIOError from None
+        os.write(fd, data[: select.PIPE_BUF])
+        return
+    try:
+        os.write(own, data)
+    finally:
+        os.close(own)

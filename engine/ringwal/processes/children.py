@@ -23,7 +23,6 @@ from ringwal.errors import Error
 from ringwal.processes.context import FINISH, LOG, EngineContext
 from ringwal.processes.lanes import Intake, Lanes
 
-
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, FINISH)
 """In a child; the last until it listens."""
 

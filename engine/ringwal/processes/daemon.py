@@ -18,6 +18,7 @@ from typing import Never
 from ringwal.errors import Error
 from ringwal.exit_codes import exit_code_of
 from ringwal.processes.supervisor import Supervisor
+from ringwal.standard import Hasty
 
 
 def main() -> Never:
@@ -42,7 +43,7 @@ def _run(directory: str) -> int:
     os.chdir("/")  # the starter's directory may be unmounted or removed
     os.environ.pop("RINGWAL_STARTING", None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s ringwal %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=Hasty(2), format="%(asctime)s ringwal %(levelname)s %(message)s")
     return Supervisor(directory, autostart=True).run()
 
 
