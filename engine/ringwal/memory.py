@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import secrets
 import weakref
@@ -188,6 +189,10 @@ class LaneDraft:
         """A descriptor of the whole lane for one generation of a slot: header complete, size sealed. The caller closes it."""
         lib.rw_lane_create(self._mapping.pointer, control.pointer, slot, generation, self.bytes)
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
+        return self.take()
+
+    def take(self) -> int:
+        """The descriptor of what there is of it, which the caller closes; this end is closed."""
         fd, self._fd = self._fd, -1
         self.close()
         return fd
@@ -195,6 +200,35 @@ class LaneDraft:
     def close(self) -> None:
         """Give up what was not finished. Calling it again does nothing."""
         self._mapping.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Remains:
+    """A lane that nobody needs any more, freed LANE_STEP_BYTES at a time: its end in one go takes as long as its making."""
+
+    def __init__(self, fd: int) -> None:
+        """The descriptor is closed with the last step; no process of the engine has the lane mapped."""
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
+        self._done = 0
+
+    def step(self) -> bool:
+        """Free a bounded part. True: that was the last one."""
+        if self._size - self._done > LANE_STEP_BYTES:
+            with (
+                contextlib.suppress(OSError),  # what cannot be freed here is freed with the rest
+                mmap.mmap(self._fd, LANE_STEP_BYTES, offset=self._done) as part,
+            ):
+                part.madvise(mmap.MADV_REMOVE)
+            self._done += LANE_STEP_BYTES
+            return False
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """Free all of it. Calling it again does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

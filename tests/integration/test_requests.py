@@ -21,7 +21,7 @@ from ringwal._native import lib
 from ringwal.config import KIB, MIB
 from ringwal.processes import service
 from ringwal.protocol.messages import SOCKET_NAME
-from tests.integration.test_supervisor import WAIT, Engine
+from tests.integration.test_supervisor import WAIT, Engine, open_files, wait_until
 
 HELLO = {"op": "hello", "layout": lib.rw_fingerprint(), "format": lib.RW_FORMAT_VERSION, "pid": 1, "role": "client"}
 
@@ -172,6 +172,38 @@ def test_a_lane_is_made_in_bounded_steps() -> None:
     assert steps == -(-taken // memory.LANE_STEP_BYTES)
     draft.close()
     draft.close()
+
+
+def test_a_lane_is_freed_in_bounded_steps() -> None:
+    draft = memory.LaneDraft("lane 0", 16 * MIB)
+    while not draft.step():
+        pass
+    fd = draft.take()
+    seen = os.dup(fd)
+    remains, steps, left = memory.Remains(fd), 1, os.fstat(seen).st_blocks * 512
+    while not remains.step():
+        now = os.fstat(seen).st_blocks * 512
+        assert 0 < left - now <= memory.LANE_STEP_BYTES
+        steps, left = steps + 1, now
+    assert left <= memory.LANE_STEP_BYTES
+    assert steps == 16 * MIB // memory.LANE_STEP_BYTES + 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    os.close(seen)
+    remains.close()
+
+
+def test_what_was_left_of_large_lanes_is_freed(running: Engine) -> None:
+    def lanes() -> int:
+        return sum("ringwal lane" in name for name in open_files(running.facts["pid"]))
+
+    with ringwal.connect(running.facts["directory"], lane_bytes=64 * MIB, timeout=WAIT) as client:
+        assert client.stream("s").append(b"x").result(WAIT).offset == 0
+        assert lanes() == 1
+    with raw(running) as fickle:
+        fickle.send(b'{"op": "lane", "bytes": %d, "tag": 9}' % (128 * MIB))
+        fickle.ask(b'{"op": "status", "tag": 1}')
+    wait_until(lambda: running.status()["clients_attached"] == 0 and lanes() == 0)
 
 
 def test_a_lane_that_the_machine_has_no_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ class Lanes:
     def __init__(self) -> None:
         self.held: dict[int, LaneFile] = {}
         self._sockets: dict[Hashable, socket.socket] = {}
+        self._remains: list[memory.Remains] = []
 
     def connect(self, role: Hashable) -> socket.socket:
         """The other end of a new socket to that process, which replaces its predecessor's; to be inherited, then closed."""
@@ -69,7 +70,17 @@ class Lanes:
 
     def drop(self, slot: int) -> None:
         """The slot is free: nobody needs its lane any more."""
-        os.close(self.held.pop(slot).fd)
+        self.discard(self.held.pop(slot).fd)
+
+    def discard(self, fd: int) -> None:
+        """Nobody needs that lane's memory any more. Freeing it is left to `free_some`."""
+        self._remains.append(memory.Remains(fd))
+
+    def free_some(self) -> bool:
+        """Free a bounded part of what was discarded. True: there is more."""
+        if self._remains and self._remains[0].step():
+            del self._remains[0]
+        return bool(self._remains)
 
     def close(self) -> None:
         """Close everything. The processes are gone."""
@@ -78,6 +89,9 @@ class Lanes:
         self._sockets.clear()
         for slot in list(self.held):
             self.drop(slot)
+        for remains in self._remains:
+            remains.close()
+        self._remains.clear()
 
 
 class Intake:

@@ -89,7 +89,7 @@ class SlotTable:
 
     def abandon(self, begun: Grant) -> None:
         """Nobody wants what was begun any more, or it cannot be had: the slot is free again."""
-        begun.draft.close()
+        self._lanes.discard(begun.draft.take())
         self._free.append(begun.slot)
 
     def _check_room(self) -> None:
@@ -106,13 +106,16 @@ class SlotTable:
             self.announce()
 
     def collect(self) -> float | None:
-        """Free the closing slots that WAL and drain have let go. Seconds until the next look is due; None: no need."""
+        """Free the closing slots that WAL and drain have let go, and some of their memory. Seconds until the next look is due;
+        None: no need."""
         for k in [k for k in self._closing if lib.rw_slot_released(self._control, k)]:
             self._lanes.drop(k)
             point("s.reclaim.mid")
             self._closing.remove(k)
             lib.rw_slot_set(self._control, k, lib.RW_SLOT_FREE)
             self._free.append(k)
+        if self._lanes.free_some():
+            return 0.0
         if not self._closing and self._lanes.room():
             return None
         self.announce()
