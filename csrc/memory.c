@@ -36,7 +36,20 @@ uint64_t rw_control_bytes(const rw_geometry *g)
     return rw_page_up(rw_streams_at(g->max_clients, g->completions_per_client) + (uint64_t)g->max_streams * sizeof(rw_stream));
 }
 
-uint64_t rw_lane_object_bytes(uint64_t lane_bytes) { return sizeof(rw_lane) + lane_bytes; }
+static uint64_t assumed_page;
+
+uint64_t rw_system_page(void) { return assumed_page != 0 ? assumed_page : (uint64_t)sysconf(_SC_PAGESIZE); }
+
+void rw_assume_page(uint64_t bytes) { assumed_page = bytes; }
+
+/* Whole pages of this machine for a header; it lies at their end, up against the data. */
+static uint64_t front_of(uint64_t header)
+{
+    uint64_t page = rw_system_page();
+    return (header + page - 1) & ~(page - 1);
+}
+
+uint64_t rw_lane_object_bytes(uint64_t lane_bytes) { return front_of(sizeof(rw_lane)) + lane_bytes; }
 
 /* Reserves `bytes` of addresses, so that MAP_FIXED replaces nothing but our own pages, with `ahead` bytes before a multiple
  * of `alignment`. */
@@ -54,26 +67,26 @@ static uint8_t *reserve(uint64_t bytes, uint64_t ahead, uint64_t alignment)
 
 void *rw_map(int fd, uint64_t header, uint64_t data, int writable)
 {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    if (header % page || data % page || header + data == 0 || data > SIZE_MAX / 4) {
+    uint64_t page = rw_system_page(), front = front_of(header);
+    if (data % page || header + data == 0 || data > SIZE_MAX / 4) {
         errno = EINVAL;
         return NULL;
     }
     int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    uint8_t *base = reserve(header + 2 * data, header, data >= HUGE_PAGE ? HUGE_PAGE : page);
+    uint8_t *base = reserve(front + 2 * data, front, data >= HUGE_PAGE ? HUGE_PAGE : page);
     if (base == NULL)
         return NULL;
-    uint8_t *at[] = {base, base + header, base + header + data};
-    uint64_t size[] = {header, data, data}, offset[] = {data, 0, 0};
+    uint8_t *at[] = {base, base + front, base + front + data};
+    uint64_t size[] = {front, data, data}, offset[] = {data, 0, 0};
     for (int i = 0; i < 3; i++) {
         if (size[i] == 0 || mmap(at[i], size[i], protection, MAP_SHARED | MAP_FIXED, fd, (off_t)offset[i]) != MAP_FAILED)
             continue;
         int error = errno;
-        munmap(base, header + 2 * data);
+        munmap(base, front + 2 * data);
         errno = error;
         return NULL;
     }
-    return base;
+    return data != 0 ? base + front - header : base;
 }
 
 void rw_gather_pages(void *data, uint64_t bytes)
@@ -89,7 +102,11 @@ void rw_prefault(void *at, uint64_t bytes, int writable)
     (void)madvise(at, bytes, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }
 
-int rw_unmap(void *base, uint64_t header, uint64_t data) { return munmap(base, header + 2 * data); }
+int rw_unmap(void *header_at, uint64_t header, uint64_t data)
+{
+    uint64_t front = front_of(header), before = data != 0 ? front - header : 0;
+    return munmap((uint8_t *)header_at - before, front + 2 * data);
+}
 
 void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch, uint64_t epoch_begin,
                        uint64_t position, uint64_t block_number)

@@ -24,15 +24,21 @@ uint64_t rw_lane_object_bytes(uint64_t lane_bytes);
  * each other's memory. Rendered, and held against the structs by the compiler: fingerprint.c. */
 uint64_t rw_fingerprint(void);
 
-/* Maps `header` bytes once and behind them the `data` bytes twice in a row, so that data never wraps. Both are multiples
- * of the system's page size. In the object it is the other way round, data first: so data lies as a huge page does, in the
- * object and, if it is large enough, in the addresses. NULL and errno on failure; the descriptor may be closed afterwards. */
+/* The page size of this machine: 4, 16 or 64 KiB. What is mapped is a multiple of it; RW_PAGE is the unit of files and of the
+ * layout, on every machine. `rw_assume_page` is for tests: a larger one than it has, 0 for its own. */
+uint64_t rw_system_page(void);
+void rw_assume_page(uint64_t bytes);
+
+/* Maps `header` bytes once and behind them the `data` bytes, a multiple of the system's page, twice in a row, so that data
+ * never wraps. In the object it is the other way round, data first: so data lies as a huge page does, in the object and, if it
+ * is large enough, in the addresses. The header is the end of the object, which has whole pages. Returns where the header
+ * begins; NULL and errno on failure; the descriptor may be closed afterwards. */
 void *rw_map(int fd, uint64_t header, uint64_t data, int writable);
 /* Asks the kernel to put the data of a new object, which nobody else maps yet, into huge pages: one entry in the processor's
  * page tables, and one piece of a device's transfer, instead of 512. Where it cannot (before 6.1, no such pages free),
  * nothing happens. */
 void rw_gather_pages(void *data, uint64_t bytes);
-int rw_unmap(void *base, uint64_t header, uint64_t data);
+int rw_unmap(void *header_at, uint64_t header, uint64_t data);
 /* Puts the pages of a mapping into this process's page table now rather than one by one on first touch, which costs a
  * microsecond each in the middle of an append. Where the kernel cannot (before 5.14), nothing happens. */
 void rw_prefault(void *at, uint64_t bytes, int writable);

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from ringwal import views
 from ringwal._native import ffi, lib
-from ringwal.config import KIB, LANE_BYTES_MAX, LANE_BYTES_MIN, MIB, PAGE, Config, format_size, next_power_of_two
+from ringwal.config import KIB, LANE_BYTES_MAX, LANE_BYTES_MIN, MIB, Config, format_size, next_power_of_two
 from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch, of_code
 
 try:
@@ -32,8 +32,7 @@ except ImportError:  # no wheel for this Python: memfds serve for all
     posix_ipc = None
 
 SHM_DIRECTORY = "/dev/shm"
-# A lane that carries only wait flags, for clients that read and tail. Nothing fits into it.
-WAITING_LANE_BYTES = PAGE
+LANE_HEADER_BYTES = ffi.sizeof("rw_lane")
 LANE_STEP_BYTES = 4 << 20
 """How much of a lane is made at a time: some milliseconds' work. Whole huge pages."""
 _NOEXEC_SEAL = 0x8
@@ -93,13 +92,14 @@ class Mapping:
 
 
 def lane_size(requested: int) -> int:
-    """Bytes of the lane that a client gets who asks for `requested`: the next power of two; 0 asks for flags only.
+    """Bytes of the lane that a client gets who asks for `requested`: the next power of two; 0 asks for wait flags only, for
+    clients that read and tail.
 
     Raises:
         ConfigError: more than a lane may have.
     """
     if requested == 0:
-        return WAITING_LANE_BYTES
+        return int(lib.rw_system_page())
     if not 0 < requested <= LANE_BYTES_MAX:
         raise ConfigError(f"lane_bytes is {requested}; it must be between {LANE_BYTES_MIN} and {LANE_BYTES_MAX}")
     return max(next_power_of_two(requested), LANE_BYTES_MIN)
@@ -169,7 +169,7 @@ class LaneDraft:
         self._fd = _sealable(name, self._size)
         try:
             os.ftruncate(self._fd, self._size)
-            self._mapping = Mapping(name, self._fd, self._size - lane_bytes, lane_bytes, "rw_lane *", writable=True)
+            self._mapping = Mapping(name, self._fd, LANE_HEADER_BYTES, lane_bytes, "rw_lane *", writable=True)
         except BaseException:
             os.close(self._fd)
             raise
@@ -250,7 +250,7 @@ def attach_lane(
 ) -> Mapping:
     """The lane behind `fd`, with `lane_bytes` of data. Raises VersionMismatch: it is of another size, slot or epoch."""
     size = lib.rw_lane_object_bytes(lane_bytes)
-    lane = _attach(f"lane {slot}", fd, size - lane_bytes, lane_bytes, "rw_lane *", writable=writable)
+    lane = _attach(f"lane {slot}", fd, LANE_HEADER_BYTES, lane_bytes, "rw_lane *", size=size, writable=writable)
     _check(lane, lib.rw_lane_attach(lane.pointer, control.pointer, size, slot, generation))
     return lane
 
@@ -350,9 +350,13 @@ def _allocate(name: str, fd: int, part: int, size: int, *, at: int = 0) -> None:
         ) from error
 
 
-def _attach(name: str, fd: int, header: int, data: int, ctype: str, *, writable: bool) -> Mapping:
-    if (found := os.fstat(fd).st_size) != header + data:
-        raise VersionMismatch(f"shared memory, {name}, has {found} bytes instead of {header + data}")
+def _attach(
+    name: str, fd: int, header: int, data: int, ctype: str, *, writable: bool, size: int | None = None
+) -> Mapping:
+    """`size` is that of the object, where it is more than header and data."""
+    wanted = header + data if size is None else size
+    if (found := os.fstat(fd).st_size) != wanted:
+        raise VersionMismatch(f"shared memory, {name}, has {found} bytes instead of {wanted}")
     return Mapping(name, fd, header, data, ctype, writable=writable)
 
 
