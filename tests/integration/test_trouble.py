@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,3 +117,37 @@ def test_what_a_writer_published_before_it_was_killed_is_confirmed_at_once(
         until(lambda: stream.stat().confirmed_offset == 2, "its last record is confirmed")
         assert stream.read(1)[0].data == b"last words"
         assert writer.wait(WAIT) < 0
+
+
+@pytest.mark.parametrize("lost", [".", "segments"])
+def test_a_directory_whose_owner_takes_its_permissions_away_is_a_failed_write(lost: str) -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("an engine of another user needs root and setpriv")
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        directory = Path(place, "log")
+        directory.mkdir(mode=0o700)
+        os.chown(directory, 65534, 65534)
+        running = Engine(directory, wrapper=nobody)
+        try:
+            with ringwal.connect(directory, append_timeout=WAIT) as client:
+                stream = client.stream("s")
+                stream.append(b"kept").result(WAIT)
+                (directory / lost).chmod(0)
+                with pytest.raises((ringwal.EngineFailed, ringwal.NotRunning)):  # at the next segment
+                    while True:
+                        stream.append(bytes(16_000)).result(WAIT)
+            assert running.wait() == os.EX_IOERR
+            assert os.strerror(errno.EACCES) in running.said()
+            assert "Traceback" not in running.said()
+            (directory / lost).chmod(0o700)
+        finally:
+            running.close()
+        again = Engine(directory, wrapper=nobody)
+        try:
+            with ringwal.connect(directory) as client:
+                assert client.stream("s").read(0)[0].data == b"kept"
+            assert again.terminate() == 0
+        finally:
+            again.close()
