@@ -8,7 +8,9 @@ import errno
 import json
 import logging
 import os
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from ringwal._native import lib
 from ringwal.config import KIB, MIB
 from ringwal.processes import service
 from ringwal.protocol.messages import SOCKET_NAME
+from tests.support.rig import stop_process
 from tests.integration.test_supervisor import WAIT, Engine, open_files, wait_until
 
 HELLO = {"op": "hello", "layout": lib.rw_fingerprint(), "format": lib.RW_FORMAT_VERSION, "pid": 1, "role": "client"}
@@ -157,6 +160,31 @@ def test_a_large_lane_that_nobody_waits_for_any_more_is_given_up(running: Engine
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(ringwal.connect(running.facts["directory"], timeout=WAIT)) for _ in range(4)]
         assert [client.stream("s").append(b"x").result(WAIT).offset for client in clients] == [0, 1, 2, 3]
+
+
+def test_a_lane_for_a_client_that_has_given_up_is_not_given_out(running: Engine) -> None:
+    with raw(running) as late:
+        stop_process(running.facts["pid"])
+        # It lies there for longer than its client waits: that needs time to pass, and nothing tells when.
+        late.send(b'{"op": "lane", "bytes": 0, "wait": 0.05, "tag": 1}')
+        time.sleep(0.3)
+        os.kill(running.facts["pid"], signal.SIGCONT)
+        answer = late.answer()
+        assert answer is not None
+        assert (answer["ok"], answer["error"]) == (False, "ShmUnavailable")
+        assert running.status()["clients_attached"] == 0
+        granted = late.ask(b'{"op": "lane", "bytes": 0, "wait": 0, "tag": 2}')
+        assert granted is not None
+        assert granted["ok"]
+
+
+def test_a_lane_that_is_not_ready_in_time_is_refused_and_given_up(running: Engine) -> None:
+    with raw(running) as hasty:
+        answer = hasty.ask(b'{"op": "lane", "bytes": %d, "wait": 0, "tag": 1}' % (256 * MIB))
+        assert answer is not None
+        assert (answer["ok"], answer["error"]) == (False, "ShmUnavailable")
+        assert "not ready in the time" in answer["message"]
+        assert running.status()["clients_attached"] == 0
 
 
 def test_a_lane_is_made_in_bounded_steps() -> None:

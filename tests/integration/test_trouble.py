@@ -125,7 +125,7 @@ def test_a_directory_whose_owner_takes_its_permissions_away_is_a_failed_write(lo
         pytest.skip("an engine of another user needs root and setpriv")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     with tempfile.TemporaryDirectory() as place:
-        os.chmod(place, 0o755)
+        Path(place).chmod(0o755)
         directory = Path(place, "log")
         directory.mkdir(mode=0o700)
         os.chown(directory, 65534, 65534)

@@ -26,6 +26,9 @@ OTHER_DESCRIPTORS = 64
 SPARE_DESCRIPTORS = 12
 """Kept back from connections: a lane, a report or a replacement needs some for a moment, whoever is knocking."""
 
+LATE_SHARE, LATE_SECONDS = 1.25, 0.1
+"""A client listens for longer than it lets the engine wait: somewhat longer than this it does not."""
+
 WAIT_SECONDS_MAX = 86_400
 """What a client says of its patience is cut to this: as a float it has to fit into a timeout of the selector."""
 
@@ -55,7 +58,7 @@ class Service:
         # Requests for a lane that wait for closing slots, in the order they came: at most one a connection.
         self._waiting: dict[Connection, tuple[Message, float | None]] = {}
         # Requests for a lane that is being made, step by step, each in its turn.
-        self._making: dict[Connection, tuple[Message, Grant]] = {}
+        self._making: dict[Connection, tuple[Message, float | None, Grant]] = {}
         # Clients that only look need no slot, so there may be more connections than slots.
         self._limit = 2 * context.config.max_clients + 64
         needed = self._limit + context.config.max_clients + OTHER_DESCRIPTORS  # a lane is kept for each slot
@@ -104,7 +107,7 @@ class Service:
                 raise EOFError from error
             if request is not None:
                 self._forget(connection)  # it has given up what it asked for before: its own timeout was shorter
-                self._answer(connection, request)
+                self._answer(connection, request, _deadline(connection, request))
 
     def tick(self) -> float | None:
         """Answer those who waited for a slot, if one is free or they may wait no longer, and go on with a lane in the making.
@@ -117,12 +120,12 @@ class Service:
                 continue
             del self._waiting[connection]
             with self._served(connection):
-                self._answer(connection, request, last=True)
+                self._answer(connection, request, deadline, last=True)
         if self._making:
             connection = next(iter(self._making))
             with self._served(connection):
-                request, begun = self._making.pop(connection)
-                self._answer(connection, request, begun=begun)
+                request, deadline, begun = self._making.pop(connection)
+                self._answer(connection, request, deadline, begun=begun)
         deadlines = [deadline for _, deadline in self._waiting.values() if deadline is not None]
         if self._making:
             return 0.0
@@ -142,7 +145,7 @@ class Service:
     def _forget(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)
         if (making := self._making.pop(connection, None)) is not None:
-            self._slots.abandon(making[1])
+            self._slots.abandon(making[-1])
 
     def drop(self, connection: Connection) -> None:
         """The client is gone, or of no use: its slots begin to close."""
@@ -156,7 +159,7 @@ class Service:
         """In a stranger's child: nothing of the clients stays open."""
         for connection in self._connections:
             connection.close()
-        for _, begun in self._making.values():
+        for *_, begun in self._making.values():
             begun.draft.close()
         os.close(self._reopened)
 
@@ -169,7 +172,13 @@ class Service:
             self.drop(connection)
 
     def _answer(
-        self, connection: Connection, request: Message, *, last: bool = False, begun: Grant | None = None
+        self,
+        connection: Connection,
+        request: Message,
+        deadline: float | None,
+        *,
+        last: bool = False,
+        begun: Grant | None = None,
     ) -> None:
         """Answer `request`, or keep it among the waiting ones unless this is its `last` chance; `begun` is its lane so far."""
         try:
@@ -179,11 +188,13 @@ class Service:
                 connection.greeted = True
                 connection.reply(request, self._hello(), self._handed_out)
                 return
+            if begun is None and request.get("op") == "lane":
+                _check_wait(connection, request)
             if begun is None and not last and request.get("op") == "lane" and self._may_wait():
-                self._waiting[connection] = (request, _deadline(request))
+                self._waiting[connection] = (request, deadline)
                 return
             if request.get("op") == "lane":
-                self._make(connection, request, self._begin(request) if begun is None else begun)
+                self._make(connection, request, deadline, self._begin(request) if begun is None else begun)
                 return
             connection.reply(request, self._do(connection, request))
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
@@ -203,11 +214,13 @@ class Service:
                 return self._slots.begin(size)
         raise _unknown(request)
 
-    def _make(self, connection: Connection, request: Message, begun: Grant) -> None:
+    def _make(self, connection: Connection, request: Message, deadline: float | None, begun: Grant) -> None:
         """Take one step, and answer if it was the last one."""
         try:
             if not begun.draft.step():
-                self._making[connection] = (request, begun)
+                if deadline is not None and time.monotonic() > deadline:
+                    raise ShmUnavailable("the lane was not ready in the time that its client waits for it")
+                self._making[connection] = (request, deadline, begun)
                 return
             self._check_running()
             grant, lane = self._slots.grant(begun, connection.pid)
@@ -270,11 +283,20 @@ def _unknown(request: Message) -> ConfigError:
     return ConfigError(f"the engine does not know the request {str(request)[:200]}")
 
 
-def _deadline(request: Message) -> float | None:
-    """When a request for a lane is to be refused if there still is no slot. Raises ConfigError."""
+def _deadline(connection: Connection, request: Message) -> float | None:
+    """When a request for a lane is to be refused; None: never."""
+    wait = request.get("wait")
+    if not isinstance(wait, int | float) or not wait >= 0:  # so, as NaN is not below zero either
+        return None
+    return time.monotonic() - connection.age + min(wait, WAIT_SECONDS_MAX)
+
+
+def _check_wait(connection: Connection, request: Message) -> None:
+    """Raises ConfigError, or ShmUnavailable: the engine was stopped, or busy, until the client waited no longer."""
     wait = request.get("wait")
     if wait is None:
-        return None
-    if not isinstance(wait, int | float) or not wait >= 0:  # so, as NaN is not below zero either
+        return
+    if not isinstance(wait, int | float) or not wait >= 0:
         raise ConfigError(f"wait is a number of seconds, not {str(wait)[:40]}")
-    return time.monotonic() + min(wait, WAIT_SECONDS_MAX)
+    if connection.age > LATE_SHARE * wait + LATE_SECONDS:
+        raise ShmUnavailable(f"the request for a lane lay there for {connection.age:.1f} s, and its client waits {wait:g} s")
