@@ -31,6 +31,7 @@ GROUPS = {
     "time": "time_and_identity",
     "recovery": "recoveries",
     "ownership": "ownership",
+    "surroundings": "surroundings",
     "leaks": "leaks",
     "points": "points",
     "mutants": "mutants",
