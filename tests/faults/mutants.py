@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from tests.faults.mutants_processes import PROCESSES
 from tests.faults.mutation import Mutant, control, row, run, units
 from tests.faults.table import Fault
 
 TOO_EARLY = (
-    "csrc/wal.c",
-    "    int error = rw_block_write(job->fd,",
+    *("csrc/wal.c", "    int error = rw_block_write(job->fd,"),
     "    rw_persist_block(job->block);\n    rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_PERSISTED);\n"
     "    rw_tell_drain(w);\n    int error = rw_block_write(job->fd,",
 )
@@ -489,7 +489,7 @@ OWNERSHIP = [
     ),
 ]
 
-MUTANTS = WRITING + CONFIRMING + REPLACING + TIME_AND_IDENTITY + CLIENTS + RECOVERING + OWNERSHIP
+MUTANTS = WRITING + CONFIRMING + REPLACING + TIME_AND_IDENTITY + CLIENTS + RECOVERING + OWNERSHIP + PROCESSES
 
 
 def faults(tier: str) -> list[Fault]:

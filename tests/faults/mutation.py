@@ -107,7 +107,7 @@ def _run(evidence: tuple[str, ...], root: Path, directory: Path, limit: float) -
                 code = process.wait(limit)
         finally:
             _end(process)
-    return code, output.read_text().strip().splitlines()
+    return code, output.read_text(errors="replace").strip().splitlines()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
