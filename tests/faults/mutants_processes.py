@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.faults.mutation import Mutant, row, units
 
-REQUESTS = "tests/processes/test_requests.py"
-SURROUNDINGS = "tests/processes/test_surroundings.py"
-SANDBOX = "tests/processes/test_sandbox.py"
-TROUBLE = "tests/engine/test_trouble.py"
+REQUESTS = "tests/integration/test_requests.py"
+SURROUNDINGS = "tests/integration/test_surroundings.py"
+SANDBOX = "tests/integration/test_sandbox.py"
+TROUBLE = "tests/integration/test_trouble.py"
 
 ASKED = [
     Mutant(
@@ -102,7 +102,7 @@ STARTED = [
         "engine/ringwal/processes/context.py",
         "FINISH = signal.SIGUSR2",
         "FINISH = signal.SIGTERM",
-        row("surroundings", "signal to the whole group"),
+        units("tests/integration/test_supervisor.py::test_wal_and_drain_leave_the_stop_to_the_supervisor"),
     ),
     Mutant(
         "a started engine stays in its starter's session",
@@ -144,7 +144,7 @@ STARTED = [
         "csrc/memory.c",
         "    return data != 0 ? base + front - header : base;\n",
         "    return base;\n",
-        units("tests/processes/test_page_size.py"),
+        units("tests/integration/test_page_size.py"),
     ),
 ]
 
@@ -168,7 +168,7 @@ FILES = [
         "engine/ringwal/config.py",
         "        if self.block_limit > BLOCK_LIMIT_MAX:\n",
         "        if self.block_limit > 1 << 60:\n",
-        units("tests/test_config.py"),
+        units("tests/unit/test_config.py"),
     ),
     Mutant(
         "the drain keeps a failed write to itself",
@@ -219,7 +219,7 @@ FILES = [
         "engine/ringwal/processes/supervisor.py",
         "            stack.enter_context(ownership.private.held(listener.leave))\n",
         "",
-        units("tests/processes/test_forks.py"),
+        units("tests/integration/test_forks.py"),
     ),
 ]
 

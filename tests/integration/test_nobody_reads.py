@@ -16,9 +16,9 @@ import pytest
 
 import ringwal
 from ringwal.standard import Hasty, takes
-from tests.engine import rig
-from tests.engine.rig import WAIT, until
-from tests.processes.test_surroundings import served
+from tests.integration.test_surroundings import served
+from tests.support import rig
+from tests.support.rig import WAIT, until
 
 
 def pipe() -> tuple[int, int]:

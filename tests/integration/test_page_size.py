@@ -14,8 +14,8 @@ import pytest
 from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.config import KIB, MIB, Config
-from tests.engine import rig
-from tests.engine.rig import WAIT
+from tests.support import rig
+from tests.support.rig import WAIT
 
 
 @pytest.fixture(params=[16 * KIB, 64 * KIB])

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from ringwal._native import lib
 from ringwal.config import KIB, MIB
 from ringwal.processes import service
 from ringwal.protocol.messages import SOCKET_NAME
-from tests.support.rig import stop_process
 from tests.integration.test_supervisor import WAIT, Engine, open_files, wait_until
+from tests.support.rig import stop_process
 
 HELLO = {"op": "hello", "layout": lib.rw_fingerprint(), "format": lib.RW_FORMAT_VERSION, "pid": 1, "role": "client"}
 
@@ -60,6 +59,9 @@ class Raw:
         for fd in fds:
             os.close(fd)
         return json.loads(packet) if packet else None
+
+    def patience(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
 
     def close(self) -> None:
         self._socket.close()
@@ -165,9 +167,11 @@ def test_a_large_lane_that_nobody_waits_for_any_more_is_given_up(running: Engine
 def test_a_lane_for_a_client_that_has_given_up_is_not_given_out(running: Engine) -> None:
     with raw(running) as late:
         stop_process(running.facts["pid"])
-        # It lies there for longer than its client waits: that needs time to pass, and nothing tells when.
         late.send(b'{"op": "lane", "bytes": 0, "wait": 0.05, "tag": 1}')
-        time.sleep(0.3)
+        late.patience(0.3)
+        with pytest.raises(TimeoutError):
+            late.answer()
+        late.patience(WAIT)
         os.kill(running.facts["pid"], signal.SIGCONT)
         answer = late.answer()
         assert answer is not None

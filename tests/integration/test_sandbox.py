@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 import ringwal
-from tests.engine import rig
-from tests.engine.rig import WAIT, until
-from tests.processes import sandbox
+from tests.support import rig, sandbox
+from tests.support.rig import WAIT, until
 
-SANDBOX = Path(__file__).with_name("sandbox.py")
+SANDBOX = Path(sandbox.__file__)
 
 
 @pytest.fixture
