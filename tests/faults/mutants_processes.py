@@ -142,8 +142,8 @@ STARTED = [
     Mutant(
         "a lane's header has a page of 4 KiB",
         "csrc/memory.c",
-        "    return data != 0 ? base + front - header : base;\n",
-        "    return base;\n",
+        "    return (header + page - 1) & ~(page - 1);\n",
+        "    return page != 0 ? header : 0;\n",
         units("tests/integration/test_page_size.py"),
     ),
 ]
