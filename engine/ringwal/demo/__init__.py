@@ -1,7 +1,9 @@
 """`ringwal demo`: eight processes write, others are killed at random, then everything is counted.
 
-corpus    what is written        writer   one writer process       journal   what it was promised
-host      the engine under test  check    the verdict              show      the play, in order
+corpus    what is written        writer   one writer process       journal   what it did and was promised
+host      the engine under test  oracle   the verdict              show      the play, in order
+
+The tests and the fault campaign of the source tree use the same `journal`, `oracle` and engine process.
 """
 
 

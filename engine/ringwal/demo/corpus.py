@@ -37,7 +37,7 @@ def sources(root: Path | None = None) -> list[Source]:
 
 
 def streams(files: Sequence[Source]) -> list[str]:
-    """The names of all streams; a stream's place in this list stands for it in the writers' journals."""
+    """The names of all streams."""
     return [HOT, *sorted({source.stream for source in files})]
 
 

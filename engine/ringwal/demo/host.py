@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ringwal.demo import DemoError
-from ringwal.demo.journal import ENTRY_BYTES
+from ringwal.demo.journal import Kind, Tally
 
 READY_TIMEOUT = 20.0  # seconds until an engine must have recovered and said that it is ready
 STOP_TIMEOUT = 10.0
@@ -113,6 +113,7 @@ class Writers:
     def __init__(self, directory: Path, room: Path, count: int) -> None:
         self.journals = [room / f"journal-{writer}" for writer in range(count)]
         self._logs = [room / f"writer-{writer}.log" for writer in range(count)]
+        self._confirmed = [Tally(path, Kind.CONFIRMED) for path in self.journals]
         self._processes: list[subprocess.Popen[bytes]] = []
         self.killed: set[int] = set()
         try:
@@ -127,7 +128,7 @@ class Writers:
     def wait_busy(self, timeout: float) -> None:
         """Until each writer has its first confirmations."""
         deadline = time.monotonic() + timeout
-        while not all(path.exists() and path.stat().st_size for path in self.journals):
+        while not all(tally.count() for tally in self._confirmed):
             self.expect_alive()
             if time.monotonic() > deadline:
                 raise DemoError(f"not every writer had a confirmation within {timeout:.0f} s")
@@ -140,7 +141,7 @@ class Writers:
 
     def confirmed(self) -> int:
         """Records in all journals."""
-        return sum(path.stat().st_size for path in self.journals) // ENTRY_BYTES
+        return sum(tally.count() for tally in self._confirmed)
 
     def kill(self, writer: int) -> int:
         """SIGKILL to one writer; its pid."""

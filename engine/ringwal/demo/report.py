@@ -15,6 +15,7 @@ def text_of(result: Result) -> str:
         f"lost              {result.lost:>12,}",
         f"duplicated        {result.duplicated:>12,}",
         f"out of order      {result.out_of_order:>12,}",
+        f"invented          {result.invented:>12,}",
         f"rate              {result.appends_per_second:>12,}   durable appends a second, kills included",
         f"appends per sync  {result.appends_per_sync:>12,.1f}",
         f"recovery          {result.recovery_seconds:>12.2f}   seconds from start to ready after the SIGKILL",

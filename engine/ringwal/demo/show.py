@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import ringwal
 from ringwal.demo import DemoError, corpus
-from ringwal.demo.check import Findings, Promises, StreamCheck
 from ringwal.demo.host import EngineProcess, Writers
-from ringwal.demo.journal import notes
+from ringwal.demo.journal import Kind, Row, read
+from ringwal.demo.oracle import Oracle, Verdict
 from ringwal.exit_codes import TERMINATED
 
 TARGETS = ("wal", "drain", "writer", "wal", "drain")
@@ -58,6 +58,7 @@ class Result:
     lost: int
     duplicated: int
     out_of_order: int
+    invented: int
     appends_per_second: int
     appends_per_sync: float
     recovery_seconds: float
@@ -189,53 +190,65 @@ def _kill(target: str, crew: Writers, watch: ringwal.Client, dice: random.Random
 
 
 def _judge(directory: Path, crew: Writers, act: _Act, seed: int, recovery_seconds: float) -> Result:
-    findings = Findings()
-    names = corpus.streams(corpus.sources())
-    promises = Promises(names, findings)
+    oracle = Oracle()
     heard: list[array[int]] = []  # when each surviving writer learnt of its confirmations, ns
     span = [0, 0]
     for writer, journal in enumerate(crew.journals):
-        noted = notes(journal)
-        promises.add_writer(noted)
-        times = noted.confirmed_ns
+        times = array("Q")
+        oracle.add_writer(str(writer), _noting(read(journal), times))
         span = [min(span[0] or times[0], times[0]), max(span[1], times[-1])]
         if writer not in crew.killed:
             heard.append(times)
-    _read_back(directory, names, promises, findings)
+    found = _read_back(directory, oracle)
 
     def gap(begin_ns: int) -> float:
         return _longest_gap(heard, begin_ns, begin_ns + AROUND_NS)
 
     return Result(
-        ok=findings.clean,
+        ok=found.kept(),
         seed=seed,
         writers=len(crew.journals),
-        streams=len(names),
-        confirmed=findings.confirmed,
-        recovered=findings.recovered,
-        lost=findings.lost,
-        duplicated=findings.duplicated,
-        out_of_order=findings.out_of_order,
-        appends_per_second=round(findings.confirmed * 1e9 / max(1, span[1] - span[0])),
+        streams=len(corpus.streams(corpus.sources())),
+        confirmed=found.confirmed,
+        recovered=found.recovered,
+        lost=found.lost + found.misplaced,
+        duplicated=found.duplicated,
+        out_of_order=found.reordered,
+        invented=found.invented,
+        appends_per_second=round(found.confirmed * 1e9 / max(1, span[1] - span[0])),
         appends_per_sync=round(act.appends_per_sync, 1),
         recovery_seconds=round(recovery_seconds, 3),
         quiet_gap_ms=max(gap(shot.when_ns - AROUND_NS) for shot in act.kills),
         kills=[Kill(s.target, s.pid, round(s.when_ns / 1e9 - act.began, 2), gap(s.when_ns)) for s in act.kills],
-        wrong=findings.first,
+        wrong=_wrong(found),
     )
 
 
-def _read_back(directory: Path, names: Sequence[str], promises: Promises, findings: Findings) -> None:
-    """Reads every stream of the restarted engine to its end and checks it."""
+def _noting(rows: Iterator[Row], confirmed_ns: array[int]) -> Iterator[Row]:
+    """Lets the rows through, and keeps when confirmations were seen."""
+    for row in rows:
+        if row.kind == Kind.CONFIRMED:
+            confirmed_ns.append(row.when_ns)
+        yield row
+
+
+def _read_back(directory: Path, oracle: Oracle) -> Verdict:
+    """Reads every stream of the restarted engine to its end."""
     with ringwal.connect(directory, timeout=CONNECT_TIMEOUT) as client:
-        present = {info.name for info in client.streams()}
-        for place, name in enumerate(names):
-            check = StreamCheck(name, promises.of(place), findings)
+        for info in client.streams():
             start = 0
-            while name in present and (records := client.stream(name).read(start, max_records=READ_RECORDS)):
-                check.take(records)
+            while records := client.stream(info.name).read(start, max_records=READ_RECORDS):
+                oracle.take_records(info.name, records)
                 start = records[-1].offset + 1
-            check.close()
+    return oracle.close()
+
+
+def _wrong(found: Verdict) -> dict[str, str]:
+    """A sentence for each kind of what is wrong, by the keys of `Result`."""
+    names = {"misplaced": "lost", "reordered": "out_of_order"}
+    return {names.get(kind, kind): sentence for kind, sentence in found.first.items()} or (
+        {"notes": "; ".join(found.notes)} if found.notes else {}
+    )
 
 
 def _longest_gap(heard: Sequence[Sequence[int]], begin_ns: int, end_ns: int) -> float:

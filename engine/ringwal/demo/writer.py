@@ -1,44 +1,50 @@
 """One writer process of the demo: `python -m ringwal.demo.writer DIR JOURNAL WRITER WRITERS`.
 
 Appends its share of the corpus, each line to the stream of its package and to the hot stream, until the engine is gone
-or a signal ends it. Confirmations are waited for in the order of the appends and go to the journal at once in groups.
+or a signal ends it. What is about to be appended goes to the journal before, in groups; confirmations are waited for in
+the order of the appends and go there in groups, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
-import time
 from collections import deque
 from pathlib import Path
 
 import ringwal
 from ringwal.demo import corpus
-from ringwal.demo.journal import Journal, digest
+from ringwal.demo.journal import Journal, Kind, digest
 from ringwal.exit_codes import exit_code_of
 
 WINDOW = 1024  # records appended and not yet confirmed; below any sensible max_outstanding
-GROUP = 256  # confirmations taken in one go when the window is full
+GROUP = 256  # records journalled in one go
 CONFIRM_TIMEOUT = 20.0  # seconds; longer than any replacement of a killed process takes
 
-Pending = tuple[int, int, ringwal.Receipt]  # place of the stream, digest, receipt
+Pending = tuple[str, int, int, ringwal.Receipt]  # stream, number, digest, receipt
 
 
 def ingest(client: ringwal.Client, journal: Journal, writer: int, writers: int) -> None:
     """Appends for ever. Raises what the engine raises; everything confirmed before is in the journal then."""
     files = corpus.sources()
-    names = corpus.streams(files)
-    places = {name: place for place, name in enumerate(names)}
-    handles = [client.stream(name) for name in names]
-    numbers = [0] * len(names)
+    handles = {name: client.stream(name) for name in corpus.streams(files)}
+    numbers = dict.fromkeys(handles, 0)
     pending: deque[Pending] = deque()
-    hot = places[corpus.HOT]
-    for name, line in corpus.lines(files[writer::writers]):
-        for place in (places[name], hot):
-            record = b"%d %d %b" % (writer, numbers[place], line)
-            numbers[place] += 1
-            pending.append((place, digest(record), handles[place].append(record)))
-        if len(pending) >= WINDOW:
+    lines = corpus.lines(files[writer::writers])
+    while True:
+        group = []
+        for name, line in itertools.islice(lines, GROUP // 2):
+            for stream in (name, corpus.HOT):
+                number = numbers[stream]
+                numbers[stream] = number + 1
+                record = b"%d %d %b" % (writer, number, line)
+                group.append((stream, number, digest(record), record))
+                journal.submitted(stream, number, (group[-1][2],))
+        journal.push()
+        for stream, number, record_digest, record in group:
+            pending.append((stream, number, record_digest, handles[stream].append(record)))
+        if len(pending) > WINDOW - GROUP:
             settle(pending, journal, GROUP)
 
 
@@ -46,13 +52,16 @@ def settle(pending: deque[Pending], journal: Journal, count: int) -> None:
     """Waits for the oldest `count` receipts and journals them. If one fails, others that are confirmed still count."""
     try:
         for _ in range(count):
-            place, record_digest, receipt = pending[0]
-            journal.add(place, receipt.result(CONFIRM_TIMEOUT).offset, record_digest, time.monotonic_ns())
+            stream, number, record_digest, receipt = pending[0]
+            journal.confirmed(stream, number, receipt.result(CONFIRM_TIMEOUT).offset, (record_digest,))
             pending.popleft()
-    except ringwal.Error:
-        for place, record_digest, receipt in pending:
+    except ringwal.Error as failed:
+        if isinstance(failed, ringwal.AckTimeout):
+            stream, number, record_digest, _ = pending[0]
+            journal.ended(Kind.HUNG, stream, number, (record_digest,))
+        for stream, number, record_digest, receipt in pending:
             with contextlib.suppress(ringwal.Error):
-                journal.add(place, receipt.result(0).offset, record_digest, time.monotonic_ns())
+                journal.confirmed(stream, number, receipt.result(0).offset, (record_digest,))
         raise
     finally:
         journal.push()
