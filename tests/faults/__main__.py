@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.host import Hung, NotRun
 from tests.faults.oracle import Verdict
 from tests.faults.table import TIERS, Fault
+from tests.support.host import Hung, NotRun
 
 GROUPS = {
     "kills": "kills",

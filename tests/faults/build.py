@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from tests.faults.host import ROOT, NotRun
+from tests.support.host import ROOT, NotRun
 
 PARTS = ("engine", "csrc", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 NOT_COPIED = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c", "native")

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.host import NotRun, until
+from tests.support.host import NotRun, until
 
 
 class Group:

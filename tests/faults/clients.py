@@ -16,9 +16,9 @@ from pathlib import Path
 
 import ringwal
 from tests.faults import build
-from tests.faults.host import ROOT, SMALL, Engine, Writers, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault, often
+from tests.support.host import ROOT, SMALL, Engine, Writers, pause, until, writers
 
 SLOTS = 8
 LANE_MARK = "memfd:ringwal lane"

@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 
 import ringwal
-from tests.faults.host import PATIENCE, ROOT, Hung, pause
 from tests.faults.oracle import Verdict
 from tests.faults.scene import Scene, held, scene
 from tests.faults.shim import library
 from tests.faults.table import Fault, often
+from tests.support.host import PATIENCE, ROOT, Hung, pause
 
 DAY = 86400 * 10**9
 HOUR = DAY // 24

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.cgroup import group
-from tests.faults.host import pause
 from tests.faults.oracle import Verdict
 from tests.faults.scene import scene
 from tests.faults.table import Fault, often
+from tests.support.host import pause
 
 
 def faults(tier: str) -> list[Fault]:

@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults import build
-from tests.faults.host import ROOT, NotRun
 from tests.faults.oracle import Verdict
 from tests.faults.table import Fault, often
 from tests.fuzz import corpus
+from tests.support.host import ROOT, NotRun
 
 KINDS = (("clang", "libfuzzer", ("-fsanitize=fuzzer",)), ("gcc", "drive", ("-fsanitize=address,undefined",)))
 """Compiler, what calls the target there, and what the compiler needs for it; the first that is here."""

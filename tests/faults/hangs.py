@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import ringwal
+from ringwal.demo.journal import Kind, Tally, read
 from tests.faults import decode
 from tests.faults.disk import Disk, disk
-from tests.faults.host import PATIENCE, pause
-from tests.faults.oracle import Journaled, Verdict
-from tests.faults.payload import Origin, origin_of
+from tests.faults.oracle import Verdict
 from tests.faults.scene import Scene, scene
 from tests.faults.table import Fault, often
+from tests.support.host import PATIENCE, pause
+from tests.support.payload import Origin, origin_of
 
 RING = 1 << 20
 """Log bytes that can be in flight under the settings of the campaign."""
@@ -46,14 +47,17 @@ def hanging(s: Scene, medium: Disk) -> Iterator[None]:
 
 def told(s: Scene) -> int:
     """How many confirmations there were so far."""
-    return sum(line.startswith(b"c ") for path in s.crowd.journals.values() for line in path.read_bytes().splitlines())
+    return sum(Tally(path, Kind.CONFIRMED).count() for path in s.crowd.journals.values())
 
 
 def unwritten(s: Scene) -> set[Origin]:
     """What writers were told is confirmed and cannot be read from the files now, past what hangs."""
-    said = Journaled()
-    for writer, path in s.crowd.journals.items():
-        said.read(path, writer)
+    confirmed = {
+        Origin(row.stream, writer, row.number)
+        for writer, path in s.crowd.journals.items()
+        for row in read(path)
+        if row.kind == Kind.CONFIRMED
+    }
     log = decode.Log(s.directory)
     written: set[Origin | None] = set()
     epoch, position, _ = log.epochs()[-1]
@@ -65,7 +69,7 @@ def unwritten(s: Scene) -> set[Origin]:
             end = position + RING  # a hole is no longer than what can be in flight
             if kind == decode.BATCH:
                 written.update(map(origin_of, decode.split(payload, count)))
-    return said.confirmed.keys() - written
+    return confirmed - written
 
 
 def frozen(seconds: float, directory: Path, seed: int) -> Verdict:

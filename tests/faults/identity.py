@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.faults.host import SMALL, Engine, NotRun, children_of, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.scene import STREAMS, WINDOW, WRITERS, Scene, held, scene, state
 from tests.faults.table import Fault, often
 from tests.faults.watch import Watch
+from tests.support.host import SMALL, Engine, NotRun, children_of, pause, until, writers
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 NAMESPACE = ("unshare", "-p", "-f", "--kill-child", "--mount-proc")

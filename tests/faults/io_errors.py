@@ -12,12 +12,12 @@ from pathlib import Path
 
 import ringwal
 from tests.faults.disk import command, disk
-from tests.faults.host import SMALL, Engine, EngineEnded, NotRun, pause, until, writers
 from tests.faults.oracle import Verdict, judge
-from tests.faults.payload import Origin
 from tests.faults.shim import Mode, Shim
 from tests.faults.table import Fault, often
-from tests.faults.writer import Writer
+from tests.support.host import SMALL, Engine, EngineEnded, NotRun, pause, until, writers
+from tests.support.payload import Origin
+from tests.support.writer import Writer
 
 SCRIPT = 12
 """Appends of the short script, one outstanding at a time: each is a block, a write, and a sync."""

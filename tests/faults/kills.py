@@ -6,9 +6,9 @@ import random
 from functools import partial
 from pathlib import Path
 
-from tests.faults.host import SMALL, Engine, pause, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault, often
+from tests.support.host import SMALL, Engine, pause, writers
 
 ROLES = ("wal", "drain", "supervisor", "all")
 WRITERS = 8

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.decode import manifest
-from tests.faults.host import SMALL, Engine, until, writers
 from tests.faults.kills import ROLES
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault, often
 from tests.support import shm_names
+from tests.support.host import SMALL, Engine, until, writers
 
 FILES = {"lock", "manifest", "home", "last-status.json", "segments"}
 STREAMS = [["hot", f"own-{i}"] for i in range(2)]

@@ -17,12 +17,12 @@ import ringwal
 from ringwal.config import Config
 from ringwal.log.recovery import recover
 from tests.faults import decode
-from tests.faults.host import SMALL, Engine, until
 from tests.faults.oracle import Verdict
-from tests.faults.payload import Origin
 from tests.faults.table import Fault, often
-from tests.faults.writer import Writer
+from tests.support.host import SMALL, Engine, until
 from tests.support.log_place import log_at
+from tests.support.payload import Origin
+from tests.support.writer import Writer
 
 MIB = 1 << 20
 CONFIG = Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=256, block_bytes=64 << 10, lane_quota_bytes=64 << 10)

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from tests.faults import build
-from tests.faults.host import NotRun, package_of
 from tests.faults.oracle import Verdict
+from tests.support.host import NotRun, package_of
 
 LIMIT_SECONDS = 240
 """Rows and tests notice by themselves that something hangs. One that has not ended by then says nothing."""

@@ -11,9 +11,9 @@ import random
 import shutil
 from pathlib import Path
 
-from tests.faults.host import SMALL, Engine, EngineEnded, pause, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.shim import library
+from tests.support.host import SMALL, Engine, EngineEnded, pause, writers
 
 LIVES = 3
 STREAMS = [["hot", f"own-{i}"] for i in range(2)]

@@ -21,11 +21,11 @@ from typing import Any, TypeAlias
 import ringwal
 from tests.faults import threads
 from tests.faults.decode import streams
-from tests.faults.host import PATIENCE, SMALL, Engine, EngineEnded, Hung, Writers, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.scene import STREAMS, WINDOW, held, scene
 from tests.faults.table import Fault, often
 from tests.support import shm_names
+from tests.support.host import PATIENCE, SMALL, Engine, EngineEnded, Hung, Writers, pause, until, writers
 
 LOST = os.EX_OSFILE
 LATE = "late"

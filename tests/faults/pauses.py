@@ -8,10 +8,10 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from tests.faults.host import await_death, pause, until
 from tests.faults.oracle import Verdict
 from tests.faults.scene import WRITERS, held, scene, state
 from tests.faults.table import Fault, often
+from tests.support.host import await_death, pause, until
 
 
 def faults(tier: str) -> list[Fault]:

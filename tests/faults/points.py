@@ -11,9 +11,9 @@ from pathlib import Path
 
 import ringwal
 from tests.faults import build
-from tests.faults.host import SMALL, Engine, NotRun, Writers, children_of, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault
+from tests.support.host import SMALL, Engine, NotRun, Writers, children_of, pause, until, writers
 from tests.support.points import POINTS, Point, Victim, Way
 
 ACTIONS = ("kill", "stop", "delay:200")

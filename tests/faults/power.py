@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.faults import names
 from tests.faults.disk import Disk, disk
-from tests.faults.host import SMALL, Engine, pause, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.table import Fault, often
+from tests.support.host import SMALL, Engine, pause, writers
 
 WRITERS = 4
 ROUND = 20

@@ -2,8 +2,7 @@
 
     python -m tests.faults.reader DIR JOURNAL STREAM
 
-Journal lines: `STREAM N WRITER OFFSET`, record N of that writer was seen there; `! REASON` if it ends early. It goes on with
-the next engine where it stood.
+It notes what it saw, and a complaint if it ends early. It goes on with the next engine where it stood.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import sys
 from pathlib import Path
 
 import ringwal
-from tests.faults.payload import origin_of
-from tests.faults.writer import Journal, connect, persist
+from ringwal.demo.journal import Journal, digest
+from tests.support.payload import origin_of
+from tests.support.writer import connect, persist
 
 
 def follow(client: ringwal.Client, name: str, journal: Journal) -> None:
@@ -24,7 +24,8 @@ def follow(client: ringwal.Client, name: str, journal: Journal) -> None:
                 origin = origin_of(record.data)
                 if record.offset != expected or origin is None or origin.stream != name:
                     raise ValueError(f"{name}[{expected}] was read as offset {record.offset}, {record.data[:40]!r}")
-                journal.line(f"{name} {origin.number} {origin.writer} {record.offset}")
+                journal.seen(name, record.offset, digest(record.data))
+                journal.push()
                 expected += 1
         except (ringwal.EngineFailed, ringwal.NotRunning):
             persist(client.attachment)
@@ -36,7 +37,7 @@ def main() -> None:
     try:
         follow(connect(Path(directory)), name, journal)
     except BaseException as error:
-        journal.line(f"! {type(error).__name__}: {error}")
+        journal.complain(f"{type(error).__name__}: {error}")
         raise
 
 

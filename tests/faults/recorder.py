@@ -24,16 +24,16 @@ from pathlib import Path
 
 import ringwal
 from ringwal.config import Config
+from ringwal.demo.journal import before
 from ringwal.log.recovery import recover
 from tests.faults import recorder_device as device
 from tests.faults.decode import BLOCK_MAGIC, DecodeError
 from tests.faults.disk import MAKE
-from tests.faults.host import PATIENCE, Engine, EngineEnded, NotRun, writers
 from tests.faults.oracle import Verdict, judge
-from tests.faults.recorder_replay import VARIANTS, Disk, Event, Journal, cuts, events
+from tests.faults.recorder_replay import VARIANTS, Disk, Event, cuts, events
 from tests.faults.recorder_server import FLUSH, WRITE
 from tests.faults.table import Fault, often
-from tests.faults.writer import STAMPS
+from tests.support.host import PATIENCE, Engine, EngineEnded, NotRun, writers
 from tests.support.log_place import log_at
 
 WRITERS = 3
@@ -132,7 +132,7 @@ def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
     running = Engine(engine_dir, *words, log=log, wait=False)
     try:
         running.await_ready()
-        with writers(engine_dir, journals, STREAMS, window=WINDOW, env={STAMPS: "1"}) as crowd:
+        with writers(engine_dir, journals, STREAMS, window=WINDOW) as crowd:
             crowd.await_progress()
             running.kill()
             running = Engine(engine_dir, *words, log=log)
@@ -209,7 +209,7 @@ class Replayer:
 
     def __init__(self, directory: Path, recording: Recording, happened: list[Event]) -> None:
         self.directory, self.recording, self.happened = directory, recording, happened
-        self.journals = {f"w{i}": Journal(directory / f"w{i}.journal") for i in range(WRITERS)}
+        self.journals = {f"w{i}": (directory / f"w{i}.journal").read_bytes() for i in range(WRITERS)}
         self.mount = directory / "replay"
         self.mount.mkdir(exist_ok=True)
 
@@ -233,7 +233,7 @@ class Replayer:
     def _promised(self, nanoseconds: int) -> dict[str, Path]:
         paths = {writer: self.directory / f"{writer}.promised" for writer in self.journals}
         for writer, journal in self.journals.items():
-            paths[writer].write_bytes(journal.before(nanoseconds))
+            paths[writer].write_bytes(before(journal, nanoseconds))
         return paths
 
     def _recovered(self, engine_dir: Path, journals: dict[str, Path], *, whole: bool) -> Verdict:

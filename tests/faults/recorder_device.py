@@ -19,8 +19,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.host import PATIENCE, ROOT, Hung, NotRun, until
 from tests.faults.recorder_server import ROOT_MODE
+from tests.support.host import PATIENCE, ROOT, Hung, NotRun, until
 
 FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # one number on every architecture; not in every C library
 SET_STRING, CREATE = 1, 6

@@ -18,7 +18,6 @@ may be confirmed and not yet count as promised: that loses a little sharpness at
 
 from __future__ import annotations
 
-import bisect
 import os
 import random
 from pathlib import Path
@@ -131,26 +130,3 @@ def torn(piece: Piece, chance: random.Random) -> list[Piece]:
 def cuts(happened: list[Event], begin: int, end: int) -> list[int]:
     """Every event between two instants that a cut can come before and make a difference: a request is answered."""
     return [i for i, event in enumerate(happened) if event.kind == DONE and begin <= event.nanoseconds < end]
-
-
-class Journal:
-    """A writer's journal with stamps, as it was at any instant."""
-
-    def __init__(self, path: Path) -> None:
-        self._text = bytearray()
-        self._stamps: list[int] = []
-        self._ends: list[int] = []
-        for line in path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break  # it was killed
-            if line.startswith(b"t "):
-                self._stamps.append(int(line[2:]))
-                self._ends.append(len(self._text))
-            else:
-                self._text += line
-                self._ends[-1] = len(self._text)
-
-    def before(self, nanoseconds: int) -> bytes:
-        """The lines with an earlier stamp, without the stamps."""
-        count = bisect.bisect_left(self._stamps, nanoseconds)
-        return bytes(self._text[: self._ends[count - 1]]) if count else b""

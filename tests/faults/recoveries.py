@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tests.faults import build, decode
 from tests.faults.disk import Disk, disk
-from tests.faults.host import SMALL, Engine, EngineEnded, until, writers
 from tests.faults.oracle import Verdict
 from tests.faults.table import Fault, often
+from tests.support.host import SMALL, Engine, EngineEnded, until, writers
 from tests.support.points import POINTS, Way
 
 NAMES = [point.name for point in POINTS if point.way is Way.START]

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.faults.host import ROOT, SMALL, Engine, Writers, await_death, pause, until, writers
+from ringwal.demo.journal import Kind, Tally
 from tests.faults.oracle import Verdict, judge
 from tests.faults.watch import Watch
+from tests.support.host import ROOT, SMALL, Engine, Writers, await_death, pause, until, writers
 
 WRITERS = 3
 STREAMS = [["hot", f"own-{i}"] for i in range(WRITERS)]
@@ -28,7 +29,7 @@ class Reader:
 
     def __init__(self, directory: Path, journal: Path, env: Mapping[str, str] | None) -> None:
         self.journal = journal
-        journal.touch()
+        self._seen = Tally(journal, Kind.SEEN)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.reader", str(directory), str(journal), "hot"],
             stdin=subprocess.DEVNULL,
@@ -38,14 +39,14 @@ class Reader:
             env={**os.environ, **(env or {})},
         )
 
-    def await_progress(self, lines: int = 5) -> None:
-        """It has seen something since the call. Raises Hung."""
-        before = self.journal.stat().st_size
+    def await_progress(self, records: int = 3) -> None:
+        """It has seen so many since the call. Raises Hung."""
+        before = self._seen.count()
 
         def gone_on() -> bool:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the reader ended with {self.process.returncode}")
-            return self.journal.stat().st_size > before + 10 * lines
+            return self._seen.count() >= before + records
 
         until(gone_on, "the reader to go on")
 
@@ -75,7 +76,7 @@ class Scene:
 
     def await_progress(self, skip: int | None = None, *, reader: bool = True) -> None:
         """Writers and the reader have all gone on since the call; ``skip`` is a writer who is not asked."""
-        self.crowd.await_progress(5, skip)
+        self.crowd.await_progress(3, skip)
         if reader:
             self.reader.await_progress()
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.faults.host import ROOT, NotRun
+from tests.support.host import ROOT, NotRun
 
 CALL: Final = {"write_block": 1, "write": 2, "datasync": 4, "sync": 8, "allocate": 16, "read": 32}
 WORDS: Final = struct.Struct("=8I4I")

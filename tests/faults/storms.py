@@ -10,11 +10,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.faults.host import pause
 from tests.faults.oracle import Verdict
 from tests.faults.scene import Scene, scene
 from tests.faults.shim import library
 from tests.faults.table import Fault, often
+from tests.support.host import pause
 
 ROLES = ("supervisor", "wal", "drain", "writers", "reader")
 SIGNALS = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM, signal.SIGWINCH)

@@ -19,8 +19,8 @@ import threading
 from pathlib import Path
 
 import ringwal
-from tests.faults.host import ROOT, Writers, package_of, until
-from tests.faults.writer import Writer, connect, persist
+from tests.support.host import ROOT, Writers, package_of, until
+from tests.support.writer import Writer, connect, persist
 
 NAMES = tuple(f"t{i}" for i in range(10))
 DECOYS = 3
@@ -86,7 +86,7 @@ def main() -> None:
         try:
             thread.run(1e6)
         except BaseException as error:  # noqa: BLE001  whatever it is, it ends all of them, and the row hears of it
-            thread.journal.line(f"e {type(error).__name__}: {error}")
+            thread.journal.complain(f"{type(error).__name__}: {error}")
             os._exit(1)
 
     for thread in [threading.Thread(target=work, args=(name,)) for name in NAMES]:

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from tests.faults import decode
-from tests.faults.host import SMALL, Engine
-from tests.faults.payload import Origin
-from tests.faults.writer import Writer
+from tests.support.host import SMALL, Engine
+from tests.support.payload import Origin
+from tests.support.writer import Writer
 
 HEAD = struct.Struct("<16sQQQQ6I")
 """segment_head of segment.h."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.__main__ import GROUPS
-from tests.faults.host import ROOT
 from tests.faults.mutants import MUTANTS
 from tests.faults.mutation import Mutant
+from tests.support.host import ROOT
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 

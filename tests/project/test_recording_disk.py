@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import recorder_device as device
-from tests.faults.recorder_replay import SECTOR, Disk, Event, Journal, Piece, cuts, events, torn
+from tests.faults.recorder_replay import SECTOR, Disk, Event, Piece, cuts, events, torn
 from tests.faults.recorder_server import DONE, EVENT, FLUSH, WRITE
 
 PAGE = 4096
@@ -97,13 +97,3 @@ def test_the_log_reads_back(tmp_path: Path) -> None:
     assert [tuple(event) for event in happened] == [(WRITE, 2, 512, 10, b"abc"), (FLUSH, 4, 0, 11, b""), (DONE, 2, 0, 12, b"")]
     assert cuts(happened, 10, 13) == [2]
     assert cuts(happened, 10, 12) == []
-
-
-def test_a_journal_promises_what_has_an_earlier_stamp(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    path.write_bytes(b"t 10\ns hot 0\ns hot 1\nt 20\nc hot 0 0\nt 30\nc hot 1")
-    journal = Journal(path)
-    assert journal.before(10) == b""
-    assert journal.before(11) == b"s hot 0\ns hot 1\n"
-    assert journal.before(20) == b"s hot 0\ns hot 1\n"
-    assert journal.before(21) == journal.before(99) == b"s hot 0\ns hot 1\nc hot 0 0\n"

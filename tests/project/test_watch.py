@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.host import NotRun
 from tests.faults.identity import ask_for
 from tests.faults.watch import Process, Watch
+from tests.support.host import NotRun
 
 HOLDER = """
 import os, sys, threading

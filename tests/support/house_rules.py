@@ -21,7 +21,7 @@ FUNCTION_LINES_MAX = 70
 RENDERED = {"engine/ringwal/_native.pyi", "engine/ringwal/words.py"}
 C = {".c", ".h"}
 # Where the length of a wait is the fault itself, or nothing tells when another process is ready; see host.pause.
-SLEEPER = "tests/faults/host.py"
+SLEEPER = "tests/support/host.py"
 
 # Who may import whom: a module imports its own room and rooms that stand lower, never a neighbour of the same height.
 ROOMS: dict[str, tuple[int, set[str]]] = {

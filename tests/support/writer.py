@@ -1,12 +1,8 @@
 """A writer process under test. Its journal, outside the engine's directory, says what it submitted and what was confirmed.
 
-    python -m tests.faults.writer DIR JOURNAL WRITER STREAMS WINDOW SECONDS
+    python -m tests.support.writer DIR JOURNAL WRITER STREAMS WINDOW SECONDS
 
-Journal lines: `b STREAM N COUNT` before a batch, then `s STREAM N` before its append, for each of its records;
-`c STREAM N OFFSET` after the confirmation, `n STREAM N` certainly not written, `u STREAM N` unknown, `g MILLISECONDS` for
-a pause between two confirmations that is longer than any before, `e REASON` if it ends early. A line is written whole or,
-if this process is killed, not at all past its last newline. With RINGWAL_FAULT_STAMPS in the environment `t NANOSECONDS`
-of CLOCK_MONOTONIC comes before the lines of each write: the append comes later, the confirmation has been seen.
+Its journal is the one of `ringwal.demo.journal`: an append is noted before it is made, an answer after it was given.
 """
 
 from __future__ import annotations
@@ -22,25 +18,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import ringwal
-from tests.faults.company import keep
-from tests.faults.host import PATIENCE, pause
-from tests.faults.payload import Origin, payload
+from ringwal.demo.journal import Journal, Kind, digest
+from tests.support.company import keep
+from tests.support.host import PATIENCE, pause
+from tests.support.payload import Origin, payload
 
 RECONNECT_SECONDS = 60.0
-STAMPS = "RINGWAL_FAULT_STAMPS"
 T = TypeVar("T")
-
-
-class Journal:
-    """Appends lines with one write each; what was written survives this process."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._stamped = STAMPS in os.environ
-
-    def line(self, text: str) -> None:
-        stamp = f"t {time.monotonic_ns()}\n" if self._stamped else ""
-        os.write(self._fd, f"{stamp}{text}\n".encode())
 
 
 class Writer:
@@ -54,11 +38,10 @@ class Writer:
         self.journal = Journal(journal)
         self.streams = streams
         self.numbers = dict.fromkeys(streams, 0)
-        self.pending: collections.deque[tuple[list[Origin], ringwal.Receipt]] = collections.deque()
+        self.pending: collections.deque[tuple[Origin, list[int], ringwal.Receipt]] = collections.deque()
         self.client = client or connect(directory)
-        self.last = time.monotonic()
-        self.longest = 0.0
         self.children: list[int] = []
+        self.make: Callable[[Origin], bytes] = payload
         self.between: Callable[[], None] | None = None
         """Called every hundredth append."""
 
@@ -103,43 +86,46 @@ class Writer:
         """So many appends to the first stream, settling only what has settled."""
         for _ in range(records):
             self.append(Origin(self.streams[0], self.name, self.numbers[self.streams[0]]))
-            while self.pending and self.pending[0][1].done():
+            while self.pending and self.pending[0][2].done():
                 self.settle()
 
     def append(self, origin: Origin, count: int = 1) -> None:
         """One record, or a batch of ``count`` that begins with this one."""
-        batch = [Origin(origin.stream, origin.writer, origin.number + i) for i in range(count)]
+        batch = [self.make(origin._replace(number=origin.number + i)) for i in range(count)]
+        digests = list(map(digest, batch))
         self.numbers[origin.stream] = origin.number + count
-        if count > 1:
-            self.journal.line(f"b {origin.stream} {origin.number} {count}")
-        self.note("s", batch)
+        self.journal.submitted(origin.stream, origin.number, digests)
+        self.journal.push()
         try:
             stream = self.client.stream(origin.stream)
-            receipt = stream.append(payload(origin)) if count == 1 else stream.append_many(list(map(payload, batch)))
+            receipt = stream.append(batch[0]) if count == 1 else stream.append_many(batch)
         except ringwal.Error as error:
-            self.note("u" if error.outcome == "unknown" else "n", batch)
+            self.note(error, origin, digests)
             raise
-        self.pending.append((batch, receipt))
+        self.pending.append((origin, digests, receipt))
 
-    def note(self, kind: str, batch: list[Origin]) -> None:
-        self.journal.line("\n".join(f"{kind} {origin.stream} {origin.number}" for origin in batch))
+    def note(self, error: ringwal.Error, origin: Origin, digests: list[int]) -> None:
+        """The end of an append that is no confirmation. An error that does not say which one is a complaint."""
+        if isinstance(error, ringwal.AckTimeout):
+            kind = Kind.HUNG
+        else:
+            kind = Kind.REFUSED if error.outcome == "not_appended" else Kind.UNKNOWN
+        self.journal.ended(kind, origin.stream, origin.number, digests)
+        self.journal.push()
+        if error.outcome is None:
+            self.journal.complain(f"{error!r} does not say what became of {origin}")
 
     def settle(self) -> None:
-        batch, receipt = self.pending.popleft()
+        origin, digests, receipt = self.pending.popleft()
         try:
             ack = receipt.result(timeout=PATIENCE)
         except ringwal.Error as error:
-            self.note("n" if error.outcome == "not_appended" else "u", batch)
+            self.note(error, origin, digests)
             raise
-        if ack.stream != batch[0].stream:
-            raise AssertionError(f"the proof of an append to {batch[0].stream} names {ack.stream}")
-        now = time.monotonic()
-        if now - self.last > self.longest:
-            self.longest = now - self.last
-            self.journal.line(f"g {self.longest * 1e3:.1f}")
-        self.last = now
-        lines = (f"c {origin.stream} {origin.number} {ack.offset + i}" for i, origin in enumerate(batch))
-        self.journal.line("\n".join(lines))
+        if (ack.stream, ack.count) != (origin.stream, len(digests)):
+            raise AssertionError(f"the proof of an append of {len(digests)} to {origin.stream} is {ack}")
+        self.journal.confirmed(origin.stream, origin.number, ack.offset, digests)
+        self.journal.push()
 
     def abandon(self) -> None:
         """The engine is gone: what is outstanding ends."""
@@ -176,7 +162,7 @@ def main() -> None:
     try:
         writer.run(float(seconds))
     except BaseException as error:
-        writer.journal.line(f"e {type(error).__name__}: {error}")
+        writer.journal.complain(f"{type(error).__name__}: {error}")
         raise
 
 

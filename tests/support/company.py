@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import ringwal
 
 if TYPE_CHECKING:
-    from tests.faults.writer import Writer
+    from tests.support.writer import Writer
 
 THREADS = 2
 
@@ -40,12 +40,12 @@ def append_for_ever(writer: Writer) -> None:
         while True:
             writer.client.stream("children").append(b"thread").result(30.0)
     except Exception as error:  # noqa: BLE001  whatever it is, the row has to hear of it
-        writer.journal.line(f"e a thread: {type(error).__name__}: {error}")
+        writer.journal.complain(f"a thread: {type(error).__name__}: {error}")
 
 
 def fork_and_use(writer: Writer) -> None:
     """A child appends on its own account, with the client of its parent, and checks that receipts did not come along."""
-    inherited = writer.pending[0][1] if writer.pending else None
+    inherited = writer.pending[0][2] if writer.pending else None
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ringwal.demo.journal import Kind, Tally
+
 SMALL = (
     *("--ring-bytes", "1MiB", "--lane-bytes", "64KiB", "--block-bytes", "64KiB"),
     *("--segment-bytes", "4MiB", "--max-streams", "256"),
@@ -195,6 +197,8 @@ class EngineEnded(RuntimeError):
 class Writers:
     """A crowd of writer processes with their journals."""
 
+    _tallies: Sequence[Tally] = ()
+
     def __init__(
         self,
         directory: Path,
@@ -213,7 +217,7 @@ class Writers:
         self.processes = [
             subprocess.Popen(
                 [
-                    *(*wrapper, sys.executable, "-m", "tests.faults.writer", str(directory)),
+                    *(*wrapper, sys.executable, "-m", "tests.support.writer", str(directory)),
                     *(str(self.journals[f"w{i}"]), f"w{i}", ",".join(names), str(window), str(seconds)),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -225,21 +229,20 @@ class Writers:
             for i, names in enumerate(streams)
         ]
 
-    def await_progress(self, lines: int = 20, skip: int | None = None) -> None:
-        """Every writer has confirmed something since the call; ``skip`` is not asked. Raises Hung."""
-        chosen = {i: path for i, path in enumerate(self.journals.values()) if i != skip}
-        before = {path: self._size(path) for path in chosen.values()}
+    def await_progress(self, records: int = 10, skip: int | None = None) -> None:
+        """Every writer has seen so many confirmations since the call; ``skip`` is not asked. Raises Hung."""
+        if not self._tallies:
+            self._tallies = [Tally(path, Kind.CONFIRMED) for path in self.journals.values()]
+        chosen = [tally for i, tally in enumerate(self._tallies) if i != skip]
+        before = [tally.count() for tally in chosen]
 
         def gone_on() -> bool:
             for i, process in enumerate(self.processes):
                 if i != skip and process.poll() is not None:
                     raise RuntimeError(f"writer w{i} ended with {process.returncode}")
-            return all(self._size(path) > before[path] + 10 * lines for path in chosen.values())
+            return all(tally.count() >= told + records for tally, told in zip(chosen, before, strict=True))
 
         until(gone_on, "every writer to go on")
-
-    def _size(self, path: Path) -> int:
-        return path.stat().st_size if path.exists() else 0
 
     def kill(self) -> None:
         for process in self.processes:
