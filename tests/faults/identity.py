@@ -215,7 +215,7 @@ def engine_in_namespace(times: int, directory: Path, seed: int) -> Verdict:
             with writers(at, directory, STREAMS, window=WINDOW) as crowd:
                 crowd.await_progress()
                 for i in range(2 * times):
-                    workers = children_of(supervisor)
+                    workers = sorted(children_of(supervisor))
                     os.kill(workers[i % 2], signal.SIGKILL)
                     until(lambda n=i: running.status()["restarts"] > n, "a successor")  # type: ignore[misc]
                     crowd.await_progress(5)

@@ -278,7 +278,7 @@ def deleted(directory: Path, seed: int) -> Verdict:
     verdict = judge(at, crowd.journals, strangers=tuple(name for names in STREAMS for name in names))
     verdict.runs = 1
     verdict.expect(code == LOST, f"the engine whose directory was deleted ended with code {code}")
-    verdict.expect(status["pid"] == new.ready["pid"], "somebody else answers at the socket of the second engine")
+    verdict.expect(status["pid"] == new.facts["pid"], "somebody else answers at the socket of the second engine")
     verdict.expect(status["restarts"] == 0, f"{status['restarts']} processes of the second engine had to be replaced")
     verdict.expect(stopped == 0, f"the orderly stop ended with code {stopped}")
     return verdict
@@ -323,7 +323,7 @@ class Copies:
         with ringwal.connect(at) as client:
             client.stream(LATE).append(name.encode()).result()
         self.engines.append(engine)
-        self.verdict.expect(engine.ready["uuid"] == original.ready["uuid"], f"{name} has another uuid")
+        self.verdict.expect(engine.facts["uuid"] == original.facts["uuid"], f"{name} has another uuid")
 
     def judge(self, crowd: Writers) -> Verdict:
         """When the original has been stopped."""

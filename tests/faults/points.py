@@ -62,7 +62,7 @@ def one(point: Point, hit: int, action: str, directory: Path) -> Verdict:
     running = Engine(engine_dir, *flags, root=root, env=None if at_writer else trap)
     verdict = Verdict()
     try:
-        with writers(engine_dir, directory, STREAMS, root=root, first=first) as crowd:
+        with writers(engine_dir, directory, STREAMS, root=root, own=[first or {}]) as crowd:
             crowd.await_progress()
             dies = action == "kill" and (at_writer or point.way is Way.WRITER_DIES)
             if point.way is Way.START:

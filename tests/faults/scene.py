@@ -154,7 +154,7 @@ def scene(
     found.start(wrapper)
     try:
         with Watch(at) as found.watch:
-            crowd = writers(at, directory, STREAMS, window=WINDOW, env=client_env, first=first, wrapper=writer_wrapper)
+            crowd = writers(at, directory, STREAMS, window=WINDOW, env=client_env, own=[first or {}], wrapper=writer_wrapper)
             with crowd as found.crowd:
                 found.reader = Reader(at, directory / "reader.journal", client_env)
                 try:

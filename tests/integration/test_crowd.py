@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ringwal
-from tests.support.rig import CHECKOUT, WAIT, Engine, environment, identity, payload, read_all
+from tests.support.payload import origin_of
+from tests.support.rig import CHECKOUT, WAIT, Engine, environment, read_all
 
 RECORDS = int(os.environ.get("RINGWAL_TEST_RECORDS", "100000"))
 """In total; a million is what the design is for."""
@@ -22,7 +23,7 @@ WRITER = """
 import sys
 sys.path.append(sys.argv[1])
 import ringwal
-from tests.support import rig
+from tests.support.payload import Origin, payload
 writer, count = int(sys.argv[3]), int(sys.argv[4])
 others = [f"other-{k}" for k in range(100)]
 numbers = dict.fromkeys(["hot", *others], 0)
@@ -33,7 +34,7 @@ with ringwal.connect(sys.argv[2], timeout=30.0, append_timeout=60.0) as client:
         name = "hot" if turn % 2 else others[(turn // 2 + 13 * writer) % 100]
         n = numbers[name]
         numbers[name] = n + 1
-        last[name] = handles[name].append(rig.payload(name, writer, n, n, 1))
+        last[name] = handles[name].append(payload(Origin(name, str(writer), n)))
     for receipt in last.values():
         receipt.result(120)
     for handle in handles.values():
@@ -60,9 +61,10 @@ def test_a_crowd_on_one_hot_stream_and_a_hundred_others(directory: Path, start: 
         for name in ["hot", *OTHERS]:
             following = dict.fromkeys(range(WRITERS), 0)
             for offset, record in enumerate(read_all(client.stream(name))):
-                stream, writer, number, _, _ = identity(record.data)
-                assert (record.offset, stream, number) == (offset, name, following[writer])
-                assert record.data == payload(name, writer, number, number, 1)
+                origin = origin_of(record.data)
+                assert origin is not None
+                writer = int(origin.writer)
+                assert (record.offset, origin.stream, origin.number) == (offset, name, following[writer])
                 following[writer] += 1
                 total += 1
             assert [following[k] for k in range(WRITERS)] == [numbers[name] for numbers in wanted]

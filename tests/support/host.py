@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from ringwal.demo.journal import Kind, Tally
 
@@ -29,7 +29,7 @@ PATIENCE = float(os.environ.get("RINGWAL_FAULT_PATIENCE", "60"))
 """Seconds after which something that takes milliseconds counts as hung."""
 
 
-class Hung(Exception):
+class Hung(AssertionError):
     """Something that had to happen did not, for much longer than it ever takes."""
 
 
@@ -48,14 +48,14 @@ def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -
     while not condition():
         if time.monotonic() > end:
             raise Hung(f"waited {seconds:g} s for {what}")
-        pause(0.005)
+        pause(0.002)
 
 
-def children_of(pid: int) -> list[int]:
+def children_of(pid: int) -> set[int]:
     """Pids of its children; none if it has gone."""
     with contextlib.suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+        return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return set()
 
 
 def await_death(pidfds: Sequence[int], seconds: float = PATIENCE) -> None:
@@ -67,6 +67,15 @@ def await_death(pidfds: Sequence[int], seconds: float = PATIENCE) -> None:
     finally:
         for fd in pidfds:
             os.close(fd)
+
+
+def inherited() -> dict[str, str]:
+    """This environment without what one engine is told by it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RINGWAL_") or name.startswith("RINGWAL_FAULT_")
+    }
 
 
 def package_of(root: Path) -> dict[str, str]:
@@ -85,6 +94,8 @@ class Engine:
         root: Path = ROOT,
         wrapper: Sequence[str] = (),
         log: Path | None = None,
+        cwd: Path | None = None,
+        preexec: Callable[[], None] | None = None,
         wait: bool = True,
     ) -> None:
         """``root`` is the checkout whose build is run, ``wrapper`` a command that runs the engine's, ``log`` for what it says.
@@ -102,10 +113,11 @@ class Engine:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 start_new_session=True,
-                cwd=root,
-                env={**os.environ, **package_of(root), **(env or {})},
+                cwd=cwd or root,
+                env={**inherited(), **package_of(root), **(env or {})},
+                preexec_fn=preexec,  # noqa: PLW1509  who asks for it has no other threads then
             )
-        self.ready: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
         if wait:
             try:
                 self.await_ready()
@@ -115,7 +127,7 @@ class Engine:
 
     def await_ready(self) -> None:
         """Raises EngineEnded, Hung."""
-        self.ready = json.loads(self._first_line())
+        self.facts = json.loads(self._first_line())
 
     def _first_line(self) -> bytes:
         assert self.process.stdout is not None
@@ -135,7 +147,7 @@ class Engine:
 
     def pid(self, role: str) -> int:
         """Of `supervisor`, `wal` or `drain`."""
-        return int(self.ready["pid"]) if role == "supervisor" else int(self.status()[f"{role}_pid"])
+        return int(self.facts["pid"]) if role == "supervisor" else int(self.status()[f"{role}_pid"])
 
     def strike(self, role: str, number: signal.Signals = signal.SIGKILL) -> int:
         """A signal to one process; returns its pid."""
@@ -145,12 +157,17 @@ class Engine:
                 os.kill(pid, number)
                 return pid
 
-    def kill(self) -> None:
-        """SIGKILL to all of it; returns when the last one is gone."""
-        pidfds = []
+    def pidfds_of_others(self) -> list[int]:
+        """Of its processes without the supervisor."""
+        found = []
         for pid in children_of(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
-                pidfds.append(os.pidfd_open(pid))
+                found.append(os.pidfd_open(pid))
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL to all of it; returns when the last one is gone."""
+        pidfds = self.pidfds_of_others()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -209,10 +226,12 @@ class Writers:
         seconds: float,
         wrapper: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
-        first: Mapping[str, str] | None = None,
+        own: Sequence[Mapping[str, str]] = (),
         root: Path = ROOT,
+        stderr: IO[bytes] | int = subprocess.DEVNULL,
     ) -> None:
-        """``env`` is for all of them, ``first`` for the first one only; ``root`` as in `Engine`."""
+        """``env`` is for all of them, each of ``own`` for one, from the first on; ``root`` is the checkout whose
+        package they use."""
         self.journals = {f"w{i}": journals / f"w{i}.journal" for i in range(len(streams))}
         self.processes = [
             subprocess.Popen(
@@ -221,28 +240,35 @@ class Writers:
                     *(str(self.journals[f"w{i}"]), f"w{i}", ",".join(names), str(window), str(seconds)),
                 ],
                 stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=root,
+                stderr=stderr,
+                cwd=ROOT,
                 start_new_session=True,
-                env={**os.environ, **package_of(root), **(env or {}), **((first or {}) if i == 0 else {})},
+                env={**inherited(), **package_of(root), **(env or {}), **(own[i] if i < len(own) else {})},
             )
             for i, names in enumerate(streams)
         ]
 
-    def await_progress(self, records: int = 10, skip: int | None = None) -> None:
-        """Every writer has seen so many confirmations since the call; ``skip`` is not asked. Raises Hung."""
+    def await_progress(self, records: int = 10, skip: int | None = None, only: Sequence[int] = ()) -> None:
+        """Every writer, or each of ``only`` but ``skip``, has seen so many confirmations since the call. Raises Hung."""
         if not self._tallies:
             self._tallies = [Tally(path, Kind.CONFIRMED) for path in self.journals.values()]
-        chosen = [tally for i, tally in enumerate(self._tallies) if i != skip]
+        asked = {i for i in only or range(len(self._tallies)) if i != skip}
+        chosen = [self._tallies[i] for i in sorted(asked)]
         before = [tally.count() for tally in chosen]
 
         def gone_on() -> bool:
             for i, process in enumerate(self.processes):
-                if i != skip and process.poll() is not None:
+                if i in asked and process.poll() is not None:
                     raise RuntimeError(f"writer w{i} ended with {process.returncode}")
             return all(tally.count() >= told + records for tally, told in zip(chosen, before, strict=True))
 
         until(gone_on, "every writer to go on")
+
+    def stop(self) -> list[int]:
+        """Each comes to the end of what it has appended and goes; their exit codes, or -signal."""
+        for process in self.processes:
+            process.terminate()
+        return [process.wait(2 * PATIENCE) for process in self.processes]
 
     def kill(self) -> None:
         for process in self.processes:

@@ -42,3 +42,8 @@ def origin_of(data: bytes) -> Origin | None:
     except ValueError:
         return None
     return origin if mark and payload(origin, len(body)) == data else None
+
+
+def mixed(origin: Origin, large: int) -> bytes:
+    """As `payload`, and each eighth record is ``large``."""
+    return payload(origin, large if origin.number % 8 == 7 else origin.number * 37 % 600)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import ringwal
 from ringwal.demo.journal import Journal, Kind, digest
 from tests.support.company import keep
 from tests.support.host import PATIENCE, pause
-from tests.support.payload import Origin, payload
+from tests.support.payload import Origin, mixed, payload
 
 RECONNECT_SECONDS = 60.0
 T = TypeVar("T")
@@ -41,14 +42,16 @@ class Writer:
         self.pending: collections.deque[tuple[Origin, list[int], ringwal.Receipt]] = collections.deque()
         self.client = client or connect(directory)
         self.children: list[int] = []
+        self.stopped = False
         self.make: Callable[[Origin], bytes] = payload
         self.between: Callable[[], None] | None = None
         """Called every hundredth append."""
 
     def run(self, seconds: float) -> None:
+        """Until that much time is over, or somebody sets `stopped`; then what is outstanding is waited for."""
         end = time.monotonic() + seconds
         turn = 0
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self.stopped:
             stream = self.streams[turn % len(self.streams)]
             turn += 1
             if self.between is not None and turn % 100 == 0:
@@ -134,19 +137,24 @@ class Writer:
                 self.settle()
 
     def reconnect(self) -> None:
-        """Goes on with the next engine."""
+        """Goes on with the next engine; if it has been stopped, there need not be one."""
         self.abandon()
-        persist(self.client.attachment)
+        try:
+            persist(self.client.attachment, lambda: self.stopped)
+        except (ringwal.NotRunning, ringwal.ShmUnavailable, OSError):
+            if not self.stopped:
+                raise
 
 
-def persist(attempt: Callable[[], T]) -> T:
-    """Tries until there is an engine; its file system may be away for a while, too. Raises as the last attempt did."""
+def persist(attempt: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
+    """Tries until there is an engine; its file system may be away for a while, too. Raises as the last attempt did, which
+    is the first one after ``stopped``."""
     end = time.monotonic() + RECONNECT_SECONDS
     while True:
         try:
             return attempt()
         except (ringwal.NotRunning, ringwal.ShmUnavailable, OSError):
-            if time.monotonic() > end:
+            if stopped() or time.monotonic() > end:
                 raise
         pause(0.02)
 
@@ -158,6 +166,9 @@ def connect(directory: Path) -> ringwal.Client:
 def main() -> None:
     directory, journal, name, streams, window, seconds = sys.argv[1:]
     writer = Writer(Path(directory), Path(journal), name, streams.split(","), int(window))
+    signal.signal(signal.SIGTERM, lambda *_: setattr(writer, "stopped", True))
+    if size := os.environ.get("RINGWAL_FAULT_LARGE"):
+        writer.make = partial(mixed, large=int(size))
     keep(os.environ.get("RINGWAL_FAULT_STORM", ""), writer)
     try:
         writer.run(float(seconds))
