@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
@@ -106,7 +106,7 @@ def _awaited(append: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: append().result(RESULT_TIMEOUT)
 
 
-def _one_at_a_time(commits: list[Callable[[], Any]], size: int, plan: Plan, start_ns: int) -> Tally:
+def _one_at_a_time(commits: Sequence[Callable[[], Any]], size: int, plan: Plan, start_ns: int) -> Tally:
     """Calls that return when `size` records are durable, one behind the other: the same loop for everybody."""
     tally = Tally.of(plan, start_ns)
     confirm, stop = tally.confirm, tally.stop

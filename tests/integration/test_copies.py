@@ -50,7 +50,7 @@ def test_original_and_copy_are_served_beside_each_other(moment: str, directory: 
         for each in (running, second):  # the death of a WAL process is nobody else's business
             before = each.status()["wal_pid"]
             os.kill(before, 9)
-            until(lambda each=each, before=before: each.status()["wal_pid"] not in (before, None), "it is replaced")
+            until(lambda each=each, before=before: each.status()["wal_pid"] not in (before, None), "replaced")  # type: ignore[misc]
         assert stream.append(b"original, at last").result(WAIT).offset == 4
         assert command("stop", copied).returncode == 0
         assert second.wait() == 0

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,8 +50,8 @@ def test_two_clients_start_one_engine_and_it_ends_after_the_last(directory: Path
     ended = os.pidfd_open(pid)
     try:
         clients[0].communicate(b"!", timeout=WAIT)
-        with ringwal.connect(directory) as client:
-            records = [record.data for record in read_all(client.stream("s"))]
+        with ringwal.connect(directory) as reader:
+            records = [record.data for record in read_all(reader.stream("s"))]
             for k in range(2):
                 assert [data for data in records if data.startswith(b"%d " % k)] == [b"%d %d" % (k, n) for n in range(100)]
         clients[1].communicate(b"!", timeout=WAIT)
@@ -72,7 +73,7 @@ def test_status_says_when_something_was_last_confirmed(directory: Path, start: C
         client.stream("s").append(b"x").result()
         assert 0 < running.status()["write_us"] < (time.monotonic() - began) * 1e6
 
-        def since() -> float | None:
+        def since() -> Any:
             return running.status()["since_confirmed"]
 
         until(lambda: since() is not None, "the drain has noted the time")  # it does so moments after the result

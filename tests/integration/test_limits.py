@@ -11,13 +11,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import ringwal
 from tests.support import shm_names
 from tests.support.rig import CHECKOUT, SMALL, WAIT, Engine, arm, environment, stop_process, until
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 MIB = 1 << 20
 
@@ -52,7 +57,7 @@ def test_a_full_lane_is_back_pressure_and_writes_nothing(held: Engine, directory
     with ringwal.connect(directory, append_timeout=0.05) as client:
         stream = client.stream("s")
         receipts = [stream.append(bytes(16_000)) for _ in range(4)]
-        for refused in (lambda: stream.append(bytes(16_000)), lambda: stream.append_many([bytes(8_000)] * 2)):
+        for refused in (partial(stream.append, bytes(16_000)), partial(stream.append_many, [bytes(8_000)] * 2)):
             with pytest.raises(ringwal.BackpressureTimeout) as caught:
                 refused()
             assert (caught.value.outcome, caught.value.retriable) == ("not_appended", True)
@@ -97,7 +102,7 @@ def test_a_record_that_is_too_large_is_refused_before_anything_is_written(
     start()
     with ringwal.connect(directory) as client:
         stream = client.stream("s")
-        for refused in (lambda: stream.append(bytes(32_769)), lambda: stream.append_many([bytes(16_384)] * 2)):
+        for refused in (partial(stream.append, bytes(32_769)), partial(stream.append_many, [bytes(16_384)] * 2)):
             with pytest.raises(ringwal.RecordTooLarge) as caught:
                 refused()
             assert (caught.value.limit, caught.value.outcome) == (32_768, "not_appended")
@@ -123,7 +128,8 @@ def test_records_of_16_mib_through_a_lane_of_64(directory: Path, start: Callable
 def test_buffers_of_every_kind(directory: Path, start: Callable[..., Engine]) -> None:
     start()
     table = memoryview(bytes(range(24))).cast("B", (4, 6))
-    kinds = [b"", b"bytes", bytearray(b"bytearray"), memoryview(b"view")[1:3], array.array("I", [1, 2]), table, bytearray()]
+    numbers = array.array("I", [1, 2])
+    kinds: list[Buffer] = [b"", b"bytes", bytearray(b"bytearray"), memoryview(b"view")[1:3], numbers, table, bytearray()]
     flat = [bytes(memoryview(kind).cast("B")) if memoryview(kind).nbytes else b"" for kind in kinds]
     with ringwal.connect(directory) as client:
         stream = client.stream("s")

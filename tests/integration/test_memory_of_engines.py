@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,9 @@ def test_a_replaced_process_finds_the_lanes_of_all_clients(role: str, directory:
             offsets = sorted(receipt.result(WAIT).offset for receipt in receipts)
             assert offsets == list(range(offset, offset + len(clients)))
             offset += len(clients)
-            until(lambda victim=victim: running.status()[role] not in (victim, None), "the process is replaced")
+            until(lambda victim=victim: running.status()[role] not in (victim, None), "replaced")  # type: ignore[misc]
             for client in clients:
-                tail = client.create_stream("s").tail(offset)
+                tail: Any = client.create_stream("s").tail(offset)
                 assert client.stream("s").append(b"z").result(WAIT).offset == offset
                 assert next(tail).offset == offset
                 tail.close()
@@ -107,7 +108,7 @@ def test_descriptors_of_clients_that_have_gone_are_closed(directory: Path, start
 
     def come_and_go() -> None:
         with ringwal.connect(directory, timeout=WAIT) as client:
-            tail = client.create_stream("s").tail(0)
+            tail: Any = client.create_stream("s").tail(0)
             client.stream("s").append(b"x").result(WAIT)
             next(tail)
             tail.close()
@@ -196,7 +197,7 @@ def test_a_tail_whose_waiting_lane_is_refused_waits_in_another_one(directory: Pa
             until(elsewhere, "they have taken another lane, in which they can sleep")
             for n in range(1, 20):
                 assert stream.append(b"%d" % n).result(WAIT).offset == n
-                until(lambda n=n: all(len(each.seen) == n + 1 for each in followers), "both have followed")
+                until(lambda n=n: all(len(each.seen) == n + 1 for each in followers), "both have followed")  # type: ignore[misc]
             assert running.status()["restarts"] == 0
         finally:
             stream.append(b"end").result(WAIT)
@@ -214,11 +215,13 @@ def test_a_tail_whose_waiting_lanes_are_all_refused_gives_up(directory: Path, st
         try:
             for n in range(4):
                 assert stream.append(b"%d" % n).result(WAIT).offset == n
-                until(lambda n=n: len(follower.seen) == n + 1, "it has followed")
+                until(lambda n=n: len(follower.seen) == n + 1, "it has followed")  # type: ignore[misc]
                 waiting = client.attachment().waiter()
                 spoil(client, waiting)
                 until(
-                    lambda waiting=waiting: follower.error is not None or client.attachment().waiter() is not waiting,
+                    lambda waiting=waiting: (  # type: ignore[misc]
+                        follower.error is not None or client.attachment().waiter() is not waiting
+                    ),
                     "it has seen the refusal",
                 )
         finally:
@@ -241,7 +244,8 @@ def test_a_waiting_lane_whose_header_is_overwritten_is_refused_by_the_next_wal_p
             assert stream.append(b"0").result(WAIT).offset == 0
             until(lambda: follower.seen == [b"0"], "it has followed")
             waiting = client.attachment().waiter()
-            waiting._keep[1].pointer.magic = 0
+            mapping: Any = waiting._keep[1]
+            mapping.pointer.magic = 0
             victim = running.facts["wal_pid"]
             os.kill(victim, signal.SIGKILL)
             until(lambda: client.attachment().waiter() is not waiting, "it waits elsewhere")

@@ -142,13 +142,12 @@ def test_a_number_that_arrives_late_in_an_append_is_not_used_in_the_next_engine(
 
 def test_an_append_after_the_engine_was_killed_is_refused_and_not_lost(directory: Path, start: Callable[..., Engine]) -> None:
     """By the next append, whatever it is: nobody has to wait for a result first."""
-    for n, append in enumerate(
-        (
-            lambda stream: stream.append(b"x"),
-            lambda stream: stream.append(bytearray(b"x")),
-            lambda stream: stream.append_many([b"x", b"y"]),
-        )
-    ):
+    ways: tuple[Callable[[ringwal.Stream], ringwal.Receipt], ...] = (
+        lambda stream: stream.append(b"x"),
+        lambda stream: stream.append(bytearray(b"x")),
+        lambda stream: stream.append_many([b"x", b"y"]),
+    )
+    for n, append in enumerate(ways):
         running = start()
         with ringwal.connect(directory) as client:
             stream = client.stream("s")

@@ -124,14 +124,16 @@ def test_requests_that_cannot_be_meant_are_refused_and_the_connection_goes_on(ru
             assert not answer["ok"] or request["op"] == "release"
 
 
-def test_a_fault_in_serving_one_client_ends_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_in_serving_one_client_ends_its_connection_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Whatever the fault: the boundary is told of it by an exception that nobody foresaw.
     desk = service.Service.__new__(service.Service)
-    dropped = []
-    desk.drop = dropped.append  # type: ignore[method-assign]
+    dropped: list[object] = []
+    monkeypatch.setattr(desk, "drop", dropped.append)
     connection: Any = type("Peer", (), {"pid": 17})()
     with caplog.at_level(logging.ERROR, "ringwal"), desk._served(connection):
-        raise KeyError("unforeseen")
+        dict[str, int]().pop("unforeseen")
     assert dropped == [connection]
     assert "process 17" in caplog.text
 

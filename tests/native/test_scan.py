@@ -66,7 +66,7 @@ def test_every_stop_of_the_walk() -> None:
 
 def test_a_walk_goes_on_where_it_stopped() -> None:
     walk = Walk(three_blocks(), below=6)
-    found = []
+    found: list[bytes] = []
     for _ in range(6):
         stop, records = walk.collect(1)
         assert (stop, len(records)) == (lib.RW_WALK_DONE if len(found) == 5 else lib.RW_WALK_FULL, 1)

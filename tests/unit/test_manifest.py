@@ -6,6 +6,7 @@ import dataclasses
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -136,6 +137,6 @@ def test_no_manifest_is_not_an_empty_one(tmp_path: Path) -> None:
 )
 def test_numbers_that_nobody_wrote_are_refused_even_with_a_right_digest(tmp_path: Path, field: str, value: int) -> None:
     state = manifests.store(log_at(tmp_path), dataclasses.replace(fresh(tmp_path), epoch=1, epoch_segment=2, named_end=4))
-    manifests.store(log_at(tmp_path), dataclasses.replace(state, **{field: value}))
+    manifests.store(log_at(tmp_path), dataclasses.replace(state, **dict[str, Any]({field: value})))
     with pytest.raises(CorruptionError, match="contradict"):
         manifests.load(log_at(tmp_path))

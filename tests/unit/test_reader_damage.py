@@ -101,9 +101,9 @@ def test_damage_on_disk_is_named_and_what_lies_before_is_returned(log: LogMaker,
     log.damage(places[11], byte)
     reading = log.reader()
     check(reading.read(1, 0), 1, 0, 22, 50)
-    for read in (lambda: reading.read(1, 22), lambda: log.reader().read(1, 22)):
+    for each in (reading, log.reader()):
         with pytest.raises(CorruptionError) as caught:
-            read()
+            each.read(1, 22)
         assert (caught.value.segment, caught.value.position) == (0, places[11])
     log.damage(places[11], byte)  # flips it back: nothing about the damage is remembered by a new reader
     check(log.reader().read(1, 22), 1, 22, 18, 50)
