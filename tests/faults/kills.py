@@ -6,7 +6,7 @@ import random
 from functools import partial
 from pathlib import Path
 
-from tests.faults.oracle import Verdict, judge
+from tests.faults.oracle import Verdict, stop_and_judge
 from tests.faults.table import Fault, often
 from tests.support.host import SMALL, Engine, pause, writers
 
@@ -43,10 +43,6 @@ def run(role: str, times: int, directory: Path, seed: int) -> Verdict:
             crowd.kill()
             engine.kill()
         with Engine(engine_dir, *SMALL) as last:
-            code = last.stop()
-        verdict = judge(engine_dir, crowd.journals)
-        verdict.runs = times
-        verdict.expect(code == 0, f"the orderly stop ended with code {code}")
-        return verdict
+            return stop_and_judge(last, crowd.journals, times)
     finally:
         engine.__exit__(None, None, None)

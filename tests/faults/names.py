@@ -11,7 +11,7 @@ import random
 import shutil
 from pathlib import Path
 
-from tests.faults.oracle import Verdict, judge
+from tests.faults.oracle import Verdict, stop_and_judge
 from tests.faults.shim import library
 from tests.support.host import SMALL, Engine, EngineEnded, pause, writers
 
@@ -83,10 +83,6 @@ def _one(engine_dir: Path, names: Names, part: Path, chance: random.Random) -> V
                 names.lose()
                 running = Engine(engine_dir, *SMALL, env=names.env, log=part / "engine.log")
             crowd.await_progress()
-        code = running.stop()
-        verdict = judge(engine_dir, crowd.journals)
-        verdict.runs = LIVES
-        verdict.expect(code == 0, f"the orderly stop ended with code {code}")
-        return verdict
+        return stop_and_judge(running, crowd.journals, LIVES)
     finally:
         running.__exit__(None, None, None)

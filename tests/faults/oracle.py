@@ -7,8 +7,9 @@ from pathlib import Path
 from ringwal.demo.journal import read
 from ringwal.demo.oracle import Oracle, Verdict
 from tests.faults.decode import streams
+from tests.support.host import Engine
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "stop_and_judge"]
 
 
 def judge(
@@ -25,3 +26,12 @@ def judge(
         if stream not in strangers:
             oracle.take(stream, records)
     return oracle.close()
+
+
+def stop_and_judge(engine: Engine, journals: dict[str, Path], runs: int) -> Verdict:
+    """The end of a row: an orderly stop, and the verdict on what it leaves."""
+    code = engine.stop()
+    verdict = judge(engine.directory, journals)
+    verdict.runs = runs
+    verdict.expect(code == 0, f"the orderly stop ended with code {code}")
+    return verdict

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import ringwal
 from tests.faults import threads
 from tests.faults.decode import streams
-from tests.faults.oracle import Verdict, judge
+from tests.faults.oracle import Verdict, judge, stop_and_judge
 from tests.faults.scene import STREAMS, WINDOW, held, scene
 from tests.faults.table import Fault, often
 from tests.support import shm_names
@@ -409,8 +409,4 @@ def restarts(times: int, directory: Path, seed: int) -> Verdict:
             threads.open_streams(at, directory, chance)
         crowd.await_progress()
         crowd.kill()
-        code = running.stop()
-    verdict = judge(at, crowd.journals)
-    verdict.runs = times
-    verdict.expect(code == 0, f"the orderly stop ended with code {code}")
-    return verdict
+        return stop_and_judge(running, crowd.journals, times)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults import names
 from tests.faults.disk import Disk, disk
-from tests.faults.oracle import Verdict, judge
+from tests.faults.oracle import Verdict, stop_and_judge
 from tests.faults.table import Fault, often
 from tests.support.host import SMALL, Engine, pause, writers
 
@@ -56,10 +56,6 @@ def _round(engine_dir: Path, journals: Path, medium: Disk, times: int, chance: r
                 medium.again()
                 engine = Engine(engine_dir, *flags)
             crowd.await_progress()
-        code = engine.stop()
-        verdict = judge(engine_dir, crowd.journals)
-        verdict.runs = times
-        verdict.expect(code == 0, f"the orderly stop ended with code {code}")
-        return verdict
+        return stop_and_judge(engine, crowd.journals, times)
     finally:
         engine.__exit__(None, None, None)

@@ -44,6 +44,19 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory with room for three segments."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(place)], check=False).returncode != 0:
+        pytest.skip("this container may not mount anything")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
 def start(directory: Path) -> Iterator[Callable[..., Engine]]:
     """Starts engines on `directory`; those that still run at the end are killed."""
     started: list[Engine] = []

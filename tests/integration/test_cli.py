@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ringwal import errors
 from ringwal.config import settings
 from ringwal.exit_codes import EXIT_CODES, exit_code_of
 from tests.support import shm_names
-from tests.support.cli_rig import DEADLINE, SMALL, claimed, end, freeze, line_of, ringwal, serving, start
+from tests.support.cli_rig import DEADLINE, SMALL, end, feeding, freeze, line_of, publish, ringwal, serving, start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -244,21 +243,9 @@ def test_an_engine_that_is_killed_under_an_append_leaves_its_outcome_unknown(
 ) -> None:
     host = start("run", tmp_path / "d", "--json", *SMALL)
     report = json.loads(line_of(host))
-    feeder = start("append", tmp_path / "d", "s", "--lines", "--json")
-    assert feeder.stdin is not None
-    feeder.stdin.write(b"first\n")
-    feeder.stdin.flush()
-    follower = start("tail", "-F", tmp_path / "d", "s", "--start", "0", "--max-records", "1")
-    assert line_of(follower) == b"first\n"
-    follower.communicate(timeout=DEADLINE)
-    before = claimed(report)
+    feeder = feeding(tmp_path / "d", b"first\n", "--json")
     freeze(report["wal_pid"])  # what comes now is published and never written
-    feeder.stdin.write(b"second\nthird\n")
-    feeder.stdin.flush()
-    deadline = time.monotonic() + DEADLINE
-    while claimed(report) == before:
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    publish(feeder, report, b"second\nthird\n")
     assert end(host, signal.SIGKILL)[0] == -signal.SIGKILL
     out, err = feeder.communicate(more, timeout=DEADLINE)
     assert (feeder.returncode, out) == (exit_code_of(vars(errors)[error]("")), b"")
@@ -315,13 +302,7 @@ def test_tail_ends_after_max_records(served: Path) -> None:
 
 
 def test_lines_are_appended_as_a_pipe_gives_them(served: Path) -> None:
-    feeder = start("append", served, "s", "--lines")
-    assert feeder.stdin is not None
-    feeder.stdin.write(b"first\nsec")
-    feeder.stdin.flush()
-    follower = start("tail", "-F", served, "s", "--start", "0", "--max-records", "1")
-    assert line_of(follower) == b"first\n"
-    follower.communicate(timeout=DEADLINE)
+    feeder = feeding(served, b"first\nsec")
     out, _ = feeder.communicate(b"ond", timeout=DEADLINE)
     assert out == b"s: 2 records confirmed, offsets 0 to 1\n"
 

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import ringwal as api
-from tests.support.cli_rig import DEADLINE, SMALL, claimed, command, end, freeze, ringwal, serving, start
+from tests.support.cli_rig import DEADLINE, SMALL, command, end, feeding, freeze, publish, ringwal, serving, start
 
 
 @pytest.fixture
@@ -124,20 +123,10 @@ def test_a_signal_says_what_is_confirmed(served: Path, number: int, code: int, w
 def test_a_signal_says_what_is_unknown(tmp_path: Path) -> None:
     with serving(tmp_path / "d", "--json"):
         report = json.loads(ringwal("status", tmp_path / "d", "--json").stdout)
-        feeder = start("append", "--lines", tmp_path / "d", "s")
-        assert feeder.stdin is not None
-        feeder.stdin.write(b"one\n")
-        feeder.stdin.flush()
-        assert await_records(tmp_path / "d", "s", 1) == [b"one"]
-        before = claimed(report)
+        feeder = feeding(tmp_path / "d", b"one\n")
         freeze(report["wal_pid"])
         try:
-            feeder.stdin.write(b"two\nthree\n")
-            feeder.stdin.flush()
-            deadline = time.monotonic() + DEADLINE
-            while claimed(report) == before:
-                assert time.monotonic() < deadline
-                os.sched_yield()
+            publish(feeder, report, b"two\nthree\n")
             code, out, err = end(feeder, signal.SIGTERM)
         finally:
             os.kill(report["wal_pid"], signal.SIGCONT)
@@ -189,19 +178,6 @@ def test_the_limit_itself_fits_and_batches_fit_into_a_small_lane(served: Path, t
 
 
 # ------------------------------------------------------------------------------------------------------- a full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory with room for few segments."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(place)], check=False).returncode != 0:
-        pytest.skip("this container may not mount anything")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_full_disk_is_told_as_such(small_disk: Path) -> None:

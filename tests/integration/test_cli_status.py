@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli_rig import DEADLINE, claimed, freeze, line_of, ringwal, serving, start
+from tests.support.cli_rig import DEADLINE, feeding, freeze, publish, ringwal, serving
 
 
 @pytest.fixture
@@ -58,20 +58,12 @@ def test_status_of_a_stopped_supervisor_says_so(tmp_path: Path) -> None:
 
 def test_status_tells_that_nothing_is_confirmed(served: Path) -> None:
     facts = json.loads(ringwal("status", served, "--json").stdout)
-    feeder = start("append", served, "s", "--lines")
-    assert feeder.stdin is not None
-    feeder.stdin.write(b"one\n")
-    feeder.stdin.flush()
-    follower = start("tail", "-F", served, "s", "--start", "0", "--max-records", "1")
-    assert line_of(follower) == b"one\n"
-    follower.communicate(timeout=DEADLINE)
-    before = claimed(facts)
+    feeder = feeding(served, b"one\n")
     freeze(facts["drain_pid"])
     try:
-        feeder.stdin.write(b"two\n")
-        feeder.stdin.flush()
+        publish(feeder, facts, b"two\n")
         deadline = time.monotonic() + DEADLINE
-        while claimed(facts) == before or not pending(served):
+        while not pending(served):
             assert time.monotonic() < deadline
         done = ringwal("status", served)
         assert done.returncode == os.EX_TEMPFAIL

@@ -13,7 +13,7 @@ import pytest
 
 import ringwal
 from ringwal._native import lib
-from tests.support.rig import WAIT, Engine, arm, read_all, stop_process, until
+from tests.support.rig import WAIT, Engine, append_and_hold, read_all, stop_process, until
 
 
 def refused(append: Callable[[], object]) -> ringwal.Error:
@@ -71,9 +71,7 @@ def test_a_stopping_engine_confirms_what_it_has_taken(
     client = ringwal.connect(directory)
     stream = client.stream("s")
     stream.append(b"0").result(WAIT)
-    arm(once, "l.write.done:1:stop")
-    receipts = [stream.append(b"%d" % n) for n in range(1, 50)]
-    until(lambda: not once.exists(), "a block is under way")
+    receipts = append_and_hold(stream, once, [b"%d" % n for n in range(1, 50)])
     wal = running.facts["wal_pid"]
     running.process.send_signal(signal.SIGTERM)
     until(lambda: client.attachment().control.state == lib.RW_STOPPING, "the engine is stopping")

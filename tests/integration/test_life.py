@@ -16,7 +16,7 @@ import pytest
 
 import ringwal
 from tests.support import shm_names
-from tests.support.rig import CHECKOUT, WAIT, Engine, arm, children_of, environment, read_all, state_of, until
+from tests.support.rig import CHECKOUT, WAIT, Engine, append_and_hold, children_of, environment, read_all, state_of, until
 
 AUTOSTART = """
 import ringwal, sys
@@ -155,9 +155,7 @@ def test_an_engine_that_is_killed_fails_every_receipt_with_an_unknown_outcome(
     client = ringwal.connect(directory)
     stream = client.stream("s")
     stream.append(b"known").result(WAIT)
-    arm(once, "l.write.done:1:stop")  # on the disk, and nobody knows
-    receipts = [stream.append(b"unknown %d" % n) for n in range(10)]
-    until(lambda: not once.exists(), "the block has been written")
+    receipts = append_and_hold(stream, once, [b"unknown %d" % n for n in range(10)])
     running.kill()
     for receipt in receipts:
         with pytest.raises(ringwal.EngineFailed) as caught:

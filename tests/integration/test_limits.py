@@ -176,19 +176,6 @@ def test_a_payload_may_be_changed_once_append_has_returned(directory: Path, star
 # ---------------------------------------------------------------------------------------------------- disk and memory
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory with room for three segments."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(place)], check=False).returncode != 0:
-        pytest.skip("this container may not mount anything")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1 * MIB))

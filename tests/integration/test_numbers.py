@@ -50,35 +50,50 @@ def test_a_handle_that_outlives_its_engine_leads_to_the_stream_of_its_name(
             assert bills.stat().records == 1
 
 
-def test_a_number_that_arrives_late_is_not_used_in_the_next_engine(
-    directory: Path, start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One thread has just been told the number of its stream, and goes on when another engine serves."""
-    told, go_on = threading.Event(), threading.Event()
+def append_in_a_thread(stream: Callable[[], ringwal.Stream]) -> tuple[threading.Thread, list[ringwal.Ack]]:
+    """One record, until an engine takes it. The proof is in the list when the thread has ended."""
+    acks: list[ringwal.Ack] = []
+
+    def append() -> None:
+        bills = stream()
+        while not acks:
+            with contextlib.suppress(ringwal.NotRunning):
+                acks.append(bills.append(b"a bill").result(WAIT))
+
+    late = threading.Thread(target=append)
+    late.start()
+    return late, acks
+
+
+def hold_the_number_of_bills(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[threading.Event, threading.Event, threading.Event]:
+    """Armed, told, go on: once it is armed, who is told the number of `bills` keeps it until it may go on."""
+    armed, told, go_on = threading.Event(), threading.Event(), threading.Event()
     ask = Registration.stream
 
     def ask_slowly(self: Registration, name: str, *, look: bool = False) -> int:
         number = ask(self, name, look=look)
-        if name == "bills" and not told.is_set():
+        if name == "bills" and armed.is_set() and not go_on.is_set():
             told.set()
             assert go_on.wait(WAIT)
         return number
 
     monkeypatch.setattr(Registration, "stream", ask_slowly)
+    return armed, told, go_on
+
+
+def test_a_number_that_arrives_late_is_not_used_in_the_next_engine(
+    directory: Path, start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread has just been told the number of its stream, and goes on when another engine serves."""
+    armed, told, go_on = hold_the_number_of_bills(monkeypatch)
+    armed.set()
     running = start()
     with ringwal.connect(directory, timeout=WAIT) as client:
         warm = client.stream("warm")
         assert warm.append(b"0").result(WAIT).offset == 0
-        acks: list[ringwal.Ack] = []
-
-        def use_bills() -> None:
-            bills = client.create_stream("bills")
-            while not acks:
-                with contextlib.suppress(ringwal.NotRunning):
-                    acks.append(bills.append(b"a bill").result(WAIT))
-
-        late = threading.Thread(target=use_bills)
-        late.start()
+        late, acks = append_in_a_thread(lambda: client.create_stream("bills"))
         assert told.wait(WAIT)
         running.kill()
         with pytest.raises(ringwal.NotRunning):
@@ -97,34 +112,15 @@ def test_a_number_that_arrives_late_in_an_append_is_not_used_in_the_next_engine(
     """As above, and the append itself has asked: the handle is older than the engine that told the number."""
     start().kill()
     running = start()
-    told, go_on = threading.Event(), threading.Event()
-    ask = Registration.stream
-
-    def ask_slowly(self: Registration, name: str, *, look: bool = False) -> int:
-        number = ask(self, name, look=look)
-        if name == "bills" and told.is_set() and not go_on.is_set():
-            asked.set()
-            assert go_on.wait(WAIT)
-        return number
-
-    asked = threading.Event()
-    monkeypatch.setattr(Registration, "stream", ask_slowly)
+    armed, told, go_on = hold_the_number_of_bills(monkeypatch)
     with ringwal.connect(directory, timeout=WAIT) as client:
         warm, bills = client.stream("warm"), client.create_stream("bills")
         assert warm.append(b"0").result(WAIT).offset == 0
         running.kill()
         running = start()
-        told.set()  # the next number of `bills` is held
-        acks: list[ringwal.Ack] = []
-
-        def use_bills() -> None:
-            while not acks:
-                with contextlib.suppress(ringwal.NotRunning):
-                    acks.append(bills.append(b"a bill").result(WAIT))
-
-        late = threading.Thread(target=use_bills)
-        late.start()
-        assert asked.wait(WAIT)
+        armed.set()  # the next number of `bills` is held
+        late, acks = append_in_a_thread(lambda: bills)
+        assert told.wait(WAIT)
         running.kill()
         with pytest.raises(ringwal.NotRunning):
             while True:

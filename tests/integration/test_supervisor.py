@@ -8,8 +8,6 @@ import os
 import resource
 import select
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,40 +22,15 @@ from ringwal.processes.children import RestartBudget, reap_strangers
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import SOCKET_NAME
 from tests.support import shm_names
-from tests.support.rig import CHECKOUT, stop_process
+from tests.support.rig import Embedded, stop_process
 
-HOST = CHECKOUT / "tests" / "support" / "host_engine.py"
 SMALL = {"ring_bytes": MIB, "lane_bytes": 64 * KIB, "segment_bytes": 4 * MIB, "max_streams": 16, "max_clients": 4}
 WAIT = 20.0
 
 
-class Engine:
-    """An engine process and what it said when it was ready."""
-
+class Engine(Embedded):
     def __init__(self, directory: Path, **settings: Any) -> None:
-        command = [sys.executable, str(HOST), str(directory), json.dumps({**SMALL, **settings})]
-        self.log = directory.parent / "engine.log"
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
-        assert self.process.stdout is not None
-        self.facts: dict[str, Any] = json.loads(self.process.stdout.readline() or "{}")
-
-    def status(self) -> dict[str, Any]:
-        with contextlib.closing(Registration(self.facts["directory"], WAIT)) as registration:
-            return registration.status()
-
-    def terminate(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.wait()
-
-    def wait(self) -> int:
-        return self.process.wait(WAIT)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(WAIT)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        super().__init__(directory, **{**SMALL, **settings})
 
 
 @pytest.fixture

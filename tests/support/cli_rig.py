@@ -74,6 +74,32 @@ def freeze(pid: int) -> None:
         os.sched_yield()
 
 
+def feeding(directory: Path, data: bytes, *options: str) -> subprocess.Popen[bytes]:
+    """`append --lines` to the stream s that has read `data`, the first line of which is confirmed."""
+    feeder = start("append", "--lines", directory, "s", *options)
+    write(feeder, data)
+    follower = start("tail", "-F", directory, "s", "--start", "0", "--max-records", "1")
+    assert line_of(follower) == data.partition(b"\n")[0] + b"\n"
+    follower.communicate(timeout=DEADLINE)
+    return feeder
+
+
+def write(feeder: subprocess.Popen[bytes], data: bytes) -> None:
+    assert feeder.stdin is not None
+    feeder.stdin.write(data)
+    feeder.stdin.flush()
+
+
+def publish(feeder: subprocess.Popen[bytes], report: dict[str, Any], data: bytes) -> None:
+    """More lines: returns when they have been claimed room for, which a frozen engine neither writes nor confirms."""
+    before = claimed(report)
+    write(feeder, data)
+    deadline = time.monotonic() + DEADLINE
+    while claimed(report) == before:
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
 def claimed(report: dict[str, Any]) -> int:
     """Lane position up to which the one writer of this engine has claimed room."""
     links = Path(f"/proc/{report['pid']}/fd").iterdir()

@@ -96,6 +96,7 @@ class Engine:
         log: Path | None = None,
         cwd: Path | None = None,
         preexec: Callable[[], None] | None = None,
+        program: Sequence[str] = ("-m", "ringwal", "run", "--json"),
         wait: bool = True,
     ) -> None:
         """``root`` is the checkout whose build is run, ``wrapper`` a command that runs the engine's, ``log`` for what it says.
@@ -108,7 +109,7 @@ class Engine:
         self.log = log or directory.parent / f"{directory.name}.log"
         with self.log.open("ab") as said:
             self.process = subprocess.Popen(
-                [*wrapper, sys.executable, "-m", "ringwal", "run", str(directory), "--json", *flags],
+                [*wrapper, sys.executable, *program, str(directory), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,

@@ -215,3 +215,7 @@ def _split(payload: bytes, count: int) -> list[bytes]:
         parts.append(payload[at : at + length])
         at += length
     return parts
+
+
+def offsets(recovered: Recovered) -> dict[str, int]:
+    return {stream.name: stream.next_offset for stream in recovered.streams}

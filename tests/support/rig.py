@@ -7,6 +7,7 @@ demo's (`ringwal.demo.journal`, `ringwal.demo.oracle`).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -77,6 +78,15 @@ def arm(once: Path, order: str) -> None:
     draft.rename(once)
 
 
+def append_and_hold(stream: ringwal.Stream, once: Path, records: Sequence[bytes]) -> list[ringwal.Receipt]:
+    """Appends them. The first block of them is on the disk, and nobody knows: the WAL process has stopped itself there. Its
+    engine stops at named points and finds its order at `once`."""
+    arm(once, "l.write.done:1:stop")
+    receipts = [stream.append(record) for record in records]
+    until(lambda: not once.exists(), "a block has been written")
+    return receipts
+
+
 def environment(root: Path, once: Path | None = None) -> dict[str, str]:
     return {**inherited(), **package_of(root), **ordered(once)}
 
@@ -86,36 +96,15 @@ def ordered(once: Path | None) -> dict[str, str]:
     return {} if once is None else {"RINGWAL_POINT_ONCE": str(once)}
 
 
-class Engine(host.Engine):
-    """`python -m ringwal run` on a directory. `facts` is its report when it was ready; empty if it ended before."""
+class _Process(host.Engine):
+    """An engine for one test. `facts` is its report when it was ready; empty, or its error, if it ended before."""
 
-    def __init__(
-        self,
-        directory: Path,
-        root: Path = CHECKOUT,
-        *,
-        once: Path | None = None,
-        wrapper: Sequence[str] = (),
-        preexec: Callable[[], None] | None = None,
-        **settings: object,
-    ) -> None:
+    def __init__(self, directory: Path, *flags: str, **options: Any) -> None:
         super().__init__(
-            directory,
-            *(f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | settings).items()),
-            env=ordered(once),
-            root=root,
-            wrapper=wrapper,
-            log=directory.parent / "engine.log",
-            cwd=directory.parent,
-            preexec=preexec,
-            wait=False,
+            directory, *flags, log=directory.parent / "engine.log", cwd=directory.parent, wait=False, **options
         )
         with contextlib.suppress(host.EngineEnded):
             self.await_ready()
-
-    def status(self) -> dict[str, Any]:
-        with ringwal.connect(self.directory, timeout=WAIT) as client:
-            return client.status()
 
     def terminate(self) -> int:
         return self.stop()
@@ -141,6 +130,34 @@ class Engine(host.Engine):
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+class Engine(_Process):
+    """`python -m ringwal run` on a directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        root: Path = CHECKOUT,
+        *,
+        once: Path | None = None,
+        wrapper: Sequence[str] = (),
+        preexec: Callable[[], None] | None = None,
+        **settings: object,
+    ) -> None:
+        flags = (f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | settings).items())
+        super().__init__(directory, *flags, env=ordered(once), root=root, wrapper=wrapper, preexec=preexec)
+
+    def status(self) -> dict[str, Any]:
+        with ringwal.connect(self.directory, timeout=WAIT) as client:
+            return client.status()
+
+
+class Embedded(_Process):
+    """`Supervisor` in a program of its own (host_engine.py), which takes what `ringwal run` does not."""
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        super().__init__(directory, json.dumps(settings), program=(str(Path(__file__).with_name("host_engine.py")),))
 
 
 class Writers(host.Writers):

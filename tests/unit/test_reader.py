@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ from ringwal.log.manifest import Manifest
 from ringwal.reader import Cursor, Reader, Record
 from tests.support.log_maker import PAGE, LogMaker, add, check, data_of, fill_ring, offsets
 from tests.support.log_place import log_at
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[LogMaker]:
-    maker = LogMaker(tmp_path)
-    maker.begin_epoch()
-    yield maker
-    maker.close()
 
 
 def all_of(cursor: Cursor, max_records: int = 1000, max_bytes: int | None = None) -> list[Record]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from ringwal._native import ffi
@@ -13,14 +10,6 @@ from ringwal.reader import Cursor
 from tests.support.log_maker import PAGE, Frame, LogMaker, add, block_bytes, check, data_of, fill_ring, offsets
 
 HEADERS = ffi.sizeof("rw_block") + ffi.sizeof("rw_record")
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[LogMaker]:
-    maker = LogMaker(tmp_path)
-    maker.begin_epoch()
-    yield maker
-    maker.close()
 
 
 # -------------------------------------------------------------------------------------------------- epochs and cuts

@@ -17,7 +17,7 @@ from ringwal.log import manifest as manifests
 from ringwal.log import segment
 from ringwal.log.recovery import Recovered, recover
 from tests.support.log_place import log_at
-from tests.support.log_writer import CONFIG, MIB, PAGE, LogWriter, blocks, contents
+from tests.support.log_writer import CONFIG, MIB, PAGE, LogWriter, blocks, contents, offsets
 
 SIZE = CONFIG.segment_bytes
 
@@ -25,10 +25,6 @@ SIZE = CONFIG.segment_bytes
 @pytest.fixture
 def log(tmp_path: Path) -> LogWriter:
     return LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
-
-
-def offsets(recovered: Recovered) -> dict[str, int]:
-    return {stream.name: stream.next_offset for stream in recovered.streams}
 
 
 def test_a_new_directory_becomes_an_empty_log_in_epoch_one(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError, CorruptionError
 from ringwal.log import manifest as manifests
 from ringwal.log import segment
-from ringwal.log.recovery import Recovered, recover
+from ringwal.log.recovery import recover
 from tests.support.log_place import log_at, path_of
-from tests.support.log_writer import CONFIG, MIB, PAGE, LogWriter
+from tests.support.log_writer import CONFIG, MIB, PAGE, LogWriter, offsets
 
 SIZE = CONFIG.segment_bytes
 
@@ -26,10 +26,6 @@ SIZE = CONFIG.segment_bytes
 @pytest.fixture
 def log(tmp_path: Path) -> LogWriter:
     return LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
-
-
-def offsets(recovered: Recovered) -> dict[str, int]:
-    return {stream.name: stream.next_offset for stream in recovered.streams}
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
