@@ -269,7 +269,7 @@ def reads(count: int, directory: Path, seed: int) -> Verdict:
             shim.arm(("read",), at, mode)
             try:
                 with Engine(engine_dir, env=shim.env) as running:
-                    sizes = running.ready["segments"]["bytes"], running.ready["ring"]["bytes"]
+                    sizes = running.facts["segments"]["bytes"], running.facts["ring"]["bytes"]
                     running.stop()
                 if sizes != (4 << 20, 1 << 20):
                     notes.append(f"read {at} {mode.name}: the engine took sizes of {sizes} bytes")

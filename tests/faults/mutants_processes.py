@@ -180,7 +180,7 @@ FILES = [
     Mutant(
         "a segment that cannot be made is a fault of the program",
         "engine/ringwal/processes/wal.py",
-        "        context.control.pointer.wal_error = error.errno or errno.EIO\n        return os.EX_IOERR\n",
+        "        lib.rw_set_wal_error(context.control.pointer, error.errno or errno.EIO)\n        return os.EX_IOERR\n",
         "        return os.EX_SOFTWARE\n",
         units(f"{TROUBLE}::test_a_segment_that_cannot_be_made_is_a_failed_write"),
     ),

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,10 @@ import ringwal
 from tests.faults import build
 from tests.faults.clients import dial
 from tests.faults.disk import disk
-from tests.faults.host import PATIENCE, ROOT, SMALL, Engine, children_of, package_of, pause, until, writers
 from tests.faults.oracle import Verdict, judge
 from tests.faults.scene import STREAMS, WINDOW, Scene, held, scene, state
 from tests.faults.table import Fault, often
+from tests.support.host import PATIENCE, ROOT, SMALL, Engine, children_of, package_of, pause, until, writers
 
 LATE = "late"
 FEW = 64
@@ -45,9 +46,21 @@ os.execvp(sys.argv[1], sys.argv[1:])
 CLOSED = ("sh", "-c", 'exec "$@" 0<&- 2>&-', "sh")
 
 
+def replaced(running: Engine, times: int) -> bool:
+    return bool(running.status()["restarts"] == times)
+
+
+def written_beyond(running: Engine, writes: int) -> bool:
+    return bool(running.status()["counters"]["wal_writes"] > writes)
+
+
+def confirmed(client: ringwal.Client, offset: int) -> bool:
+    return client.stream(LATE).stat().confirmed_offset == offset
+
+
 def faults(tier: str) -> list[Fault]:
-    def row(name: str, body: object, *counts: int) -> Fault:
-        return Fault("surroundings", name, partial(body, often(tier, *counts)))  # type: ignore[arg-type]
+    def row(name: str, body: Callable[..., Verdict], *counts: int) -> Fault:
+        return Fault("surroundings", name, partial(body, often(tier, *counts)))
 
     return [
         row("rubbish from clients that were greeted", rubbish, 200, 10_000),
@@ -243,7 +256,7 @@ def disk_full(times: int, directory: Path, seed: int) -> Verdict:
                 until(lambda: running.status()["storage_full"] is not None, "the disk to be full")
                 for n in range(times):
                     running.strike("wal")
-                    until(lambda n=n: running.status()["restarts"] == n + 1, "a dead process to be replaced")  # type: ignore[misc]
+                    until(partial(replaced, running, n + 1), "a dead process to be replaced")
                 ballast.unlink()
                 crowd.await_progress(5)
             verdict.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
@@ -352,7 +365,7 @@ def last_words(times: int, directory: Path, seed: int) -> Verdict:
                 assert writer.stdout is not None
                 verdict.expect(writer.stdout.readline() == b"ready\n", "no writer")
                 written = running.status()["counters"]["wal_writes"]
-                until(lambda w=written: running.status()["counters"]["wal_writes"] > w, "the log to be covered", 10)  # type: ignore[misc]
+                until(partial(written_beyond, running, written), "the log to be covered", 10)
                 pause(0.1)
                 once.touch()
                 writer.stdin.write(b"\n")
@@ -360,7 +373,7 @@ def last_words(times: int, directory: Path, seed: int) -> Verdict:
                 verdict.expect(writer.wait() == -signal.SIGKILL, "the writer was not killed")
             with ringwal.connect(engine_dir) as client:
                 until(
-                    lambda n=n, c=client: c.stream(LATE).stat().confirmed_offset == 2 * n + 2,  # type: ignore[misc]
+                    partial(confirmed, client, 2 * n + 2),
                     "the last words to be confirmed",
                     SOON,
                 )

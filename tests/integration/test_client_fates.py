@@ -90,7 +90,11 @@ def test_a_stopping_engine_confirms_what_it_has_taken(
 def test_an_append_that_meets_the_end_of_the_engine_goes_to_its_successor(
     directory: Path, start: Callable[..., Engine]
 ) -> None:
-    with_append = (lambda s: s.append(b"y"), lambda s: s.append(bytearray(b"y")), lambda s: s.append_many([b"y"]))
+    with_append: list[Callable[[ringwal.Stream], ringwal.Receipt]] = [
+        lambda s: s.append(b"y"),
+        lambda s: s.append(bytearray(b"y")),
+        lambda s: s.append_many([b"y"]),
+    ]
     for n, append in enumerate(with_append):
         running = start()
         with ringwal.connect(directory, timeout=WAIT) as client:

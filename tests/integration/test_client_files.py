@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def open_place(tmp_path: Path) -> Iterator[Path]:
 def test_paths_that_the_system_does_not_take(tmp_path: Path, autostart: bool) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for name, number in (("loop", errno.ELOOP), ("n" * 300, errno.ENAMETOOLONG)):
-        error = refusal(lambda n=name: ringwal.connect(tmp_path / n, autostart=autostart), number, tmp_path / name)
+        error = refusal(partial(ringwal.connect, tmp_path / name, autostart=autostart), number, tmp_path / name)
         assert isinstance(error, OSError)
 
 
@@ -147,7 +148,7 @@ def test_a_place_of_another_user(open_place: Path) -> None:
     )
     for autostart in (False, True):
         for path in (shut, shut / "log"):
-            found = outcome_as(NOBODY, lambda p=path, a=autostart: ringwal.connect(p, autostart=a))
+            found = outcome_as(NOBODY, partial(ringwal.connect, path, autostart=autostart))
             assert checked(found, errno.EACCES, path, owner=0).outcome is None
 
 

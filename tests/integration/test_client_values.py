@@ -110,7 +110,8 @@ def test_a_number_outside_of_its_limits_is_a_value_error_that_names_them(
 
 def test_what_means_for_ever_elsewhere_means_it_here(used: dict[type, Any]) -> None:
     client, stream, receipt = used[ringwal.Client], used[ringwal.Stream], used[ringwal.Receipt]
-    for forever in (None, math.inf, 1_000_000_000, Fraction(10**9)):
+    endless: list[Any] = [None, math.inf, 1_000_000_000, Fraction(10**9)]
+    for forever in endless:
         assert receipt.result(forever) == ("s", 0, 1)
         assert receipt.exception(forever) is None
         stream.flush(forever)

@@ -100,7 +100,7 @@ def test_a_fork_that_outlives_a_killed_engine_hides_its_end_from_nobody(director
         host.wait(WAIT)
         assert rig.state_of(child["pid"]) in "RS"
         rig.until(lambda: not registration.alive(), "the client has seen the end")
-        with pytest.raises(ringwal.NotRunning, match="no engine (runs|answers) on"):  # and not: did not answer in time
+        with pytest.raises(ringwal.NotRunning, match=r"no engine (runs|answers) on"):  # and not: did not answer in time
             ringwal.connect(directory, timeout=WAIT)
     with ringwal.connect(directory, autostart=True, timeout=WAIT) as client:
         assert client.stream("s").append(b"y").result(WAIT).offset == 1

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -138,7 +138,8 @@ def test_buffers_of_every_kind(directory: Path, start: Callable[..., Engine]) ->
         assert stream.append_many(kinds).result(WAIT) == ringwal.Ack("s", len(kinds), len(kinds))
         assert stream.append_many([b"", b""]).result(WAIT).count == 2
         assert [record.data for record in stream.read(0)] == [*flat, *flat, b"", b""]
-        for wrong in ("text", 5, None, memoryview(b"abcdef")[::2]):
+        wrongs: list[Any] = ["text", 5, None, memoryview(b"abcdef")[::2]]
+        for wrong in wrongs:
             with pytest.raises(TypeError, match="encode" if wrong == "text" else "record"):
                 stream.append(wrong)
             with pytest.raises(TypeError):

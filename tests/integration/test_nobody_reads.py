@@ -10,7 +10,9 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,12 +64,16 @@ def drain(reader: int, writer: int) -> bytes:
     return bytes(found)
 
 
+def restarted(client: ringwal.Client, times: int) -> bool:
+    return bool(client.status()["restarts"] == times)
+
+
 @pytest.mark.parametrize("streams", [("stderr",), ("stdout", "stderr")], ids=" and ".join)
 def test_a_full_standard_descriptor_holds_up_nothing(
     full: tuple[int, int], streams: tuple[str, ...], tmp_path: Path
 ) -> None:
     directory = tmp_path / "log"
-    ends = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **dict.fromkeys(streams, full[1])}
+    ends: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **dict.fromkeys(streams, full[1])}
     command = [sys.executable, "-m", "ringwal", "run", str(directory), "--ring-bytes=1MiB", "--segment-bytes=8MiB"]
     engine = subprocess.Popen(command, env=rig.environment(rig.CHECKOUT), **ends)
     try:
@@ -77,7 +83,7 @@ def test_a_full_standard_descriptor_holds_up_nothing(
             for restarts, role in enumerate(("wal_pid", "drain_pid"), start=1):  # each is a warning
                 os.kill(client.status()[role], signal.SIGKILL)
                 stream.append(b"x").result(WAIT)
-                until(lambda restarts=restarts: client.status()["restarts"] == restarts, "it is replaced")
+                until(partial(restarted, client, restarts), "it is replaced")
             drain(*full)
             os.kill(client.status()["wal_pid"], signal.SIGKILL)
             until(lambda: client.status()["restarts"] == 3, "it is replaced")

@@ -40,7 +40,7 @@ def refuse(names: list[str], error: int) -> bool:
     program = Program(len(steps), code)
     libc = ctypes.CDLL(None, use_errno=True)
     done = libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-    return done and libc.prctl(SECCOMP, FILTER, ctypes.byref(program), 0, 0) == 0
+    return bool(done and libc.prctl(SECCOMP, FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from ringwal import observer
+from ringwal import observer, views
 from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered
 from ringwal.processes.children import Role
@@ -19,6 +19,7 @@ def report(context: EngineContext, crew: Crew, recovered: Recovered, home: Home)
     control = context.control.pointer
     pids = crew.pids()
     facts = observer.facts(control)
+    ready_end = int(views.engine(control).segments_end)
     direct = facts["io"] == "direct" if facts["wal_pid"] else recovered.direct
     return {
         "directory": str(context.directory.path),
@@ -34,7 +35,7 @@ def report(context: EngineContext, crew: Crew, recovered: Recovered, home: Home)
         # As the manifest has them, and not by listing the directory: that takes long where there are many.
         "segments": {
             **facts["segments"],
-            "files": max(recovered.manifest.named_end, int(control.segments_end)) - recovered.manifest.first_segment,
+            "files": max(recovered.manifest.named_end, ready_end) - recovered.manifest.first_segment,
         },
         "recovery": {
             name: getattr(recovered.statistics, name) for name in recovered.statistics.__dataclass_fields__
