@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import select
+import signal
 import socket
 import stat
 import struct
@@ -93,7 +94,23 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
 
     logging.basicConfig(level=logging.INFO, stream=Hasty(2), format="%(asctime)s ringwal %(levelname)s %(message)s")
 
+    begun = False
+
+    def stray(number: int, _: object) -> None:
+        """Of a signal that comes when the engine does not listen yet, or has ended already and is about to say its code."""
+        if not begun and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not begun:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stray)
+
     def ready(report: dict[str, Any]) -> None:
+        nonlocal begun
+        begun = True
         if not takes(1):  # the engine runs, and does not wait to say so
             logging.getLogger("ringwal").warning("ready; nobody reads standard output, so it is not said there")
             return
@@ -103,7 +120,10 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
             else:
                 output.line(f"ready: {textio.visible(str(directory))} pid {report['pid']} epoch {report['epoch']}")
 
-    return Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
+    code = Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 @contextlib.contextmanager

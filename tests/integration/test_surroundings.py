@@ -153,6 +153,19 @@ def test_an_engine_whose_parent_ignores_hangups_goes_on(start: Callable[..., rig
     assert engine.terminate() == 0
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["in order", "of a lost directory"])
+def test_signals_that_come_at_its_end_change_no_exit_code(start: Callable[..., rig.Engine], lost: bool) -> None:
+    engine = start()
+    if lost:
+        engine.directory.rename(engine.directory.with_name("moved"))
+    else:
+        engine.process.terminate()
+    until(lambda: "ended with code" in engine.said(), "the engine has ended")
+    while engine.process.poll() is None:
+        engine.process.send_signal(signal.SIGTERM)
+    assert engine.wait() == (os.EX_OSFILE if lost else 0)
+
+
 def test_hangups_do_not_reach_wal_and_drain(start: Callable[..., rig.Engine]) -> None:
     engine = start()
     for role in ("wal_pid", "drain_pid"):
