@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ringwal import memory, views
 from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
-from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning
+from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning, ShmUnavailable
 from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.log import manifest
@@ -122,36 +122,62 @@ class Attachment:
             ShmUnavailable: no memory, or no free place.
             NotRunning: the engine ended meanwhile.
         """
-        return self._lock.run(partial(self._good, self._lanes, self.lane_bytes if lane_bytes is None else lane_bytes))
+        return self._lock.run(partial(self._appending, self.lane_bytes if lane_bytes is None else lane_bytes))
 
     def waiter(self) -> Lane:
-        """A lane for waiting only: a reader needs the drain's wake, not room for requests."""
-        return self._lock.run(partial(self._good, self._waiters, 0))
+        """A lane to wait in: the one for appends, or, before there is one, one without room for requests, as a reader needs
+        the drain's wake only."""
+        return self._lock.run(lambda: next(filter(self._is_good, self._lanes.copy()), None) or self._good(self._waiters, 0))
+
+    def _appending(self, lane_bytes: int) -> Lane:
+        """A client has one place: who has waited in a lane of its own waits in this one from now on."""
+        try:
+            lane = self._good(self._lanes, lane_bytes)
+        except ShmUnavailable:
+            if not self._waiters:
+                raise
+            # The place may be its own. Until there is the other lane, its tails look by themselves, ten times a second.
+            self._release_all_but(self._lanes)
+            lane = self._good(self._lanes, lane_bytes)
+        if self._waiters:
+            for waiter in self._waiters.copy():
+                waiter.wait_in(lane)
+            self._waiters.clear()
+            self._release_all_but(self._lanes)
+        return lane
+
+    def _is_good(self, lane: Lane) -> bool:
+        return lane.lost is None and (lane.slot, lane.generation) in self.registration.granted
+
+    def _release_all_but(self, lanes: list[Lane]) -> None:
+        used = {(lane.slot, lane.generation) for lane in lanes}
+        for slot, generation in self.registration.granted.keys() - used:
+            self.registration.release(slot, generation)
 
     def _good(self, kept: list[Lane], lane_bytes: int) -> Lane:
         """The first of these lanes that is good, opened if need be. What the engine keeps for nobody is given back before."""
         while True:
             for lane in kept.copy():
-                if lane.lost is None and (lane.slot, lane.generation) in self.registration.granted:
+                if self._is_good(lane):
                     return lane
                 with contextlib.suppress(ValueError):  # a signal handler has done it
                     kept.remove(lane)
-            used = {(lane.slot, lane.generation) for lane in (*self._lanes, *self._waiters)}
-            for slot, generation in self.registration.granted.keys() - used:
-                self.registration.release(slot, generation)
+            self._release_all_but([*self._lanes, *self._waiters])
             kept.append(self._open_lane(lane_bytes))
 
-    def other_waiter(self, refused: Lane) -> Lane:
-        """Another waiting lane instead of one that the engine does not look at. Raises EngineFailed: again and again."""
-        self._lock.run(partial(self._give_up, refused))
+    def other_waiter(self, _: Lane) -> Lane:
+        """Another lane to wait in instead of one that the engine does not look at. Raises EngineFailed: again and again."""
+        self._lock.run(self._give_up)
         return self.waiter()
 
-    def _give_up(self, refused: Lane) -> None:
-        if refused.lost is None:
-            self._waiters_refused += 1
-            if self._waiters_refused > WAITERS_MAX:
-                raise EngineFailed("the engine refuses the lanes in which this client waits; see the engine's log")
-            refused.end(EngineFailed("the engine refused this lane"))
+    def _give_up(self) -> None:
+        """Whoever waited in a lane that was given back is told the same, so each is asked itself."""
+        for lane in (*self._lanes, *self._waiters):
+            if lane.lost is None and views.slot(self.control, lane.slot).fault == lane.generation:
+                self._waiters_refused += lane in self._waiters
+                if self._waiters_refused > WAITERS_MAX:
+                    raise EngineFailed("the engine refuses the lanes in which this client waits; see the engine's log")
+                lane.end(EngineFailed("the engine refused this lane"))
 
     def _open_lane(self, lane_bytes: int) -> Lane:
         granted, arrival = self.registration.new_lane(lane_bytes)

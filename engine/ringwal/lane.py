@@ -97,6 +97,11 @@ class Lane:
         ending = self.ending.get(None)
         return None if ending is None else ending.error
 
+    def wait_in(self, other: Lane) -> None:
+        """From their next look on, those who wait in this lane, which nobody appends to, wait in the other one."""
+        self._keep = (*self._keep, other)  # first: its writer goes with it
+        self.writer = other.writer
+
     # ------------------------------------------------------------------------------------------------- results
 
     def results_of(self, page: Page, number: int) -> Results:

@@ -179,28 +179,28 @@ class Follower:
 
 def test_a_tail_whose_waiting_lane_is_refused_waits_in_another_one(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(max_clients=4)
-    with ringwal.connect(directory, timeout=WAIT) as client:
-        stream = client.stream("s")
+    with ringwal.connect(directory, timeout=WAIT) as client, ringwal.connect(directory, timeout=WAIT) as other:
+        stream, theirs = client.stream("s"), other.stream("s")
         followers = [Follower(stream) for _ in range(2)]
         try:
-            assert stream.append(b"0").result(WAIT).offset == 0
+            assert theirs.append(b"0").result(WAIT).offset == 0
             until(lambda: all(each.seen == [b"0"] for each in followers), "both have followed")
             waiting = client.attachment().waiter()
             assert len(places(client)) == 2
             spoil(client, waiting)
 
             def elsewhere() -> bool:
-                """There is another lane beside the client's own one, and the refused one has gone."""
+                """There is another lane beside the other client's, and the refused one has gone."""
                 found = {(place["slot"]) for place in places(client) if not place["closing"]}
                 return len(places(client)) == len(found) == 2 and client.attachment().waiter() is not waiting
 
             until(elsewhere, "they have taken another lane, in which they can sleep")
             for n in range(1, 20):
-                assert stream.append(b"%d" % n).result(WAIT).offset == n
+                assert theirs.append(b"%d" % n).result(WAIT).offset == n
                 until(lambda n=n: all(len(each.seen) == n + 1 for each in followers), "both have followed")  # type: ignore[misc]
             assert running.status()["restarts"] == 0
         finally:
-            stream.append(b"end").result(WAIT)
+            theirs.append(b"end").result(WAIT)
             for each in followers:
                 each.join()
         assert [each.error for each in followers] == [None, None]
@@ -209,12 +209,12 @@ def test_a_tail_whose_waiting_lane_is_refused_waits_in_another_one(directory: Pa
 
 def test_a_tail_whose_waiting_lanes_are_all_refused_gives_up(directory: Path, start: Callable[..., Engine]) -> None:
     start(max_clients=4)
-    with ringwal.connect(directory, timeout=WAIT) as client:
-        stream = client.stream("s")
+    with ringwal.connect(directory, timeout=WAIT) as client, ringwal.connect(directory, timeout=WAIT) as other:
+        stream, theirs = client.stream("s"), other.stream("s")
         follower = Follower(stream)
         try:
             for n in range(4):
-                assert stream.append(b"%d" % n).result(WAIT).offset == n
+                assert theirs.append(b"%d" % n).result(WAIT).offset == n
                 until(lambda n=n: len(follower.seen) == n + 1, "it has followed")  # type: ignore[misc]
                 waiting = client.attachment().waiter()
                 spoil(client, waiting)
@@ -225,11 +225,11 @@ def test_a_tail_whose_waiting_lanes_are_all_refused_gives_up(directory: Path, st
                     "it has seen the refusal",
                 )
         finally:
-            stream.append(b"end").result(WAIT)
+            theirs.append(b"end").result(WAIT)
             follower.join()
         assert isinstance(follower.error, ringwal.EngineFailed)
         assert follower.seen == [b"0", b"1", b"2", b"3"]
-        assert stream.append(b"x").result(WAIT).offset == 5  # appends have a lane of their own
+        assert theirs.append(b"x").result(WAIT).offset == 5
 
 
 def test_a_waiting_lane_whose_header_is_overwritten_is_refused_by_the_next_wal_process_only(
@@ -237,11 +237,11 @@ def test_a_waiting_lane_whose_header_is_overwritten_is_refused_by_the_next_wal_p
 ) -> None:
     """As the memory of a lane is given to a successor, which looks at its header and not at who asks."""
     running = start()
-    with ringwal.connect(directory) as client:
-        stream = client.stream("s")
+    with ringwal.connect(directory) as client, ringwal.connect(directory) as other:
+        stream, theirs = client.stream("s"), other.stream("s")
         follower = Follower(stream)
         try:
-            assert stream.append(b"0").result(WAIT).offset == 0
+            assert theirs.append(b"0").result(WAIT).offset == 0
             until(lambda: follower.seen == [b"0"], "it has followed")
             waiting = client.attachment().waiter()
             mapping: Any = waiting._keep[1]
@@ -250,10 +250,10 @@ def test_a_waiting_lane_whose_header_is_overwritten_is_refused_by_the_next_wal_p
             os.kill(victim, signal.SIGKILL)
             until(lambda: client.attachment().waiter() is not waiting, "it waits elsewhere")
             assert state_of(victim) in "ZX"
-            assert stream.append(b"1").result(WAIT).offset == 1
+            assert theirs.append(b"1").result(WAIT).offset == 1
             until(lambda: follower.seen == [b"0", b"1"], "it has followed")
         finally:
-            stream.append(b"end").result(WAIT)
+            theirs.append(b"end").result(WAIT)
             follower.join()
         assert follower.error is None
         assert running.status()["restarts"] == 1
