@@ -203,11 +203,11 @@ REPLACING = [
     Mutant(
         "the children do not keep the lock",
         "engine/ringwal/processes/children.py",
-        "    keep = {0, 1, 2, say, context.bell_fd,",
+        "    keep = {0, 1, 2, say, *role.descriptors",
         "    for fd in (context.directory.fd, context.ownership.lock_fd):\n"
         "        again = os.open(f'/proc/self/fd/{fd}', os.O_RDONLY)\n"
         "        os.dup2(again, fd)\n        os.close(again)\n"
-        "    keep = {0, 1, 2, say, context.bell_fd,",
+        "    keep = {0, 1, 2, say, *role.descriptors",
         row("time", "supervisor killed, file system frozen"),
     ),
     Mutant(
@@ -224,9 +224,9 @@ TIME_AND_IDENTITY = [
         "a stopped process counts as a dead one",
         "engine/ringwal/processes/crew.py",
         "        if self._deadline is None or self.verdict is not None:\n",
-        "        wal = self._children.get(Role.WAL)\n"
+        "        wal = self._children.get(ROLES[0])\n"
         "        if wal and open(f'/proc/{wal.pid}/stat').read().rpartition(')')[2].split()[0] == 'T':\n"
-        "            self._start(Role.WAL, replacement=True)\n"
+        "            self._start(ROLES[0], replacement=True)\n"
         "        if self._deadline is None or self.verdict is not None:\n",
         row("time", "SIGSTOP wal"),
     ),

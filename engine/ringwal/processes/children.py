@@ -1,4 +1,4 @@
-"""Starting WAL and drain processes, proving their death, and how often they may be replaced.
+"""Starting the processes of the table in roles.py, proving their death, and how often they may be replaced.
 
 A child is a fork without exec: the memory is mapped and the code is loaded, so a successor works within milliseconds.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import enum
 import errno
-import importlib
 import os
 import select
 import signal
@@ -22,19 +20,10 @@ from ringwal._native import lib
 from ringwal.errors import Error
 from ringwal.processes.context import FINISH, LOG, EngineContext
 from ringwal.processes.lanes import Intake, Lanes
+from ringwal.processes.roles import Role
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, FINISH)
 """In a child; the last until it listens."""
-
-
-class Role(enum.Enum):
-    """The two processes that the supervisor watches; the value names the module with their `main`."""
-
-    WAL = "wal"
-    DRAIN = "drain"
-
-    def __str__(self) -> str:
-        return "WAL" if self is Role.WAL else "drain"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,7 +41,7 @@ class Exit:
 
 
 class Child:
-    """A running WAL or drain process. `fileno()` becomes readable when all its threads are gone."""
+    """A running process of some role. `fileno()` becomes readable when all its threads are gone."""
 
     def __init__(self, role: Role, pid: int, pidfd: int, said: int) -> None:
         """`said` is a pipe to which it writes its exit code before it exits."""
@@ -102,7 +91,7 @@ class Child:
 
 def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool = False) -> Child:
     """Fork a process of that role, which has the lanes that there are. Raises OSError when no process can be made."""
-    module = importlib.import_module(f"ringwal.processes.{role.value}")  # before the fork: successors find it loaded
+    main = role.main()
     parent = os.getpid()
     # Until the child has put its own handlers in place, the supervisor's must not run in it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_IGNORED, signal.SIGCHLD})
@@ -112,7 +101,7 @@ def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool
             pid = os.fork()
             if pid == 0:
                 intake = Intake(source, lanes.held.items())
-                _run_child(module.main, dataclasses.replace(context, intake=intake, replacement=replacement), parent, say)
+                _run_child(role, main, dataclasses.replace(context, intake=intake, replacement=replacement), parent, say)
         return Child(role, pid, _pidfd(pid), said)
     except BaseException:
         os.close(said)
@@ -142,11 +131,13 @@ def _pidfd(pid: int) -> int:
         raise
 
 
-def _run_child(main: Callable[[EngineContext], int], context: EngineContext, parent: int, say: int) -> None:
+def _run_child(
+    role: Role, main: Callable[[EngineContext], int], context: EngineContext, parent: int, say: int
+) -> None:
     """The child, from fork to exit. Never returns, whatever happens: the parent's stack is not the child's."""
     code = 1  # an unexpected exception is no verdict on the memory: a successor may do better
     try:
-        _leave_parent(context, say)
+        _leave_parent(role, context, say)
         if lib.rw_die_with_parent(parent) == lib.RW_OK:
             code = main(context)
     except BaseException:  # reported, and the exit code says the rest
@@ -158,7 +149,7 @@ def _run_child(main: Callable[[EngineContext], int], context: EngineContext, par
         os._exit(code)
 
 
-def _leave_parent(context: EngineContext, say: int) -> None:
+def _leave_parent(role: Role, context: EngineContext, say: int) -> None:
     with contextlib.suppress(ValueError):  # not the main thread of the parent: nothing was set
         signal.set_wakeup_fd(-1)
     for number in _IGNORED:
@@ -166,7 +157,7 @@ def _leave_parent(context: EngineContext, say: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     assert context.intake is not None
-    keep = {0, 1, 2, say, context.bell_fd, context.chore_fd, *context.ownership.descriptors(), *context.intake.descriptors()}
+    keep = {0, 1, 2, say, *role.descriptors(context), *context.ownership.descriptors(), *context.intake.descriptors()}
     for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
         if int(name) not in keep:
             with contextlib.suppress(OSError):  # the directory listing's own is closed already

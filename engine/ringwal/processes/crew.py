@@ -1,4 +1,4 @@
-"""The two processes of a running engine: started together, replaced one by one, stopped in order.
+"""The processes of a running engine (roles.py): started together, replaced one by one, stopped in order.
 
     stop:  FINISH to WAL -> it writes what was published -> FINISH to drain -> it confirms what was written -> done
 """
@@ -13,16 +13,17 @@ import time
 
 from ringwal._native import lib
 from ringwal.points import point
-from ringwal.processes.children import Child, Exit, RestartBudget, Role, spawn
+from ringwal.processes.children import Child, Exit, RestartBudget, spawn
 from ringwal.processes.context import FINISH, LOG, EngineContext
 from ringwal.processes.lanes import Lanes
+from ringwal.processes.roles import ROLES, Role, after
 
 REMIND_SECONDS = 0.2
 """A process that was asked to stop before it could listen is asked again after this time."""
 
 
 class Crew:
-    """WAL and drain. `verdict` is None while they work, then the exit code of the engine."""
+    """The processes of all roles. `verdict` is None while they work, then the exit code of the engine."""
 
     def __init__(self, context: EngineContext, selector: selectors.BaseSelector, lanes: Lanes) -> None:
         self._context = context
@@ -54,8 +55,8 @@ class Crew:
         return {role: child.pid for role, child in self._children.items()}
 
     def start(self) -> None:
-        """Fork both. Raises OSError."""
-        for role in Role:
+        """Fork them all. Raises OSError."""
+        for role in ROLES:
             self._start(role)
 
     def stop(self) -> None:
@@ -64,7 +65,7 @@ class Crew:
             return
         self._deadline = time.monotonic() + self._context.config.stop_timeout
         lib.rw_set_state(self._control, lib.RW_STOPPING, 0)
-        self._ask(Role.WAL)
+        self._ask(ROLES[0])
         point("s.stop.asked")
 
     def tick(self) -> float | None:
@@ -89,7 +90,7 @@ class Crew:
         ended = child.reap(wait=True)
         assert ended is not None
         error = int(lib.rw_engine_wal_error(self._control))
-        if ended.code == os.EX_IOERR or (child.role is Role.WAL and error):
+        if ended.code == os.EX_IOERR or (child.role.writes_log and error):
             reason = os.strerror(error) if error else "see above"
             self.fail(os.EX_IOERR, error, f"a write to the log failed ({reason}); nothing is confirmed any more")
         elif ended.code == os.EX_OSFILE:
@@ -141,9 +142,10 @@ class Crew:
             self._children[role].signal(FINISH)
 
     def _finished(self, role: Role) -> None:
-        if role is Role.WAL:
-            point("s.stop.written")
-            self._ask(Role.DRAIN)
+        if role.finished_point is not None:
+            point(role.finished_point)
+        if (following := after(role)) is not None:
+            self._ask(following)
         else:
             lib.rw_set_state(self._control, lib.RW_STOPPED, 0)
             self.verdict = os.EX_OK

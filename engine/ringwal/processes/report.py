@@ -9,9 +9,9 @@ from typing import Any
 from ringwal import observer, views
 from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered
-from ringwal.processes.children import Role
 from ringwal.processes.context import EngineContext
 from ringwal.processes.crew import Crew
+from ringwal.processes.roles import DRAIN, WAL
 
 
 def report(context: EngineContext, crew: Crew, recovered: Recovered, home: Home) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def report(context: EngineContext, crew: Crew, recovered: Recovered, home: Home)
         "directory": str(context.directory.path),
         **facts,
         "pid": os.getpid(),
-        "wal_pid": pids.get(Role.WAL),
-        "drain_pid": pids.get(Role.DRAIN),
+        "wal_pid": pids.get(WAL),
+        "drain_pid": pids.get(DRAIN),
         "home": home.id,
         "uptime": round(time.monotonic() - context.began, 3),
         "restarts": crew.restarts,

@@ -1,0 +1,61 @@
+"""The processes of a running engine beside its supervisor, in one table.
+
+They start in this order, and stop in it, one after the other: each is asked (context.FINISH) when the one before has finished.
+What the supervisor does when one ends is the same for all and goes by its exit code (context.py), apart from what the role
+says here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+
+from ringwal.processes.context import EngineContext
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Role:
+    """One kind of process. There is one of each at a time, and a successor has the same role."""
+
+    name: str
+    """As messages have it."""
+    module: str
+    """Where its `main(context) -> exit code` is, which runs in a fork without exec."""
+    descriptors: Callable[[EngineContext], set[int]]
+    """Of the engine's own, those that it keeps open over the fork. All keep the directory's, with its locks, and their end
+    of the lanes."""
+    writes_log: bool
+    """It leaves the errno of a failed write in `wal_error`: that ends the epoch, however the process ended."""
+    finished_point: str | None = None
+    """Where a test can stop the supervisor when this one has finished and the next one is not asked yet."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def main(self) -> Callable[[EngineContext], int]:
+        """Its body, loaded: to be called before the fork, so that successors find it loaded."""
+        body: Callable[[EngineContext], int] = importlib.import_module(self.module).main
+        return body
+
+
+WAL = Role(
+    name="WAL",
+    module="ringwal.processes.wal",
+    descriptors=lambda context: {context.bell_fd, context.chore_fd},
+    writes_log=True,
+    finished_point="s.stop.written",
+)
+DRAIN = Role(
+    name="drain",
+    module="ringwal.processes.drain",
+    descriptors=lambda context: {context.bell_fd},
+    writes_log=False,
+)
+ROLES = (WAL, DRAIN)
+
+
+def after(role: Role) -> Role | None:
+    """Who is asked to stop when that one has finished; None: it was the last."""
+    following = ROLES[ROLES.index(role) + 1 :]
+    return following[0] if following else None

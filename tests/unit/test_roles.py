@@ -1,0 +1,28 @@
+"""The table of roles says what the supervisor needs to know, and every process in it keeps to that."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+from ringwal.processes.roles import DRAIN, ROLES, WAL, Role, after
+
+
+def test_each_is_asked_to_stop_when_the_one_before_has_finished() -> None:
+    assert [after(role) for role in ROLES] == [*ROLES[1:], None]
+    assert ROLES.index(WAL) < ROLES.index(DRAIN)  # what is written last must still be confirmed
+
+
+@pytest.mark.parametrize("role", ROLES, ids=str)
+def test_each_has_a_body(role: Role) -> None:
+    assert role.main().__module__ == role.module
+
+
+def test_names_and_bodies_are_told_apart() -> None:
+    assert len({role.name for role in ROLES}) == len({role.module for role in ROLES}) == len(ROLES)
+
+
+def test_only_who_makes_segments_is_woken_for_chores() -> None:
+    context = types.SimpleNamespace(bell_fd=7, chore_fd=8)
+    assert [role.descriptors(context) for role in (WAL, DRAIN)] == [{7, 8}, {7}]  # type: ignore[arg-type]
