@@ -1,13 +1,15 @@
-/* THE BLOCK AHEAD. No more than two blocks are in flight into a segment that is only reserved (wal.c), and a device that has
- * too little to do while the next one is composed loses a tenth of its bandwidth. So one more is composed while two are being
- * written, and is put here; who has written one of the two takes it and writes on. It crosses threads, but none has to wake up.
+/* THE BLOCK AHEAD. No more than two blocks are in flight into a segment that is only reserved
+ * (wal.c), and a device that has too little to do while the next one is composed loses a tenth of
+ * its bandwidth. So one more is composed while two are being written, and is put here; who has
+ * written one of the two takes it and writes on. It crosses threads, but none has to wake up.
  *
  *   put, under the turn   NONE -> the job -> THERE;           then the look at `writing`
- *   take, by anybody      THERE -> TAKEN -> a copy -> NONE;   `writing` went down before the look at the state
+ *   take, by anybody      THERE -> TAKEN -> a copy -> NONE;   `writing` went down before the look
+ *                         at the state
  *
- * PAIR: ahead. Both sides store first and look second, so a block that is put while the last of the two leaves is seen by one of
- * them, and the compare-and-set gives it to one. There is one at a time: whoever puts holds the turn and has seen NONE.
- * Model: tests/model/test_block_ahead.py. */
+ * PAIR: ahead. Both sides store first and look second, so a block that is put while the last of the
+ * two leaves is seen by one of them, and the compare-and-set gives it to one. There is one at a
+ * time: whoever puts holds the turn and has seen NONE. Model: tests/model/test_block_ahead.py. */
 #ifndef RW_AHEAD_H
 #define RW_AHEAD_H
 
@@ -32,8 +34,14 @@ typedef struct rw_ahead {
     rw_block_job job; /* TAKEN: its taker's; THERE: nobody's; NONE: that of the turn's holder */
 } rw_ahead;
 
-static inline bool rw_ahead_none(const rw_ahead *a) { return rw_load32_seq(&a->state) == RW_AHEAD_NONE; }
-static inline bool rw_ahead_there(const rw_ahead *a) { return rw_load32_seq(&a->state) == RW_AHEAD_THERE; }
+static inline bool rw_ahead_none(const rw_ahead *a)
+{
+    return rw_load32_seq(&a->state) == RW_AHEAD_NONE;
+}
+static inline bool rw_ahead_there(const rw_ahead *a)
+{
+    return rw_load32_seq(&a->state) == RW_AHEAD_THERE;
+}
 
 static inline void rw_ahead_put(rw_ahead *a, const rw_block_job *job)
 {

@@ -6,28 +6,32 @@
  *   bit  8      a sentinel: one WAL thread sleeps on the bell's eventfd, or is about to
  *   bits 9-63   sequence, bumped by every change; it never comes round
  *
- * A publisher rings if nobody watches and there is a sentinel. It remembers the value for which it rang, so that one
- * lane rings at most once for one state of the bell; the eventfd keeps the ring until the sentinel takes it.
+ * A publisher rings if nobody watches and there is a sentinel. It remembers the value for which it
+ * rang, so that one lane rings at most once for one state of the bell; the eventfd keeps the ring
+ * until the sentinel takes it.
  *
  * WAL threads (wal.c):
  *   watch           look at the lanes; take the compose turn; compose; seal
  *   leave to write  watchers - 1; rouse a helper if enough for another block is left
- *   sleep           if no block is being written and there is no sentinel: become it (watchers - 1, sentinel set, look
- *                   once more, poll the eventfd). Else leave (watchers - 1), look once more unless a block is being
- *                   written, and sleep on a private futex until a helper is wanted
- *   a thread whose block is written always goes back to watching, and looks at the lanes again; in a crowd after a few naps
- *                   (crowd.h), in which it counts as watching
+ *   sleep           if no block is being written and there is no sentinel: become it (watchers
+ *                   - 1, sentinel set, look once more, poll the eventfd). Else leave (watchers -
+ *                     1),
+ *                   look once more unless a block is being written, and sleep on a private futex
+ *                   until a helper is wanted
+ *   come back       a thread whose block is written always watches again, and looks at the lanes;
+ *                   in a crowd after a few naps (crowd.h), in which it counts as watching
  *
- * A write that takes long (RW_SLOW_NS) no longer counts as one whose thread looks soon: beside it, small blocks are opened
- * at once and a sentinel is kept. One idle thread, the guard, wakes up after that time to find it out; there is a guard
- * only while something is being written.
+ * A write that takes long (RW_SLOW_NS) no longer counts as one whose thread looks soon: beside it,
+ * small blocks are opened at once and a sentinel is kept. One idle thread, the guard, wakes up
+ * after that time to find it out; there is a guard only while something is being written.
  *
- * Nothing is missed: a publisher stores `valid`, fences, loads the bell; a WAL thread changes the bell (a sequentially
- * consistent CAS) and then loads `valid`. If the publisher saw a watcher, that watcher's change of the bell comes later in
- * the total order: either it became the sentinel or went to sleep beside one, and its last look finds the request; or it
- * writes a block, or sleeps while another thread does, and the writing thread looks when that is done. If the publisher saw
- * neither watcher nor sentinel, some thread writes a block, and looks when that is done: the last thread never sleeps
- * anywhere but in the sentinel's place.                                                    PAIR: publish/bell
+ * Nothing is missed: a publisher stores `valid`, fences, loads the bell; a WAL thread changes the
+ * bell (a sequentially consistent CAS) and then loads `valid`. If the publisher saw a watcher, that
+ * watcher's change of the bell comes later in the total order: either it became the sentinel or
+ * went to sleep beside one, and its last look finds the request; or it writes a block, or sleeps
+ * while another thread does, and the writing thread looks when that is done. If the publisher saw
+ * neither watcher nor sentinel, some thread writes a block, and looks when that is done: the last
+ * thread never sleeps anywhere but in the sentinel's place.                      PAIR: publish/bell
  */
 #ifndef RW_BELL_H
 #define RW_BELL_H
@@ -39,10 +43,13 @@
 #define RW_BELL_SENTINEL 0x100ull
 #define RW_BELL_STEP     0x200ull
 
-static inline bool rw_bell_wanted(uint64_t bell) { return (bell & (RW_BELL_WATCHERS | RW_BELL_SENTINEL)) == RW_BELL_SENTINEL; }
+static inline bool rw_bell_wanted(uint64_t bell)
+{
+    return (bell & (RW_BELL_WATCHERS | RW_BELL_SENTINEL)) == RW_BELL_SENTINEL;
+}
 
-/* Adds `watchers` (-1, 0, 1) and sets (1) or clears (-1) the sentinel. False, and no change, if the sentinel's place is
- * wanted and taken. */
+/* Adds `watchers` (-1, 0, 1) and sets (1) or clears (-1) the sentinel. False, and no change, if the
+ * sentinel's place is wanted and taken. */
 static inline bool rw_bell_change(uint64_t *bell, int64_t watchers, int64_t sentinel)
 {
     uint64_t old = rw_peek64(bell), next;

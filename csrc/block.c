@@ -29,22 +29,27 @@ uint64_t rw_block_seal(uint8_t *block, const rw_block *like, const uint8_t uuid[
     return length;
 }
 
-static int header_check(const rw_block *h, const uint8_t uuid[16], uint64_t epoch, uint64_t position)
+static int header_check(const rw_block *h, const uint8_t uuid[16], uint64_t epoch,
+                        uint64_t position)
 {
-    if (h->magic != RW_BLOCK_MAGIC || h->format_version != RW_FORMAT_VERSION || h->crc != block_crc(h))
+    if (h->magic != RW_BLOCK_MAGIC || h->format_version != RW_FORMAT_VERSION ||
+        h->crc != block_crc(h))
         return RW_BAD;
     if (memcmp(h->uuid, uuid, 16) != 0 || h->epoch != epoch || h->position != position)
         return RW_BAD;
-    if (h->length < RW_PAGE || h->length % RW_PAGE || h->used < sizeof *h || h->used > h->length || h->span < h->length)
+    if (h->length < RW_PAGE || h->length % RW_PAGE || h->used < sizeof *h || h->used > h->length ||
+        h->span < h->length)
         return RW_BAD;
-    /* Who walks on by `span` must come to a further place of a block, and who makes room for `records` must not be asked
-     * for the moon. */
-    if (h->span % RW_PAGE || h->span > UINT64_MAX - position || h->records > (h->used - sizeof *h) / sizeof(rw_record))
+    /* Who walks on by `span` must come to a further place of a block, and who makes room for
+     * `records` must not be asked for the moon. */
+    if (h->span % RW_PAGE || h->span > UINT64_MAX - position ||
+        h->records > (h->used - sizeof *h) / sizeof(rw_record))
         return RW_BAD;
     return RW_OK;
 }
 
-int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch, uint64_t position)
+int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch,
+                   uint64_t position)
 {
     rw_block h;
     if (available < sizeof h)
@@ -55,7 +60,8 @@ int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[
     return RW_OK;
 }
 
-uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch, uint64_t position)
+uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid[16],
+                         uint64_t epoch, uint64_t position)
 {
     for (uint64_t at = 0; at + RW_PAGE <= bytes; at += RW_PAGE) {
         uint64_t magic;
@@ -75,7 +81,9 @@ int rw_frame_check(const uint8_t *block, uint64_t used, uint64_t at, uint32_t se
     if (used < at || used - at < sizeof *r)
         return RW_BAD;
     memcpy(r, block + at, sizeof *r);
-    return r->crc == rw_record_crc(r, seed) && rw_record_frame(r->payload_bytes) <= used - at ? RW_OK : RW_BAD;
+    return r->crc == rw_record_crc(r, seed) && rw_record_frame(r->payload_bytes) <= used - at
+               ? RW_OK
+               : RW_BAD;
 }
 
 int rw_block_verify(const uint8_t *block)
@@ -92,7 +100,8 @@ int rw_block_verify(const uint8_t *block)
         if (r.digest != rw_xxh3(payload, r.payload_bytes))
             return RW_BAD;
         if (r.kind == RW_RECORD_BATCH ? rw_batch_check(payload, r.payload_bytes, r.count) != RW_OK
-                                      : r.kind != RW_RECORD_STREAM || r.payload_bytes == 0 || r.payload_bytes > RW_STREAM_NAME_MAX)
+                                      : r.kind != RW_RECORD_STREAM || r.payload_bytes == 0 ||
+                                            r.payload_bytes > RW_STREAM_NAME_MAX)
             return RW_BAD;
         at += rw_record_frame(r.payload_bytes);
     }

@@ -1,4 +1,5 @@
-/* Blocks of records: sealed, checked, and gone through frame by frame. Pure bytes: no shared word, no I/O, no state.
+/* Blocks of records: sealed, checked, and gone through frame by frame. Pure bytes: no shared word,
+ * no I/O, no state.
  *
  *   block (position P, a multiple of 4096)
  *   +----------+--------+-----------+--------+-----------+-- - - --+----------------------+
@@ -9,18 +10,21 @@
  *   |<------------------------------- length --------------------------------------------->|
  *
  * A block is valid if and only if
- *   1. its header has the magic, the format version and a right CRC,
- *   2. its uuid, epoch and position are the ones expected at that place,
- *   3. length and span are multiples of 4096, length fits, used <= length <= span, the next position does not wrap, and
+ *   1. its header has the magic, the format version and a right CRC, 2. its uuid, epoch and
+ *   position are the ones expected at that place, 3. length and span are multiples of 4096, length
+ *   fits, used <= length <= span, the next position does not wrap, and
  *      `used` has room for so many records,
- *   4. every one of its `records` frames has a right CRC (seeded with epoch and position, so no frame of another
+ *   4. every one of its `records` frames has a right CRC (seeded with epoch and position, so no
+ *   frame of another
  *      block fits), lies inside `used`, and they end at `used`,
  *   5. every payload has the digest in its frame.
- * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 5 (rw_block_verify).
+ * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 5
+ * (rw_block_verify).
  *
  * Who goes through the frames of a block uses, by what is known of it:
  *   rw_frames         sealed by this engine, in its own memory: nothing is checked
- *   rw_frame_check    of a segment file, or of a ring that may be overwritten meanwhile: each header is copied and checked
+ *   rw_frame_check    of a segment file, or of a ring that may be overwritten meanwhile: each
+ *                     header is copied and checked
  *   rw_block_frames   verified before: decoded, for Python and for those who need little of a frame
  */
 #ifndef RW_BLOCK_H
@@ -46,33 +50,39 @@ typedef struct rw_frame {
     uint32_t kind;
 } rw_frame;
 
-/* Completes the block whose frames end at like->used: zeros up to a whole page, then the header, as `like` has it; magic,
- * version, uuid, length and CRC are given here, and span 0 stands for the length. Returns the length. */
+/* Completes the block whose frames end at like->used: zeros up to a whole page, then the header, as
+ * `like` has it; magic, version, uuid, length and CRC are given here, and span 0 stands for the
+ * length. Returns the length. */
 uint64_t rw_block_seal(uint8_t *block, const rw_block *like, const uint8_t uuid[16]);
 
 /* Fills crc last. `h` lies at the block's start; all other fields must be set. */
 void rw_block_stamp(rw_block *h);
 
-/* Checks 1 to 3 on the header at `block`, of which `available` bytes may be read. RW_OK or RW_BAD. */
-int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch, uint64_t position);
+/* Checks 1 to 3 on the header at `block`, of which `available` bytes may be read. RW_OK or RW_BAD.
+ */
+int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch,
+                   uint64_t position);
 
-/* Checks 4 and 5 on a block that passed rw_block_check and of which `length` bytes may be read. RW_OK or RW_BAD. */
+/* Checks 4 and 5 on a block that passed rw_block_check and of which `length` bytes may be read.
+ * RW_OK or RW_BAD. */
 int rw_block_verify(const uint8_t *block);
 
-/* First 4096-aligned place in `bytes` of `area`, whose first byte is log position `position`, with a header that passes
- * checks 1 to 3 as far as the header alone goes (a block that runs past the area counts). Returns its byte offset, or
- * `bytes` if there is none. */
-uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch, uint64_t position);
+/* First 4096-aligned place in `bytes` of `area`, whose first byte is log position `position`, with
+ * a header that passes checks 1 to 3 as far as the header alone goes (a block that runs past the
+ * area counts). Returns its byte offset, or `bytes` if there is none. */
+uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid[16],
+                         uint64_t epoch, uint64_t position);
 
-/* Copies the frame header at byte `at` of a block whose frames end at `used`, and checks it: rule 4, except for the end.
- * RW_OK or RW_BAD. */
+/* Copies the frame header at byte `at` of a block whose frames end at `used`, and checks it: rule
+ * 4, except for the end. RW_OK or RW_BAD. */
 int rw_frame_check(const uint8_t *block, uint64_t used, uint64_t at, uint32_t seed, rw_record *r);
 
-/* Decodes up to `capacity` frames of a verified block, from byte offset *at on (start with sizeof(rw_block)); *at moves
- * behind the last one decoded. Returns how many. */
+/* Decodes up to `capacity` frames of a verified block, from byte offset *at on (start with
+ * sizeof(rw_block)); *at moves behind the last one decoded. Returns how many. */
 uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint32_t capacity);
 
-/* The `records` frames of a block that this engine has sealed itself, whose header starts at `block`. */
+/* The `records` frames of a block that this engine has sealed itself, whose header starts at
+ * `block`. */
 typedef struct rw_frames {
     uint8_t *at;
     uint32_t left;

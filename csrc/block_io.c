@@ -14,8 +14,10 @@ int rw_block_write(int fd, bool direct, const uint8_t *block, uint64_t length, u
         return pretended;
     while (length > 0) {
         struct iovec v = {.iov_base = (void *)block, .iov_len = length};
-        /* Without the flag, the plain call: where a sandbox refuses the other, direct I/O was given up for that. */
-        ssize_t n = direct ? pwritev2(fd, &v, 1, (off_t)file_offset, RWF_DSYNC) : pwritev(fd, &v, 1, (off_t)file_offset);
+        /* Without the flag, the plain call: where a sandbox refuses the other, direct I/O was given
+         * up for that. */
+        ssize_t n = direct ? pwritev2(fd, &v, 1, (off_t)file_offset, RWF_DSYNC)
+                           : pwritev(fd, &v, 1, (off_t)file_offset);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)

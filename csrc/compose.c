@@ -22,9 +22,12 @@ uint64_t rw_lanes_backlog(const rw_wal *w)
     uint64_t sum = 0;
     for (uint32_t k = 0; k < w->lanes_end; k++) {
         const rw_lane_end *e = &w->lanes[k];
-        /* A writer that stopped between claim and publish must not make everybody's blocks small. */
-        uint64_t claimed = e->active && rw_lane_ready(e) ? rw_peek64(&e->lane->claim) - e->cursor : 0;
-        sum += claimed <= e->bytes ? claimed : 0; /* the word is the client's; nothing else depends on it */
+        /* A writer that stopped between claim and publish must not make everybody's blocks small.
+         */
+        uint64_t claimed =
+            e->active && rw_lane_ready(e) ? rw_peek64(&e->lane->claim) - e->cursor : 0;
+        /* the word is the client's; nothing else depends on it */
+        sum += claimed <= e->bytes ? claimed : 0;
     }
     return sum;
 }
@@ -37,7 +40,8 @@ void rw_tell_refused(rw_wal *w, uint32_t k, uint32_t generation)
     rw_unpark(&slot->wake, INT_MAX);
 }
 
-/* The lane holds what no writer of ours writes. It is never looked at again; its client finds out from `fault`. */
+/* The lane holds what no writer of ours writes. It is never looked at again; its client finds out
+ * from `fault`. */
 static void refuse_lane(rw_wal *w, uint32_t k)
 {
     w->lanes[k].active = 0;
@@ -52,18 +56,22 @@ static const rw_stream *open_stream(const rw_wal *w, uint32_t id)
     return rw_load32(&s->state) == RW_STREAM_OPEN && s->name_bytes <= RW_STREAM_NAME_MAX ? s : NULL;
 }
 
-/* The next request of lane k, checked, and the bytes its frames take. RW_OK, RW_PENDING, or RW_FAULT (lane refused). */
+/* The next request of lane k, checked, and the bytes its frames take. RW_OK, RW_PENDING, or
+ * RW_FAULT (lane refused). */
 static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
 {
     rw_lane_end *e = &w->lanes[k];
     if (!e->active || !rw_lane_ready(e))
         return RW_PENDING;
     const rw_stream *s;
-    if (rw_lane_peek(e, w->c->max_record_bytes, q) != RW_OK || (s = open_stream(w, q->stream)) == NULL) {
+    if (rw_lane_peek(e, w->c->max_record_bytes, q) != RW_OK ||
+        (s = open_stream(w, q->stream)) == NULL) {
         refuse_lane(w, k);
         return RW_FAULT;
     }
-    *need = rw_record_frame(q->payload_bytes) + (w->defined[q->stream] ? 0 : rw_record_frame(s->name_bytes));
+    *need = rw_record_frame(q->payload_bytes);
+    if (!w->defined[q->stream])
+        *need += rw_record_frame(s->name_bytes);
     return RW_OK;
 }
 
@@ -71,12 +79,14 @@ static void put_definition(rw_wal *w, uint32_t id)
 {
     rw_log_ring *r = &w->ring;
     const rw_stream *s = rw_stream_of(w->c, id);
-    r->used += rw_definition_put(r->base + r->used, id, s->name, s->name_bytes, w->next_offset[id], w->last_timestamp_ns, r->seed);
+    r->used += rw_definition_put(r->base + r->used, id, s->name, s->name_bytes, w->next_offset[id],
+                                 w->last_timestamp_ns, r->seed);
     r->records++;
 }
 
-/* Copies the request into the block. The copy is private to the engine, so what is checked is what is written: a client
- * that changes its payload under our hands fails the digest here and not at recovery. */
+/* Copies the request into the block. The copy is private to the engine, so what is checked is what
+ * is written: a client that changes its payload under our hands fails the digest here and not at
+ * recovery. */
 static int take(rw_wal *w, uint32_t k, const rw_request *q)
 {
     rw_lane_end *e = &w->lanes[k];
@@ -102,7 +112,8 @@ static int take(rw_wal *w, uint32_t k, const rw_request *q)
     };
     uint8_t *copy = r->base + r->used + sizeof record;
     uint64_t frame = rw_record_put(r->base + r->used, &record, rw_lane_payload(e), r->seed);
-    if (rw_xxh3(copy, q->payload_bytes) != q->digest || rw_batch_check(copy, q->payload_bytes, q->count) != RW_OK) {
+    if (rw_xxh3(copy, q->payload_bytes) != q->digest ||
+        rw_batch_check(copy, q->payload_bytes, q->count) != RW_OK) {
         r->used = used_before;
         r->records = records_before;
         refuse_lane(w, k);
@@ -170,11 +181,18 @@ static int first_request(rw_wal *w, uint64_t *need)
     return RW_PENDING;
 }
 
-bool rw_wal_segment_filled(const rw_wal *w) { return w->segments[rw_wal_segment(w) % RW_WAL_SEGMENTS].filled; }
+bool rw_wal_segment_filled(const rw_wal *w)
+{
+    return w->segments[rw_wal_segment(w) % RW_WAL_SEGMENTS].filled;
+}
 
-/* Where as many blocks are in flight as there are threads, two that are half as large keep the device busier than one: large
- * ones end together, and while all writers append again the device waits for the first of them to be composed. */
-static uint64_t full_block(const rw_wal *w) { return rw_wal_segment_filled(w) ? w->o.block_bytes / 2 : w->o.block_bytes; }
+/* Where as many blocks are in flight as there are threads, two that are half as large keep the
+ * device busier than one: large ones end together, and while all writers append again the device
+ * waits for the first of them to be composed. */
+static uint64_t full_block(const rw_wal *w)
+{
+    return rw_wal_segment_filled(w) ? w->o.block_bytes / 2 : w->o.block_bytes;
+}
 
 int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
 {
@@ -182,8 +200,8 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
     return s->fds[0] >= 0 && s->number == number ? s->fds[thread] : -1;
 }
 
-/* Lane heads and stream offsets, after seal. A successor repeats this for the last sealed block (restore.c), which is
- * the only one that can lack it: the turn is held from compose to here. */
+/* Lane heads and stream offsets, after seal. A successor repeats this for the last sealed block
+ * (restore.c), which is the only one that can lack it: the turn is held from compose to here. */
 void rw_publish_block(rw_wal *w)
 {
     rw_control *c = w->c;
@@ -203,7 +221,8 @@ void rw_publish_block(rw_wal *w)
             continue;
         e->touched = 0;
         rw_slot *slot = rw_slot_of(c, k);
-        RW_ASSERT(e->cursor - slot->head <= e->bytes); /* head never goes back, and never beyond what was claimed */
+        /* head never goes back, and never beyond what was claimed */
+        RW_ASSERT(e->cursor - slot->head <= e->bytes);
         rw_store64_seq(&slot->head, e->cursor);
         (void)RW_POINT("l.heads.mid");
         rw_store64(&slot->requests, e->taken);
@@ -230,7 +249,8 @@ static void hand_out(rw_wal *w, rw_block_job *job, int fd)
     rw_count64(&w->c->wal_block_bytes, job->length);
 }
 
-/* Tells the Python side when a segment is used for the first time, so that it prepares another one. */
+/* Tells the Python side when a segment is used for the first time, so that it prepares another one.
+ */
 static void announce_segment(rw_wal *w, uint64_t number)
 {
     if (number > w->segment_announced) {
@@ -260,7 +280,8 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     if (rc == RW_TOO_LARGE) {
         if (rw_log_ring_begin_end(r) != RW_OK)
             return RW_FULL;
-        rw_log_ring_seal(r, RW_BLOCK_END, rw_log_ring_segment_room(r) + RW_PAGE, w->last_timestamp_ns);
+        rw_log_ring_seal(r, RW_BLOCK_END, rw_log_ring_segment_room(r) + RW_PAGE,
+                         w->last_timestamp_ns);
     } else if (rc != RW_OK) {
         return rc;
     } else {
@@ -293,8 +314,10 @@ int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job)
     int rc = rw_log_ring_begin(r, sizeof(rw_block), RW_PAGE);
     if (rc == RW_OK)
         rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
-    else if (rc == RW_TOO_LARGE && rw_log_ring_begin_end(r) == RW_OK) /* a full segment: its END block covers, too */
-        rw_log_ring_seal(r, RW_BLOCK_END, rw_log_ring_segment_room(r) + RW_PAGE, w->last_timestamp_ns);
+    else if (rc == RW_TOO_LARGE && rw_log_ring_begin_end(r) == RW_OK)
+        /* a full segment: its END block covers, too */
+        rw_log_ring_seal(r, RW_BLOCK_END, rw_log_ring_segment_room(r) + RW_PAGE,
+                         w->last_timestamp_ns);
     else
         return RW_PENDING; /* no room in the ring yet */
     w->covered_end = w->c->sealed_end;

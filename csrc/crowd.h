@@ -1,21 +1,24 @@
 /* THE CROWD: more callers than the processors can serve if everybody stays awake.
  *
- * A caller, the drain and a WAL thread that spin for the next event save a wake-up, which is what a few callers wait for most.
- * With many callers the processors are what is short, and whoever spins takes them from those who have something to do. Worse,
- * it takes them from the callers that sleep: with 64 callers a few that never slept kept engine and processors to themselves,
- * in blocks of two records, and the slowest caller got a tenth of what the fastest got. So in a crowd
+ * A caller, the drain and a WAL thread that spin for the next event save a wake-up, which is what a
+ * few callers wait for most. With many callers the processors are what is short, and whoever spins
+ * takes them from those who have something to do. Worse, it takes them from the callers that sleep:
+ * with 64 callers a few that never slept kept engine and processors to themselves, in blocks of two
+ * records, and the slowest caller got a tenth of what the fastest got. So in a crowd
  *
  *   callers        sleep at once, unless writes are long (lane.c)
  *   the drain      sleeps while blocks are written (sequencer.c)
- *   a WAL thread   gathers: it sleeps for moments until most callers have appended again, or no more do (wal.c)
+ *   a WAL thread   gathers: it sleeps for moments until most callers have appended again, or no
+ *                  more do (wal.c)
  *
- * Where a write takes long, processors are not what is short: the callers' own work is done before it ends, and what counts is
- * that the next event finds somebody awake. There callers stay awake, all of them, so that nobody is in a clique. What is long
- * goes by the quickest of the latest small writes: the others may have waited for a processor as well.
+ * Where a write takes long, processors are not what is short: the callers' own work is done before
+ * it ends, and what counts is that the next event finds somebody awake. There callers stay awake,
+ * all of them, so that nobody is in a clique. What is long goes by the quickest of the latest small
+ * writes: the others may have waited for a processor as well.
  *
- * It has to be known from who was confirmed, not from what is under way: of a clique that spins little is under way. The
- * drain counts its callers in windows of time and is the only writer of `callers` and `crowd`; everybody else takes
- * them for a hint.
+ * It has to be known from who was confirmed, not from what is under way: of a clique that spins
+ * little is under way. The drain counts its callers in windows of time and is the only writer of
+ * `callers` and `crowd`; everybody else takes them for a hint.
  */
 #ifndef RW_CROWD_H
 #define RW_CROWD_H
@@ -23,14 +26,22 @@
 #include "atomics.h"
 #include "layout.h"
 
-static inline bool rw_crowded(const rw_control *c) { return rw_load32(&c->callers) > rw_load32(&c->crowd); }
+static inline bool rw_crowded(const rw_control *c)
+{
+    return rw_load32(&c->callers) > rw_load32(&c->crowd);
+}
 
-/* Measured with 16 callers awake: writes of 90 us and more made them 1.4 to 1.6 times as fast, and all alike; with writes of 30 to
- * 50 us (simulated) they were 1.3 to 1.8 times as fast and the slowest had half to three quarters of what the fastest had. */
+/* Measured with 16 callers awake: writes of 90 us and more made them 1.4 to 1.6 times as fast, and
+ * all alike; with writes of 30 to
+ * 50 us (simulated) they were 1.3 to 1.8 times as fast and the slowest had half to three quarters
+ *    of what the fastest had. */
 #define RW_LONG_WRITE_NS 70000u
 #define RW_SMALL_WRITE   (32u * 1024u)
 
-static inline bool rw_writes_are_long(const rw_control *c) { return rw_load64(&c->write_ns) >= RW_LONG_WRITE_NS; }
+static inline bool rw_writes_are_long(const rw_control *c)
+{
+    return rw_load64(&c->write_ns) >= RW_LONG_WRITE_NS;
+}
 
 /* A WAL thread has written a small block. Threads may tread on each other: a hint. */
 static inline void rw_write_took(rw_control *c, uint64_t ns)

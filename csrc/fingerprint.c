@@ -1,7 +1,9 @@
-/* By what two builds know that they mean the same bytes. Rendered from layout.h: python tests/support/shared_words.py */
+/* By what two builds know that they mean the same bytes. Rendered from layout.h:
+ * python tests/support/shared_words.py */
 #include "memory.h"
 
-#define SAME(what, fact) _Static_assert(fact, what ": layout.h has changed: python tests/support/shared_words.py")
+#define SAME(what, fact) \
+    _Static_assert(fact, what ": layout.h has changed: python tests/support/shared_words.py")
 #define CONSTANT(name, value) SAME(#name, (name) == (value))
 #define SIZE(type, bytes) SAME(#type, sizeof(type) == (bytes))
 #define FIELD(type, at, ctype, field) \

@@ -31,7 +31,12 @@ int64_t rw_receive(int socket, uint8_t *data, uint64_t size, rw_descriptors *int
         char space[CMSG_SPACE(RW_DESCRIPTORS_MAX * sizeof(int))];
     } control;
     struct iovec part = {.iov_base = data, .iov_len = size};
-    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct msghdr m = {
+        .msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof control,
+    };
     ssize_t got = recvmsg(socket, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (got < 0)
         return -errno;

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
-/* What the WAL process's main thread, in Python, does beside the threads that write: lanes and segments come and go. */
+/* What the WAL process's main thread, in Python, does beside the threads that write: lanes and
+ * segments come and go. */
 #include "memory.h"
 #include "points.h"
 #include "wait.h"
@@ -14,7 +15,8 @@ int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generat
     w->lanes[slot] = (rw_lane_end){
         .lane = lane,
         .data = (const uint8_t *)lane + sizeof *lane,
-        .bytes = rw_slot_of(w->c, slot)->lane_bytes, /* not the lane's word: its writer can change that one */
+        /* not the lane's word: its writer can change that one */
+        .bytes = rw_slot_of(w->c, slot)->lane_bytes,
         .salt = lane->salt,
         .cursor = rw_slot_of(w->c, slot)->head,
         .generation = generation,
@@ -46,7 +48,8 @@ int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
         w->lanes_end--;
     turn_give(w);
     rw_slot *s = rw_slot_of(w->c, slot);
-    /* First, so that a successor that finds head at 0 and the generation not let go does not take its requests again. */
+    /* First, so that a successor that finds head at 0 and the generation not let go does not take
+     * its requests again. */
     rw_store32_seq(&s->fault, generation);
     (void)RW_POINT("l.detach.mid");
     rw_store64_seq(&s->head, 0); /* the next generation's lane begins at 0 */
@@ -100,6 +103,9 @@ int rw_wal_drop_segment(rw_wal *w, int *fds)
     return rc;
 }
 
-uint64_t rw_wal_segment(const rw_wal *w) { return rw_load64(&w->c->sealed_end) / w->c->segment_bytes; }
+uint64_t rw_wal_segment(const rw_wal *w)
+{
+    return rw_load64(&w->c->sealed_end) / w->c->segment_bytes;
+}
 
 void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }

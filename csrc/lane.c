@@ -25,23 +25,26 @@ struct rw_writer {
     uint64_t salt;
     uint32_t *streams; /* of the number with these low bits: whose results `flush` asks for */
     uint64_t next;     /* number of the next request that is submitted */
-    uint64_t taken;    /* requests below this number are submitted, or about to be: next, once nobody is under way */
+    /* requests below this number are submitted, or about to be: next, once nobody is under way */
+    uint64_t taken;
     uint64_t granted;  /* only numbers below this one may be given out */
     uint32_t shut;     /* no more requests: the client has given this lane up */
     uint32_t mask;
     uint32_t generation;
-    uint32_t spins_missed; /* waits in a row that outlasted their spin; a hint that threads may tread on */
+    /* waits in a row that outlasted their spin; a hint that threads may tread on */
+    uint32_t spins_missed;
     int bell_fd;
 };
 
-/* Once so many waits outlasted their spin, only every so many-th still spins: waiting takes long here, and the processor is
- * better left to those that are waited for. */
+/* Once so many waits outlasted their spin, only every so many-th still spins: waiting takes long
+ * here, and the processor is better left to those that are waited for. */
 #define SPINS_MISSED_MAX 4u
 #define SPIN_RETRY       16u
 #define MANY_UNDER_WAY   8
 
-/* Where writes are long (crowd.h): what is many there, and how much longer than a few callers those of a crowd stay awake, as they
- * wait for each other, too. With shorter spins some of them slept and some did not, which was slower than either. */
+/* Where writes are long (crowd.h): what is many there, and how much longer than a few callers those
+ * of a crowd stay awake, as they wait for each other, too. With shorter spins some of them slept
+ * and some did not, which was slower than either. */
 #define MANY_UNDER_LONG_WRITES 256
 #define CROWD_SPINS            2
 
@@ -94,7 +97,8 @@ static int usable(const rw_writer *w)
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }
 
-/* Signed: `claim` may be old and head beyond it by now. That is room; the CAS on `claim` finds out that it was old. */
+/* Signed: `claim` may be old and head beyond it by now. That is room; the CAS on `claim` finds out
+ * that it was old. */
 static bool has_room(const rw_writer *w, uint64_t claim, uint64_t frame)
 {
     return (int64_t)(claim + frame - rw_load64(&w->slot->head)) <= (int64_t)w->bytes;
@@ -119,7 +123,8 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
 }
 
 /* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
-static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload, uint32_t count, uint64_t number)
+static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload, uint32_t count,
+                    uint64_t number)
 {
     rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
     rw_request h = {
@@ -131,13 +136,15 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
         .number = number,
     };
     h.crc = rw_request_crc(&h);
-    memcpy((uint8_t *)q + sizeof q->valid, (const uint8_t *)&h + sizeof h.valid, sizeof h - sizeof h.valid);
+    memcpy((uint8_t *)q + sizeof q->valid, (const uint8_t *)&h + sizeof h.valid,
+           sizeof h - sizeof h.valid);
     (void)RW_POINT("w.publish.pre");
     rw_store64(&q->valid, h.valid); /* PAIR: publish/take */
     (void)RW_POINT("w.publish.post");
 
-    /* PAIR: publish/bell. The fence keeps the look at the bell behind the store of `valid`; the WAL thread changes the
-     * bell first and looks at the lanes second. One of the two sees the other. */
+    /* PAIR: publish/bell. The fence keeps the look at the bell behind the store of `valid`; the WAL
+     * thread changes the bell first and looks at the lanes second. One of the two sees the other.
+     */
     rw_fence();
     uint64_t bell = rw_peek64(&w->c->bell);
     if (rw_bell_wanted(bell) && rw_peek64(&w->lane->last_rung) != bell) {
@@ -146,7 +153,8 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
     }
 }
 
-static void put_one(rw_writer *w, uint64_t at, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
+static void put_one(rw_writer *w, uint64_t at, uint32_t stream, const uint8_t *data, uint64_t bytes,
+                    uint64_t number)
 {
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
     memcpy(to, data, bytes / 2);
@@ -155,8 +163,8 @@ static void put_one(rw_writer *w, uint64_t at, uint32_t stream, const uint8_t *d
     publish(w, at, stream, bytes, 1, number);
 }
 
-static void put_batch(rw_writer *w, uint64_t at, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
-                      uint64_t bytes, uint64_t number)
+static void put_batch(rw_writer *w, uint64_t at, uint32_t stream, const uint32_t *lengths,
+                      uint32_t count, const uint8_t *data, uint64_t bytes, uint64_t number)
 {
     uint64_t table = count > 1 ? 4ull * count : 0;
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
@@ -175,8 +183,8 @@ int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes
     return rc;
 }
 
-int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data, uint64_t bytes,
-                   uint64_t number)
+int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+                   const uint8_t *data, uint64_t bytes, uint64_t number)
 {
     uint64_t at;
     if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
@@ -187,11 +195,12 @@ int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint3
     return rc;
 }
 
-/* ---------------------------------------------------------------------------------------- numbers, given out here */
+/* ---------------------------------------------------------------------- numbers, given out here */
 
-/* Permit, claim, number: in this order a refusal gives everything back, and the numbers have no holes. A number that was
- * taken first and could not be used would be waited for in vain. So next <= taken <= granted, and once next is granted, every
- * permit has become a number and none can come back: whoever takes a lane out of use waits for that. */
+/* Permit, claim, number: in this order a refusal gives everything back, and the numbers have no
+ * holes. A number that was taken first and could not be used would be waited for in vain. So next
+ * <= taken <= granted, and once next is granted, every permit has become a number and none can come
+ * back: whoever takes a lane out of use waits for that. */
 static int64_t start(rw_writer *w, uint32_t stream, uint64_t payload, uint64_t *at)
 {
     uint64_t taken = rw_load64(&w->taken);
@@ -218,8 +227,8 @@ int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t b
     return number;
 }
 
-int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
-                       uint64_t bytes)
+int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+                       const uint8_t *data, uint64_t bytes)
 {
     uint64_t at;
     if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
@@ -298,7 +307,8 @@ int64_t rw_completion_poll(const rw_writer *w, uint64_t number)
     return found == RW_FAILED_OFFSET ? RW_FAILED_REQUEST : (int64_t)found;
 }
 
-/* What else may end a wait for a completion: a stopping engine still completes what it has taken. */
+/* What else may end a wait for a completion: a stopping engine still completes what it has taken.
+ */
 static int waitable(const rw_writer *w)
 {
     uint32_t state = rw_load32(&w->c->state);
@@ -307,8 +317,8 @@ static int waitable(const rw_writer *w)
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }
 
-/* Are so many requests under way, of few callers or of many, that the next confirmation is not worth staying awake for?
- * A hint: the words move while they are read. */
+/* Are so many requests under way, of few callers or of many, that the next confirmation is not
+ * worth staying awake for? A hint: the words move while they are read. */
 static bool more_under_way(const rw_writer *w, int64_t requests)
 {
     uint64_t sealed = rw_load64(&w->c->sealed), released = rw_load64(&w->c->released);
@@ -378,7 +388,8 @@ uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream)
     return rw_load64_seq(&rw_stream_of((rw_control *)c, stream)->confirmed_offset);
 }
 
-/* A place in the lane's table of streams that threads tail, or RW_TAIL_INTERESTS if all are taken. */
+/* A place in the lane's table of streams that threads tail, or RW_TAIL_INTERESTS if all are taken.
+ */
 static uint32_t interest_take(rw_lane *lane, uint32_t stream)
 {
     uint32_t i = 0;
@@ -399,7 +410,8 @@ static void interest_drop(rw_lane *lane, uint32_t i)
         rw_sub32(&lane->tail_any, 1);
 }
 
-int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns, uint64_t timeout_ns)
+int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
+                 uint64_t timeout_ns)
 {
     const rw_stream *s = rw_stream_of(w->c, stream);
     if (rw_load64(&s->confirmed_offset) > seen)
@@ -411,8 +423,10 @@ int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
     }
     int rc = RW_OK;
     uint32_t place = interest_take(w->lane, stream);
-    /* PAIR: tail. The drain stores confirmed_offset (and bumps `wake` for those in tail_any), then looks at the tables. */
-    const uint32_t *word = place < RW_TAIL_INTERESTS ? rw_low_half(&s->confirmed_offset) : &w->slot->wake;
+    /* PAIR: tail. The drain stores confirmed_offset (and bumps `wake` for those in tail_any), then
+     * looks at the tables. */
+    const uint32_t *word =
+        place < RW_TAIL_INTERESTS ? rw_low_half(&s->confirmed_offset) : &w->slot->wake;
     uint32_t value = rw_load32_seq(word);
     if (rw_load64_seq(&s->confirmed_offset) <= seen && waitable(w) == RW_OK)
         rc = rw_park(word, value, timeout_ns);
@@ -424,7 +438,7 @@ int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
     return rc == RW_OK ? RW_PENDING : rc;
 }
 
-/* ------------------------------------------------------------------------------------------ the WAL process's end */
+/* ------------------------------------------------------------------------ the WAL process's end */
 
 static const rw_request *at_cursor(const rw_lane_end *e)
 {
@@ -433,7 +447,8 @@ static const rw_request *at_cursor(const rw_lane_end *e)
 
 bool rw_lane_ready(const rw_lane_end *e)
 {
-    return rw_load64_seq(&at_cursor(e)->valid) == rw_lane_valid(e->salt, e->cursor); /* PAIR: publish/take */
+    /* PAIR: publish/take */
+    return rw_load64_seq(&at_cursor(e)->valid) == rw_lane_valid(e->salt, e->cursor);
 }
 
 int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
@@ -441,7 +456,8 @@ int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
     memcpy(out, at_cursor(e), sizeof *out);
     if (out->valid != rw_lane_valid(e->salt, e->cursor) || out->crc != rw_request_crc(out))
         return RW_BAD;
-    if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes || out->count == 0)
+    if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes ||
+        out->count == 0)
         return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;
 }

@@ -6,30 +6,35 @@
  *                                        ^ slot->head                                ^ lane->claim
  *
  * Writer (any thread of the process that owns the lane):
- *   1 claim: CAS `claim` from p to p + frame, if p + frame - head <= lane_bytes. From here [p, p + frame) is this
- *     thread's alone.
+ *   1 claim: CAS `claim` from p to p + frame, if p + frame - head <= lane_bytes. From here [p, p +
+ *     frame) is this thread's alone.
  *   2 fill: payload, digest, header except `valid`.
  *   3 publish: store valid = p + 1, salted, release.                            PAIR: publish/take
  *   4 look at the bell (bell.h) and ring if the WAL process asks for it.         PAIR: publish/bell
  * WAL process, one thread at a time (it holds the compose turn):
- *   take: at its cursor p, load `valid`, acquire; p + 1, salted, means a complete request. It copies header and payload into the
- *   log ring, which no client can write, and validates the copy. After the block is sealed it stores head, which gives
- *   the space back.                                                             PAIR: room
+ *   take: at its cursor p, load `valid`, acquire; p + 1, salted, means a complete request. It
+ *   copies header and payload into the log ring, which no client can write, and validates the copy.
+ *   After the block is sealed it stores head, which gives the space back.               PAIR: room
  *
- * Key invariant: head <= cursor <= claim, claim - head <= lane_bytes; bytes in [head, claim) are never claimed again.
- * Order: requests are taken in claim order, so one thread's appends keep their order, and threads are ordered by claim.
- * Laps: `valid` holds a position that never repeats, so a request of an earlier lap at the same place does not count.
- * Payload bytes of an earlier lap may come from anybody; without the salt they could forge a request, or get the lane
- * refused. A writer process that forges one harms its own lane only.
+ * Key invariant: head <= cursor <= claim, claim - head <= lane_bytes; bytes in [head, claim) are
+ * never claimed again.
+ * Order: requests are taken in claim order, so one thread's appends keep their order, and threads
+ * are ordered by claim.
+ * Laps: `valid` holds a position that never repeats, so a request of an earlier lap at the same
+ * place does not count. Payload bytes of an earlier lap may come from anybody; without the salt
+ * they could forge a request, or get the lane refused. A writer process that forges one harms its
+ * own lane only.
  * Wrap-around: the data area is mapped twice in a row, so a request is always contiguous.
- * A thread that stops between 1 and 3 holds up its own lane (the WAL process waits at its request) and nobody else's; no
- * thread waits for another one. If its process dies there, the request was not published and is not written.
- * If the WAL process dies before it sealed the block, the requests are still there and are taken again.
+ * A thread that stops between 1 and 3 holds up its own lane (the WAL process waits at its request)
+ * and nobody else's; no thread waits for another one. If its process dies there, the request was
+ * not published and is not written. If the WAL process dies before it sealed the block, the
+ * requests are still there and are taken again.
  *
- * COMPLETIONS. Each request has a number, given out by the writer's end, whose low bits choose one of its completion cells.
- * The drain stores 0, then the offset, then the number. A reader that sees its number, then the offset, then its number
- * again has the right offset: a cell is only used for another number after its owner has settled the earlier one, and
- * a replaced drain that delivers an old number again first stores 0.            PAIR: cell
+ * COMPLETIONS. Each request has a number, given out by the writer's end, whose low bits choose one
+ * of its completion cells. The drain stores 0, then the offset, then the number. A reader that sees
+ * its number, then the offset, then its number again has the right offset: a cell is only used for
+ * another number after its owner has settled the earlier one, and a replaced drain that delivers an
+ * old number again first stores 0.                                                       PAIR: cell
  */
 #ifndef RW_LANE_H
 #define RW_LANE_H
@@ -40,7 +45,7 @@
 
 #define RW_ANY_STREAM UINT32_MAX
 
-/* ------------------------------------------------------------------------------------------- the writer's end */
+/* ----------------------------------------------------------------------------- the writer's end */
 
 typedef struct rw_writer rw_writer;
 
@@ -48,25 +53,27 @@ typedef struct rw_writer rw_writer;
 rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd);
 void rw_writer_close(rw_writer *w);
 
-/* From now on every request is refused as if the engine were gone. Results can still be asked for. */
+/* From now on every request is refused as if the engine were gone. Results can still be asked for.
+ */
 void rw_writer_shut(rw_writer *w);
 
 /* Largest payload that one request of this lane can hold. */
 uint64_t rw_writer_record_limit(const rw_writer *w);
 
-/* Publishes one request under the next number, which is returned (>= 0). RW_CHORE: no number is free, grant some. RW_FULL,
- * RW_TOO_LARGE, RW_GONE, RW_FAULT as below; RW_BAD: the lengths are not those of the data, which the WAL process would
- * refuse, and the lane with it. Nothing is written, and no number used, unless one is returned. Numbers begin at
- * generation << 32 and have no holes; a thread's numbers are in the order of its requests. */
+/* Publishes one request under the next number, which is returned (>= 0). RW_CHORE: no number is
+ * free, grant some. RW_FULL, RW_TOO_LARGE, RW_GONE, RW_FAULT as below; RW_BAD: the lengths are not
+ * those of the data, which the WAL process would refuse, and the lane with it. Nothing is written,
+ * and no number used, unless one is returned. Numbers begin at generation << 32 and have no holes;
+ * a thread's numbers are in the order of its requests. */
 int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes);
-int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data,
-                       uint64_t bytes);
+int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+                       const uint8_t *data, uint64_t bytes);
 
 /* Before the first grant: leaves out so many numbers, to be near the last one. */
 void rw_writer_skip(rw_writer *w, uint32_t count);
 
-/* Allows the numbers below `end`, if they are not allowed yet: saying it twice, or late, changes nothing. The caller has settled
- * the results whose cells they take. */
+/* Allows the numbers below `end`, if they are not allowed yet: saying it twice, or late, changes
+ * nothing. The caller has settled the results whose cells they take. */
 void rw_writer_grant(rw_writer *w, uint64_t end);
 uint64_t rw_writer_granted(const rw_writer *w);
 /* May a number be given out now? */
@@ -77,26 +84,29 @@ uint64_t rw_writer_next(const rw_writer *w);
 /* What rw_completion_poll says of `count` numbers from `first` on. */
 void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out);
 
-/* The first submitted number in [from, to) that belongs to the stream (RW_ANY_STREAM: to any), or `to`. All of them must be
- * among the last completions_per_client that were given out. */
+/* The first submitted number in [from, to) that belongs to the stream (RW_ANY_STREAM: to any), or
+ * `to`. All of them must be among the last completions_per_client that were given out. */
 uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, uint64_t to);
 
-/* With a number of the caller's choice; only where nothing is submitted. RW_OK; RW_FULL: no room now; RW_TOO_LARGE; RW_GONE; RW_FAULT. Nothing is written unless RW_OK. */
+/* With a number of the caller's choice; only where nothing is submitted. RW_OK; RW_FULL: no room
+ * now; RW_TOO_LARGE; RW_GONE; RW_FAULT. Nothing is written unless RW_OK. */
 int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number);
 
 /* The same for a batch: `data` holds the records one behind the other. */
-int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count, const uint8_t *data, uint64_t bytes,
-                   uint64_t number);
+int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+                   const uint8_t *data, uint64_t bytes, uint64_t number);
 
-/* Sleeps until there may be room for a payload of this size. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE, RW_FAULT. A signal
- * does not end the wait, here and in rw_completion_settle: its handler may append, too, and would wait for the same. Where
- * each signal ended the wait below, handlers that came quicker than confirmations piled up on the stack. */
+/* Sleeps until there may be room for a payload of this size. RW_OK, RW_PENDING, RW_INTERRUPTED,
+ * RW_GONE, RW_FAULT. A signal does not end the wait, here and in rw_completion_settle: its handler
+ * may append, too, and would wait for the same. Where each signal ended the wait below, handlers
+ * that came quicker than confirmations piled up on the stack. */
 int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns);
 
 /* The offset of the request's first record (>= 0), RW_PENDING or RW_FAILED_REQUEST. */
 int64_t rw_completion_poll(const rw_writer *w, uint64_t number);
 
-/* Spins for spin_ns, giving the processor away, then parks. As poll, and RW_INTERRUPTED, RW_GONE, RW_FAULT. */
+/* Spins for spin_ns, giving the processor away, then parks. As poll, and RW_INTERRUPTED, RW_GONE,
+ * RW_FAULT. */
 int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint64_t timeout_ns);
 
 /* The same without a spin, for an append that needs the number's cell. */
@@ -104,32 +114,40 @@ int64_t rw_completion_settle(rw_writer *w, uint64_t number, uint64_t timeout_ns)
 
 uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream);
 
-/* Sleeps until the stream is confirmed beyond `seen`. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE. */
-int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns, uint64_t timeout_ns);
+/* Sleeps until the stream is confirmed beyond `seen`. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE.
+ */
+int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
+                 uint64_t timeout_ns);
 
-/* ------------------------------------------------------------------------------------------ the WAL process's end */
+/* ------------------------------------------------------------------------ the WAL process's end */
 
 typedef struct rw_lane_end {
     const rw_lane *lane;
     const uint8_t *data;
     uint64_t bytes;
     uint64_t salt;
-    uint64_t cursor; /* next position to take; ahead of slot->head while a block is being composed */
+    /* next position to take; ahead of slot->head while a block is being composed */
+    uint64_t cursor;
     uint32_t generation;
     uint32_t active;
     uint32_t touched; /* taken from for the block being composed */
     uint64_t taken;   /* requests taken since this end was attached */
 } rw_lane_end;
 
-/* Is there a complete request at the cursor? Sequentially consistent: the second look of park and wake. */
+/* Is there a complete request at the cursor? Sequentially consistent: the second look of park and
+ * wake. */
 bool rw_lane_ready(const rw_lane_end *e);
 
-/* Copies the request header at the cursor and validates it against everything that can be checked without the payload.
- * RW_OK, or RW_BAD: no writer of ours writes this; the lane must be refused. */
+/* Copies the request header at the cursor and validates it against everything that can be checked
+ * without the payload. RW_OK, or RW_BAD: no writer of ours writes this; the lane must be refused.
+ */
 int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out);
 
 /* What `valid` holds for a request at this position. */
-static inline uint64_t rw_lane_valid(uint64_t salt, uint64_t position) { return (position + 1) ^ salt; }
+static inline uint64_t rw_lane_valid(uint64_t salt, uint64_t position)
+{
+    return (position + 1) ^ salt;
+}
 
 static inline const uint8_t *rw_lane_payload(const rw_lane_end *e)
 {

@@ -1,8 +1,9 @@
 /* Every shared and every stored byte: the structs, their drawing, and who writes each word.
  *
- * SHARED MEMORY OF ONE ENGINE (three kinds of object, without names: they are handed over as descriptors)
+ * SHARED MEMORY OF ONE ENGINE (three kinds of object, without names: they are handed over as
+ * descriptors)
  *
- *   control                                            log ring                     lane k (one per writer)
+ *   control                                            log ring                     lane k
  *   +--------------------------------------------+     +-----------------------+    +------------------------+
  *   | rw_control     4096  header, engine words  |     | ring_bytes            |    | rw_lane  4096  header  |
  *   | rw_slot        256 x clients               |     | blocks at             |    | lane_bytes             |
@@ -13,19 +14,22 @@
  *                                                      +-----------------------+    +------------------------+
  * The drawing is of addresses; in the lane's object the data comes first (memory.h: rw_map).
  *
- * WHO WRITES WHAT. Fields are grouped on cache lines by their single writing role: S supervisor, W WAL process,
- * D drain process, C the client that owns the lane, K the kernel. Clients map control and log ring read-only. The one word
- * with two writers in turn is the persisted byte (persisted.h); a replacement process is the same role, because it starts
- * only after the death of its predecessor is proven.
+ * WHO WRITES WHAT. Fields are grouped on cache lines by their single writing role: S supervisor, W
+ * WAL process, D drain process, C the client that owns the lane, K the kernel. Clients map control
+ * and log ring read-only. The one word with two writers in turn is the persisted byte
+ * (persisted.h); a replacement process is the same role, because it starts only after the death of
+ * its predecessor is proven.
  *
- * THE ONE SOURCE. What is known of a word stands in the comment behind its field, and nowhere else:
+ * THE ONE SOURCE. What is known of a word stands in the comment behind its field, or in the line
+ * before it, and nowhere else:
  *
  *     uint32_t state;   [enum rw_engine_state]  S > all:  what the engine is doing
- *                        unit           writers > readers: meaning
+ *                       |unit|                  |writers > readers: meaning|
  *
- * tests/support/shared_words.py reads the structs and these comments and renders from them: fingerprint.c, by which two builds know
- * that they mean the same bytes; views.h and views.c, through which Python reads; layout.cdef, which declares both to cffi;
- * engine/ringwal/words.py and docs/shared-words.md. A changed struct does not compile before they are rendered anew.
+ * tests/support/shared_words.py reads the structs and these comments and renders from them:
+ * fingerprint.c, by which two builds know that they mean the same bytes; views.h and views.c,
+ * through which Python reads; layout.cdef, which declares both to cffi; engine/ringwal/words.py and
+ * docs/shared-words.md. A changed struct does not compile before they are rendered anew.
  */
 #ifndef RW_LAYOUT_H
 #define RW_LAYOUT_H
@@ -33,7 +37,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bumped when a word changes its meaning and no field does; the fingerprint sees everything else by itself. */
+/* Bumped when a word changes its meaning and no field does; the fingerprint sees everything else by
+ * itself. */
 #define RW_LAYOUT_VERSION 4u
 #define RW_FORMAT_VERSION 1u
 
@@ -50,84 +55,101 @@
 
 #define RW_PAD(name, used, size) uint8_t name[(size) - (used)]
 
-/* ------------------------------------------------------------------------------------------------ control */
+/* -------------------------------------------------------------------------------------- control */
 
-enum rw_engine_state { RW_STARTING = 0, RW_RUNNING = 1, RW_STOPPING = 2, RW_STOPPED = 3, RW_FAILED = 4 };
+enum rw_engine_state {
+    RW_STARTING = 0,
+    RW_RUNNING = 1,
+    RW_STOPPING = 2,
+    RW_STOPPED = 3,
+    RW_FAILED = 4
+};
 
 typedef struct rw_control {
     /* 0: written once by the supervisor before magic; then constant */
-    uint64_t magic;                  /* [constant] S > all: stored last; attach refuses anything else */
-    uint32_t layout_version;         /* [constant] S > all: RW_LAYOUT_VERSION of the build that made this */
-    uint32_t max_clients;            /* [slots] S > all: how many slots there are */
-    uint64_t fingerprint;            /* [hash] S > all: layout of the build that made this; attach refuses another one */
-    uint64_t control_bytes;          /* [bytes] S > all: size of this object */
-    uint64_t ring_bytes;             /* [bytes] S > all: size of the log ring, a power of two */
-    uint64_t epoch;                  /* [number] S > all: the life of the log that this memory belongs to */
-    uint32_t max_streams;            /* [streams] S > all: how many streams there may be */
-    uint32_t completions_per_client; /* [cells] S > all: completion cells of a slot, a power of two */
-    uint64_t segment_bytes;          /* [bytes] S > all: log bytes of a segment file */
+    uint64_t magic; /* [constant] S > all: stored last; attach refuses anything else */
+    uint32_t layout_version; /* [constant] S > all: RW_LAYOUT_VERSION of the build that made this */
+    uint32_t max_clients; /* [slots] S > all: how many slots there are */
+    /* [hash] S > all: layout of the build that made this; attach refuses another one */
+    uint64_t fingerprint;
+    uint64_t control_bytes; /* [bytes] S > all: size of this object */
+    uint64_t ring_bytes; /* [bytes] S > all: size of the log ring, a power of two */
+    uint64_t epoch; /* [number] S > all: the life of the log that this memory belongs to */
+    uint32_t max_streams; /* [streams] S > all: how many streams there may be */
+    /* [cells] S > all: completion cells of a slot, a power of two */
+    uint32_t completions_per_client;
+    uint64_t segment_bytes; /* [bytes] S > all: log bytes of a segment file */
     /* 64 */
-    uint8_t uuid[16];          /* [bytes] S > all: of the log */
-    uint64_t epoch_begin;      /* [log position] S > C: where this epoch's barrier begins */
+    uint8_t uuid[16]; /* [bytes] S > all: of the log */
+    uint64_t epoch_begin; /* [log position] S > C: where this epoch's barrier begins */
     uint64_t max_record_bytes; /* [bytes] S > W C: the payload limit that the log ring sets */
-    uint64_t started_ns;       /* [ns, wall clock] S > W: start, or the log's newest time if later; nothing is stamped before */
-    uint32_t confirm_order;    /* [0 stream, 1 log] S > D: what a confirmation waits for */
-    uint32_t supervisor_pid;   /* [pid] S > all: for people; never proof of life or death */
-    uint32_t life_at;          /* [index + 1] S > C: which word of `life` the kernel marks; 0: none */
+    /* [ns, wall clock] S > W: start, or the log's newest time if later; no stamp is earlier */
+    uint64_t started_ns;
+    uint32_t confirm_order; /* [0 stream, 1 log] S > D: what a confirmation waits for */
+    uint32_t supervisor_pid; /* [pid] S > all: for people; never proof of life or death */
+    uint32_t life_at; /* [index + 1] S > C: which word of `life` the kernel marks; 0: none */
     RW_PAD(pad0, 52, 64);
     /* 128: supervisor */
-    uint32_t state;        /* [enum rw_engine_state] S > all: what the engine is doing */
-    uint32_t error;        /* [errno] S > C: why it failed; stored before the state */
-    uint32_t membership;   /* [changes] S > W D: bumped when a slot changes; look at the slots again */
+    uint32_t state; /* [enum rw_engine_state] S > all: what the engine is doing */
+    uint32_t error; /* [errno] S > C: why it failed; stored before the state */
+    /* [changes] S > W D: bumped when a slot changes; look at the slots again */
+    uint32_t membership;
     uint32_t stream_count; /* [streams] S > C: streams below may be open */
-    uint64_t life[6];      /* [mutex] S K > C: held by the supervisor; the kernel marks its death (memory.h) */
+    /* [mutex] S K > C: held by the supervisor; the kernel marks its death (memory.h) */
+    uint64_t life[6];
     /* 192: WAL, read by every publisher */
-    uint64_t bell;     /* [bits] W > C: whether a publisher has to ring (bell.h) */
+    uint64_t bell; /* [bits] W > C: whether a publisher has to ring (bell.h) */
     uint64_t write_ns; /* [ns] W > S C: how long a small write takes at the least (crowd.h) */
     RW_PAD(pad2, 16, 64);
     /* 256: WAL, read by the drain and by readers */
-    uint64_t sealed;        /* [block number] W > D C: blocks below are sealed */
-    uint64_t sealed_end;    /* [log position] W > S D C: behind the last sealed block */
-    uint64_t reserve_end;   /* [log position] W > C: ring bytes below it minus ring_bytes may be overwritten */
-    uint64_t block_seed;    /* [block number] S > W C: first block of this memory */
+    uint64_t sealed; /* [block number] W > D C: blocks below are sealed */
+    uint64_t sealed_end; /* [log position] W > S D C: behind the last sealed block */
+    /* [log position] W > C: ring bytes below it minus ring_bytes may be overwritten */
+    uint64_t reserve_end;
+    uint64_t block_seed; /* [block number] S > W C: first block of this memory */
     uint64_t position_seed; /* [log position] S > W C: of that block */
     RW_PAD(pad3, 40, 64);
     /* 320: WAL */
-    uint32_t completions;  /* [changes] W > D: futex, bumped after the persisted bytes of a block are set */
-    uint32_t wal_error;    /* [errno] W > S D: of a failed write; the epoch ends */
+    /* [changes] W > D: futex, bumped after the persisted bytes of a block are set */
+    uint32_t completions;
+    uint32_t wal_error; /* [errno] W > S D: of a failed write; the epoch ends */
     uint32_t storage_full; /* [errno] W > S C: while no segment can be made */
-    uint32_t wal_pid;      /* [pid] W > S: of the WAL process, once it serves */
-    uint32_t io_direct;    /* [0, 1] W > S: 1: O_DIRECT and RWF_DSYNC; 0: buffered and fdatasync */
-    uint32_t starved;      /* [0, 1] W > D: requests wait for ring space; the drain rings when it has released some */
-    uint64_t segments_end; /* [segment number] W > S C: behind the last segment that is ready for blocks */
+    uint32_t wal_pid; /* [pid] W > S: of the WAL process, once it serves */
+    uint32_t io_direct; /* [0, 1] W > S: 1: O_DIRECT and RWF_DSYNC; 0: buffered and fdatasync */
+    /* [0, 1] W > D: requests wait for ring space; the drain rings after a release */
+    uint32_t starved;
+    /* [segment number] W > S C: behind the last segment that is ready for blocks */
+    uint64_t segments_end;
     RW_PAD(pad4, 32, 64);
     /* 384: drain */
     uint32_t drain_parked; /* [0, 1] D > W: the drain sleeps, or is about to, on `completions` */
-    uint32_t drain_pid;    /* [pid] D > S: of the drain process, once it serves */
-    uint64_t released;     /* [block number] D > W C: blocks below are confirmed; their entries may be reused */
+    uint32_t drain_pid; /* [pid] D > S: of the drain process, once it serves */
+    /* [block number] D > W C: blocks below are confirmed; their entries may be reused */
+    uint64_t released;
     uint64_t released_end; /* [log position] D > S W C: ring space below may be reused */
-    uint32_t callers;      /* [clients] D > W C: that had requests confirmed lately (crowd.h) */
-    uint32_t crowd;        /* [clients] D > W C: more callers than this are a crowd */
-    uint64_t confirmed_ns; /* [ns, monotonic] D > S C: latest step that confirmed, after its stores; 0: none yet */
+    uint32_t callers; /* [clients] D > W C: that had requests confirmed lately (crowd.h) */
+    uint32_t crowd; /* [clients] D > W C: more callers than this are a crowd */
+    /* [ns, monotonic] D > S C: latest step that confirmed, after its stores; 0: none yet */
+    uint64_t confirmed_ns;
     RW_PAD(pad5, 40, 64);
     /* 448: WAL counters */
-    uint64_t wal_blocks;        /* [counter] W > S: blocks composed */
-    uint64_t wal_requests;      /* [counter] W > S: requests in them */
-    uint64_t wal_records;       /* [counter] W > S: records in them */
+    uint64_t wal_blocks; /* [counter] W > S: blocks composed */
+    uint64_t wal_requests; /* [counter] W > S: requests in them */
+    uint64_t wal_records; /* [counter] W > S: records in them */
     uint64_t wal_payload_bytes; /* [counter] W > S: payload bytes in them */
-    uint64_t wal_block_bytes;   /* [counter] W > S: bytes of them, as written to disk */
-    uint64_t wal_writes;        /* [counter] W > S: durable writes */
-    uint64_t wal_parks;         /* [counter] W > S: times that a thread went to sleep */
-    uint64_t wal_rewrites;      /* [counter] W > S: blocks that a successor wrote again */
+    uint64_t wal_block_bytes; /* [counter] W > S: bytes of them, as written to disk */
+    uint64_t wal_writes; /* [counter] W > S: durable writes */
+    uint64_t wal_parks; /* [counter] W > S: times that a thread went to sleep */
+    uint64_t wal_rewrites; /* [counter] W > S: blocks that a successor wrote again */
     /* 512: drain counters */
-    uint64_t drain_passes;             /* [counter] D > S: passes over a stream whose head became persisted */
+    uint64_t drain_passes; /* [counter] D > S: passes over a stream whose head became persisted */
     uint64_t drain_confirmed_requests; /* [counter] D > S: requests confirmed */
-    uint64_t drain_confirmed_records;  /* [counter] D > S: records confirmed */
-    uint64_t drain_batches;            /* [counter] D > S: steps that confirmed something */
-    uint64_t drain_waited;             /* [counter] D > S: requests persisted before a predecessor */
-    uint64_t drain_wakes;              /* [counter] D > S: writers woken */
-    uint64_t drain_parks;              /* [counter] D > S: times that the drain went to sleep */
-    uint64_t drain_longest_run;        /* [counter] D > S: most requests confirmed in one pass */
+    uint64_t drain_confirmed_records; /* [counter] D > S: records confirmed */
+    uint64_t drain_batches; /* [counter] D > S: steps that confirmed something */
+    uint64_t drain_waited; /* [counter] D > S: requests persisted before a predecessor */
+    uint64_t drain_wakes; /* [counter] D > S: writers woken */
+    uint64_t drain_parks; /* [counter] D > S: times that the drain went to sleep */
+    uint64_t drain_longest_run; /* [counter] D > S: most requests confirmed in one pass */
     RW_PAD(tail, 576, 4096);
 } rw_control;
 
@@ -135,45 +157,50 @@ enum rw_slot_state { RW_SLOT_FREE = 0, RW_SLOT_ACTIVE = 1, RW_SLOT_CLOSING = 2 }
 
 typedef struct rw_slot {
     /* 0: supervisor */
-    uint32_t state;      /* [enum rw_slot_state] S > W D: whose lane is looked at */
+    uint32_t state; /* [enum rw_slot_state] S > W D: whose lane is looked at */
     uint32_t generation; /* [number] S > W D: of the slot's present owner */
-    uint32_t pid;        /* [pid] S > W: of the owner, for people */
+    uint32_t pid; /* [pid] S > W: of the owner, for people */
     uint32_t pad_;
     uint64_t lane_bytes; /* [bytes] S > W: data of the lane, a power of two */
     RW_PAD(pad0, 24, 64);
     /* 64: WAL */
-    uint64_t head;     /* [lane position] W > C: requests below are in sealed blocks; its low half is a futex */
-    uint32_t fault;    /* [generation] W > C: its lane is not looked at any more: refused for what it held, or let go */
+    /* [lane position] W > C: requests below are in sealed blocks; its low half is a futex */
+    uint64_t head;
+    /* [generation] W > C: its lane is looked at no more: refused for what it held, or let go */
+    uint32_t fault;
     uint32_t wal_done; /* [generation] W > S D: that the WAL process has let go of */
     uint64_t requests; /* [counter] W > S: requests taken from this lane */
     RW_PAD(pad1, 24, 64);
     /* 128: drain */
-    uint32_t wake;       /* [changes] D > C: futex, bumped once per batch of completions of this writer */
+    uint32_t wake; /* [changes] D > C: futex, bumped once per batch of completions of this writer */
     uint32_t drain_done; /* [generation] D > S: that the drain process has let go of */
-    uint64_t confirmed;  /* [counter] D > S: requests confirmed */
+    uint64_t confirmed; /* [counter] D > S: requests confirmed */
     RW_PAD(pad2, 16, 64);
     RW_PAD(pad3, 0, 64);
 } rw_slot;
 
-/* Result of one request. `number` is stored 0, then the result, then the request's number: a reader that finds
- * its number before and after it read `offset` has the right result. */
+/* Result of one request. `number` is stored 0, then the result, then the request's number: a reader
+ * that finds its number before and after it read `offset` has the right result. */
 typedef struct rw_completion {
     uint64_t number; /* [request number] D > C: stored 0 first, and this last */
-    uint64_t offset; /* [offset] D > C: of the first record; RW_FAILED_OFFSET: certainly not confirmed */
+    /* [offset] D > C: of the first record; RW_FAILED_OFFSET: certainly not confirmed */
+    uint64_t offset;
 } rw_completion;
 #define RW_FAILED_OFFSET UINT64_MAX
 
 enum rw_block_state { RW_BLOCK_SEALED = 1, RW_BLOCK_PERSISTED = 2, RW_BLOCK_BAD = 3 };
 
 typedef struct rw_block_entry {
-    uint64_t number;       /* [block number] W > D C: this entry is about; taken away first and stored last on seal */
-    uint64_t position;     /* [log position] W > D C: of the block */
-    uint64_t span;         /* [bytes] W > D C: log bytes covered: its length, or up to the segment's end */
-    uint64_t length;       /* [bytes] W > W: written to disk */
-    uint64_t requests;     /* [requests] W > W C: sealed before this block */
-    uint32_t records;      /* [frames] W > D C: in the block */
-    uint32_t state;        /* [enum rw_block_state] W > W D: how far its write is */
-    uint64_t timestamp_ns; /* [ns, wall clock] W > W: for a successor: a released block may itself be overwritten */
+    /* [block number] W > D C: this entry is about; taken away first and stored last on seal */
+    uint64_t number;
+    uint64_t position; /* [log position] W > D C: of the block */
+    uint64_t span; /* [bytes] W > D C: log bytes covered: its length, or up to the segment's end */
+    uint64_t length; /* [bytes] W > W: written to disk */
+    uint64_t requests; /* [requests] W > W C: sealed before this block */
+    uint32_t records; /* [frames] W > D C: in the block */
+    uint32_t state; /* [enum rw_block_state] W > W D: how far its write is */
+    /* [ns, wall clock] W > W: for a successor: a released block may be overwritten */
+    uint64_t timestamp_ns;
     RW_PAD(pad0, 56, 64);
 } rw_block_entry;
 
@@ -181,110 +208,122 @@ enum rw_stream_state { RW_STREAM_FREE = 0, RW_STREAM_OPEN = 1 };
 
 typedef struct rw_stream {
     /* 0: supervisor */
-    uint32_t state;        /* [enum rw_stream_state] S > W C: stored last; who sees it open sees name and offsets */
-    uint32_t name_bytes;   /* [bytes] S > W C: of the name */
+    /* [enum rw_stream_state] S > W C: stored last; who sees it open sees name and offsets */
+    uint32_t state;
+    uint32_t name_bytes; /* [bytes] S > W C: of the name */
     uint64_t start_offset; /* [offset] S > C: of the first record that the stream still has */
     RW_PAD(pad0, 16, 64);
     /* 64: WAL */
     uint64_t next_offset; /* [offset] W > W: of the next record in a sealed block */
-    uint64_t defined_end; /* [log position] W > W: end of its definition's block, trusted below sealed_end; 0: none */
+    /* [log position] W > W: end of its definition's block, trusted below sealed_end; 0: none */
+    uint64_t defined_end;
     RW_PAD(pad1, 16, 32);
     /* 96: drain */
-    uint64_t confirmed_offset;  /* [offset] D > C: records below are confirmed; its low half is a futex */
-    uint64_t confirmed_bytes;   /* [bytes] D > C: payload confirmed in this epoch */
-    uint64_t last_timestamp_ns; /* [ns, wall clock] D > C: of the record confirmed last; 0: none in this epoch */
+    /* [offset] D > C: records below are confirmed; its low half is a futex */
+    uint64_t confirmed_offset;
+    uint64_t confirmed_bytes; /* [bytes] D > C: payload confirmed in this epoch */
+    /* [ns, wall clock] D > C: of the record confirmed last; 0: none in this epoch */
+    uint64_t last_timestamp_ns;
     RW_PAD(pad2, 24, 32);
     /* 128: supervisor */
     uint8_t name[128]; /* [UTF-8] S > W C: name_bytes of it */
 } rw_stream;
 
-/* --------------------------------------------------------------------------------------------------- lane */
+/* ----------------------------------------------------------------------------------------- lane */
 
 typedef struct rw_lane {
     /* 0: constant after creation by the supervisor */
-    uint64_t magic;          /* [constant] S > W D C: stored last; attach refuses anything else */
+    uint64_t magic; /* [constant] S > W D C: stored last; attach refuses anything else */
     uint32_t layout_version; /* [constant] S > W D C: as in rw_control */
-    uint32_t slot;           /* [index] S > W D C: whose lane this is */
-    uint32_t generation;     /* [number] S > W D C: of the slot's owner */
+    uint32_t slot; /* [index] S > W D C: whose lane this is */
+    uint32_t generation; /* [number] S > W D C: of the slot's owner */
     uint32_t pad_;
-    uint64_t lane_bytes;  /* [bytes] S > W D C: of the data behind this header */
-    uint64_t epoch;       /* [number] S > W D C: as in rw_control */
+    uint64_t lane_bytes; /* [bytes] S > W D C: of the data behind this header */
+    uint64_t epoch; /* [number] S > W D C: as in rw_control */
     uint64_t fingerprint; /* [hash] S > W D C: as in rw_control */
-    uint64_t salt;        /* [random] S > W C: see rw_request.valid */
+    uint64_t salt; /* [random] S > W C: see rw_request.valid */
     RW_PAD(pad0, 56, 64);
     /* 64: client threads */
-    uint64_t claim;     /* [lane position] C > W: the next one to be given out */
+    uint64_t claim; /* [lane position] C > W: the next one to be given out */
     uint64_t last_rung; /* [bits] C > C: value of `bell` for which this client has rung already */
     RW_PAD(pad1, 16, 64);
     /* 128: client threads */
     uint32_t completion_waiters; /* [threads] C > D: that sleep on rw_slot.wake */
-    uint32_t room_waiters;       /* [threads] C > W: that sleep on rw_slot.head */
-    uint32_t tail_any;           /* [threads] C > D: that tail beyond the table below: they sleep on rw_slot.wake */
-    uint32_t tail_streams[RW_TAIL_INTERESTS]; /* [stream id + 1] C > D: that a thread sleeps on; 0: free */
+    uint32_t room_waiters; /* [threads] C > W: that sleep on rw_slot.head */
+    /* [threads] C > D: that tail beyond the table below: they sleep on rw_slot.wake */
+    uint32_t tail_any;
+    /* [stream id + 1] C > D: that a thread sleeps on; 0: free */
+    uint32_t tail_streams[RW_TAIL_INTERESTS];
     RW_PAD(pad2, 44, 64);
     RW_PAD(tail, 192, 4096);
 } rw_lane;
 
-/* A request in a lane. `valid` is the position of the request plus 1, mixed with the lane's salt, and is stored last, with
- * release. The position differs on every lap, so a header that an earlier lap left behind is never taken for a request;
- * the salt is known to nobody who only supplies payloads, so neither are payload bytes of an earlier lap. */
+/* A request in a lane. `valid` is the position of the request plus 1, mixed with the lane's salt,
+ * and is stored last, with release. The position differs on every lap, so a header that an earlier
+ * lap left behind is never taken for a request; the salt is known to nobody who only supplies
+ * payloads, so neither are payload bytes of an earlier lap. */
 typedef struct rw_request {
-    uint64_t valid;             /* [lane position + 1, salted] C > W: stored last, with release */
-    uint32_t crc;               /* [CRC-32C] C > W: of this header with valid's final value and crc = 0 */
-    uint32_t stream;            /* [stream id] C > W: that the batch goes to */
-    uint32_t payload_bytes;     /* [bytes] C > W: behind this header */
-    uint32_t count;             /* [records] C > W: in the batch */
-    uint64_t timestamp_ns;      /* [ns, wall clock] C > W: 0: the WAL process gives it */
-    uint64_t digest;            /* [XXH3-64] C > W: of the payload */
-    uint64_t number;            /* [generation << 32 | running number] C > W: chooses its completion cell */
-    uint64_t producer_id;       /* [number] C > W: stored with the record */
+    uint64_t valid; /* [lane position + 1, salted] C > W: stored last, with release */
+    uint32_t crc; /* [CRC-32C] C > W: of this header with valid's final value and crc = 0 */
+    uint32_t stream; /* [stream id] C > W: that the batch goes to */
+    uint32_t payload_bytes; /* [bytes] C > W: behind this header */
+    uint32_t count; /* [records] C > W: in the batch */
+    uint64_t timestamp_ns; /* [ns, wall clock] C > W: 0: the WAL process gives it */
+    uint64_t digest; /* [XXH3-64] C > W: of the payload */
+    uint64_t number; /* [generation << 32 | running number] C > W: chooses its completion cell */
+    uint64_t producer_id; /* [number] C > W: stored with the record */
     uint64_t producer_sequence; /* [number] C > W: stored with the record */
 } rw_request;
 
-/* --------------------------------------------------------------------------- log: same bytes in ring and on disk */
+/* ---------------------------------------------------------- log: same bytes in ring and on disk */
 
 enum rw_block_kind { RW_BLOCK_DATA = 1, RW_BLOCK_BARRIER = 2, RW_BLOCK_END = 3 };
 
 typedef struct rw_block {
-    uint64_t magic;          /* [constant] W > all: RW_BLOCK_MAGIC */
-    uint32_t crc;            /* [CRC-32C] W > all: of these 128 bytes with crc = 0 */
+    uint64_t magic; /* [constant] W > all: RW_BLOCK_MAGIC */
+    uint32_t crc; /* [CRC-32C] W > all: of these 128 bytes with crc = 0 */
     uint32_t format_version; /* [constant] W > all: RW_FORMAT_VERSION */
-    uint8_t uuid[16];        /* [bytes] W > all: of the log */
-    uint64_t epoch;          /* [number] W > all: in which it was written */
-    uint64_t position;       /* [log position] W > all: at which it lies */
-    uint32_t length;         /* [bytes] W > all: a multiple of 4096 */
-    uint32_t used;           /* [bytes] W > all: header and records; the rest is zero */
-    uint32_t records;        /* [frames] W > all: in the block */
-    uint32_t kind;           /* [enum rw_block_kind] W > all: data, barrier or end of a segment */
-    uint64_t span;           /* [bytes] W > all: log bytes covered; the next block is at position + span */
-    uint64_t watermark;      /* [log position] W > all: every block below was persisted when this one was submitted */
-    uint64_t number;         /* [block number] W > all: since the memory of its engine was made */
-    uint64_t previous_end;   /* [log position] S > all: barrier: where the previous epoch ends; else 0 */
-    uint64_t sequence;       /* [number] S > all: barrier: running, the last one has RW_BARRIER_LAST set */
-    uint64_t timestamp_ns;   /* [ns, wall clock] W > all: when it was composed */
+    uint8_t uuid[16]; /* [bytes] W > all: of the log */
+    uint64_t epoch; /* [number] W > all: in which it was written */
+    uint64_t position; /* [log position] W > all: at which it lies */
+    uint32_t length; /* [bytes] W > all: a multiple of 4096 */
+    uint32_t used; /* [bytes] W > all: header and records; the rest is zero */
+    uint32_t records; /* [frames] W > all: in the block */
+    uint32_t kind; /* [enum rw_block_kind] W > all: data, barrier or end of a segment */
+    uint64_t span; /* [bytes] W > all: log bytes covered; the next block is at position + span */
+    /* [log position] W > all: every block below was persisted when this one was submitted */
+    uint64_t watermark;
+    uint64_t number; /* [block number] W > all: since the memory of its engine was made */
+    /* [log position] S > all: barrier: where the previous epoch ends; else 0 */
+    uint64_t previous_end;
+    /* [number] S > all: barrier: running, the last one has RW_BARRIER_LAST set */
+    uint64_t sequence;
+    uint64_t timestamp_ns; /* [ns, wall clock] W > all: when it was composed */
     RW_PAD(pad0, 112, 128);
 } rw_block;
 #define RW_BARRIER_LAST (1ull << 63)
 
 enum rw_record_kind { RW_RECORD_BATCH = 1, RW_RECORD_STREAM = 2 };
 
-/* A record frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has its count lengths
- * (u32 each) first in the payload, then the data. A stream definition has the name as payload. */
+/* A record frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
+ * its count lengths (u32 each) first in the payload, then the data. A stream definition has the
+ * name as payload. */
 typedef struct rw_record {
-    uint32_t crc;               /* [CRC-32C] W > all: of the header, crc and persisted 0, seeded from epoch and position */
-    uint8_t kind;               /* [enum rw_record_kind] W > all: a batch or a stream's definition */
-    uint8_t persisted;          /* [enum rw_persisted] W > W D: by CAS only, in persisted.c; not under crc */
-    uint16_t slot;              /* [index] W > D: of the writer */
-    uint32_t payload_bytes;     /* [bytes] W > all: behind this header */
-    uint32_t count;             /* [records] W > all: in the batch; 0 in a definition */
-    uint32_t stream;            /* [stream id] W > all: that it belongs to */
-    uint32_t generation;        /* [number] W > D: of the slot */
-    uint64_t base_offset;       /* [offset] W > all: of the first record; of a definition: the next one */
-    uint64_t timestamp_ns;      /* [ns, wall clock] W > all: of the records */
-    uint64_t digest;            /* [XXH3-64] W > all: of the payload */
-    uint64_t ticket;            /* [lane position] W > W: of the request, for a successor */
-    uint64_t number;            /* [request number] W > D: rw_request.number */
-    uint64_t producer_id;       /* [number] W > all: as the request has it */
+    /* [CRC-32C] W > all: of the header, crc and persisted 0, seeded from epoch and position */
+    uint32_t crc;
+    uint8_t kind; /* [enum rw_record_kind] W > all: a batch or a stream's definition */
+    uint8_t persisted; /* [enum rw_persisted] W > W D: by CAS only, in persisted.c; not under crc */
+    uint16_t slot; /* [index] W > D: of the writer */
+    uint32_t payload_bytes; /* [bytes] W > all: behind this header */
+    uint32_t count; /* [records] W > all: in the batch; 0 in a definition */
+    uint32_t stream; /* [stream id] W > all: that it belongs to */
+    uint32_t generation; /* [number] W > D: of the slot */
+    uint64_t base_offset; /* [offset] W > all: of the first record; of a definition: the next one */
+    uint64_t timestamp_ns; /* [ns, wall clock] W > all: of the records */
+    uint64_t digest; /* [XXH3-64] W > all: of the payload */
+    uint64_t ticket; /* [lane position] W > W: of the request, for a successor */
+    uint64_t number; /* [request number] W > D: rw_request.number */
+    uint64_t producer_id; /* [number] W > all: as the request has it */
     uint64_t producer_sequence; /* [number] W > all: as the request has it */
 } rw_record;
 
@@ -322,7 +361,7 @@ RW_SIZE(rw_record, 80);
 RW_AT(rw_record, persisted, 5);
 RW_AT(rw_record, base_offset, 24);
 
-/* ------------------------------------------------------------------------------------- where things are in control */
+/* ------------------------------------------------------------------ where things are in control */
 
 typedef struct rw_geometry {
     uint32_t max_clients;
@@ -333,37 +372,60 @@ typedef struct rw_geometry {
     uint64_t segment_bytes;
 } rw_geometry;
 
-static inline uint64_t rw_page_up(uint64_t n) { return (n + RW_PAGE - 1) & ~(uint64_t)(RW_PAGE - 1); }
+static inline uint64_t rw_page_up(uint64_t n)
+{
+    return (n + RW_PAGE - 1) & ~(uint64_t)(RW_PAGE - 1);
+}
 static inline uint64_t rw_slots_at(void) { return sizeof(rw_control); }
-static inline uint64_t rw_completions_at(uint32_t clients) { return rw_page_up(rw_slots_at() + (uint64_t)clients * sizeof(rw_slot)); }
+static inline uint64_t rw_completions_at(uint32_t clients)
+{
+    return rw_page_up(rw_slots_at() + (uint64_t)clients * sizeof(rw_slot));
+}
 static inline uint64_t rw_blocks_at(uint32_t clients, uint32_t per_client)
 {
-    return rw_page_up(rw_completions_at(clients) + (uint64_t)clients * per_client * sizeof(rw_completion));
+    return rw_page_up(rw_completions_at(clients) +
+                      (uint64_t)clients * per_client * sizeof(rw_completion));
 }
 static inline uint64_t rw_streams_at(uint32_t clients, uint32_t per_client)
 {
     return rw_blocks_at(clients, per_client) + RW_BLOCK_ENTRIES * sizeof(rw_block_entry);
 }
 
-static inline rw_slot *rw_slot_of(rw_control *c, uint32_t k) { return (rw_slot *)((uint8_t *)c + rw_slots_at()) + k; }
+static inline rw_slot *rw_slot_of(rw_control *c, uint32_t k)
+{
+    return (rw_slot *)((uint8_t *)c + rw_slots_at()) + k;
+}
 static inline rw_completion *rw_completions_of(rw_control *c, uint32_t k)
 {
-    return (rw_completion *)((uint8_t *)c + rw_completions_at(c->max_clients)) + (uint64_t)k * c->completions_per_client;
+    return (rw_completion *)((uint8_t *)c + rw_completions_at(c->max_clients)) +
+           (uint64_t)k * c->completions_per_client;
 }
 static inline rw_block_entry *rw_block_entry_of(rw_control *c, uint64_t number)
 {
-    return (rw_block_entry *)((uint8_t *)c + rw_blocks_at(c->max_clients, c->completions_per_client)) + (number & (RW_BLOCK_ENTRIES - 1));
+    return (rw_block_entry *)((uint8_t *)c +
+                              rw_blocks_at(c->max_clients, c->completions_per_client)) +
+           (number & (RW_BLOCK_ENTRIES - 1));
 }
 static inline rw_stream *rw_stream_of(rw_control *c, uint32_t id)
 {
-    return (rw_stream *)((uint8_t *)c + rw_streams_at(c->max_clients, c->completions_per_client)) + id;
+    return (rw_stream *)((uint8_t *)c + rw_streams_at(c->max_clients, c->completions_per_client)) +
+           id;
 }
 
 /* The place of a log position in the ring. */
-static inline uint64_t rw_ring_place(const rw_control *c, uint64_t position) { return position & (c->ring_bytes - 1); }
+static inline uint64_t rw_ring_place(const rw_control *c, uint64_t position)
+{
+    return position & (c->ring_bytes - 1);
+}
 
 static inline uint64_t rw_align8(uint64_t n) { return (n + 7) & ~7ull; }
-static inline uint64_t rw_request_frame(uint64_t payload) { return sizeof(rw_request) + ((payload + 63) & ~63ull); }
-static inline uint64_t rw_record_frame(uint64_t payload) { return sizeof(rw_record) + rw_align8(payload); }
+static inline uint64_t rw_request_frame(uint64_t payload)
+{
+    return sizeof(rw_request) + ((payload + 63) & ~63ull);
+}
+static inline uint64_t rw_record_frame(uint64_t payload)
+{
+    return sizeof(rw_record) + rw_align8(payload);
+}
 
 #endif

@@ -7,15 +7,17 @@
 void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring)
 {
     *r = (rw_log_ring){.c = c, .ring = ring};
-    /* The drain may be at work and move both between the two loads; every block below either is persisted, which is all
-     * that a prefix says, and the first advance makes them agree. */
+    /* The drain may be at work and move both between the two loads; every block below either is
+     * persisted, which is all that a prefix says, and the first advance makes them agree. */
     uint64_t released = rw_first_unreleased(c);
     r->prefix = released;
     r->prefix_end = rw_load64(&c->released_end);
     const rw_block_entry *e = rw_block_entry_of(c, c->sealed - 1);
-    /* `sealed` alone decides. A predecessor killed inside seal may have moved sealed_end over a block that never
-     * existed; a log that went on behind it would have a hole that no crash can explain. */
-    rw_store64(&c->sealed_end, c->sealed == c->block_seed ? c->position_seed : e->position + e->span);
+    /* `sealed` alone decides. A predecessor killed inside seal may have moved sealed_end over a
+     * block that never existed; a log that went on behind it would have a hole that no crash can
+     * explain. */
+    rw_store64(&c->sealed_end,
+               c->sealed == c->block_seed ? c->position_seed : e->position + e->span);
     if (c->sealed == released)
         return; /* nothing is pending; the count may start anew */
     r->requests_sealed = e->requests;
@@ -36,7 +38,10 @@ void rw_log_ring_advance(rw_log_ring *r)
     }
 }
 
-static uint64_t segment_left(const rw_log_ring *r) { return r->c->segment_bytes - r->c->sealed_end % r->c->segment_bytes; }
+static uint64_t segment_left(const rw_log_ring *r)
+{
+    return r->c->segment_bytes - r->c->sealed_end % r->c->segment_bytes;
+}
 
 uint64_t rw_log_ring_segment_room(const rw_log_ring *r) { return segment_left(r) - RW_PAGE; }
 
@@ -81,8 +86,9 @@ int rw_log_ring_begin(rw_log_ring *r, uint64_t need, uint64_t target)
     uint64_t pages = rw_page_up(need), room = ring_room(r), segment = rw_log_ring_segment_room(r);
     if (pages > segment)
         return RW_TOO_LARGE;
-    /* A block beyond the target size has one big request and less than a page of others; `most` binds a writer that, once
-     * the block was opened for its big request, puts many small ones in its place. */
+    /* A block beyond the target size has one big request and less than a page of others; `most`
+     * binds a writer that, once the block was opened for its big request, puts many small ones in
+     * its place. */
     r->most = (uint32_t)(1 + (target + RW_PAGE) / sizeof(rw_record));
     if (pages > room || requests_pending(r) + r->most > RW_PENDING_MAX)
         return RW_FULL;
@@ -125,7 +131,8 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
     RW_ASSERT_SLOW(rw_block_verify(r->base) == RW_OK);
 
     rw_block_entry *e = rw_block_entry_of(c, number);
-    rw_store64_seq(&e->number, UINT64_MAX); /* a reader of the entry's previous block must not mix the two */
+    /* a reader of the entry's previous block must not mix the two */
+    rw_store64_seq(&e->number, UINT64_MAX);
     rw_fence();
     rw_store64(&e->position, r->position);
     rw_store64(&e->span, span);

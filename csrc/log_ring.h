@@ -7,14 +7,16 @@
  *    may be       not all confirmed  written           composed
  *    overwritten
  *
- * The ring holds the bytes of the log at position modulo ring_bytes. A block is composed at sealed_end; it may reach up
- * to released_end + ring_bytes. Everything here runs under the compose turn (wal.h), so it is one thread at a time.
+ * The ring holds the bytes of the log at position modulo ring_bytes. A block is composed at
+ * sealed_end; it may reach up to released_end + ring_bytes. Everything here runs under the compose
+ * turn (wal.h), so it is one thread at a time.
  *
- * reserve_end is stored before any byte below it is written. A reader copies, then loads reserve_end again: what lies at
- * or above reserve_end - ring_bytes was not touched while it copied.             PAIR: reserve_end
+ * reserve_end is stored before any byte below it is written. A reader copies, then loads
+ * reserve_end again: what lies at or above reserve_end - ring_bytes was not touched while it
+ * copied.                                                                         PAIR: reserve_end
  *
- * A block is sealed by one store: `sealed` + 1, release, after its bytes and its entry are complete. What was composed
- * and not sealed never existed.                                                  PAIR: seal
+ * A block is sealed by one store: `sealed` + 1, release, after its bytes and its entry are
+ * complete. What was composed and not sealed never existed.                              PAIR: seal
  */
 #ifndef RW_LOG_RING_H
 #define RW_LOG_RING_H
@@ -34,7 +36,8 @@ typedef struct rw_log_ring {
     uint64_t capacity;
     uint32_t records;  /* frames */
     uint32_t requests; /* frames that are batches */
-    uint32_t most;     /* requests that it may have: what the tables of WAL process and drain are made for */
+    /* requests that it may have: what the tables of WAL process and drain are made for */
+    uint32_t most;
     uint32_t seed;
 
     uint64_t requests_sealed;
@@ -44,12 +47,15 @@ typedef struct rw_log_ring {
 
 void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring);
 
-/* The first block whose ring bytes are still needed. The drain stores released_end first and `released` second: killed or
- * stopped between the two, it leaves `released` behind, and the blocks between may be composed over already. Their
- * entries are safe: those go by `released`. For a process that starts beside the other one.        PAIR: release */
+/* The first block whose ring bytes are still needed. The drain stores released_end first and
+ * `released` second: killed or stopped between the two, it leaves `released` behind, and the blocks
+ * between may be composed over already. Their entries are safe: those go by `released`. For a
+ * process that starts beside the other one.                                           PAIR: release
+ */
 static inline uint64_t rw_first_unreleased(const rw_control *c)
 {
-    uint64_t n = rw_load64_seq(&c->released), end = rw_load64_seq(&c->released_end), sealed = rw_load64_seq(&c->sealed);
+    uint64_t n = rw_load64_seq(&c->released), end = rw_load64_seq(&c->released_end),
+             sealed = rw_load64_seq(&c->sealed);
     while (n < sealed && rw_block_entry_of((rw_control *)c, n)->position < end)
         n++;
     return n;
@@ -58,11 +64,13 @@ static inline uint64_t rw_first_unreleased(const rw_control *c)
 /* Moves `prefix` over the blocks that are persisted. */
 void rw_log_ring_advance(rw_log_ring *r);
 
-/* Bytes of the segment behind sealed_end that blocks may use (its last page is kept for an END block). */
+/* Bytes of the segment behind sealed_end that blocks may use (its last page is kept for an END
+ * block). */
 uint64_t rw_log_ring_segment_room(const rw_log_ring *r);
 
-/* Opens a block whose frames need at least `need` bytes, header included, and that is closed when it reaches `target`. RW_OK;
- * RW_FULL: the ring has no room for it yet; RW_TOO_LARGE: the segment has no room, an END block is due. */
+/* Opens a block whose frames need at least `need` bytes, header included, and that is closed when
+ * it reaches `target`. RW_OK; RW_FULL: the ring has no room for it yet; RW_TOO_LARGE: the segment
+ * has no room, an END block is due. */
 int rw_log_ring_begin(rw_log_ring *r, uint64_t need, uint64_t target);
 
 /* May one more request, whose frames take `need` bytes, go into the open block? */

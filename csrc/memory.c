@@ -28,17 +28,23 @@
 #define MADV_COLLAPSE 25
 #endif
 
-#define HUGE_PAGE    ((uint64_t)2 << 20) /* where it is another size, the kernel refuses and pages stay as they are */
+#define HUGE_PAGE \
+    ((uint64_t)2 \
+     << 20) /* where it is another size, the kernel refuses and pages stay as they are */
 #define GATHER_TRIES 3
 
 uint64_t rw_control_bytes(const rw_geometry *g)
 {
-    return rw_page_up(rw_streams_at(g->max_clients, g->completions_per_client) + (uint64_t)g->max_streams * sizeof(rw_stream));
+    return rw_page_up(rw_streams_at(g->max_clients, g->completions_per_client) +
+                      (uint64_t)g->max_streams * sizeof(rw_stream));
 }
 
 static uint64_t assumed_page;
 
-uint64_t rw_system_page(void) { return assumed_page != 0 ? assumed_page : (uint64_t)sysconf(_SC_PAGESIZE); }
+uint64_t rw_system_page(void)
+{
+    return assumed_page != 0 ? assumed_page : (uint64_t)sysconf(_SC_PAGESIZE);
+}
 
 void rw_assume_page(uint64_t bytes) { assumed_page = bytes; }
 
@@ -49,13 +55,17 @@ static uint64_t front_of(uint64_t header)
     return (header + page - 1) & ~(page - 1);
 }
 
-uint64_t rw_lane_object_bytes(uint64_t lane_bytes) { return front_of(sizeof(rw_lane)) + lane_bytes; }
+uint64_t rw_lane_object_bytes(uint64_t lane_bytes)
+{
+    return front_of(sizeof(rw_lane)) + lane_bytes;
+}
 
-/* Reserves `bytes` of addresses, so that MAP_FIXED replaces nothing but our own pages, with `ahead` bytes before a multiple
- * of `alignment`. */
+/* Reserves `bytes` of addresses, so that MAP_FIXED replaces nothing but our own pages, with `ahead`
+ * bytes before a multiple of `alignment`. */
 static uint8_t *reserve(uint64_t bytes, uint64_t ahead, uint64_t alignment)
 {
-    uint8_t *base = mmap(NULL, bytes + alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *base = mmap(NULL, bytes + alignment, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
         return NULL;
     uint64_t before = -((uintptr_t)base + ahead) & (alignment - 1), behind = alignment - before;
@@ -79,7 +89,8 @@ void *rw_map(int fd, uint64_t header, uint64_t data, int writable)
     uint8_t *at[] = {base, base + front, base + front + data};
     uint64_t size[] = {front, data, data}, offset[] = {data, 0, 0};
     for (int i = 0; i < 3; i++) {
-        if (size[i] == 0 || mmap(at[i], size[i], protection, MAP_SHARED | MAP_FIXED, fd, (off_t)offset[i]) != MAP_FAILED)
+        if (size[i] == 0 || mmap(at[i], size[i], protection, MAP_SHARED | MAP_FIXED, fd,
+                                 (off_t)offset[i]) != MAP_FAILED)
             continue;
         int error = errno;
         munmap(base, front + 2 * data);
@@ -93,7 +104,9 @@ void rw_gather_pages(void *data, uint64_t bytes)
 {
     bytes &= ~(HUGE_PAGE - 1);
     /* EAGAIN: some page was busy for a moment. What cannot be gathered stays as it is. */
-    for (int i = 0; bytes != 0 && i < GATHER_TRIES && madvise(data, bytes, MADV_COLLAPSE) != 0 && errno == EAGAIN; i++)
+    for (int i = 0; bytes != 0 && i < GATHER_TRIES && madvise(data, bytes, MADV_COLLAPSE) != 0 &&
+                    errno == EAGAIN;
+         i++)
         sched_yield();
 }
 
@@ -108,8 +121,8 @@ int rw_unmap(void *header_at, uint64_t header, uint64_t data)
     return munmap((uint8_t *)header_at - before, front + 2 * data);
 }
 
-void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch, uint64_t epoch_begin,
-                       uint64_t position, uint64_t block_number)
+void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch,
+                       uint64_t epoch_begin, uint64_t position, uint64_t block_number)
 {
     c->layout_version = RW_LAYOUT_VERSION;
     c->max_clients = g->max_clients;
@@ -126,7 +139,8 @@ void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[1
     c->started_ns = rw_wall_ns();
     c->confirm_order = g->confirm_order;
     c->supervisor_pid = (uint32_t)getpid();
-    /* WAL's and drain's words, before either of them exists: nothing is sealed and nothing waits to be released. */
+    /* WAL's and drain's words, before either of them exists: nothing is sealed and nothing waits to
+     * be released. */
     c->sealed = c->block_seed = c->released = block_number;
     c->sealed_end = c->reserve_end = c->position_seed = c->released_end = position;
     rw_store64(&c->magic, RW_CONTROL_MAGIC); /* PAIR: create/attach */
@@ -141,12 +155,14 @@ int rw_control_attach(const rw_control *c, uint64_t bytes, const uint8_t uuid[16
         .completions_per_client = c->completions_per_client,
         .max_streams = c->max_streams,
     };
-    bool fits = c->layout_version == RW_LAYOUT_VERSION && c->fingerprint == rw_fingerprint() && c->control_bytes == bytes &&
-                rw_control_bytes(&g) == bytes && memcmp(c->uuid, uuid, sizeof c->uuid) == 0 && c->epoch == epoch;
+    bool fits = c->layout_version == RW_LAYOUT_VERSION && c->fingerprint == rw_fingerprint() &&
+                c->control_bytes == bytes && rw_control_bytes(&g) == bytes &&
+                memcmp(c->uuid, uuid, sizeof c->uuid) == 0 && c->epoch == epoch;
     return fits ? RW_OK : RW_MISMATCH;
 }
 
-void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation, uint64_t lane_bytes)
+void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation,
+                    uint64_t lane_bytes)
 {
     l->layout_version = RW_LAYOUT_VERSION;
     l->slot = slot;
@@ -155,17 +171,20 @@ void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t gen
     l->epoch = c->epoch;
     l->fingerprint = c->fingerprint;
     if (getrandom(&l->salt, sizeof l->salt, 0) != sizeof l->salt)
-        l->salt = rw_wall_ns() ^ (uintptr_t)l; /* a kernel without it: still nothing a payload could know */
+        /* a kernel without it: still nothing a payload could know */
+        l->salt = rw_wall_ns() ^ (uintptr_t)l;
     l->salt |= 1ull << 63; /* no position reaches this bit, so zeroed memory never looks valid */
     rw_store64(&l->magic, RW_LANE_MAGIC); /* PAIR: create/attach */
 }
 
-int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32_t slot, uint32_t generation)
+int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32_t slot,
+                   uint32_t generation)
 {
     if (bytes < sizeof *l || rw_load64(&l->magic) != RW_LANE_MAGIC) /* PAIR: create/attach */
         return RW_MISMATCH;
-    bool fits = l->layout_version == RW_LAYOUT_VERSION && l->fingerprint == c->fingerprint && l->epoch == c->epoch &&
-                l->slot == slot && l->generation == generation && rw_lane_object_bytes(l->lane_bytes) == bytes;
+    bool fits = l->layout_version == RW_LAYOUT_VERSION && l->fingerprint == c->fingerprint &&
+                l->epoch == c->epoch && l->slot == slot && l->generation == generation &&
+                rw_lane_object_bytes(l->lane_bytes) == bytes;
     return fits ? RW_OK : RW_MISMATCH;
 }
 
@@ -215,23 +234,26 @@ void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t na
     RW_ASSERT(s->state == RW_STREAM_FREE && name_bytes <= RW_STREAM_NAME_MAX);
     memcpy(s->name, name, name_bytes);
     s->name_bytes = name_bytes;
-    rw_store32(&s->state, RW_STREAM_OPEN); /* last: who sees it open sees its name and its offsets */
+    /* last: who sees it open sees its name and its offsets */
+    rw_store32(&s->state, RW_STREAM_OPEN);
     if (id >= c->stream_count)
         rw_store32(&c->stream_count, id + 1);
 }
 
-void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes, uint64_t start_offset,
-                       uint64_t next_offset)
+void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes,
+                       uint64_t start_offset, uint64_t next_offset)
 {
     rw_stream *s = rw_stream_of(c, id);
     s->start_offset = start_offset;
     s->next_offset = next_offset;
     s->confirmed_offset = next_offset;
-    s->defined_end = 1; /* the barrier holds its definition: any position at or below the first block's says so */
+    /* the barrier holds its definition: any position at or below the first block's says so */
+    s->defined_end = 1;
     rw_stream_open(c, id, name, name_bytes);
 }
 
-/* The word that holds the owner's thread number is looked for, as every C library has it at another place. */
+/* The word that holds the owner's thread number is looked for, as every C library has it at another
+ * place. */
 int rw_supervisor_hold(rw_control *c)
 {
     _Static_assert(sizeof(pthread_mutex_t) <= sizeof c->life, "life");
@@ -269,7 +291,8 @@ void rw_supervisor_let_go(rw_control *c)
 int64_t rw_birth_ns(int fd)
 {
     struct statx st;
-    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &st) != 0 || !(st.stx_mask & STATX_BTIME))
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &st) != 0 ||
+        !(st.stx_mask & STATX_BTIME))
         return 0;
     return (int64_t)st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec;
 }

@@ -1,9 +1,11 @@
-/* The three kinds of shared object: mapping them, filling in their headers, refusing what does not fit, and the stores
- * that belong to the supervisor. Creating, sizing and unlinking the objects themselves is engine/ringwal/memory.py's.
+/* The three kinds of shared object: mapping them, filling in their headers, refusing what does not
+ * fit, and the stores that belong to the supervisor. Creating, sizing and unlinking the objects
+ * themselves is engine/ringwal/memory.py's.
  *
- * ATTACH. The creator fills everything in and stores `magic` last, with release; who loads it with acquire sees the
- * rest. A header that fails any check belongs to another build, engine or epoch, or is half made: all the same answer,
- * because the client asks the supervisor again in each case.                              PAIR: create/attach
+ * ATTACH. The creator fills everything in and stores `magic` last, with release; who loads it with
+ * acquire sees the rest. A header that fails any check belongs to another build, engine or epoch,
+ * or is half made: all the same answer, because the client asks the supervisor again in each case.
+ *                                                                               PAIR: create/attach
  */
 #ifndef RW_MEMORY_H
 #define RW_MEMORY_H
@@ -14,80 +16,92 @@
 
 #include <linux/futex.h>
 
-/* The ring keeps this much between the largest record and its own size: headers, padding, and room to breathe. */
+/* The ring keeps this much between the largest record and its own size: headers, padding, and room
+ * to breathe. */
 #define RW_RING_RESERVE (64u * 1024u)
 
 uint64_t rw_control_bytes(const rw_geometry *g);
 uint64_t rw_lane_object_bytes(uint64_t lane_bytes);
 
-/* Digest of every name, type, place and size of layout.h, and of its constants. Two builds with the same fingerprint read
- * each other's memory. Rendered, and held against the structs by the compiler: fingerprint.c. */
+/* Digest of every name, type, place and size of layout.h, and of its constants. Two builds with the
+ * same fingerprint read each other's memory. Rendered, and held against the structs by the
+ * compiler: fingerprint.c. */
 uint64_t rw_fingerprint(void);
 
-/* The page size of this machine: 4, 16 or 64 KiB. What is mapped is a multiple of it; RW_PAGE is the unit of files and of the
- * layout, on every machine. `rw_assume_page` is for tests: a larger one than it has, 0 for its own. */
+/* The page size of this machine: 4, 16 or 64 KiB. What is mapped is a multiple of it; RW_PAGE is
+ * the unit of files and of the layout, on every machine. `rw_assume_page` is for tests: a larger
+ * one than it has, 0 for its own. */
 uint64_t rw_system_page(void);
 void rw_assume_page(uint64_t bytes);
 
-/* Maps `header` bytes once and behind them the `data` bytes, a multiple of the system's page, twice in a row, so that data
- * never wraps. In the object it is the other way round, data first: so data lies as a huge page does, in the object and, if it
- * is large enough, in the addresses. The header is the end of the object, which has whole pages. Returns where the header
- * begins; NULL and errno on failure; the descriptor may be closed afterwards. */
+/* Maps `header` bytes once and behind them the `data` bytes, a multiple of the system's page, twice
+ * in a row, so that data never wraps. In the object it is the other way round, data first: so data
+ * lies as a huge page does, in the object and, if it is large enough, in the addresses. The header
+ * is the end of the object, which has whole pages. Returns where the header begins; NULL and errno
+ * on failure; the descriptor may be closed afterwards. */
 void *rw_map(int fd, uint64_t header, uint64_t data, int writable);
-/* Asks the kernel to put the data of a new object, which nobody else maps yet, into huge pages: one entry in the processor's
- * page tables, and one piece of a device's transfer, instead of 512. Where it cannot (before 6.1, no such pages free),
- * nothing happens. */
+/* Asks the kernel to put the data of a new object, which nobody else maps yet, into huge pages: one
+ * entry in the processor's page tables, and one piece of a device's transfer, instead of 512. Where
+ * it cannot (before 6.1, no such pages free), nothing happens. */
 void rw_gather_pages(void *data, uint64_t bytes);
 int rw_unmap(void *header_at, uint64_t header, uint64_t data);
-/* Puts the pages of a mapping into this process's page table now rather than one by one on first touch, which costs a
- * microsecond each in the middle of an append. Where the kernel cannot (before 5.14), nothing happens. */
+/* Puts the pages of a mapping into this process's page table now rather than one by one on first
+ * touch, which costs a microsecond each in the middle of an append. Where the kernel cannot (before
+ * 5.14), nothing happens. */
 void rw_prefault(void *at, uint64_t bytes, int writable);
 
-/* `c` is fresh, zeroed memory of rw_control_bytes(g). `position` is where the next block goes, `block_number` its
- * number; `epoch_begin` is the position of the epoch's barrier. */
-void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch, uint64_t epoch_begin,
-                       uint64_t position, uint64_t block_number);
+/* `c` is fresh, zeroed memory of rw_control_bytes(g). `position` is where the next block goes,
+ * `block_number` its number; `epoch_begin` is the position of the epoch's barrier. */
+void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch,
+                       uint64_t epoch_begin, uint64_t position, uint64_t block_number);
 /* RW_OK or RW_MISMATCH. `bytes` is the size of the mapped object. */
 int rw_control_attach(const rw_control *c, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch);
 
 /* `l` is fresh, zeroed memory of rw_lane_object_bytes(lane_bytes). */
-void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation, uint64_t lane_bytes);
+void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation,
+                    uint64_t lane_bytes);
 /* RW_OK or RW_MISMATCH. */
-int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32_t slot, uint32_t generation);
+int rw_lane_attach(const rw_lane *l, const rw_control *c, uint64_t bytes, uint32_t slot,
+                   uint32_t generation);
 
-/* ------------------------------------------------------------------------------- supervisor only, from here on */
+/* ---------------------------------------------------------------- supervisor only, from here on */
 
-/* The error is in place before the state that makes anyone look at it. Nobody is woken: clients wait in slices and
- * look at the state between them. */
+/* The error is in place before the state that makes anyone look at it. Nobody is woken: clients
+ * wait in slices and look at the state between them. */
 void rw_set_state(rw_control *c, uint32_t state, uint32_t error);
 
-/* Before the WAL process is started: nothing is stamped with an earlier time than `ns`, as something in the log has it. */
+/* Before the WAL process is started: nothing is stamped with an earlier time than `ns`, as
+ * something in the log has it. */
 void rw_set_not_before(rw_control *c, uint64_t ns);
 
-/* Gives slot k to a new generation. The slot must be free, and the lane of that generation must be complete: WAL and
- * drain may map it as soon as they see the state. */
-void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes);
+/* Gives slot k to a new generation. The slot must be free, and the lane of that generation must be
+ * complete: WAL and drain may map it as soon as they see the state. */
+void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid,
+                  uint64_t lane_bytes);
 void rw_slot_set(rw_control *c, uint32_t k, uint32_t state);
-/* 1 when WAL and drain have both let this generation go, so that its lane may be unlinked and the slot used again. */
+/* 1 when WAL and drain have both let this generation go, so that its lane may be unlinked and the
+ *   slot used again. */
 int rw_slot_released(rw_control *c, uint32_t k);
 
 /* A stream that has no records yet. */
 void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes);
-/* A stream as recovery found it. Also seeds the words of WAL and drain: before RW_RUNNING neither of them exists, and
- * the supervisor stands in for both. */
-void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes, uint64_t start_offset,
-                       uint64_t next_offset);
+/* A stream as recovery found it. Also seeds the words of WAL and drain: before RW_RUNNING neither
+ * of them exists, and the supervisor stands in for both. */
+void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes,
+                       uint64_t start_offset, uint64_t next_offset);
 
-/* Wakes the drain so that it looks at the slots. It changes no word, so a drain that is just about to sleep can miss
- * it: call again while something is still owed. */
+/* Wakes the drain so that it looks at the slots. It changes no word, so a drain that is just about
+ * to sleep can miss it: call again while something is still owed. */
 void rw_nudge(rw_control *c);
 
-/* THE SUPERVISOR'S LIFE. A supervisor that is killed can tell nobody, and nobody else may write its words. So its thread
- * holds a robust mutex in the control area for as long as it serves: when the thread ends, whatever ended it, the kernel
- * sets FUTEX_OWNER_DIED in the mutex's word, in whichever process has the page mapped. An append finds it there without a
- * system call, and is refused instead of going into a lane that nobody reads.
+/* THE SUPERVISOR'S LIFE. A supervisor that is killed can tell nobody, and nobody else may write its
+ * words. So its thread holds a robust mutex in the control area for as long as it serves: when the
+ * thread ends, whatever ended it, the kernel sets FUTEX_OWNER_DIED in the mutex's word, in
+ * whichever process has the page mapped. An append finds it there without a system call, and is
+ * refused instead of going into a lane that nobody reads.
  *
- * By the thread that lives as long as the engine. RW_OK, or RW_BAD: cannot be had; death shows on the socket only then. */
+ * By the thread that lives as long as the engine. RW_OK, or RW_BAD: cannot be had; death shows on
+ * the socket only then. */
 int rw_supervisor_hold(rw_control *c);
 /* By the same thread, at an end that the state has told. Nothing happens if it does not hold. */
 void rw_supervisor_let_go(rw_control *c);

@@ -1,17 +1,19 @@
 /* The persisted byte of each record, and the only code that changes it.
  *
- *   0 --CAS--> 1   the write of its block completed and was durable: WAL thread that wrote the block
+ *   0 --CAS--> 1   the write of its block completed and was durable: by the thread that wrote it
  *   0 --CAS--> 2   the write failed: the same thread; the epoch is over
  *
- * 1 and 2 are final. The byte of a block that is composed anew starts at 0 (the ring space is only reused once every
- * record in it is confirmed).
+ * Both are final. The byte of a block that is composed anew starts at 0 (the ring space is only
+ * reused once every record in it is confirmed).
  *
- * One byte at 1 proves the write of its whole block, also to a WAL process whose predecessor was killed between two bytes.
- * It sets the rest and does not write the block again: the drain may have confirmed the first ones meanwhile, in a pass over
- * their stream that another block set off, and a second write that fails or tears would take what is confirmed.
+ * One byte at 1 proves the write of its whole block, also to a WAL process whose predecessor was
+ * killed between two bytes. It sets the rest and does not write the block again: the drain may have
+ * confirmed the first ones meanwhile, in a pass over their stream that another block set off, and a
+ * second write that fails or tears would take what is confirmed.
  *
- * No lock is held. The CAS is sequentially consistent, so the drain, which may look at the byte of a stream's head at
- * any moment, sees it at the latest after the block is announced (PAIR: completions).
+ * No lock is held. The CAS is sequentially consistent, so the drain, which may look at the byte of
+ * a stream's head at any moment, sees it at the latest after the block is announced (PAIR:
+ * completions).
  */
 #ifndef RW_PERSISTED_H
 #define RW_PERSISTED_H
@@ -21,7 +23,10 @@
 
 enum rw_persisted { RW_UNPERSISTED = 0, RW_PERSISTED = 1, RW_NOT_WRITTEN = 2 };
 
-static inline bool rw_is_persisted(const rw_record *r) { return rw_load8(&r->persisted) == RW_PERSISTED; }
+static inline bool rw_is_persisted(const rw_record *r)
+{
+    return rw_load8(&r->persisted) == RW_PERSISTED;
+}
 
 /* Sets the byte of every record of the block; returns how many this call changed. */
 uint32_t rw_persist_block(uint8_t *block);

@@ -30,8 +30,9 @@ static int order(char *text, size_t size, const char *once)
 
 int rw_point(const char *name)
 {
-    /* One shot for the whole engine, while this file exists: a test makes it when the load is running, and a replacement
-     * process must not run into the same point again. Visits before it exists do not count. */
+    /* One shot for the whole engine, while this file exists: a test makes it when the load is
+     * running, and a replacement process must not run into the same point again. Visits before it
+     * exists do not count. */
     const char *once = getenv("RINGWAL_POINT_ONCE");
     char copy[256];
     if ((once != NULL && access(once, F_OK) != 0) || !order(copy, sizeof copy, once))
@@ -49,7 +50,8 @@ int rw_point(const char *name)
     if (strcmp(action, "kill") == 0)
         kill(getpid(), SIGKILL);
     else if (strcmp(action, "stop") == 0)
-        raise(SIGSTOP); /* to this thread, or it might go on for a while before the others have stopped it */
+        /* to this thread, or it might go on for a while before the others have stopped it */
+        raise(SIGSTOP);
     else if (strcmp(action, "delay") == 0)
         nanosleep(&(struct timespec){argument / 1000, argument % 1000 * 1000000}, NULL);
     else if (strcmp(action, "errno") == 0)

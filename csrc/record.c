@@ -53,8 +53,8 @@ uint64_t rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, 
     return frame;
 }
 
-uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes, uint64_t next_offset,
-                           uint64_t timestamp_ns, uint32_t seed)
+uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes,
+                           uint64_t next_offset, uint64_t timestamp_ns, uint32_t seed)
 {
     const rw_record r = {
         .kind = RW_RECORD_STREAM,

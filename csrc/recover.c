@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin, uint64_t segment_bytes,
-                              uint32_t max_streams)
+rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin,
+                              uint64_t segment_bytes, uint32_t max_streams)
 {
     rw_recovery *s = calloc(1, sizeof *s);
     rw_recovery_stream *streams = calloc(max_streams, sizeof *streams);
@@ -33,7 +33,10 @@ void rw_recovery_close(rw_recovery *s)
     free(s);
 }
 
-const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id) { return &s->streams[id]; }
+const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id)
+{
+    return &s->streams[id];
+}
 
 void rw_recovery_cut(rw_recovery *s)
 {
@@ -63,7 +66,7 @@ static uint64_t segment_end(const rw_recovery *s, uint64_t position)
     return (position / s->segment_bytes + 1) * s->segment_bytes;
 }
 
-/* ------------------------------------------------------------------------------------------------- one frame */
+/* ------------------------------------------------------------------------------------ one frame */
 
 enum verdict { KEEP, DROP, STOP };
 
@@ -74,8 +77,10 @@ static enum verdict stop(rw_recovery *s, uint32_t finding, uint32_t stream)
     return STOP;
 }
 
-/* A barrier defines streams at any offset, later blocks at 0: a stream begins with the block that defines it. */
-static enum verdict take_definition(rw_recovery *s, const rw_record *r, const uint8_t *name, bool in_barrier)
+/* A barrier defines streams at any offset, later blocks at 0: a stream begins with the block that
+ * defines it. */
+static enum verdict take_definition(rw_recovery *s, const rw_record *r, const uint8_t *name,
+                                    bool in_barrier)
 {
     bool prefix = s->pass == RW_RECOVERY_PREFIX;
     if (r->stream >= s->max_streams)
@@ -93,7 +98,8 @@ static enum verdict take_definition(rw_recovery *s, const rw_record *r, const ui
     if (t->name_bytes != r->payload_bytes || memcmp(t->name, name, r->payload_bytes) != 0)
         return stop(s, RW_RECOVERY_RENAMED, r->stream);
     if (prefix && r->base_offset != t->next_offset)
-        return stop(s, r->base_offset > t->next_offset ? RW_RECOVERY_GAP : RW_RECOVERY_REPEAT, r->stream);
+        return stop(s, r->base_offset > t->next_offset ? RW_RECOVERY_GAP : RW_RECOVERY_REPEAT,
+                    r->stream);
     if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
         t->state = RW_RECOVERY_STREAM_DEFINED;
     return DROP; /* the next barrier holds it */
@@ -140,7 +146,8 @@ static void count_batch(rw_recovery *s, const rw_record *r, enum verdict v)
     }
 }
 
-/* The request that brought the record is gone with its lane: ticket, number, slot, generation name nothing any more. */
+/* The request that brought the record is gone with its lane: ticket, number, slot, generation name
+ * nothing any more. */
 static void draft_batch(rw_draft *d, const rw_record *r, const uint8_t *payload)
 {
     rw_record copy = {
@@ -158,7 +165,7 @@ static void draft_batch(rw_draft *d, const rw_record *r, const uint8_t *payload)
     d->records++;
 }
 
-/* ------------------------------------------------------------------------------------------------- one block */
+/* ------------------------------------------------------------------------------------ one block */
 
 /* Is this a block that the log has at this place? */
 static bool placed(const rw_recovery *s, const rw_block *h)
@@ -245,8 +252,8 @@ static bool page_is_blank(const uint8_t *page)
     return first == 0 && memcmp(page, page + sizeof first, RW_PAGE - sizeof first) == 0;
 }
 
-/* No valid block here. In the tail the walk goes on behind it: an intact header says where the next block was put,
- * otherwise the next page may hold one. */
+/* No valid block here. In the tail the walk goes on behind it: an intact header says where the next
+ * block was put, otherwise the next page may hold one. */
 static int pass_over(rw_recovery *s, const uint8_t *place, uint64_t span)
 {
     if (s->pass == RW_RECOVERY_PREFIX) {
@@ -262,7 +269,8 @@ static int pass_over(rw_recovery *s, const uint8_t *place, uint64_t span)
     return RW_OK;
 }
 
-/* A watermark counts even when the body is torn: the header is whole, and what it says was true when written. */
+/* A watermark counts even when the body is torn: the header is whole, and what it says was true
+ * when written. */
 static void note_watermark(rw_recovery *s, const rw_block *h)
 {
     if (h->watermark > s->watermark) {
@@ -302,9 +310,10 @@ int rw_recovery_step(rw_recovery *s, const uint8_t *window, uint64_t available, 
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------- blocks to be written */
+/* ------------------------------------------------------------------------- blocks to be written */
 
-void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoch, uint64_t position)
+void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoch,
+                    uint64_t position)
 {
     *d = (rw_draft){
         .base = base,
@@ -324,7 +333,8 @@ uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from)
             continue;
         if (d->capacity - d->used < rw_record_frame(t->name_bytes))
             break;
-        d->used += rw_definition_put(d->base + d->used, from, t->name, t->name_bytes, t->cut_offset, s->timestamp_ns, d->seed);
+        d->used += rw_definition_put(d->base + d->used, from, t->name, t->name_bytes, t->cut_offset,
+                                     s->timestamp_ns, d->seed);
         d->records++;
     }
     return from;

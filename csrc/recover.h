@@ -1,18 +1,22 @@
-/* Reading a log back: per-record work of recovery. No I/O, no policy: engine/ringwal/log/ reads the bytes, asks, and decides.
+/* Reading a log back: per-record work of recovery. No I/O, no policy: engine/ringwal/log/ reads the
+ * bytes, asks, and decides.
  *
  * A recovery walks the blocks of one epoch in log order, in three passes over the same streams:
  *
- *   PREFIX  from the epoch's first byte to the first place without a valid block, the cut. Every record must follow its
- *           predecessor; whatever does not is a finding, and the walk stops there.
- *   TAIL    from the cut to the end of the last segment. Valid blocks may follow a hole: they were in flight together.
- *           Of their records those count that are still next in their stream; the rest is dropped.
+ *   PREFIX  from the epoch's first byte to the first place without a valid block, the cut. Every
+ *           record must follow its predecessor; whatever does not is a finding, and the walk stops
+ *           there.
+ *   TAIL    from the cut to the end of the last segment. Valid blocks may follow a hole: they were
+ *           in flight together. Of their records those count that are still next in their stream;
+ *           the rest is dropped.
  *   CARRY   the tail once more, this time copying what counts into blocks of the next epoch.
  *
- * A stream's life here: unknown, then defined at an offset, then its next offset grows; in the tail it is broken by the
- * first record that does not fit, and takes no more.
+ * A stream's life here: unknown, then defined at an offset, then its next offset grows; in the tail
+ * it is broken by the first record that does not fit, and takes no more.
  *
- * The caller shows a window of the log and steps. It remembers its place; blocks that run past the window are asked
- * for again (`wanted`), so the caller needs a window as large as the largest block and no more.
+ * The caller shows a window of the log and steps. It remembers its place; blocks that run past the
+ * window are asked for again (`wanted`), so the caller needs a window as large as the largest block
+ * and no more.
  */
 #ifndef RW_RECOVER_H
 #define RW_RECOVER_H
@@ -77,7 +81,8 @@ typedef struct rw_recovery {
     uint64_t kept, dropped;          /* records beyond the cut */
     uint64_t largest_frame;          /* among those kept */
 
-    uint64_t resume; /* CARRY: byte offset of the next frame in the block at `position`, 0 if it is new */
+    /* CARRY: byte offset of the next frame in the block at `position`, 0 if it is new */
+    uint64_t resume;
     uint32_t in_hole;
     rw_recovery_stream *streams;
 } rw_recovery;
@@ -94,17 +99,19 @@ typedef struct rw_draft {
 } rw_draft;
 
 /* NULL and errno if there is no memory. */
-rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin, uint64_t segment_bytes,
-                              uint32_t max_streams);
+rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin,
+                              uint64_t segment_bytes, uint32_t max_streams);
 void rw_recovery_close(rw_recovery *s);
 const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id);
 
-/* Walks on through `window`, whose first byte is at s->position and of which `available` bytes may be read; the window
- * must not reach past the segment that s->position is in.
- *   RW_PENDING  show the log from s->position on, at least s->wanted bytes (less only where the segment ends)
+/* Walks on through `window`, whose first byte is at s->position and of which `available` bytes may
+ * be read; the window must not reach past the segment that s->position is in.
+ *   RW_PENDING  show the log from s->position on, at least s->wanted bytes (less only where the
+ *               segment ends)
  *   RW_OK       s->position is at the beginning of a segment that the window does not show
  *   RW_BAD      s->finding at s->position
- *   RW_FULL     CARRY: the draft has no room for the next record; replace it and step again at the same position
+ *   RW_FULL     CARRY: the draft has no room for the next record; replace it and step again at the
+ *               same position
  * `draft` is used by CARRY only. */
 int rw_recovery_step(rw_recovery *s, const uint8_t *window, uint64_t available, rw_draft *draft);
 
@@ -113,12 +120,13 @@ void rw_recovery_cut(rw_recovery *s);
 /* Begins CARRY at the cut: streams are as they were there. */
 void rw_recovery_carry(rw_recovery *s, uint64_t cut);
 
-void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoch, uint64_t position);
-/* Puts definitions of streams `from`.. with their offsets at the cut until the draft is full. Returns the first id that
- * did not fit, or s->stream_end. */
+void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoch,
+                    uint64_t position);
+/* Puts definitions of streams `from`.. with their offsets at the cut until the draft is full.
+ * Returns the first id that did not fit, or s->stream_end. */
 uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from);
-/* Fills in the header, from `like` what is not known here (kind, span (0: the length), watermark, number, previous_end,
- * sequence, timestamp_ns), and pads. Returns the block's length. */
+/* Fills in the header, from `like` what is not known here (kind, span (0: the length), watermark,
+ * number, previous_end, sequence, timestamp_ns), and pads. Returns the block's length. */
 uint64_t rw_draft_seal(rw_draft *d, const uint8_t uuid[16], const rw_block *like);
 
 #endif

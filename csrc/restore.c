@@ -1,12 +1,13 @@
-/* A successor of the WAL process: cursors and offsets from the sealed blocks, unfinished blocks written again. */
+/* A successor of the WAL process: cursors and offsets from the sealed blocks, unfinished blocks
+ * written again. */
 #include "block.h"
 #include "persisted.h"
 #include "points.h"
 #include "wait.h"
 #include "wal_state.h"
 
-/* The last sealed block is the only one whose lane heads and stream offsets may not have been stored. Storing them again
- * from its tickets and offsets does no harm if they were. */
+/* The last sealed block is the only one whose lane heads and stream offsets may not have been
+ * stored. Storing them again from its tickets and offsets does no harm if they were. */
 static void restore_last_block(rw_wal *w, const uint8_t *block)
 {
     uint64_t at = sizeof(rw_block);
@@ -15,7 +16,8 @@ static void restore_last_block(rw_wal *w, const uint8_t *block)
         w->defined[f.stream] = 1;
         if (w->next_offset[f.stream] < f.base_offset + f.count)
             w->next_offset[f.stream] = f.base_offset + f.count;
-        if (w->touched_in[f.stream] != UINT64_MAX) { /* no block composed from now on has this stamp */
+        /* no block composed from now on has this stamp */
+        if (w->touched_in[f.stream] != UINT64_MAX) {
             w->touched_in[f.stream] = UINT64_MAX;
             w->touched[w->touched_count++] = f.stream;
         }
@@ -36,7 +38,8 @@ static int sound(const rw_wal *w, const rw_block_entry *e, uint64_t number)
 {
     const rw_control *c = w->c;
     const uint8_t *block = rw_log_ring_at(&w->ring, e->position);
-    if (e->number != number || e->length > c->ring_bytes || rw_block_check(block, e->length, c->uuid, c->epoch, e->position) != RW_OK)
+    if (e->number != number || e->length > c->ring_bytes ||
+        rw_block_check(block, e->length, c->uuid, c->epoch, e->position) != RW_OK)
         return RW_BAD;
     return rw_block_verify(block);
 }
@@ -52,7 +55,8 @@ int rw_wal_restore(rw_wal *w)
             return RW_BAD;
         unfinished += e->state == RW_BLOCK_SEALED;
     }
-    /* A released block was published, and its bytes may be under what the predecessor was composing. */
+    /* A released block was published, and its bytes may be under what the predecessor was
+     * composing. */
     if (c->sealed > released) {
         const rw_block_entry *last = rw_block_entry_of(c, c->sealed - 1);
         if (sound(w, last, c->sealed - 1) != RW_OK)
@@ -63,8 +67,9 @@ int rw_wal_restore(rw_wal *w)
     return unfinished;
 }
 
-/* A persisted byte that is 1 says that the write of its block has completed, and records of it may have been confirmed on
- * the strength of that. To write such a block again would put them at risk: the second write may fail or tear. */
+/* A persisted byte that is 1 says that the write of its block has completed, and records of it may
+ * have been confirmed on the strength of that. To write such a block again would put them at risk:
+ * the second write may fail or tear. */
 static bool write_completed(uint8_t *block)
 {
     rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->records);
@@ -99,6 +104,7 @@ int rw_wal_rewrite(rw_wal *w)
             return rc;
         (void)RW_POINT("l.rewrite.mid");
     }
-    rw_tell_drain(w); /* it may sleep on blocks that the predecessor persisted and did not live to tell it about */
+    /* it may sleep on blocks that the predecessor persisted and did not live to tell it about */
+    rw_tell_drain(w);
     return RW_OK;
 }

@@ -9,7 +9,7 @@
 
 #define GO_ON 0 /* besides the values of rw_walk_stop */
 
-/* ------------------------------------------------------------------------------------------------- the log ring */
+/* --------------------------------------------------------------------------------- the log ring */
 
 uint64_t rw_log_low(const rw_control *c)
 {
@@ -24,14 +24,22 @@ int rw_log_holds(const rw_control *c, uint64_t position)
     return position >= rw_log_low(c);
 }
 
-uint64_t rw_log_disk_end(const rw_control *c) { return rw_load64(&c->released_end); /* PAIR: release */ }
+uint64_t rw_log_disk_end(const rw_control *c)
+{
+    return rw_load64(&c->released_end); /* PAIR: release */
+}
 
 void rw_log_area(const rw_control *c, const uint8_t *ring, rw_area *out)
 {
-    *out = (rw_area){.base = ring, .mask = c->ring_bytes - 1, .end = rw_load64(&c->sealed_end)}; /* PAIR: seal */
+    *out = (rw_area){
+        .base = ring,
+        .mask = c->ring_bytes - 1,
+        .end = rw_load64(&c->sealed_end), /* PAIR: seal */
+    };
 }
 
-/* The place of a recent block; `number` is taken away first and stored last when the entry is used anew. */
+/* The place of a recent block; `number` is taken away first and stored last when the entry is used
+ * anew. */
 static int entry_position(const rw_control *c, uint64_t number, uint64_t *position)
 {
     const rw_block_entry *e = rw_block_entry_of((rw_control *)c, number);
@@ -42,8 +50,9 @@ static int entry_position(const rw_control *c, uint64_t number, uint64_t *positi
     return rw_peek64(&e->number) == number ? RW_OK : RW_OVERWRITTEN;
 }
 
-/* Offset of the first record of `stream` in the block, UINT64_MAX if there is none. No checksum is taken: the answer is
- * used only if rw_log_holds confirms that these were the bytes of a sealed block. */
+/* Offset of the first record of `stream` in the block, UINT64_MAX if there is none. No checksum is
+ * taken: the answer is used only if rw_log_holds confirms that these were the bytes of a sealed
+ * block. */
 static uint64_t first_offset_in(const uint8_t *block, uint64_t available, uint32_t stream)
 {
     rw_block h;
@@ -60,7 +69,8 @@ static uint64_t first_offset_in(const uint8_t *block, uint64_t available, uint32
     return UINT64_MAX;
 }
 
-int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint64_t offset, uint64_t *position)
+int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint64_t offset,
+                uint64_t *position)
 {
     uint64_t sealed = rw_load64(&c->sealed); /* PAIR: seal */
     uint64_t oldest = sealed > RW_BLOCK_ENTRIES ? sealed - RW_BLOCK_ENTRIES : 0;
@@ -79,7 +89,7 @@ int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint6
     return RW_OVERWRITTEN;
 }
 
-/* ------------------------------------------------------------------------------------------------------ the walk */
+/* ------------------------------------------------------------------------------------- the walk */
 
 /* The header of the block the walk stands in, copied and checked; *block is where it lies. */
 static int enter_block(const rw_area *area, rw_walk *s, rw_block *h, const uint8_t **block)
@@ -115,7 +125,8 @@ static void leave_block(rw_walk *s, uint64_t span)
 }
 
 /* The frame header at s->frame_at, copied and checked. */
-static int enter_frame(const uint8_t *block, const rw_block *h, const rw_walk *s, uint32_t seed, rw_record *r)
+static int enter_frame(const uint8_t *block, const rw_block *h, const rw_walk *s, uint32_t seed,
+                       rw_record *r)
 {
     return rw_frame_check(block, h->used, s->frame_at, seed, r) == RW_OK ? GO_ON : RW_WALK_BAD;
 }
@@ -130,7 +141,8 @@ static uint32_t length_of(const uint8_t *payload, uint32_t i)
 /* Checks the payload and moves data_at to record `index` of it. */
 static int prove(const uint8_t *payload, const rw_record *r, rw_walk *s, uint32_t index)
 {
-    if (r->digest != rw_xxh3(payload, r->payload_bytes) || rw_batch_check(payload, r->payload_bytes, r->count) != RW_OK)
+    if (r->digest != rw_xxh3(payload, r->payload_bytes) ||
+        rw_batch_check(payload, r->payload_bytes, r->count) != RW_OK)
         return RW_WALK_BAD;
     uint64_t at = s->frame_at + sizeof *r;
     if (r->count > 1) {
@@ -143,7 +155,8 @@ static int prove(const uint8_t *payload, const rw_record *r, rw_walk *s, uint32_
 }
 
 /* Collects the wanted records of one frame. */
-static int collect_frame(const rw_area *area, const uint8_t *block, const rw_record *r, rw_walk *s, rw_slices *out)
+static int collect_frame(const rw_area *area, const uint8_t *block, const rw_record *r, rw_walk *s,
+                         rw_slices *out)
 {
     const uint8_t *payload = block + s->frame_at + sizeof *r;
     uint64_t payload_end = s->frame_at + sizeof *r + r->payload_bytes;
@@ -154,7 +167,8 @@ static int collect_frame(const rw_area *area, const uint8_t *block, const rw_rec
         uint32_t length = r->count == 1 ? r->payload_bytes : length_of(payload, index);
         if (s->data_at > payload_end || length > payload_end - s->data_at)
             return RW_WALK_BAD; /* only if the ring was overwritten since the check above */
-        if (out->count == RW_SLICES || out->records_left == 0 || (!out->must && length > out->bytes_left))
+        if (out->count == RW_SLICES || out->records_left == 0 ||
+            (!out->must && length > out->bytes_left))
             return RW_WALK_FULL;
         uint64_t begin = (uint64_t)(block - area->base) + s->data_at;
         out->begin[out->count] = begin;
@@ -169,7 +183,8 @@ static int collect_frame(const rw_area *area, const uint8_t *block, const rw_rec
     return GO_ON;
 }
 
-static int collect_block(const rw_area *area, const uint8_t *block, const rw_block *h, rw_walk *s, rw_slices *out)
+static int collect_block(const rw_area *area, const uint8_t *block, const rw_block *h, rw_walk *s,
+                         rw_slices *out)
 {
     uint32_t seed = rw_record_seed(h->epoch, h->position);
     while (s->frame_at != h->used) {
@@ -179,7 +194,8 @@ static int collect_block(const rw_area *area, const uint8_t *block, const rw_blo
         int stop = enter_frame(block, h, s, seed, &r);
         if (stop != GO_ON)
             return stop;
-        if (r.kind == RW_RECORD_BATCH && r.stream == s->stream && r.base_offset + r.count > s->next_offset) {
+        if (r.kind == RW_RECORD_BATCH && r.stream == s->stream &&
+            r.base_offset + r.count > s->next_offset) {
             if (r.base_offset > s->next_offset)
                 return RW_WALK_AHEAD;
             if ((stop = collect_frame(area, block, &r, s, out)) != GO_ON)
@@ -208,12 +224,13 @@ int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
     return RW_WALK_DONE;
 }
 
-int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before, rw_slices *out, uint32_t records)
+int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
+                 rw_slices *out, uint32_t records)
 {
     const rw_stream *stream = rw_stream_of((rw_control *)c, walk->stream);
     uint64_t below = rw_load64_seq(&stream->confirmed_offset), first = walk->next_offset;
-    if (first < rw_load64(&stream->start_offset) || first >= below || below - first > RW_FEW || below - first > records ||
-        walk->position < rw_log_low(c))
+    if (first < rw_load64(&stream->start_offset) || first >= below || below - first > RW_FEW ||
+        below - first > records || walk->position < rw_log_low(c))
         return RW_WALK_SHORT;
     *before = *walk;
     walk->below = below;
@@ -228,12 +245,13 @@ int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_wal
     return RW_WALK_SHORT;
 }
 
-/* ------------------------------------------------------------------------------------------------------- the index */
+/* ------------------------------------------------------------------------------------ the index */
 
 typedef struct index_writer {
     rw_index_entry *entries;
     uint32_t *count;
-    uint32_t *last; /* by stream: 1 + place of its newest entry; may be stale, so the entry itself is asked */
+    /* by stream: 1 + place of its newest entry; may be stale, so the entry itself is asked */
+    uint32_t *last;
     uint32_t streams;
 } index_writer;
 
@@ -246,8 +264,10 @@ static void index_frame(index_writer *w, uint64_t position, const rw_record *r)
             return;
         }
     }
-    w->entries[(*w->count)++] = (rw_index_entry){
-        .base_offset = r->base_offset, .position = position, .stream = r->stream, .count = r->count};
+    w->entries[(*w->count)++] = (rw_index_entry){.base_offset = r->base_offset,
+                                                 .position = position,
+                                                 .stream = r->stream,
+                                                 .count = r->count};
     if (r->stream < w->streams)
         w->last[r->stream] = *w->count;
 }
@@ -258,7 +278,8 @@ static int index_block(const uint8_t *block, const rw_block *h, rw_walk *s, inde
     for (uint32_t i = 0; i < h->records; i++) {
         rw_record r;
         if (enter_frame(block, h, s, seed, &r) != GO_ON) {
-            *w->count = before; /* all of a block or nothing: the walk may come here again with better bytes */
+            /* all of a block or nothing: the walk may come here again with better bytes */
+            *w->count = before;
             return RW_WALK_BAD;
         }
         if (r.kind == RW_RECORD_BATCH)
@@ -268,8 +289,8 @@ static int index_block(const uint8_t *block, const rw_block *h, rw_walk *s, inde
     return GO_ON;
 }
 
-int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint32_t capacity, uint32_t *count,
-                  uint32_t *last, uint32_t streams)
+int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint32_t capacity,
+                  uint32_t *count, uint32_t *last, uint32_t streams)
 {
     index_writer w = {.entries = entries, .count = count, .last = last, .streams = streams};
     for (;;) {
@@ -301,9 +322,13 @@ static int compare_entries(const void *a, const void *b)
     return compare(a, right->stream, right->base_offset);
 }
 
-void rw_index_sort(rw_index_entry *entries, uint32_t count) { qsort(entries, count, sizeof *entries, compare_entries); }
+void rw_index_sort(rw_index_entry *entries, uint32_t count)
+{
+    qsort(entries, count, sizeof *entries, compare_entries);
+}
 
-uint32_t rw_index_before(const rw_index_entry *entries, uint32_t count, uint32_t stream, uint64_t offset)
+uint32_t rw_index_before(const rw_index_entry *entries, uint32_t count, uint32_t stream,
+                         uint64_t offset)
 {
     uint32_t low = 0, high = count;
     while (low < high) {

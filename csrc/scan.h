@@ -1,28 +1,33 @@
-/* Finding and collecting the records of one stream: in the log ring, and in bytes read from segment files.
+/* Finding and collecting the records of one stream: in the log ring, and in bytes read from segment
+ * files.
  *
- * A walk goes block by block: the block after the one at position P begins at P + span. It stands in an *area*, where
- * log position P lies at `base + ((P - origin) & mask)`: the ring as it is in memory, or a piece of a segment file.
+ * A walk goes block by block: the block after the one at position P begins at P + span. It stands
+ * in an *area*, where log position P lies at `base + ((P - origin) & mask)`: the ring as it is in
+ * memory, or a piece of a segment file.
  *
- * Everything here only reads. What is read may be changing (the ring) or damaged (a file), so a header is copied before
- * it is looked at, no length is used before it is bounded by the area, and no word is fetched twice to be the same.
+ * Everything here only reads. What is read may be changing (the ring) or damaged (a file), so a
+ * header is copied before it is looked at, no length is used before it is bounded by the area, and
+ * no word is fetched twice to be the same.
  *
- * READING THE RING WHILE THE WAL PROCESS WRITES IT                                                PAIR: reserve_end
+ * READING THE RING WHILE THE WAL PROCESS WRITES IT                                PAIR: reserve_end
  *
  *   WAL process                                     reader
  *     1 reserve_end = end of the new block            1 copy bytes at log positions >= p
  *     2 full fence                                    2 acquire fence
- *     3 write the block                               3 load reserve_end: p >= reserve_end - ring_bytes ?
+ *     3 write the block                               3 load reserve_end, r: p >= r - ring_bytes ?
  *
- * Only the WAL process stores reserve_end, and it never goes back. If step 1 of the reader saw any byte of step 3 of
- * the writer, the two fences make the reader's step 3 see that reserve_end or a later one; the overwritten byte lay at
- * new position - ring_bytes, so the test fails and the copy is void. Bytes of a block that is being composed are
- * never looked at: the walk stops at the last confirmed record, and the block of that was sealed before (PAIR: seal).
+ * Only the WAL process stores reserve_end, and it never goes back. If step 1 of the reader saw any
+ * byte of step 3 of the writer, the two fences make the reader's step 3 see that reserve_end or a
+ * later one; the overwritten byte lay at new position - ring_bytes, so the test fails and the copy
+ * is void. Bytes of a block that is being composed are never looked at: the walk stops at the last
+ * confirmed record, and the block of that was sealed before (PAIR: seal).
  *
- * WHERE THE DISK TAKES OVER                                                                       PAIR: release
+ * WHERE THE DISK TAKES OVER                                                           PAIR: release
  *
- *   Ring space is reserved only below released_end + ring_bytes, so rw_log_low <= rw_log_disk_end always; and blocks
- *   below released_end are confirmed, so all of them are on disk. Load low first: the store of reserve_end came after
- *   the WAL process's load of released_end, so a reader that sees the one sees at least that value of the other.
+ *   Ring space is reserved only below released_end + ring_bytes, so rw_log_low <= rw_log_disk_end
+ *   always; and blocks below released_end are confirmed, so all of them are on disk. Load low
+ *   first: the store of reserve_end came after the WAL process's load of released_end, so a reader
+ *   that sees the one sees at least that value of the other.
  */
 #ifndef RW_SCAN_H
 #define RW_SCAN_H
@@ -49,13 +54,15 @@ typedef struct rw_area {
     uint64_t end; /* log position behind the last byte that may be looked at */
 } rw_area;
 
-/* Where a walk stands, between calls. The caller sets it to zeros, then uuid, epoch, stream, position, next_offset. */
+/* Where a walk stands, between calls. The caller sets it to zeros, then uuid, epoch, stream,
+ * position, next_offset. */
 typedef struct rw_walk {
     uint8_t uuid[16];
     uint64_t epoch;
     uint64_t position;    /* block the walk stands in */
     uint64_t frame_at;    /* byte in the block of the frame it stands at; 0: the first */
-    uint64_t data_at;     /* byte in the block of the next record; 0: the frame's digest is still to be checked */
+    /* byte in the block of the next record; 0: the frame's digest is still to be checked */
+    uint64_t data_at;
     uint64_t next_offset; /* the record that is wanted next */
     uint64_t below;       /* confirmed offset: records at or beyond it are not looked for */
     uint64_t need;
@@ -86,7 +93,8 @@ typedef struct rw_index_entry {
 /* Lowest log position whose bytes the ring holds. */
 uint64_t rw_log_low(const rw_control *c);
 
-/* After a copy out of the ring: was everything at or above `position` still there when the copy was finished? */
+/* After a copy out of the ring: was everything at or above `position` still there when the copy was
+ * finished? */
 int rw_log_holds(const rw_control *c, uint64_t position);
 
 /* All blocks of this epoch below this log position are on disk. */
@@ -95,28 +103,35 @@ uint64_t rw_log_disk_end(const rw_control *c);
 /* The ring as an area, up to the last sealed block. */
 void rw_log_area(const rw_control *c, const uint8_t *ring, rw_area *out);
 
-/* The newest block in the ring whose first record of `stream` is at or before `offset`: *position. RW_OK, or
- * RW_OVERWRITTEN: the ring does not hold it. A confirmed offset that is in the ring is in that block or behind it. */
-int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint64_t offset, uint64_t *position);
+/* The newest block in the ring whose first record of `stream` is at or before `offset`: *position.
+ * RW_OK, or RW_OVERWRITTEN: the ring does not hold it. A confirmed offset that is in the ring is in
+ * that block or behind it. */
+int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint64_t offset,
+                uint64_t *position);
 
-/* Collects records of s->stream from s->next_offset on, dense, each checked against its digest, into `out` from index
- * 0. Returns an rw_walk_stop; `out->count` records are good whatever it is (for the ring: if rw_log_holds says so). */
+/* Collects records of s->stream from s->next_offset on, dense, each checked against its digest,
+ * into `out` from index 0. Returns an rw_walk_stop; `out->count` records are good whatever it is
+ * (for the ring: if rw_log_holds says so). */
 int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out);
 
-/* The short way of a reader that stands in the ring and is woken for few records: RW_WALK_DONE if all that is confirmed, RW_FEW
- * and `records` at the most, is in `out`, to be used only if rw_log_holds confirms before->position, else *before is where the
- * walk stood. Anything else: the walk stands where it stood, and the long way will tell. */
-int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before, rw_slices *out, uint32_t records);
+/* The short way of a reader that stands in the ring and is woken for few records: RW_WALK_DONE if
+ * all that is confirmed, RW_FEW and `records` at the most, is in `out`, to be used only if
+ * rw_log_holds confirms before->position, else *before is where the walk stood. Anything else: the
+ * walk stands where it stood, and the long way will tell. */
+int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
+                 rw_slices *out, uint32_t records);
 
-/* Walks the area from s->position and appends an entry per stream and block at `entries[*count]`. `last` is scratch of
- * `streams` cells; what other calls left in it does no harm. Headers are checked, payloads are not.
- * Returns END, SHORT, BAD, or FULL: fewer than `need` entries were free. */
-int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint32_t capacity, uint32_t *count,
-                  uint32_t *last, uint32_t streams);
+/* Walks the area from s->position and appends an entry per stream and block at `entries[*count]`.
+ * `last` is scratch of `streams` cells; what other calls left in it does no harm. Headers are
+ * checked, payloads are not. Returns END, SHORT, BAD, or FULL: fewer than `need` entries were free.
+ */
+int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint32_t capacity,
+                  uint32_t *count, uint32_t *last, uint32_t streams);
 
 void rw_index_sort(rw_index_entry *entries, uint32_t count);
 
 /* Number of entries that lie before (stream, offset). */
-uint32_t rw_index_before(const rw_index_entry *entries, uint32_t count, uint32_t stream, uint64_t offset);
+uint32_t rw_index_before(const rw_index_entry *entries, uint32_t count, uint32_t stream,
+                         uint64_t offset);
 
 #endif

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "sequencer.h"
+#include "sequencer_state.h"
 
 #include "atomics.h"
 #include "block.h"
@@ -18,56 +18,6 @@
 #include <unistd.h>
 
 #define NONE UINT32_MAX
-/* How long the drain stays awake after its last progress when nothing is in flight: the next block of a caller that waits
- * for each append comes sooner. Waking the drain costs the WAL thread about 4 us before every such write. */
-#define LULL_NS 100000u
-#define FEW_REQUESTS 64u
-#define FEW_BYTES    (128u * 1024u)
-
-/* A request that waits in its stream's queue. */
-typedef struct entry {
-    uint64_t position; /* log position of its record header */
-    uint32_t next;     /* the stream's next request */
-    uint32_t block;    /* low half of its block number */
-} entry;
-
-typedef struct queue { uint32_t head, tail; } queue;
-
-typedef struct block_state {
-    uint32_t remaining; /* requests of the block not confirmed yet */
-    uint32_t completed; /* its persisted bytes were acted upon */
-} block_state;
-
-typedef struct client {
-    rw_lane *lane;
-    uint32_t generation;
-    uint32_t outstanding; /* registered and not confirmed */
-    uint32_t dirty;
-} client;
-
-struct rw_sequencer {
-    rw_control *c;
-    uint8_t *ring;
-    int bell_fd;
-    queue *queues;       /* by stream */
-    uint64_t *advanced;  /* by stream: step in which it last advanced */
-    entry *entries;      /* ring of RW_PENDING_MAX */
-    block_state *blocks; /* ring of RW_BLOCK_ENTRIES */
-    client *clients;     /* by slot */
-    uint32_t *dirty;     /* slots with new completions in this step */
-    uint32_t dirty_count;
-    uint64_t requests;   /* registered so far: the next entry */
-    uint64_t waiting;    /* of those, not confirmed */
-    uint64_t registered; /* blocks */
-    uint64_t incomplete; /* first block whose persisted bytes were not acted upon */
-    uint64_t step;
-    uint64_t confirmed; /* requests, in this step */
-    rw_callers callers;
-    uint32_t membership_seen;
-    uint32_t closing; /* slots that are closing and not let go of */
-    uint32_t want_slot, want_generation;
-    int want; /* what rw_sequencer_wants answers */
-};
 
 rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
 {
@@ -81,7 +31,8 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
     s->blocks = calloc(RW_BLOCK_ENTRIES, sizeof *s->blocks);
     s->clients = calloc(c->max_clients, sizeof *s->clients);
     s->dirty = calloc(c->max_clients, sizeof *s->dirty);
-    if (!rw_callers_open(&s->callers, c) || !s->queues || !s->advanced || !s->entries || !s->blocks || !s->clients || !s->dirty) {
+    if (!rw_callers_open(&s->callers, c) || !s->queues || !s->advanced || !s->entries ||
+        !s->blocks || !s->clients || !s->dirty) {
         rw_sequencer_close(s);
         return NULL;
     }
@@ -91,7 +42,8 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
     uint64_t first = rw_first_unreleased(c);
     rw_store64_seq(&c->released, first);
     s->registered = s->incomplete = first;
-    if (rw_load32_seq(&c->starved) != 0) /* a predecessor may have released and not lived to ring. PAIR: release */
+    if (rw_load32_seq(&c->starved) !=
+        0) /* a predecessor may have released and not lived to ring. PAIR: release */
         rw_ring_fd(bell_fd);
     s->membership_seen = rw_load32(&c->membership) - 1;
     rw_store32(&c->drain_pid, (uint32_t)getpid());
@@ -113,15 +65,24 @@ void rw_sequencer_close(rw_sequencer *s)
     free(s);
 }
 
-static uint8_t *at(const rw_sequencer *s, uint64_t position) { return s->ring + rw_ring_place(s->c, position); }
-static rw_frames frames_of(const rw_sequencer *s, const rw_block_entry *b) { return rw_frames_of(at(s, b->position), b->records); }
+static uint8_t *at(const rw_sequencer *s, uint64_t position)
+{
+    return s->ring + rw_ring_place(s->c, position);
+}
+static rw_frames frames_of(const rw_sequencer *s, const rw_block_entry *b)
+{
+    return rw_frames_of(at(s, b->position), b->records);
+}
 static uint64_t position_of(const rw_sequencer *s, const rw_block_entry *b, const rw_record *r)
 {
     return b->position + (uint64_t)((const uint8_t *)r - at(s, b->position));
 }
-static block_state *state_of(rw_sequencer *s, uint64_t block) { return &s->blocks[block & (RW_BLOCK_ENTRIES - 1)]; }
+static block_state *state_of(rw_sequencer *s, uint64_t block)
+{
+    return &s->blocks[block & (RW_BLOCK_ENTRIES - 1)];
+}
 
-/* ------------------------------------------------------------------------------------------------------- confirm */
+/* -------------------------------------------------------------------------------------- confirm */
 
 /* The result of one request for its writer. PAIR: cell */
 static void deliver(rw_sequencer *s, const rw_record *r)
@@ -129,9 +90,10 @@ static void deliver(rw_sequencer *s, const rw_record *r)
     client *cl = &s->clients[r->slot];
     if (cl->generation != r->generation)
         return; /* the writer is gone; its slot may belong to somebody else */
-    rw_completion *cell = rw_completions_of(s->c, r->slot) + (r->number & (s->c->completions_per_client - 1));
-    /* A predecessor may have delivered this request, or the next one of this cell; a client that reads the cell again and
-     * again must not see the two change places. */
+    rw_completion *cell =
+        rw_completions_of(s->c, r->slot) + (r->number & (s->c->completions_per_client - 1));
+    /* A predecessor may have delivered this request, or the next one of this cell; a client that
+     * reads the cell again and again must not see the two change places. */
     if (rw_peek64(&cell->number) < r->number) {
         rw_store64(&cell->number, 0);
         rw_fence_release();
@@ -147,7 +109,8 @@ static void deliver(rw_sequencer *s, const rw_record *r)
 static void confirm(rw_sequencer *s, const rw_record *r)
 {
     rw_stream *stream = rw_stream_of(s->c, r->stream);
-    RW_ASSERT(r->base_offset == stream->confirmed_offset); /* offsets are dense, and confirmed in order */
+    /* offsets are dense, and confirmed in order */
+    RW_ASSERT(r->base_offset == stream->confirmed_offset);
     rw_store64(&stream->last_timestamp_ns, r->timestamp_ns);
     rw_store64(&stream->confirmed_bytes, stream->confirmed_bytes + r->payload_bytes);
     rw_store64(&stream->confirmed_offset, r->base_offset + r->count);
@@ -163,8 +126,9 @@ static void confirm(rw_sequencer *s, const rw_record *r)
     rw_count64(&s->c->drain_confirmed_records, r->count);
 }
 
-/* One pass: the run behind the head that is persisted. With confirm_order "log" the run ends with the block that is being
- * completed: a block before the next one of this stream may still be out. */
+/* One pass: the run behind the head that is persisted. With confirm_order "log" the run ends with
+ * the block that is being completed: a block before the next one of this stream may still be out.
+ */
 static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
 {
     queue *q = &s->queues[stream];
@@ -209,7 +173,7 @@ static void complete(rw_sequencer *s, uint64_t number)
     state_of(s, number)->completed = 1;
 }
 
-/* ------------------------------------------------------------------------------------------------------ register */
+/* ------------------------------------------------------------------------------------- register */
 
 enum { WANT_ATTACH = 1, WANT_DETACH = 2 };
 
@@ -220,7 +184,8 @@ static void want(rw_sequencer *s, int what, uint32_t slot, uint32_t generation)
     s->want_generation = generation;
 }
 
-/* Is the lane of this writer attached? If its slot has moved on, nobody waits for it and that is all right. */
+/* Is the lane of this writer attached? If its slot has moved on, nobody waits for it and that is
+ * all right. */
 static bool know_client(rw_sequencer *s, uint32_t slot, uint32_t generation)
 {
     client *cl = &s->clients[slot];
@@ -272,7 +237,7 @@ static int register_block(rw_sequencer *s, uint64_t number)
     return RW_OK;
 }
 
-/* ------------------------------------------------------------------------------------------------- wake, release */
+/* -------------------------------------------------------------------------------- wake, release */
 
 static void wake_all(rw_slot *slot)
 {
@@ -338,7 +303,7 @@ static int release(rw_sequencer *s)
     return moved;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- step */
+/* ----------------------------------------------------------------------------------------- step */
 
 /* Blocks that became persisted since the last look, in whatever order. */
 static int complete_blocks(rw_sequencer *s)
@@ -346,7 +311,8 @@ static int complete_blocks(rw_sequencer *s)
     int completed = 0;
     for (uint64_t n = s->incomplete; n < s->registered; n++) {
         block_state *b = state_of(s, n);
-        if (!b->completed && rw_load32(&rw_block_entry_of(s->c, n)->state) == RW_BLOCK_PERSISTED) { /* PAIR: block state */
+        /* PAIR: block state */
+        if (!b->completed && rw_load32(&rw_block_entry_of(s->c, n)->state) == RW_BLOCK_PERSISTED) {
             complete(s, n);
             completed++;
         }
@@ -358,7 +324,8 @@ static int complete_blocks(rw_sequencer *s)
     return completed;
 }
 
-/* New writers and tailers are attached, so that they can be woken; slots that are closing and have nothing left, let go of. */
+/* New writers and tailers are attached, so that they can be woken; slots that are closing and have
+ * nothing left, let go of. */
 static int check_membership(rw_sequencer *s)
 {
     uint32_t membership = rw_load32(&s->c->membership);
@@ -375,8 +342,10 @@ static int check_membership(rw_sequencer *s)
         if (state != RW_SLOT_CLOSING || rw_load32(&slot->drain_done) == generation)
             continue;
         s->closing++;
-        /* Nothing of it comes any more once the WAL process has let go and every block sealed by then is registered. */
-        if (rw_load32_seq(&slot->wal_done) == generation && rw_load64_seq(&s->c->sealed) == s->registered &&
+        /* Nothing of it comes any more once the WAL process has let go and every block sealed by
+         * then is registered. */
+        if (rw_load32_seq(&slot->wal_done) == generation &&
+            rw_load64_seq(&s->c->sealed) == s->registered &&
             (s->clients[k].generation != generation || s->clients[k].outstanding == 0)) {
             want(s, WANT_DETACH, k, generation);
             return RW_CHORE;
@@ -400,7 +369,8 @@ int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint
     s->clients[slot] = (client){.lane = lane, .generation = generation};
     if (lane == NULL)
         return RW_OK;
-    /* Whoever sleeps there may sleep on something that was confirmed before anyone looked at this lane. */
+    /* Whoever sleeps there may sleep on something that was confirmed before anyone looked at this
+     * lane. */
     wake_all(rw_slot_of(s->c, slot));
     for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
         uint32_t stream = rw_load32_seq(&lane->tail_streams[i]) - 1;
@@ -446,54 +416,4 @@ int rw_sequencer_step(rw_sequencer *s)
     wake_writers(s);
     moved += release(s);
     return check_membership(s) == RW_OK ? moved : RW_CHORE;
-}
-
-int rw_sequencer_idle(const rw_sequencer *s) { return rw_load64_seq(&s->c->sealed) == rw_load64(&s->c->released); }
-
-/* PAIR: completions */
-static int park(rw_sequencer *s, uint64_t timeout_ns)
-{
-    rw_control *c = s->c;
-    rw_store32_seq(&c->drain_parked, 1);
-    uint32_t seen = rw_load32_seq(&c->completions);
-    int rc = rw_sequencer_step(s);
-    if (rc == 0) {
-        rw_count64(&c->drain_parks, 1);
-        rc = rw_park(&c->completions, seen, timeout_ns);
-    }
-    rw_store32_seq(&c->drain_parked, 0);
-    return rc;
-}
-
-/* Is somebody likely to wait for each of the few things that are under way? With more than that, throughput is what counts:
- * on a machine with few processors a spinning drain takes what writers and WAL threads need, and it is woken once per
- * block, which is then a large one. */
-static bool few_under_way(const rw_sequencer *s)
-{
-    return !rw_crowded(s->c) && s->waiting <= FEW_REQUESTS && rw_peek64(&s->c->sealed_end) - s->c->released_end <= FEW_BYTES;
-}
-
-int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
-{
-    uint64_t now = rw_now_ns(), end = now + timeout_ns, spin_until = now + spin_ns, lull_until = now;
-    while (now < end) {
-        int rc = rw_sequencer_step(s);
-        now = rw_now_ns();
-        if (rc < 0)
-            return rc;
-        if (rc > 0) {
-            rw_callers_publish(&s->callers, s->c, now);
-            spin_until = now + spin_ns;
-            lull_until = now + LULL_NS;
-        } else if (few_under_way(s) && now < (s->incomplete < s->registered ? spin_until : lull_until)) {
-            sched_yield();
-        } else {
-            rc = park(s, end - now);
-            if (rc == RW_CHORE || rc == RW_IO || rc == RW_INTERRUPTED)
-                return rc;
-            now = rw_now_ns();
-            spin_until = now + spin_ns;
-        }
-    }
-    return RW_PENDING;
 }

@@ -1,21 +1,27 @@
-/* The sequencer: confirms each stream in order. It runs in one process, so its state needs no lock at all.
+/* The sequencer: confirms each stream in order. It runs in one process, so its state needs no lock
+ * at all.
  *
- * REGISTER. Sealed blocks are read in log order; each request goes to the end of its stream's queue (log order and offset
- * order are the same for one stream).
- * COMPLETE. Blocks become persisted in any order. For each request of a persisted block: is it the head of its stream's
- * queue? Then the queue advances while its head is persisted, confirming the whole run behind the head in one pass. If
- * it is not the head, either the run of an earlier pass has confirmed it already, or a predecessor is not persisted yet:
- * then it costs nothing now and is confirmed by the pass that completes the predecessor. No pass is ever made over a
- * stream whose head did not become persisted.
- * CONFIRM. Per request, in this order: the stream's confirmed offset (readers may see it), then the completion cell of its
- * writer (the caller may know it). After the whole batch: one wake per writer.
- * RELEASE. A block all of whose requests are confirmed is released in log order; its ring space may be used again.
+ * REGISTER. Sealed blocks are read in log order; each request goes to the end of its stream's queue
+ * (log order and offset order are the same for one stream).
+ * COMPLETE. Blocks become persisted in any order. For each request of a persisted block: is it the
+ * head of its stream's queue? Then the queue advances while its head is persisted, confirming the
+ * whole run behind the head in one pass. If it is not the head, either the run of an earlier pass
+ * has confirmed it already, or a predecessor is not persisted yet: then it costs nothing now and is
+ * confirmed by the pass that completes the predecessor. No pass is ever made over a stream whose
+ * head did not become persisted.
+ * CONFIRM. Per request, in this order: the stream's confirmed offset (readers may see it), then the
+ * completion cell of its writer (the caller may know it). After the whole batch: one wake per
+ * writer.
+ * RELEASE. A block all of whose requests are confirmed is released in log order; its ring space may
+ * be used again.
  *
- * confirm_order "log" differs in one test: only the contiguous prefix of persisted blocks is completed.
+ * confirm_order "log" differs in one test: only the contiguous prefix of persisted blocks is
+ * completed.
  *
- * REPLACEMENT. A successor starts at `released`: it registers the sealed blocks again; what lies below its stream's
- * confirmed offset was confirmed before, and its completion is delivered once more, which is harmless (lane.h, COMPLETIONS).
- * No completion is lost: a block is only released after its cells were filled.
+ * REPLACEMENT. A successor starts at `released`: it registers the sealed blocks again; what lies
+ * below its stream's confirmed offset was confirmed before, and its completion is delivered once
+ * more, which is harmless (lane.h, COMPLETIONS). No completion is lost: a block is only released
+ * after its cells were filled.
  */
 #ifndef RW_SEQUENCER_H
 #define RW_SEQUENCER_H
@@ -25,24 +31,27 @@
 
 typedef struct rw_sequencer rw_sequencer;
 
-/* Starts at c->released, for a first drain process and for a successor alike. NULL and errno if there is no memory. */
+/* Starts at c->released, for a first drain process and for a successor alike. NULL and errno if
+ * there is no memory. */
 rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd);
 void rw_sequencer_close(rw_sequencer *s);
 
-/* What Python has to do: 1: map the lane of (slot, generation) and call attach, which wakes all that sleep there; 2: the
- * generation is closing and has nothing left: call detach, then unmap; 0: nothing. */
+/* What Python has to do: 1: map the lane of (slot, generation) and call attach, which wakes all
+ * that sleep there; 2: the generation is closing and has nothing left: call detach, then unmap; 0:
+ * nothing. */
 int rw_sequencer_wants(rw_sequencer *s, uint32_t *slot, uint32_t *generation);
 /* `lane` may be NULL if its owner is gone: nobody waits there. */
 int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation);
 int rw_sequencer_detach_lane(rw_sequencer *s, uint32_t slot);
 
-/* Registers, completes, confirms and releases what can be. Returns how many requests it confirmed or blocks it moved on
- * (0: nothing to do), RW_CHORE if rw_sequencer_wants has something, RW_IO once a write has failed: nothing is confirmed
- * after that. */
+/* Registers, completes, confirms and releases what can be. Returns how many requests it confirmed
+ * or blocks it moved on (0: nothing to do), RW_CHORE if rw_sequencer_wants has something, RW_IO
+ * once a write has failed: nothing is confirmed after that. */
 int rw_sequencer_step(rw_sequencer *s);
 
-/* Steps until RW_CHORE, RW_IO or the time is over (RW_PENDING), or a signal came (RW_INTERRUPTED). Spins while blocks are in
- * flight, for at most spin_ns without progress, and for a moment after its last progress; then parks. */
+/* Steps until RW_CHORE, RW_IO or the time is over (RW_PENDING), or a signal came (RW_INTERRUPTED).
+ * Spins while blocks are in flight, for at most spin_ns without progress, and for a moment after
+ * its last progress; then parks. */
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns);
 
 /* 1: every sealed block is released. */

@@ -1,4 +1,5 @@
-/* Return codes of the C core. engine/ringwal/errors.py (of_code) holds the one map from these to exceptions. */
+/* Return codes of the C core. engine/ringwal/errors.py (of_code) holds the one map from these to
+ * exceptions. */
 #ifndef RW_STATUS_H
 #define RW_STATUS_H
 

@@ -1,8 +1,8 @@
 /* How those outside C read shared words: all of a struct at once, each word loaded with acquire
- * (atomics.h), into a plain struct of their own. The supervisor's words come first, in the order of
- * layout.h, so that a `state` or `magic` that is seen vouches for what was stored before it; then the
- * drain's, then the WAL process's: a view never shows more released than sealed, or more confirmed
- * than taken. Rendered from layout.h: python tests/support/shared_words.py */
+ * (atomics.h), into a plain struct of their own. The supervisor's words come first, in the order
+ * of layout.h, so that a `state` or `magic` that is seen vouches for what was stored before it;
+ * then the drain's, then the WAL process's: a view never shows more released than sealed, or more
+ * confirmed than taken. Rendered from layout.h: python tests/support/shared_words.py */
 #ifndef RW_VIEWS_H
 #define RW_VIEWS_H
 

@@ -19,8 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A sentinel and idle threads look again on their own after this long; nothing relies on it. The native tests make it so
- * long that a lost wake-up hangs them. */
+/* A sentinel and idle threads look again on their own after this long; nothing relies on it. The
+ * native tests make it so long that a lost wake-up hangs them. */
 #ifndef RW_NAP_NS
 #define RW_NAP_NS 60000000000ull
 #endif
@@ -30,7 +30,8 @@
 #define RW_SLOW_NS 20000000ull
 #define RESERVED_AT_ONCE 2u
 
-rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd)
+rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd,
+                    int chore_fd)
 {
     if (o->threads == 0 || o->threads > RW_WAL_THREADS_MAX) {
         errno = EINVAL;
@@ -44,7 +45,8 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
     w->next_offset = calloc(c->max_streams, sizeof *w->next_offset);
     w->defined = calloc(c->max_streams, 1);
     w->touched_in = calloc(c->max_streams, sizeof *w->touched_in);
-    w->touched = calloc(o->block_bytes / sizeof(rw_record) + RW_PAGE / sizeof(rw_record) + 2, sizeof *w->touched);
+    w->touched = calloc(o->block_bytes / sizeof(rw_record) + RW_PAGE / sizeof(rw_record) + 2,
+                        sizeof *w->touched);
     if (!w->lanes || !w->next_offset || !w->defined || !w->touched_in || !w->touched) {
         rw_wal_close(w);
         return NULL;
@@ -59,13 +61,16 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
         w->defined[id] = s->defined_end != 0 && s->defined_end <= c->sealed_end;
     }
     /* Also a clock that was put back while nobody was there does not make times go back. */
-    w->last_timestamp_ns = c->sealed == c->block_seed ? c->started_ns : rw_block_entry_of(c, c->sealed - 1)->timestamp_ns;
+    w->last_timestamp_ns = c->sealed == c->block_seed
+                               ? c->started_ns
+                               : rw_block_entry_of(c, c->sealed - 1)->timestamp_ns;
     if (c->sealed == c->block_seed)
         w->covered_end = c->sealed_end; /* the barrier covers what was before */
     w->segment_announced = c->sealed_end / c->segment_bytes;
     rw_store32(&c->io_direct, o->direct);
     rw_store32(&c->wal_pid, (uint32_t)getpid());
-    rw_store64_seq(&c->bell, (rw_peek64(&c->bell) & ~(RW_BELL_STEP - 1)) + RW_BELL_STEP); /* no threads yet */
+    /* no threads yet */
+    rw_store64_seq(&c->bell, (rw_peek64(&c->bell) & ~(RW_BELL_STEP - 1)) + RW_BELL_STEP);
     return w;
 }
 
@@ -81,10 +86,10 @@ void rw_wal_close(rw_wal *w)
     free(w);
 }
 
-/* --------------------------------------------------------------------------------------- blocks, and who hears of them */
+/* ---------------------------------------------------------------- blocks, and who hears of them */
 
-/* PAIR: completions. The persisted bytes, or the sealed block, come before the bump; the drain announces itself in
- * drain_parked before it looks again. */
+/* PAIR: completions. The persisted bytes, or the sealed block, come before the bump; the drain
+ * announces itself in drain_parked before it looks again. */
 void rw_tell_drain(rw_wal *w)
 {
     rw_add32(&w->c->completions, 1);
@@ -92,7 +97,8 @@ void rw_tell_drain(rw_wal *w)
         rw_unpark(&w->c->completions, 1);
 }
 
-/* I6: the first failed write ends the epoch. Nothing is written again, no thread starts another block. */
+/* I6: the first failed write ends the epoch. Nothing is written again, no thread starts another
+ * block. */
 static int fail(rw_wal *w, const rw_block_job *job, int error)
 {
     uint32_t none = 0;
@@ -104,14 +110,17 @@ static int fail(rw_wal *w, const rw_block_job *job, int error)
     rw_unpark(&w->idle_seq, INT_MAX);
     rw_ring_fd(w->bell_fd);
     rw_ring_fd(w->chore_fd);
-    rw_tell_drain(w); /* it ends at once, and so tells the supervisor, whatever this process's main thread is busy with */
+    /* it ends at once, and so tells the supervisor, whatever this process's main thread is busy
+     * with */
+    rw_tell_drain(w);
     return RW_IO;
 }
 
 int rw_write_job(rw_wal *w, const rw_block_job *job)
 {
     uint64_t began = rw_now_ns();
-    int error = rw_block_write(job->fd, w->o.direct != 0, job->block, job->length, job->file_offset);
+    int error =
+        rw_block_write(job->fd, w->o.direct != 0, job->block, job->length, job->file_offset);
     if (error != 0)
         return fail(w, job, error);
     if (job->length <= RW_SMALL_WRITE)
@@ -139,9 +148,10 @@ static void rouse_drain(rw_wal *w)
         rw_tell_drain(w);
 }
 
-/* ------------------------------------------------------------------------------------------- watching and sleeping */
+/* ------------------------------------------------------------------------ watching and sleeping */
 
-/* The caller is about to write and leaves enough for another block: get a sleeping thread to compose it meanwhile. */
+/* The caller is about to write and leaves enough for another block: get a sleeping thread to
+ * compose it meanwhile. */
 static void rouse_helper(rw_wal *w)
 {
     if (rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL) {
@@ -152,7 +162,10 @@ static void rouse_helper(rw_wal *w)
     }
 }
 
-static bool ended(const rw_wal *w) { return rw_load32(&w->failed) != 0 || rw_load32(&w->finishing) != 0; }
+static bool ended(const rw_wal *w)
+{
+    return rw_load32(&w->failed) != 0 || rw_load32(&w->finishing) != 0;
+}
 
 /* False if nobody rang for that long. */
 static bool poll_bell(rw_wal *w, uint64_t ns)
@@ -166,8 +179,10 @@ static bool poll_bell(rw_wal *w, uint64_t ns)
     return got < 0 || read(w->bell_fd, &rings, sizeof rings) != 0;
 }
 
-/* Under the turn: requests that could go into a block now. While starved, only a release since the latest attempt makes
- * a difference; the ring for it may have been taken by a thread that then found the turn taken.   PAIR: release */
+/* Under the turn: requests that could go into a block now. While starved, only a release since the
+ * latest attempt makes a difference; the ring for it may have been taken by a thread that then
+ * found the turn taken.                                                               PAIR: release
+ */
 static bool work_left(const rw_wal *w)
 {
     if (rw_peek32(&w->c->starved) && rw_load64_seq(&w->c->released) == w->released_seen)
@@ -175,7 +190,8 @@ static bool work_left(const rw_wal *w)
     return rw_lanes_ready(w, 1) != 0; /* PAIR: publish/bell */
 }
 
-/* A block has been on its way for so long that nobody should wait for it: one stuck write must not hold up the rest. */
+/* A block has been on its way for so long that nobody should wait for it: one stuck write must not
+ * hold up the rest. */
 static bool slow(const rw_wal *w)
 {
     uint64_t now = rw_now_ns();
@@ -191,10 +207,14 @@ static bool slow(const rw_wal *w)
 static bool written_soon(const rw_wal *w) { return rw_load32_seq(&w->writing) != 0 && !slow(w); }
 
 /* Somebody else is sure to look at the lanes: a sentinel, or a thread whose block is on its way. */
-static bool covered(const rw_wal *w) { return (rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL) || written_soon(w); }
+static bool covered(const rw_wal *w)
+{
+    return (rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL) || written_soon(w);
+}
 
-/* The caller has just left watching. A publisher that saw it watch did not ring, so unless a thread that writes is going
- * to look anyway, the caller must.                                                          PAIR: publish/bell */
+/* The caller has just left watching. A publisher that saw it watch did not ring, so unless a thread
+ * that writes is going to look anyway, the caller must.                          PAIR: publish/bell
+ */
 static bool left_behind(rw_wal *w)
 {
     if (written_soon(w))
@@ -217,7 +237,8 @@ static void sleep_until_roused(rw_wal *w)
     if (!covered(w)) {
         turn_take(w);
         bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
-        bool work = sentinel && (work_left(w) || ahead_due(w)), due = sentinel && w->o.cover_ns && rw_cover_due(w);
+        bool work = sentinel && (work_left(w) || ahead_due(w)),
+             due = sentinel && w->o.cover_ns && rw_cover_due(w);
         turn_give(w);
         if (sentinel) {
             if (!work && !ended(w)) {
@@ -229,8 +250,9 @@ static void sleep_until_roused(rw_wal *w)
         }
         return;
     }
-    /* One idle thread, the guard, sleeps for a short time only while blocks are being written: if one of them turns out
-     * to be slow, the guard is there to compose, or to become the sentinel. */
+    /* One idle thread, the guard, sleeps for a short time only while blocks are being written: if
+     * one of them turns out to be slow, the guard is there to compose, or to become the sentinel.
+     */
     uint32_t none = 0;
     bool guard = rw_load32_seq(&w->writing) != 0 && rw_cas32(&w->guard, &none, 1);
     rw_add32(&w->idle_count, 1);
@@ -244,15 +266,20 @@ static void sleep_until_roused(rw_wal *w)
         rw_store32_seq(&w->guard, 0);
 }
 
-/* How many blocks may be in flight into the segment that is written now. Measured: into one that is only reserved more than two
- * do not pay, as each write there also changes the file's extents. Two in flight leave no more of them than an ext4 inode holds;
- * with three the file system makes and frees a block for them, over and over. */
-static uint32_t blocks_at_once(const rw_wal *w) { return rw_wal_segment_filled(w) ? w->o.threads : RESERVED_AT_ONCE; }
+/* How many blocks may be in flight into the segment that is written now. Measured: into one that is
+ * only reserved more than two do not pay, as each write there also changes the file's extents. Two
+ * in flight leave no more of them than an ext4 inode holds; with three the file system makes and
+ * frees a block for them, over and over. */
+static uint32_t blocks_at_once(const rw_wal *w)
+{
+    return rw_wal_segment_filled(w) ? w->o.threads : RESERVED_AT_ONCE;
+}
 
-/* Under the turn: do the lanes hold enough for another block beside those that are being written? The second one
- * hides the time in which nothing would be on its way. Measured, a third one only pays if it is full, which in a filled segment
- * is half of block_bytes: a device has so much bandwidth, and many small blocks get less of it than what gathers while two large
- * ones are written. The block ahead pays from there on as well. */
+/* Under the turn: do the lanes hold enough for another block beside those that are being written?
+ * The second one hides the time in which nothing would be on its way. Measured, a third one only
+ * pays if it is full, which in a filled segment is half of block_bytes: a device has so much
+ * bandwidth, and many small blocks get less of it than what gathers while two large ones are
+ * written. The block ahead pays from there on as well. */
 static bool worth_a_block(const rw_wal *w)
 {
     uint32_t writing = rw_load32_seq(&w->writing);
@@ -268,7 +295,8 @@ static bool take_ahead(rw_wal *w, uint32_t thread, rw_block_job *job)
     if (!rw_ahead_take(&w->ahead, job))
         return false;
     /* The segment stays while it has a block that is not persisted. */
-    job->fd = rw_wal_segment_fd(w, rw_block_entry_of(w->c, job->number)->position / w->c->segment_bytes, thread);
+    job->fd = rw_wal_segment_fd(
+        w, rw_block_entry_of(w->c, job->number)->position / w->c->segment_bytes, thread);
     return true;
 }
 
@@ -299,7 +327,8 @@ static bool start_ahead(rw_wal *w, uint32_t thread, rw_block_job *job)
     return false;
 }
 
-/* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written. */
+/* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written.
+ */
 static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     if (!turn_try(w))
@@ -311,7 +340,8 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     w->released_seen = rw_load64_seq(&w->c->released);
     int rc = rw_compose(w, thread, job);
     if (rc == RW_FULL && rw_peek32(&w->c->starved) == 0) {
-        /* PAIR: release. Announce first, then look once more; the drain releases first, then looks at `starved`. */
+        /* PAIR: release. Announce first, then look once more; the drain releases first, then looks
+         * at `starved`. */
         rw_store32_seq(&w->c->starved, 1);
         rc = rw_compose(w, thread, job);
     }
@@ -324,7 +354,8 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
         rw_store32(&w->c->starved, 0);
     bool more = false, aside = false;
     if (rc == RW_OK) {
-        aside = rw_load32_seq(&w->writing) >= blocks_at_once(w) && rw_ahead_none(&w->ahead) && !slow(w);
+        aside =
+            rw_load32_seq(&w->writing) >= blocks_at_once(w) && rw_ahead_none(&w->ahead) && !slow(w);
         if (aside) {
             rw_ahead_put(&w->ahead, job);
         } else {
@@ -335,14 +366,16 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     turn_give(w);
     if (aside)
         return start_ahead(w, thread, job) ? RW_OK : RW_PENDING;
-    if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 && !(rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL)))
+    if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 &&
+                 !(rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL)))
         rouse_helper(w);
     if (rc == RW_OK)
         rouse_drain(w);
     return rc;
 }
 
-/* The thread has written a block and goes on with the one ahead; who composed that one may compose the next. */
+/* The thread has written a block and goes on with the one ahead; who composed that one may compose
+ * the next. */
 static bool write_on(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     if (!take_ahead(w, thread, job))
@@ -356,10 +389,11 @@ static bool write_on(rw_wal *w, uint32_t thread, rw_block_job *job)
     return true;
 }
 
-/* The callers of a block that has just been written are about to append again. Composing at once would find the first of
- * them only, and with more callers than processors keep the others from running. A caller who was alone has nobody to wait
- * for, and a backlog is there already. Yielding is enough for a few callers in the same scheduling group. In a crowd the
- * thread sleeps, as the kernel schedules groups (sessions, services, containers) against each other and yielding stays
+/* The callers of a block that has just been written are about to append again. Composing at once
+ * would find the first of them only, and with more callers than processors keep the others from
+ * running. A caller who was alone has nobody to wait for, and a backlog is there already. Yielding
+ * is enough for a few callers in the same scheduling group. In a crowd the thread sleeps, as the
+ * kernel schedules groups (sessions, services, containers) against each other and yielding stays
  * inside one: until three quarters of the callers have appended, or no more came during one nap. */
 static void gather(rw_wal *w, const rw_block_job *job)
 {

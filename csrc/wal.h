@@ -1,28 +1,35 @@
 /* The WAL process: take -> compose -> write -> persisted, by a small pool of equal threads.
  *
- * Each thread composes a block and then writes that block itself, so that a lone append crosses no thread. Composing is
- * one thread's turn at a time; writing is not, so as many blocks are in flight as there are threads, and they complete
- * in any order. Into a segment that is only reserved no more than two are in flight, and one more is composed ahead, which is
- * written by whoever has written one of the two (ahead.h).
+ * Each thread composes a block and then writes that block itself, so that a lone append crosses no
+ * thread. Composing is one thread's turn at a time; writing is not, so as many blocks are in flight
+ * as there are threads, and they complete in any order. Into a segment that is only reserved no
+ * more than two are in flight, and one more is composed ahead, which is written by whoever has
+ * written one of the two (ahead.h).
  *
  *   thread:  watch ──► take the turn ──► compose, seal ──► give the turn back ──► write ──► persisted bytes ──► tell drain
  *              ▲                                                                                                  │
  *              └──────────────────────────────────────────────────────────────────────────────────────────────────┘
  *
- * Group commit needs no timer: what gathers in the lanes while a block is being written goes into the next one. A further
- * block is put in flight beside it as soon as enough for a worthwhile write has gathered (pipeline_bytes; beside two, half of
- * block_bytes), so that a backlog is written several blocks at a time and a trickle does not turn into many tiny writes. How
- * threads watch and sleep is bell.h.
+ * Group commit needs no timer: what gathers in the lanes while a block is being written goes into
+ * the next one. A further block is put in flight beside it as soon as enough for a worthwhile write
+ * has gathered (pipeline_bytes; beside two, half of block_bytes), so that a backlog is written
+ * several blocks at a time and a trickle does not turn into many tiny writes. How threads watch and
+ * sleep is bell.h.
  *
- * THE TURN is a try-lock between the threads of this process and guards the lane cursors, the log ring and the offsets.
- * No client and not the drain ever takes it, it is not in shared memory, and it dies with the process.
+ * THE TURN is a try-lock between the threads of this process and guards the lane cursors, the log
+ * ring and the offsets. No client and not the drain ever takes it, it is not in shared memory, and
+ * it dies with the process.
  *
  * REPLACEMENT. Everything a successor needs is in shared memory:
  *   killed before seal           the block never existed; the requests are still in the lanes
- *   after seal, before publish   lane heads and offsets follow from the tickets and offsets of the last sealed block
- *   ahead, before, in the write  the block is not marked persisted: same bytes are written to the same place again
- *   between two persisted bytes  the remaining bytes are set; the block is not written again: one byte proves its write
- *   before telling the drain     the drain looks on its own before it parks for long, and the successor tells it
+ *   after seal, before publish   lane heads and offsets follow from the tickets and offsets of the
+ *                                last sealed block
+ *   ahead, before, in the write  the block is not marked persisted: same bytes are written to the
+ *                                same place again
+ *   between two persisted bytes  the remaining bytes are set; the block is not written again: one
+ *                                byte proves its write
+ *   before telling the drain     the drain looks on its own before it parks for long, and the
+ *                                successor tells it
  */
 #ifndef RW_WAL_H
 #define RW_WAL_H
@@ -37,22 +44,27 @@ typedef struct rw_wal rw_wal;
 #define RW_WAL_THREADS_MAX 64u
 
 typedef struct rw_wal_options {
-    uint64_t block_bytes; /* a block is closed when it reaches this size; in a filled segment, half of it */
+    /* a block is closed when it reaches this size; in a filled segment, half of it */
+    uint64_t block_bytes;
     uint64_t quota_bytes; /* what one lane may add before the next lane's turn */
-    uint64_t pipeline_bytes; /* while a block is being written, another one is opened only for this much */
+    /* while a block is being written, another one is opened only for this much */
+    uint64_t pipeline_bytes;
     uint64_t spin_ns;     /* how long a thread watches after its block before it sleeps */
-    uint64_t cover_ns;    /* how long the log has to be at rest before it is covered (wal_state.h: THE COVER); 0: never */
+    /* how long the log has to be at rest before it is covered (wal_state.h: THE COVER); 0: never */
+    uint64_t cover_ns;
     uint32_t direct; /* see block_io.h */
     uint32_t threads; /* of the pool, at most RW_WAL_THREADS_MAX */
 } rw_wal_options;
 
-/* NULL and errno if there is no memory. `chore_fd` is rung when the Python side has something to do: a segment to
- * prepare, a lane to detach, a failed write. */
-rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd, int chore_fd);
+/* NULL and errno if there is no memory. `chore_fd` is rung when the Python side has something to
+ * do: a segment to prepare, a lane to detach, a failed write. */
+rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd,
+                    int chore_fd);
 void rw_wal_close(rw_wal *w);
 
-/* Before the threads start, in a successor: rebuilds cursors and offsets from the sealed blocks. Lanes must be attached.
- * Returns how many blocks have to be written again, or RW_BAD if the memory is not what it should be. */
+/* Before the threads start, in a successor: rebuilds cursors and offsets from the sealed blocks.
+ * Lanes must be attached. Returns how many blocks have to be written again, or RW_BAD if the memory
+ * is not what it should be. */
 int rw_wal_restore(rw_wal *w);
 /* Writes them. Segments must be added. RW_OK or RW_IO. */
 int rw_wal_rewrite(rw_wal *w);
@@ -65,20 +77,22 @@ int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation);
 int rw_wal_detach_lane(rw_wal *w, uint32_t slot);
 /* 1: everything that was completely published has been taken, 0: not yet. */
 int rw_wal_lane_idle(rw_wal *w, uint32_t slot);
-/* `fds`: an open file description for each thread, opened one by one. Threads must not share one: when the kernel fails to
- * write back what one thread has just written, each description hears of it once. On a shared one it would be told to
- * whichever thread syncs first, also about the other's bytes, and the sync of the other would then succeed (fsync(2)).
- * `filled`: its data was written before, not only reserved; says how many blocks are worth writing at once. */
+/* `fds`: an open file description for each thread, opened one by one. Threads must not share one:
+ * when the kernel fails to write back what one thread has just written, each description hears of
+ * it once. On a shared one it would be told to whichever thread syncs first, also about the other's
+ * bytes, and the sync of the other would then succeed (fsync(2)). `filled`: its data was written
+ * before, not only reserved; says how many blocks are worth writing at once. */
 int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled);
-/* Takes back the descriptors of a segment that no block will be written to any more: RW_OK, or RW_PENDING if there is none.
- * The caller closes them. */
+/* Takes back the descriptors of a segment that no block will be written to any more: RW_OK, or
+ * RW_PENDING if there is none. The caller closes them. */
 int rw_wal_drop_segment(rw_wal *w, int *fds);
 /* Number of the segment that the next block goes to. */
 uint64_t rw_wal_segment(const rw_wal *w);
 /* errno while no segment can be prepared, 0 when one could again. */
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
 
-/* The body of the pool's thread with that number, from 0. RW_OK after rw_wal_finish, RW_IO after a failed write. */
+/* The body of the pool's thread with that number, from 0. RW_OK after rw_wal_finish, RW_IO after a
+ * failed write. */
 int rw_wal_work(rw_wal *w, uint32_t thread);
 /* Ends the threads once the lanes are empty and their blocks are written. */
 void rw_wal_finish(rw_wal *w);

@@ -1,4 +1,5 @@
-/* What the threads of the WAL process share; private to wal.c, compose.c, restore.c and housekeeping.c. */
+/* What the threads of the WAL process share; private to wal.c, compose.c, restore.c and
+ * housekeeping.c. */
 #ifndef RW_WAL_STATE_H
 #define RW_WAL_STATE_H
 
@@ -38,19 +39,24 @@ struct rw_wal {
     uint32_t touched_count;
     uint64_t last_timestamp_ns;
     uint64_t released_seen; /* `released` before the latest attempt to compose */
-    uint64_t covered_end;   /* sealed_end when the last block was an empty one, or there was none yet: nothing to cover */
+    /* sealed_end when the last block was an empty one, or there was none yet: nothing to cover */
+    uint64_t covered_end;
     uint64_t segment_announced; /* highest segment number whose use was announced as a chore */
     rw_wal_segment_slot segments[RW_WAL_SEGMENTS];
 
     uint32_t turn __attribute__((aligned(64)));
-    uint32_t idle_seq __attribute__((aligned(64))); /* futex of threads that wait for the sentinel's place */
+    /* futex of threads that wait for the sentinel's place */
+    uint32_t idle_seq __attribute__((aligned(64)));
     uint32_t idle_count;
     uint32_t finishing;
     uint32_t cover; /* nobody has had anything to write for a while */
     uint32_t failed; /* errno of the first failed write */
-    uint32_t guard; /* an idle thread sleeps for a short time only, in case a write turns out to be slow */
-    uint64_t started[RW_WAL_THREADS_MAX]; /* by thread: when its write began; 0: it writes nothing */
-    uint32_t writing; /* threads between seal and persisted: each looks at the lanes again when it is done */
+    /* an idle thread sleeps for a short time only, in case a write turns out to be slow */
+    uint32_t guard;
+    /* by thread: when its write began; 0: it writes nothing */
+    uint64_t started[RW_WAL_THREADS_MAX];
+    /* threads between seal and persisted: each looks at the lanes again when it is done */
+    uint32_t writing;
     rw_ahead ahead;
 };
 
@@ -74,30 +80,34 @@ static inline void turn_give(rw_wal *w)
 }
 
 /* compose.c, under the turn */
-/* For the thread of that number. RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests wait for ring space;
- * RW_CHORE: for a segment. */
+/* For the thread of that number. RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests
+ * wait for ring space; RW_CHORE: for a segment. */
 int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job);
-/* THE COVER. A block whose bytes are bad is a torn write, which nobody was told about, or one that rotted after it was
- * confirmed. A watermark behind it tells them apart; the last block has none. So when the log comes to rest, and at an orderly
- * stop, an empty block is written whose watermark covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
+/* THE COVER. A block whose bytes are bad is a torn write, which nobody was told about, or one that
+ * rotted after it was confirmed. A watermark behind it tells them apart; the last block has none.
+ * So when the log comes to rest, and at an orderly stop, an empty block is written whose watermark
+ * covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
 int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job);
 bool rw_cover_due(const rw_wal *w);
 /* The client of that generation finds its lane refused. */
 void rw_tell_refused(rw_wal *w, uint32_t k, uint32_t generation);
 /* Lanes with a request to be taken, counted up to `enough`. */
 uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough);
-/* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published yet. */
+/* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published
+ * yet. */
 uint64_t rw_lanes_backlog(const rw_wal *w);
 /* Of the segment that the next block goes to: its data was written before, not only reserved. */
 bool rw_wal_segment_filled(const rw_wal *w);
 /* -1: the segment has not been added. */
 int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread);
-/* After seal, and again by a successor for the last sealed block: gives lane space back, stores stream offsets. */
+/* After seal, and again by a successor for the last sealed block: gives lane space back, stores
+ * stream offsets. */
 void rw_publish_block(rw_wal *w);
 
 /* wal.c */
 int rw_write_job(rw_wal *w, const rw_block_job *job);
-/* The write of this sealed block has completed, by this process or by the one before: its bytes, its state, the drain. */
+/* The write of this sealed block has completed, by this process or by the one before: its bytes,
+ * its state, the drain. */
 void rw_mark_persisted(rw_wal *w, uint64_t number, uint8_t *block);
 void rw_tell_drain(rw_wal *w);
 

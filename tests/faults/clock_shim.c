@@ -1,6 +1,7 @@
-/* Preloaded into processes under test: their wall clock is off by what the test says, from one moment to the next. Theirs
- * alone: the machine's own clock is not touched, so nothing has to be put right again, whoever dies. RINGWAL_CLOCK names a
- * shared file whose first word is the shift in nanoseconds. */
+/* Preloaded into processes under test: their wall clock is off by what the test says, from one
+ * moment to the next. Theirs alone: the machine's own clock is not touched, so nothing has to be
+ * put right again, whoever dies. RINGWAL_CLOCK names a shared file whose first word is the shift in
+ * nanoseconds. */
 #define _GNU_SOURCE
 #include "atomics.h"
 
@@ -28,7 +29,10 @@ __attribute__((constructor)) static void attach(void)
         shift = at;
 }
 
-static int is_wall(clockid_t id) { return id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE || id == CLOCK_TAI; }
+static int is_wall(clockid_t id)
+{
+    return id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE || id == CLOCK_TAI;
+}
 
 int clock_gettime(clockid_t id, struct timespec *t)
 {

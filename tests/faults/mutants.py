@@ -12,9 +12,9 @@ from tests.faults.mutation import Mutant, control, row, run, units
 from tests.faults.table import Fault
 
 TOO_EARLY = (
-    *("csrc/wal.c", "    int error = rw_block_write(job->fd,"),
+    *("csrc/wal.c", "    int error =\n        rw_block_write(job->fd,"),
     "    rw_persist_block(job->block);\n    rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_PERSISTED);\n"
-    "    rw_tell_drain(w);\n    int error = rw_block_write(job->fd,",
+    "    rw_tell_drain(w);\n    int error =\n        rw_block_write(job->fd,",
 )
 
 WRITING = [
@@ -149,7 +149,7 @@ CONFIRMING = [
     # as long as a process may be off its processor at any time; with the look in place that costs only the time.
     Mutant(
         "the drain sleeps without a second look",
-        "csrc/sequencer.c",
+        "csrc/sequencer_loop.c",
         "    uint32_t seen = rw_load32_seq(&c->completions);\n    int rc = rw_sequencer_step(s);",
         "    for (uint64_t end = rw_now_ns() + 2000000; rw_now_ns() < end;)\n        ;\n"
         "    uint32_t seen = rw_load32_seq(&c->completions);\n    int rc = 0;",
@@ -286,8 +286,8 @@ CLIENTS = [
     Mutant(
         "payloads are not checked when they are taken",
         "csrc/compose.c",
-        "if (rw_xxh3(copy, q->payload_bytes) != q->digest || ",
-        "if (",
+        "if (rw_xxh3(copy, q->payload_bytes) != q->digest ||\n",
+        "if (\n",
         row("clients", "payloads changed"),
     ),
     Mutant(
@@ -300,7 +300,7 @@ CLIENTS = [
     Mutant(
         "lengths in a lane are believed",
         "csrc/lane.c",
-        "if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes || out->count == 0)",
+        "if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes ||\n        out->count == 0)",
         "if (out->payload_bytes > limit && limit == 0)",
         units("tests/native/test_lane.py::test_a_forged_header_refuses_the_lane_and_no_other"),
         hangs=True,
@@ -361,15 +361,15 @@ RECOVERING = [
     Mutant(
         "a record may end behind its block",
         "csrc/block.c",
-        " && rw_record_frame(r->payload_bytes) <= used - at ?",
-        " ?",
+        " && rw_record_frame(r->payload_bytes) <= used - at",
+        "",
         row("fuzz", "bytes of segment files"),
     ),
     Mutant(
         "a block may lead back to where the walk has been",
         "csrc/block.c",
-        "h->span > UINT64_MAX - position || ",
-        "",
+        "h->span > UINT64_MAX - position ||\n",
+        "\n",
         row("fuzz", "bytes of segment files"),
     ),
     Mutant(

@@ -1,6 +1,7 @@
-/* Preloaded into an engine under test: notes every name that it makes below a directory, and every directory that it syncs,
- * in the order in which the calls returned, and dies when it has noted as many as it is told. Some file systems sync a name
- * along with its file; what relies on that shows only where names that nobody synced are taken away. */
+/* Preloaded into an engine under test: notes every name that it makes below a directory, and every
+ * directory that it syncs, in the order in which the calls returned, and dies when it has noted as
+ * many as it is told. Some file systems sync a name along with its file; what relies on that shows
+ * only where names that nobody synced are taken away. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -46,8 +47,8 @@ static const char *whole(int at, const char *name, char *path)
     return path;
 }
 
-/* Opened each time: the engine's children close what they do not know. One write each, so that the lines of several
- * processes do not mix. The caller's errno stays. */
+/* Opened each time: the engine's children close what they do not know. One write each, so that the
+ * lines of several processes do not mix. The caller's errno stays. */
 static void note(char kind, const char *path)
 {
     char line[PATH_MAX + 3];

@@ -1,5 +1,6 @@
-/* Preloaded into an engine under test: fails or shortens its writes and syncs at the call that the test names, and counts
- * what is still written to a file after one of its calls failed. The test holds the other end of `shim`, a shared file. */
+/* Preloaded into an engine under test: fails or shortens its writes and syncs at the call that the
+ * test names, and counts what is still written to a file after one of its calls failed. The test
+ * holds the other end of `shim`, a shared file. */
 #define _GNU_SOURCE
 #include "atomics.h"
 
@@ -36,7 +37,8 @@ __attribute__((constructor)) static void attach(void)
         shim = at;
 }
 
-/* What the call is to pretend: 0 nothing, an errno, HALF to do half of it, SWALLOW to do nothing and say that it was done. */
+/* What the call is to pretend: 0 nothing, an errno, HALF to do half of it, SWALLOW to do nothing
+ * and say that it was done. */
 static int interfere(uint32_t kind, int fd)
 {
     struct stat st;
@@ -57,13 +59,15 @@ static int interfere(uint32_t kind, int fd)
     return shim->mode == UNWRITTEN ? SWALLOW : (int)shim->error;
 }
 
-/* What was swallowed could not be written back. The kernel tells each open file once, whoever asks; here each descriptor, as
- * the engine opens anew for every one. The first to be told comes back late, so that others sync meanwhile. */
+/* What was swallowed could not be written back. The kernel tells each open file once, whoever asks;
+ * here each descriptor, as the engine opens anew for every one. The first to be told comes back
+ * late, so that others sync meanwhile. */
 static int tell(int fd)
 {
     struct stat st;
     uint32_t untold = 0;
-    if (shim == NULL || shim->mode != UNWRITTEN || rw_load32(&shim->failures) == 0 || fd >= DESCRIPTORS || fstat(fd, &st) != 0 ||
+    if (shim == NULL || shim->mode != UNWRITTEN || rw_load32(&shim->failures) == 0 ||
+        fd >= DESCRIPTORS || fstat(fd, &st) != 0 ||
         rw_load32(&shim->inode_low) != (uint32_t)st.st_ino)
         return 0;
     bool first = rw_add32(&shim->syncs, 1) == 0;
@@ -100,7 +104,10 @@ ssize_t pwritev2(int fd, const struct iovec *v, int count, off_t at, int flags)
     return really_write(fd, v, count, at, flags);
 }
 
-ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at) { return pwritev2(fd, v, count, at, 0); }
+ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at)
+{
+    return pwritev2(fd, v, count, at, 0);
+}
 
 ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at)
 {
@@ -112,7 +119,10 @@ ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at)
     return REAL(pwrite)(fd, data, bytes, at);
 }
 
-ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at) { return pwrite(fd, data, bytes, at); }
+ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at)
+{
+    return pwrite(fd, data, bytes, at);
+}
 
 ssize_t preadv64v2(int fd, const struct iovec *v, int count, off64_t at, int flags)
 {

@@ -1,5 +1,5 @@
-/* Preloaded into processes under test: signals that would end them interrupt them instead, whatever system call they are
- * in, and none is taken up again by the kernel. */
+/* Preloaded into processes under test: signals that would end them interrupt them instead, whatever
+ * system call they are in, and none is taken up again by the kernel. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stddef.h>

@@ -1,10 +1,12 @@
-/* main() for a fuzz target where the compiler has no libFuzzer: mutates what it has, keeps what reaches new code.
+/* main() for a fuzz target where the compiler has no libFuzzer: mutates what it has, keeps what
+ * reaches new code.
  *
- *   TARGET [-seed=N] [-runs=N] [-max_total_time=SECONDS] [-max_len=N] [-timeout=SECONDS] [-artifact_prefix=P] FILE|DIRECTORY...
+ *   TARGET [-seed=N] [-runs=N] [-max_total_time=SECONDS] [-max_len=N] [-timeout=SECONDS]
+ *          [-artifact_prefix=P] FILE|DIRECTORY...
  *
- * The flags are libFuzzer's, so that whoever runs a target need not know which of the two it has. Files are run once each;
- * with a directory its files are what mutation starts from. An input that ends the program is left in P + "crash" and is
- * named on stderr.
+ * The flags are libFuzzer's, so that whoever runs a target need not know which of the two it has.
+ * Files are run once each; with a directory its files are what mutation starts from. An input that
+ * ends the program is left in P + "crash" and is named on stderr.
  */
 #define _GNU_SOURCE
 #include "fuzz.h"
@@ -27,14 +29,19 @@ typedef struct input {
 static struct {
     uint64_t seed, runs, seconds, max_length, timeout;
     const char *artifacts;
-} o = {.seed = 1, .runs = UINT64_MAX, .seconds = UINT64_MAX, .max_length = 1 << 18, .timeout = 20, .artifacts = "./"};
+} o = {.seed = 1,
+       .runs = UINT64_MAX,
+       .seconds = UINT64_MAX,
+       .max_length = 1 << 18,
+       .timeout = 20,
+       .artifacts = "./"};
 
 static input kept[KEPT_MAX];
 static uint32_t kept_count;
 static fuzz_dice dice;
 static input current;
 
-/* -------------------------------------------------------------------------------------------------- what was reached */
+/* ----------------------------------------------------------------------------- what was reached */
 
 static uint8_t reached[REACHED];
 static uint32_t news;
@@ -51,7 +58,7 @@ void __sanitizer_cov_trace_pc(void)
     *cell = 1;
 }
 
-/* --------------------------------------------------------------------------------------------------------- mutation */
+/* ------------------------------------------------------------------------------------- mutation */
 
 static size_t change_bytes(uint8_t *data, size_t size)
 {
@@ -109,13 +116,14 @@ size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max)
 }
 
 /* A target with no form of its own to keep. */
-__attribute__((weak)) size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+__attribute__((weak)) size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
+                                                     unsigned seed)
 {
     (void)seed;
     return LLVMFuzzerMutate(data, size, max);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- runs */
+/* ----------------------------------------------------------------------------------------- runs */
 
 static void leave(void)
 {
@@ -133,7 +141,8 @@ static void leave(void)
 
 static void on_signal(int number)
 {
-    fprintf(stderr, number == SIGALRM ? "ALARM: the input takes more than %lu s\n" : "ABORT\n", o.timeout);
+    fprintf(stderr, number == SIGALRM ? "ALARM: the input takes more than %lu s\n" : "ABORT\n",
+            o.timeout);
     leave();
     _exit(77);
 }
@@ -189,7 +198,10 @@ static void option(const char *flag)
     static const struct {
         const char *name;
         uint64_t *value;
-    } numbers[] = {{"-seed=", &o.seed}, {"-runs=", &o.runs}, {"-max_total_time=", &o.seconds}, {"-max_len=", &o.max_length},
+    } numbers[] = {{"-seed=", &o.seed},
+                   {"-runs=", &o.runs},
+                   {"-max_total_time=", &o.seconds},
+                   {"-max_len=", &o.max_length},
                    {"-timeout=", &o.timeout}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (strncmp(flag, numbers[i].name, strlen(numbers[i].name)) == 0)
@@ -222,7 +234,8 @@ int main(int argc, char **argv)
     }
     uint8_t *data = fuzz_bytes(o.max_length);
     time_t began = time(NULL);
-    while (corpus && kept_count > 0 && done < o.runs && (uint64_t)(time(NULL) - began) < o.seconds) {
+    while (corpus && kept_count > 0 && done < o.runs &&
+           (uint64_t)(time(NULL) - began) < o.seconds) {
         const input *from = &kept[fuzz_below(&dice, kept_count)];
         size_t size = from->size < o.max_length ? from->size : o.max_length;
         memcpy(data, from->data, size);

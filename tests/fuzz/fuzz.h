@@ -1,5 +1,5 @@
-/* What every fuzz target has. libFuzzer finds the two entries by their names; where there is no libFuzzer, drive.c calls
- * them and stands in for LLVMFuzzerMutate. */
+/* What every fuzz target has. libFuzzer finds the two entries by their names; where there is no
+ * libFuzzer, drive.c calls them and stands in for LLVMFuzzerMutate. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
@@ -50,12 +50,16 @@ static inline uint64_t fuzz_roll(fuzz_dice *d)
     return x ^ x >> 31;
 }
 
-static inline uint64_t fuzz_below(fuzz_dice *d, uint64_t sides) { return sides ? fuzz_roll(d) % sides : 0; }
+static inline uint64_t fuzz_below(fuzz_dice *d, uint64_t sides)
+{
+    return sides ? fuzz_roll(d) % sides : 0;
+}
 
 /* A value that code tends to get wrong: an edge, or near what was there. */
 static inline uint64_t fuzz_edge(fuzz_dice *d, uint64_t old)
 {
-    static const uint64_t edges[] = {0, 1, 2, 7, 64, 79, 80, 81, 127, 128, 129, 4095, 4096, 4097, 8192};
+    static const uint64_t edges[] = {0,   1,   2,   7,    64,   79,   80,  81,
+                                     127, 128, 129, 4095, 4096, 4097, 8192};
     uint64_t n = fuzz_below(d, 9);
     switch (fuzz_below(d, 6)) {
     case 0:

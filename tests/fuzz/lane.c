@@ -1,9 +1,11 @@
-/* Fuzz target: what the WAL process and the drain read of a lane whose writer is hostile. An input is a program: what the
- * hostile writer stores, and when, also between two looks of the WAL process; what an honest writer appends; when blocks
- * are composed, persisted, confirmed; when a process is replaced.
+/* Fuzz target: what the WAL process and the drain read of a lane whose writer is hostile. An input
+ * is a program: what the hostile writer stores, and when, also between two looks of the WAL
+ * process; what an honest writer appends; when blocks are composed, persisted, confirmed; when a
+ * process is replaced.
  *
- * Nothing outside of the lane, the ring and the control area is touched. Every block is whole. Every request of the honest
- * writer is taken, in order, with the bytes that it had, and confirmed at the offset at which its record stands.
+ * Nothing outside of the lane, the ring and the control area is touched. Every block is whole.
+ * Every request of the honest writer is taken, in order, with the bytes that it had, and confirmed
+ * at the offset at which its record stands.
  */
 #define _GNU_SOURCE
 #include "block.h"
@@ -27,7 +29,7 @@ static rw_sequencer *drain;
 static rw_writer *writers[LANES];
 static uint32_t generation[LANES];
 
-/* ------------------------------------------------------------------------------------------------------- the input */
+/* ------------------------------------------------------------------------------------ the input */
 
 static const uint8_t *next, *input_end;
 
@@ -41,22 +43,24 @@ static uint64_t take(uint32_t width)
     return value;
 }
 
-/* ----------------------------------------------------------------------------------------------- the hostile writer */
+/* --------------------------------------------------------------------------- the hostile writer */
 
 static uint64_t chain; /* where its next forged request goes */
 
 static void store(void)
 {
-    uint64_t bytes = sizeof(rw_lane) + w.lane_bytes[HOSTILE], at = take(3) % (bytes - 8), value = take(8);
+    uint64_t bytes = sizeof(rw_lane) + w.lane_bytes[HOSTILE], at = take(3) % (bytes - 8),
+             value = take(8);
     memcpy((uint8_t *)w.lanes[HOSTILE] + at, &value, sizeof value);
 }
 
 static void store_header(void)
 {
-    static const uint16_t words[] = {offsetof(rw_lane, lane_bytes),   offsetof(rw_lane, generation),
-                                     offsetof(rw_lane, claim),        offsetof(rw_lane, last_rung),
-                                     offsetof(rw_lane, room_waiters), offsetof(rw_lane, tail_any),
-                                     offsetof(rw_lane, tail_streams), offsetof(rw_lane, tail_streams) + 16};
+    static const uint16_t words[] = {
+        offsetof(rw_lane, lane_bytes),   offsetof(rw_lane, generation),
+        offsetof(rw_lane, claim),        offsetof(rw_lane, last_rung),
+        offsetof(rw_lane, room_waiters), offsetof(rw_lane, tail_any),
+        offsetof(rw_lane, tail_streams), offsetof(rw_lane, tail_streams) + 16};
     uint64_t at = words[take(1) % (sizeof words / sizeof *words)], value = take(8);
     memcpy((uint8_t *)w.lanes[HOSTILE] + at, &value, sizeof value);
 }
@@ -69,7 +73,8 @@ static void fill(void)
 }
 
 /* A request that a writer of ours could have published, but for the fields. */
-static void put_request(uint32_t stream, uint32_t payload, uint32_t count, uint64_t number, uint32_t wrong)
+static void put_request(uint32_t stream, uint32_t payload, uint32_t count, uint64_t number,
+                        uint32_t wrong)
 {
     uint8_t *data = (uint8_t *)w.lanes[HOSTILE] + sizeof(rw_lane);
     uint64_t bytes = w.lane_bytes[HOSTILE], at = chain & (bytes - 1);
@@ -94,12 +99,14 @@ static void forge(void)
         chain = rw_slot_of(w.c, HOSTILE)->head;
     if (how & 2)
         chain = wal->lanes[HOSTILE].cursor;
-    chain &= ~7ull; /* x86 would let it stand anywhere; what is asked for there is the reader's doing */
+    /* x86 would let it stand anywhere; what is asked for there is the reader's doing */
+    chain &= ~7ull;
     uint32_t stream = how & 4 ? (uint32_t)take(4) : (uint32_t)take(1);
     uint32_t payload = how & 8 ? (uint32_t)take(4) : (uint32_t)take(2);
     uint32_t count = how & 16 ? (uint32_t)take(4) : 1;
     uint64_t number = (uint64_t)generation[HOSTILE] << 32 | take(2);
-    put_request(stream, payload, count, how & 32 ? take(8) : number, how & 64 ? (uint32_t)take(1) : 0);
+    put_request(stream, payload, count, how & 32 ? take(8) : number,
+                how & 64 ? (uint32_t)take(1) : 0);
 }
 
 /* Many small ones, each of another stream. */
@@ -108,10 +115,11 @@ static void flood(void)
     chain = wal->lanes[HOSTILE].cursor;
     uint32_t n = (uint32_t)take(1) * 4, payload = (uint32_t)take(1);
     for (uint32_t i = 0; i < n; i++)
-        put_request(i % (WORLD_STREAMS - 1), payload, 1, (uint64_t)generation[HOSTILE] << 32 | i, 0);
+        put_request(i % (WORLD_STREAMS - 1), payload, 1, (uint64_t)generation[HOSTILE] << 32 | i,
+                    0);
 }
 
-/* ------------------------------------------------------------------------------- between two looks of the WAL process */
+/* --------------------------------------------------------- between two looks of the WAL process */
 
 static uint32_t between; /* how many acts are left */
 
@@ -144,15 +152,18 @@ int __wrap_rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
     return rc;
 }
 
-uint64_t __real_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, uint32_t seed);
-uint64_t __wrap_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, uint32_t seed);
-uint64_t __wrap_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, uint32_t seed)
+uint64_t __real_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload,
+                              uint32_t seed);
+uint64_t __wrap_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload,
+                              uint32_t seed);
+uint64_t __wrap_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload,
+                              uint32_t seed)
 {
     act_between();
     return __real_rw_record_put(at, r, payload, seed);
 }
 
-/* ------------------------------------------------------------------------------------------------ the honest writer */
+/* ---------------------------------------------------------------------------- the honest writer */
 
 typedef struct request {
     uint64_t digest, offset;
@@ -165,7 +176,8 @@ static uint8_t payload[8 << 10];
 
 static void append_honestly(void)
 {
-    uint32_t stream = (uint32_t)take(1) % 8, count = 1 + (uint32_t)take(1) % 4, length = (uint32_t)take(2) % 900;
+    uint32_t stream = (uint32_t)take(1) % 8, count = 1 + (uint32_t)take(1) % 4,
+             length = (uint32_t)take(2) % 900;
     uint32_t lengths[4] = {length, length, length, length};
     if (sent_count == HONEST_MAX || sent_count - taken_count >= WORLD_COMPLETIONS)
         return;
@@ -173,11 +185,13 @@ static void append_honestly(void)
     memcpy(payload, lengths, table);
     memset(payload + table, (int)sent_count, bytes);
     uint64_t number = (uint64_t)generation[HONEST] << 32 | (sent_count + 1);
-    int rc = count > 1 ? rw_append_many(writers[HONEST], stream, lengths, count, payload + table, bytes, number)
+    int rc = count > 1 ? rw_append_many(writers[HONEST], stream, lengths, count, payload + table,
+                                        bytes, number)
                        : rw_append(writers[HONEST], stream, payload, bytes, number);
     FUZZ_REQUIRE(rc == RW_OK || rc == RW_FULL);
     if (rc == RW_OK)
-        sent[sent_count++] = (request){.digest = rw_xxh3(payload, table + bytes), .stream = stream, .count = count};
+        sent[sent_count++] =
+            (request){.digest = rw_xxh3(payload, table + bytes), .stream = stream, .count = count};
 }
 
 /* By the hostile writer, as others do it. */
@@ -185,15 +199,17 @@ static void append_as_usual(void)
 {
     uint64_t bytes = take(2) % sizeof payload;
     w.lanes[HOSTILE]->claim &= ~63ull; /* what it does to itself is its own affair */
-    rw_append(writers[HOSTILE], (uint32_t)take(1) % 8, payload, bytes, (uint64_t)generation[HOSTILE] << 32 | take(2));
+    rw_append(writers[HOSTILE], (uint32_t)take(1) % 8, payload, bytes,
+              (uint64_t)generation[HOSTILE] << 32 | take(2));
     chain = rw_peek64(&w.lanes[HOSTILE]->claim);
 }
 
-/* ------------------------------------------------------------------------------------------------------- the engine */
+/* ----------------------------------------------------------------------------------- the engine */
 
 static void open_wal(void)
 {
-    const rw_wal_options o = {.block_bytes = WORLD_BLOCK, .quota_bytes = WORLD_BLOCK, .pipeline_bytes = 1, .threads = 1};
+    const rw_wal_options o = {
+        .block_bytes = WORLD_BLOCK, .quota_bytes = WORLD_BLOCK, .pipeline_bytes = 1, .threads = 1};
     wal = rw_wal_open(w.c, w.ring, &o, -1, -1);
     FUZZ_REQUIRE(wal != NULL);
     for (uint32_t k = 0; k < LANES; k++)
@@ -225,7 +241,8 @@ static void replace_drain(void)
 static void check_block(const rw_block_job *job)
 {
     const rw_block *h = (const rw_block *)job->block;
-    FUZZ_REQUIRE(rw_block_check(job->block, job->length, w.c->uuid, WORLD_EPOCH, h->position) == RW_OK);
+    FUZZ_REQUIRE(rw_block_check(job->block, job->length, w.c->uuid, WORLD_EPOCH, h->position) ==
+                 RW_OK);
     FUZZ_REQUIRE(rw_block_verify(job->block) == RW_OK);
     uint64_t at = sizeof *h;
     rw_frame f;
@@ -233,7 +250,8 @@ static void check_block(const rw_block_job *job)
         if (f.kind != RW_RECORD_BATCH || f.slot != HONEST)
             continue;
         request *r = &sent[taken_count++];
-        FUZZ_REQUIRE(taken_count <= sent_count && f.number == ((uint64_t)generation[HONEST] << 32 | taken_count));
+        FUZZ_REQUIRE(taken_count <= sent_count &&
+                     f.number == ((uint64_t)generation[HONEST] << 32 | taken_count));
         FUZZ_REQUIRE(f.digest == r->digest && f.stream == r->stream && f.count == r->count);
         r->offset = f.base_offset;
     }
@@ -303,8 +321,8 @@ static void settle(void)
     }
     uint32_t old = sent_count > WORLD_COMPLETIONS ? sent_count - WORLD_COMPLETIONS : 0;
     for (uint32_t i = old; i < sent_count; i++)
-        FUZZ_REQUIRE(rw_completion_poll(writers[HONEST], (uint64_t)generation[HONEST] << 32 | (i + 1)) ==
-                     (int64_t)sent[i].offset);
+        FUZZ_REQUIRE(rw_completion_poll(writers[HONEST], (uint64_t)generation[HONEST] << 32 |
+                                                             (i + 1)) == (int64_t)sent[i].offset);
 }
 
 static void act(void)

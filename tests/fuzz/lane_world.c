@@ -15,11 +15,13 @@ static void *map_guarded(uint64_t header, uint64_t data)
     const int flags = MAP_SHARED | MAP_FIXED, access = PROT_READ | PROT_WRITE;
     int fd = memfd_create("fuzz", MFD_CLOEXEC);
     FUZZ_REQUIRE(fd >= 0 && ftruncate(fd, (off_t)(header + data)) == 0);
-    uint8_t *base = mmap(NULL, header + 2 * data + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *base = mmap(NULL, header + 2 * data + 2 * GUARD, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     FUZZ_REQUIRE(base != MAP_FAILED);
     base += GUARD;
     FUZZ_REQUIRE(mmap(base, header + data, access, flags, fd, 0) != MAP_FAILED);
-    FUZZ_REQUIRE(data == 0 || mmap(base + header + data, data, access, flags, fd, (off_t)header) != MAP_FAILED);
+    FUZZ_REQUIRE(data == 0 ||
+                 mmap(base + header + data, data, access, flags, fd, (off_t)header) != MAP_FAILED);
     close(fd);
     return base;
 }
@@ -57,6 +59,7 @@ void world_open_lane(world *w, uint32_t k, uint32_t generation)
 {
     memset(w->lanes[k], 0, rw_lane_object_bytes(w->lane_bytes[k]));
     rw_lane_create(w->lanes[k], w->c, k, generation, w->lane_bytes[k]);
-    w->lanes[k]->salt = 1ull << 63 | generation * 0x123456789ull; /* the same in every run of an input */
+    /* the same in every run of an input */
+    w->lanes[k]->salt = 1ull << 63 | generation * 0x123456789ull;
     rw_slot_open(w->c, k, generation, 1, w->lane_bytes[k]);
 }

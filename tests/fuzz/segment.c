@@ -1,6 +1,7 @@
-/* Fuzz target: everything that reads bytes of a segment file. Whatever they are, nothing outside of them is read or
- * written, every walk ends, and what comes out holds together: slices lie inside, the carry pass finds what the tail pass
- * decided, and the epoch that recovery writes can be recovered.
+/* Fuzz target: everything that reads bytes of a segment file. Whatever they are, nothing outside of
+ * them is read or written, every walk ends, and what comes out holds together: slices lie inside,
+ * the carry pass finds what the tail pass decided, and the epoch that recovery writes can be
+ * recovered.
  */
 #include "segment.h"
 
@@ -14,7 +15,7 @@ static const uint8_t *log_bytes; /* of a block of memory of exactly `size` bytes
 static uint64_t size;
 static uint64_t segment_bytes;
 
-/* ------------------------------------------------------------------------------------------------------ block checks */
+/* --------------------------------------------------------------------------------- block checks */
 
 static void check_block(uint64_t at)
 {
@@ -44,18 +45,22 @@ static void check_blocks(void)
     FUZZ_REQUIRE(found == size || (found % RW_PAGE == 0 && found + RW_PAGE <= size));
 }
 
-/* ------------------------------------------------------------------------------------------------- collect and index */
+/* ---------------------------------------------------------------------------- collect and index */
 
 static void begin_walk(rw_walk *w, uint32_t stream)
 {
-    *w = (rw_walk){
-        .epoch = head.epoch, .position = head.begin, .next_offset = head.next_offset, .below = head.below, .stream = stream};
+    *w = (rw_walk){.epoch = head.epoch,
+                   .position = head.begin,
+                   .next_offset = head.next_offset,
+                   .below = head.below,
+                   .stream = stream};
     memcpy(w->uuid, head.uuid, sizeof w->uuid);
 }
 
 static void collect(uint32_t stream)
 {
-    const rw_area area = {.base = log_bytes, .origin = head.begin, .mask = UINT64_MAX, .end = head.begin + size};
+    const rw_area area = {
+        .base = log_bytes, .origin = head.begin, .mask = UINT64_MAX, .end = head.begin + size};
     rw_walk walk;
     begin_walk(&walk, stream);
     rw_slices *out = malloc(sizeof *out);
@@ -79,7 +84,8 @@ static void collect(uint32_t stream)
 
 static void make_index(void)
 {
-    const rw_area area = {.base = log_bytes, .origin = head.begin, .mask = UINT64_MAX, .end = head.begin + size};
+    const rw_area area = {
+        .base = log_bytes, .origin = head.begin, .mask = UINT64_MAX, .end = head.begin + size};
     rw_walk walk;
     begin_walk(&walk, 0);
     uint32_t capacity = 1 + head.limit % 16, count = 0, streams = 1 + head.max_streams % 8;
@@ -98,12 +104,13 @@ static void make_index(void)
     }
     rw_index_sort(entries, count);
     for (uint32_t i = 0; i < count; i++)
-        FUZZ_REQUIRE(rw_index_before(entries, count, entries[i].stream, entries[i].base_offset) <= i);
+        FUZZ_REQUIRE(rw_index_before(entries, count, entries[i].stream, entries[i].base_offset) <=
+                     i);
     free(entries);
     free(last);
 }
 
-/* --------------------------------------------------------------------------------------------------------- recovery */
+/* ------------------------------------------------------------------------------------- recovery */
 
 /* Blocks of the next epoch, one behind the other. */
 typedef struct epoch {
@@ -115,7 +122,10 @@ typedef struct epoch {
     rw_draft draft;
 } epoch;
 
-static void open_draft(epoch *e) { rw_draft_begin(&e->draft, e->memory, e->capacity, head.epoch + 1, e->size); }
+static void open_draft(epoch *e)
+{
+    rw_draft_begin(&e->draft, e->memory, e->capacity, head.epoch + 1, e->size);
+}
 
 static void seal_draft(epoch *e, rw_block like)
 {
@@ -130,8 +140,10 @@ static void seal_draft(epoch *e, rw_block like)
     open_draft(e);
 }
 
-/* Shows `s` the bytes of `from` (zeros behind them) up to `end`, window by window; false at a finding. */
-static int run(rw_recovery *s, const uint8_t *from, uint64_t begin, uint64_t bytes, uint64_t end, epoch *next)
+/* Shows `s` the bytes of `from` (zeros behind them) up to `end`, window by window; false at a
+ * finding. */
+static int run(rw_recovery *s, const uint8_t *from, uint64_t begin, uint64_t bytes, uint64_t end,
+               epoch *next)
 {
     while (s->position < end) {
         uint64_t before = s->position, at = before - begin;
@@ -165,11 +177,14 @@ static void put_barrier(epoch *e, const rw_recovery *s, uint64_t cut)
     do {
         stream = rw_draft_definitions(&e->draft, s, stream);
         uint64_t last = stream == s->stream_end ? RW_BARRIER_LAST : 0;
-        seal_draft(e, (rw_block){.kind = RW_BLOCK_BARRIER, .previous_end = cut, .sequence = sequence++ | last});
+        seal_draft(e, (rw_block){.kind = RW_BLOCK_BARRIER,
+                                 .previous_end = cut,
+                                 .sequence = sequence++ | last});
     } while (stream < s->stream_end);
 }
 
-/* The epoch that recovery wrote begins with the streams that it decided on, and holds what it kept. */
+/* The epoch that recovery wrote begins with the streams that it decided on, and holds what it kept.
+ */
 static void recover_again(const epoch *e, const rw_recovery *decided, const uint64_t *offsets)
 {
     const uint64_t end = 1ull << 40;
@@ -179,7 +194,8 @@ static void recover_again(const epoch *e, const rw_recovery *decided, const uint
     FUZZ_REQUIRE(s->position == e->size && s->barrier_whole && s->records == decided->kept);
     FUZZ_REQUIRE(s->stream_end == decided->stream_end);
     for (uint32_t id = 0; id < s->stream_end; id++) {
-        const rw_recovery_stream *a = rw_recovery_stream_of(s, id), *b = rw_recovery_stream_of(decided, id);
+        const rw_recovery_stream *a = rw_recovery_stream_of(s, id),
+                                 *b = rw_recovery_stream_of(decided, id);
         if (a->state == RW_RECOVERY_STREAM_DEFINED)
             FUZZ_REQUIRE(a->next_offset == offsets[id] && a->name_bytes == b->name_bytes &&
                          memcmp(a->name, b->name, a->name_bytes) == 0);
@@ -192,7 +208,8 @@ static void carry(rw_recovery *s, uint64_t cut, uint64_t end)
     uint64_t *offsets = (uint64_t *)fuzz_bytes(s->stream_end * sizeof *offsets);
     for (uint32_t id = 0; id < s->stream_end; id++)
         offsets[id] = rw_recovery_stream_of(s, id)->next_offset;
-    uint64_t least = rw_page_up(sizeof(rw_block) + s->largest_frame), capacity = (uint64_t)RW_PAGE * (1 + head.draft_pages % 8);
+    uint64_t least = rw_page_up(sizeof(rw_block) + s->largest_frame),
+             capacity = (uint64_t)RW_PAGE * (1 + head.draft_pages % 8);
     epoch e = {.capacity = capacity > least ? capacity : least};
     e.memory = fuzz_bytes(e.capacity);
     open_draft(&e);
@@ -209,13 +226,17 @@ static void carry(rw_recovery *s, uint64_t cut, uint64_t end)
     free(offsets);
 }
 
-static int consistent(const rw_recovery *s) { return s->finding == RW_RECOVERY_NOTHING || s->finding == RW_RECOVERY_TORN; }
+static int consistent(const rw_recovery *s)
+{
+    return s->finding == RW_RECOVERY_NOTHING || s->finding == RW_RECOVERY_TORN;
+}
 
 /* As engine/ringwal/log/recovery.py does it. */
 static void recover(void)
 {
     uint64_t end = head.begin + (size + segment_bytes - 1) / segment_bytes * segment_bytes;
-    rw_recovery *s = rw_recovery_open(head.uuid, head.epoch, head.begin, segment_bytes, 1 + head.max_streams % 300);
+    rw_recovery *s = rw_recovery_open(head.uuid, head.epoch, head.begin, segment_bytes,
+                                      1 + head.max_streams % 300);
     FUZZ_REQUIRE(s != NULL);
     run(s, log_bytes, head.begin, size, end, NULL);
     uint64_t cut = s->position;

@@ -1,4 +1,5 @@
-/* An input of segment.c: what a reader is told from elsewhere, then a piece of a log as it could stand in segment files. */
+/* An input of segment.c: what a reader is told from elsewhere, then a piece of a log as it could
+ * stand in segment files. */
 #ifndef SEGMENT_H
 #define SEGMENT_H
 
@@ -9,7 +10,8 @@
 typedef struct segment_head {
     uint8_t uuid[16];
     uint64_t epoch;
-    uint64_t begin; /* log position of the first byte that follows; rounded down to a segment's beginning */
+    /* log position of the first byte that follows; rounded down to a segment's beginning */
+    uint64_t begin;
     uint64_t next_offset, below; /* records that are asked for */
     uint32_t stream;
     uint32_t max_streams;

@@ -1,5 +1,5 @@
-/* How inputs of segment.c are changed: mostly so that checksums still hold, for what matters lies behind them. A checksum
- * keeps accidents out; the code behind it must be safe without it. */
+/* How inputs of segment.c are changed: mostly so that checksums still hold, for what matters lies
+ * behind them. A checksum keeps accidents out; the code behind it must be safe without it. */
 #include "block.h"
 #include "digest.h"
 #include "fuzz.h"
@@ -7,13 +7,19 @@
 
 static fuzz_dice dice;
 
-static uint64_t pages_of(size_t size) { return size < sizeof(segment_head) ? 0 : (size - sizeof(segment_head)) / RW_PAGE; }
-static uint8_t *page_of(uint8_t *data, uint64_t page) { return data + sizeof(segment_head) + page * RW_PAGE; }
+static uint64_t pages_of(size_t size)
+{
+    return size < sizeof(segment_head) ? 0 : (size - sizeof(segment_head)) / RW_PAGE;
+}
+static uint8_t *page_of(uint8_t *data, uint64_t page)
+{
+    return data + sizeof(segment_head) + page * RW_PAGE;
+}
 
-/* --------------------------------------------------------------------------------------------------------- checksums */
+/* ------------------------------------------------------------------------------------ checksums */
 
-/* Frames as far as they lie inside `room`; their digests and CRCs become right. Returns how many there are, and where the
- * last one ends. */
+/* Frames as far as they lie inside `room`; their digests and CRCs become right. Returns how many
+ * there are, and where the last one ends. */
 static uint32_t restamp_frames(uint8_t *block, const rw_block *h, uint64_t room, uint64_t *end)
 {
     uint32_t n = 0, seed = rw_record_seed(h->epoch, h->position);
@@ -37,7 +43,8 @@ static void restamp(uint8_t *data, size_t size, uint64_t page)
     memcpy(&head, data, sizeof head);
     uint8_t *block = page_of(data, page);
     uint64_t room = (pages_of(size) - page) * RW_PAGE, end = 0;
-    uint64_t segment = (uint64_t)RW_PAGE * (1 + head.segment_pages % SEGMENT_PAGES_MAX), begin = head.begin % (1ull << 62);
+    uint64_t segment = (uint64_t)RW_PAGE * (1 + head.segment_pages % SEGMENT_PAGES_MAX),
+             begin = head.begin % (1ull << 62);
     rw_block h;
     memcpy(&h, block, sizeof h);
     if (h.magic != RW_BLOCK_MAGIC)
@@ -62,7 +69,7 @@ static void restamp(uint8_t *data, size_t size, uint64_t page)
     memcpy(block, &h, sizeof h);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ fields */
+/* --------------------------------------------------------------------------------------- fields */
 
 typedef struct field {
     uint8_t at, width;
@@ -81,9 +88,10 @@ static void change_field(uint8_t *at, const field *fields, size_t count)
 static void change_header(uint8_t *block)
 {
     static const field fields[] = {
-        FIELD(rw_block, format_version), FIELD(rw_block, epoch),        FIELD(rw_block, position), FIELD(rw_block, length),
-        FIELD(rw_block, used),           FIELD(rw_block, records),      FIELD(rw_block, kind),     FIELD(rw_block, span),
-        FIELD(rw_block, watermark),      FIELD(rw_block, previous_end), FIELD(rw_block, sequence), FIELD(rw_block, timestamp_ns),
+        FIELD(rw_block, format_version), FIELD(rw_block, epoch),    FIELD(rw_block, position),
+        FIELD(rw_block, length),         FIELD(rw_block, used),     FIELD(rw_block, records),
+        FIELD(rw_block, kind),           FIELD(rw_block, span),     FIELD(rw_block, watermark),
+        FIELD(rw_block, previous_end),   FIELD(rw_block, sequence), FIELD(rw_block, timestamp_ns),
     };
     change_field(block, fields, sizeof fields / sizeof *fields);
 }
@@ -91,8 +99,10 @@ static void change_header(uint8_t *block)
 static void change_frame(uint8_t *block, uint64_t room)
 {
     static const field fields[] = {
-        FIELD(rw_record, kind),   FIELD(rw_record, persisted),   FIELD(rw_record, payload_bytes), FIELD(rw_record, count),
-        FIELD(rw_record, stream), FIELD(rw_record, base_offset), FIELD(rw_record, timestamp_ns),  {sizeof(rw_record), 4},
+        FIELD(rw_record, kind),          FIELD(rw_record, persisted),
+        FIELD(rw_record, payload_bytes), FIELD(rw_record, count),
+        FIELD(rw_record, stream),        FIELD(rw_record, base_offset),
+        FIELD(rw_record, timestamp_ns),  {sizeof(rw_record), 4},
         {sizeof(rw_record) + 4, 4}, /* the first lengths of a batch */
     };
     uint64_t at = sizeof(rw_block);
@@ -111,14 +121,16 @@ static void change_frame(uint8_t *block, uint64_t room)
 static void change_head(uint8_t *data)
 {
     static const field fields[] = {
-        FIELD(segment_head, next_offset), FIELD(segment_head, below),         FIELD(segment_head, stream),
-        FIELD(segment_head, max_streams), FIELD(segment_head, segment_pages), FIELD(segment_head, window_pages),
-        FIELD(segment_head, draft_pages), FIELD(segment_head, limit),         FIELD(segment_head, begin),
+        FIELD(segment_head, next_offset),   FIELD(segment_head, below),
+        FIELD(segment_head, stream),        FIELD(segment_head, max_streams),
+        FIELD(segment_head, segment_pages), FIELD(segment_head, window_pages),
+        FIELD(segment_head, draft_pages),   FIELD(segment_head, limit),
+        FIELD(segment_head, begin),
     };
     change_field(data, fields, sizeof fields / sizeof *fields);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- pages */
+/* ---------------------------------------------------------------------------------------- pages */
 
 static size_t move_pages(uint8_t *data, size_t size, size_t max)
 {
@@ -152,7 +164,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
         size = sizeof(segment_head) + RW_PAGE;
     }
     for (uint64_t left = 1 + fuzz_below(&dice, 3); left > 0; left--) {
-        uint64_t pages = pages_of(size), page = fuzz_below(&dice, pages), room = (pages - page) * RW_PAGE;
+        uint64_t pages = pages_of(size), page = fuzz_below(&dice, pages),
+                 room = (pages - page) * RW_PAGE;
         switch (fuzz_below(&dice, 8)) {
         case 0:
             change_head(data);

@@ -1,5 +1,6 @@
-/* Blocks damaged at random, over and over: whatever the bytes are, checking and decoding read inside the block only.
- * The block lies at the very end of its allocation, so that AddressSanitizer sees the first byte too far.
+/* Blocks damaged at random, over and over: whatever the bytes are, checking and decoding read
+ * inside the block only. The block lies at the very end of its allocation, so that AddressSanitizer
+ * sees the first byte too far.
  */
 #include "block.h"
 #include "digest.h"
@@ -32,17 +33,28 @@ static void build(uint8_t *block)
         uint32_t bytes = dice(sizeof payload);
         for (uint32_t k = 0; k < bytes; k++)
             payload[k] = (uint8_t)dice(256);
-        rw_record r = {.kind = RW_RECORD_BATCH, .payload_bytes = bytes, .count = 1, .digest = rw_xxh3(payload, bytes)};
+        rw_record r = {.kind = RW_RECORD_BATCH,
+                       .payload_bytes = bytes,
+                       .count = 1,
+                       .digest = rw_xxh3(payload, bytes)};
         at += rw_record_put(block + at, &r, payload, rw_record_seed(epoch, position));
     }
-    rw_block h = {.magic = RW_BLOCK_MAGIC, .format_version = RW_FORMAT_VERSION, .epoch = epoch, .position = position,
-                  .length = LENGTH, .used = (uint32_t)at, .records = RECORDS, .kind = RW_BLOCK_DATA, .span = LENGTH};
+    rw_block h = {.magic = RW_BLOCK_MAGIC,
+                  .format_version = RW_FORMAT_VERSION,
+                  .epoch = epoch,
+                  .position = position,
+                  .length = LENGTH,
+                  .used = (uint32_t)at,
+                  .records = RECORDS,
+                  .kind = RW_BLOCK_DATA,
+                  .span = LENGTH};
     memcpy(h.uuid, uuid, sizeof uuid);
     rw_block_stamp(&h);
     memcpy(block, &h, sizeof h);
 }
 
-/* A record header changed and its CRC made right again: damage that only the checks behind the CRC can find. */
+/* A record header changed and its CRC made right again: damage that only the checks behind the CRC
+ * can find. */
 static void forge(uint8_t *block)
 {
     rw_record r;
@@ -79,7 +91,8 @@ int main(void)
             build(whole);
         memcpy(block, whole, LENGTH);
         int damaged = damage(block);
-        if (rw_block_check(block, LENGTH, uuid, epoch, position) != RW_OK || rw_block_verify(block) != RW_OK) {
+        if (rw_block_check(block, LENGTH, uuid, epoch, position) != RW_OK ||
+            rw_block_verify(block) != RW_OK) {
             if (!damaged)
                 return 2;
             refused++;

@@ -1,6 +1,6 @@
-/* The portable code of digest.c against the code that this machine's processor gets, for every short length and some long
- * ones. test_digest.py holds the latter against published values; without this a machine with AVX2 and SSE4.2 would never
- * run the former.
+/* The portable code of digest.c against the code that this machine's processor gets, for every
+ * short length and some long ones. test_digest.py holds the latter against published values;
+ * without this a machine with AVX2 and SSE4.2 would never run the former.
  */
 #define RW_PORTABLE
 #define rw_xxh3   portable_xxh3
@@ -19,7 +19,8 @@ enum { SHORT = 3000, LONG = 1 << 18 };
 
 static int same(const uint8_t *data, size_t bytes)
 {
-    if (portable_xxh3(data, bytes) == rw_xxh3(data, bytes) && portable_crc32c(7, data, bytes) == rw_crc32c(7, data, bytes))
+    if (portable_xxh3(data, bytes) == rw_xxh3(data, bytes) &&
+        portable_crc32c(7, data, bytes) == rw_crc32c(7, data, bytes))
         return 1;
     fprintf(stderr, "the digests of %zu bytes differ\n", bytes);
     return 0;
@@ -39,7 +40,8 @@ int main(void)
     }
     int good = 1;
     for (size_t bytes = 0; bytes <= SHORT; bytes++)
-        good &= same(data + LONG - bytes, bytes); /* the end of the allocation: a byte too far is seen */
+        /* the end of the allocation: a byte too far is seen */
+        good &= same(data + LONG - bytes, bytes);
     for (size_t bytes = LONG; bytes > SHORT; bytes = bytes * 3 / 4 - 1)
         good &= same(data + LONG - bytes, bytes);
     free(data);

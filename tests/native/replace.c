@@ -1,5 +1,6 @@
-/* Roles as forked processes on shared memory. The WAL process (a pool of threads) and the drain process are SIGKILLed at
- * random moments and replaced while writer processes append; nothing may be lost, doubled, reordered or stuck.
+/* Roles as forked processes on shared memory. The WAL process (a pool of threads) and the drain
+ * process are SIGKILLed at random moments and replaced while writer processes append; nothing may
+ * be lost, doubled, reordered or stuck.
  *
  *   replace [SEED [REQUESTS]]     REQUESTS per writer process
  */
@@ -102,10 +103,12 @@ static int writer_process(int k)
             while (offset == RW_PENDING)
                 offset = rw_completion_wait(w, number, 0, RIG_FOREVER);
             RIG_REQUIRE(offset >= 0);
-            uint32_t stream = rig_request_of(&the_rig, (uint32_t)k, number, rw_writer_record_limit(w)).stream;
+            uint32_t stream =
+                rig_request_of(&the_rig, (uint32_t)k, number, rw_writer_record_limit(w)).stream;
             RIG_REQUIRE(last[stream] == UINT64_MAX || (uint64_t)offset > last[stream]);
             last[stream] = (uint64_t)offset;
-            results[(uint32_t)k * requests + i - window] = (rig_result){(uint32_t)k, number, (uint64_t)offset};
+            results[(uint32_t)k * requests + i - window] =
+                (rig_result){(uint32_t)k, number, (uint64_t)offset};
         }
         if (i < requests)
             rig_append(&the_rig, w, (uint32_t)k, number_of(i), scratch);
@@ -141,7 +144,8 @@ static void replace(pid_t *victim, int (*role)(int), uint64_t chance)
     nanosleep(&(struct timespec){.tv_nsec = (long)(chance % 8000000)}, NULL);
     int status;
     RIG_REQUIRE(kill(*victim, SIGKILL) == 0 && waitpid(*victim, &status, 0) == *victim);
-    RIG_REQUIRE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* it had not ended by itself */
+    /* it had not ended by itself */
+    RIG_REQUIRE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     *victim = start(role, 1);
 }
 
@@ -179,7 +183,8 @@ int main(int argc, char **argv)
     rig_watch(120);
     uint64_t count = (uint64_t)RIG_LANES * requests;
     finish = mmap(NULL, RW_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    results = mmap(NULL, count * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    results = mmap(NULL, count * sizeof *results, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     RIG_REQUIRE(finish != MAP_FAILED && results != MAP_FAILED);
     for (uint32_t k = 0; k < RIG_LANES; k++)
         rig_open_lane(&the_rig, k, 1);
@@ -197,8 +202,8 @@ int main(int argc, char **argv)
 
     rw_control *c = the_rig.c;
     uint64_t records = rig_check(&the_rig, results, count);
-    printf("%s: %lu requests, %lu records, %u kills, %lu blocks written again\n", the_rig.direct ? "direct" : "buffered", count,
-           records, kills, c->wal_rewrites);
+    printf("%s: %lu requests, %lu records, %u kills, %lu blocks written again\n",
+           the_rig.direct ? "direct" : "buffered", count, records, kills, c->wal_rewrites);
     RIG_REQUIRE(kills > KILLS / 2);
     munmap(results, count * sizeof *results);
     munmap(finish, RW_PAGE);

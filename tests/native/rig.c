@@ -23,7 +23,7 @@ uint64_t rig_mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-/* ------------------------------------------------------------------------------------------------------ failure */
+/* -------------------------------------------------------------------------------------- failure */
 
 static const rig *current; /* a process has one */
 static pid_t owner;       /* the process that removes its files */
@@ -46,19 +46,23 @@ static void remove_files(const rig *r)
 static void dump(const rig *r)
 {
     rw_control *c = r->c;
-    fprintf(stderr, "seed %lu state %u bell %#lx starved %u wal_error %u drain_parked %u completions %u\n", r->seed, c->state,
-            c->bell, c->starved, c->wal_error, c->drain_parked, c->completions);
-    fprintf(stderr, "sealed %lu end %lu reserve %lu released %lu end %lu\n", c->sealed, c->sealed_end, c->reserve_end,
-            c->released, c->released_end);
+    fprintf(stderr,
+            "seed %lu state %u bell %#lx starved %u wal_error %u drain_parked %u completions %u\n",
+            r->seed, c->state, c->bell, c->starved, c->wal_error, c->drain_parked, c->completions);
+    fprintf(stderr, "sealed %lu end %lu reserve %lu released %lu end %lu\n", c->sealed,
+            c->sealed_end, c->reserve_end, c->released, c->released_end);
     for (uint64_t n = c->released; n < c->sealed && n < c->released + 8; n++)
-        fprintf(stderr, "block %lu state %u records %u\n", n, rw_block_entry_of(c, n)->state, rw_block_entry_of(c, n)->records);
+        fprintf(stderr, "block %lu state %u records %u\n", n, rw_block_entry_of(c, n)->state,
+                rw_block_entry_of(c, n)->records);
     for (uint32_t k = 0; k <= RIG_LANES; k++) {
         const rw_slot *s = rw_slot_of(c, k);
         const rw_lane *l = r->lanes[k];
         if (l != NULL)
-            fprintf(stderr, "lane %u state %u gen %u head %lu claim %lu fault %u rung %#lx waiters %u room %u done %u %u\n", k,
-                    s->state, s->generation, s->head, l->claim, s->fault, l->last_rung, l->completion_waiters,
-                    l->room_waiters, s->wal_done, s->drain_done);
+            fprintf(stderr,
+                    "lane %u state %u gen %u head %lu claim %lu fault %u rung %#lx waiters %u room "
+                    "%u done %u %u\n",
+                    k, s->state, s->generation, s->head, l->claim, s->fault, l->last_rung,
+                    l->completion_waiters, l->room_waiters, s->wal_done, s->drain_done);
     }
 }
 
@@ -88,7 +92,7 @@ void rig_watch(unsigned seconds)
     alarm(seconds);
 }
 
-/* ------------------------------------------------------------------------------------------------------- memory */
+/* --------------------------------------------------------------------------------------- memory */
 
 static void *object(uint64_t header, uint64_t data)
 {
@@ -123,7 +127,8 @@ void rig_open(rig *r, uint64_t seed, uint32_t confirm_order)
     r->chore = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     RIG_REQUIRE(r->bell >= 0 && r->chore >= 0);
     const char *parent = getenv("TMPDIR");
-    snprintf(r->directory, sizeof r->directory, "%s/rig-XXXXXX", parent && strlen(parent) < 40 ? parent : "/tmp");
+    snprintf(r->directory, sizeof r->directory, "%s/rig-XXXXXX",
+             parent && strlen(parent) < 40 ? parent : "/tmp");
     RIG_REQUIRE(mkdtemp(r->directory) != NULL);
     current = r;
     owner = getpid();
@@ -133,7 +138,8 @@ void rig_open(rig *r, uint64_t seed, uint32_t confirm_order)
     r->direct = probe >= 0 && seed % 4 != 0; /* every fourth seed takes the buffered path */
     if (probe >= 0)
         close(probe);
-    for (uint32_t k = 0; k <= RIG_LANES; k++) /* one lane with big records, the tailer's with none */
+    /* one lane with big records, the tailer's with none */
+    for (uint32_t k = 0; k <= RIG_LANES; k++)
         r->lane_bytes[k] = k == RIG_LANES ? RW_PAGE : k == 1 ? 1u << 20 : 1u << 16;
     rw_set_state(r->c, RW_RUNNING, 0);
 }
@@ -209,7 +215,7 @@ void rig_add_segments(rig *r, rw_wal *w, uint64_t from, uint64_t ahead)
         }
 }
 
-/* ------------------------------------------------------------------------------------------------------ requests */
+/* ------------------------------------------------------------------------------------- requests */
 
 rig_request rig_request_of(const rig *r, uint32_t k, uint64_t number, uint64_t limit)
 {
@@ -224,7 +230,8 @@ rig_request rig_request_of(const rig *r, uint32_t k, uint64_t number, uint64_t l
         for (uint32_t i = 0; i < q.count; i++)
             q.bytes += q.lengths[i] = (uint32_t)(rig_mix(x + i) % 300);
     } else {
-        q.bytes = (uint32_t)(limit - size % (limit / 2)); /* up to the largest that the lane takes */
+        /* up to the largest that the lane takes */
+        q.bytes = (uint32_t)(limit - size % (limit / 2));
     }
     return q;
 }
@@ -244,7 +251,8 @@ void rig_append(rig *r, rw_writer *w, uint32_t k, uint64_t number, uint8_t *scra
     rig_payload(r, k, number, &q, scratch);
     for (;;) {
         int rc = q.count == 1 ? rw_append(w, q.stream, scratch, q.bytes, number)
-                              : rw_append_many(w, q.stream, q.lengths, q.count, scratch, q.bytes - 4ull * q.count, number);
+                              : rw_append_many(w, q.stream, q.lengths, q.count, scratch,
+                                               q.bytes - 4ull * q.count, number);
         if (rc == RW_OK)
             return;
         RIG_REQUIRE(rc == RW_FULL);
@@ -253,7 +261,7 @@ void rig_append(rig *r, rw_writer *w, uint32_t k, uint64_t number, uint8_t *scra
     }
 }
 
-/* --------------------------------------------------------------------------------------------------------- check */
+/* ---------------------------------------------------------------------------------------- check */
 
 static int by_request(const void *a, const void *b)
 {
@@ -263,9 +271,12 @@ static int by_request(const void *a, const void *b)
     return x->number < y->number ? -1 : x->number > y->number;
 }
 
-static void check_frame(const rig *r, const uint8_t *block, const rw_frame *f, uint64_t *next, rig_result *results, uint64_t count)
+static void check_frame(const rig *r, const uint8_t *block, const rw_frame *f, uint64_t *next,
+                        rig_result *results, uint64_t count)
 {
-    uint64_t limit = r->lane_bytes[f->slot] / 2 < r->c->max_record_bytes ? r->lane_bytes[f->slot] / 2 : r->c->max_record_bytes;
+    uint64_t limit = r->lane_bytes[f->slot] / 2 < r->c->max_record_bytes
+                         ? r->lane_bytes[f->slot] / 2
+                         : r->c->max_record_bytes;
     rig_request q = rig_request_of(r, f->slot, f->number, limit);
     RIG_REQUIRE(f->stream == q.stream && f->count == q.count && f->payload_bytes == q.bytes);
     RIG_REQUIRE(f->base_offset == next[f->stream]); /* dense, no duplicate, nothing lost below */
@@ -302,7 +313,8 @@ uint64_t rig_check(rig *r, const rig_result *all, uint64_t count)
         }
         const uint8_t *block = segment + at;
         const rw_block *h = (const rw_block *)block;
-        RIG_REQUIRE(rw_block_check(block, RIG_SEGMENT - at, rig_uuid, RIG_EPOCH, position) == RW_OK);
+        RIG_REQUIRE(rw_block_check(block, RIG_SEGMENT - at, rig_uuid, RIG_EPOCH, position) ==
+                    RW_OK);
         RIG_REQUIRE(rw_block_verify(block) == RW_OK);
         RIG_REQUIRE(h->watermark >= watermark && h->watermark <= position);
         watermark = h->watermark;

@@ -1,5 +1,5 @@
-/* What stress.c and replace.c share: an engine's memory and segment files without Python, requests made from a seed, and
- * the final check of the log against them. */
+/* What stress.c and replace.c share: an engine's memory and segment files without Python, requests
+ * made from a seed, and the final check of the log against them. */
 #ifndef RIG_H
 #define RIG_H
 
@@ -22,7 +22,8 @@
 #define RIG_DONE        -2
 #define RIG_EPOCH       3u
 #define RIG_BEGIN       RW_PAGE /* position of the first block */
-#define RIG_FOREVER     3600000000000ull /* waits: a lost wake-up must hang, so that the watchdog shows it */
+#define RIG_FOREVER \
+    3600000000000ull /* waits: a lost wake-up must hang, so that the watchdog shows it */
 
 extern const uint8_t rig_uuid[16];
 
@@ -35,7 +36,8 @@ typedef struct rig {
     int bell, chore;
     int direct; /* the file system takes O_DIRECT */
     char directory[64];
-    int writing[RIG_SEGMENTS][RIG_POOL]; /* descriptors of this process, by WAL thread; the first: RIG_NOT_YET, RIG_DONE */
+    /* descriptors of this process, by WAL thread; the first: RIG_NOT_YET, RIG_DONE */
+    int writing[RIG_SEGMENTS][RIG_POOL];
 } rig;
 
 /* One request: who sends it decides everything about it. */
@@ -46,7 +48,8 @@ typedef struct rig_request {
 
 /* Shows the engine's words, removes the segment files and aborts. */
 _Noreturn void rig_die(const char *file, int line, const char *what);
-#define RIG_REQUIRE(condition) ((condition) ? (void)0 : rig_die(__FILE__, __LINE__, "not so: " #condition))
+#define RIG_REQUIRE(condition) \
+    ((condition) ? (void)0 : rig_die(__FILE__, __LINE__, "not so: " #condition))
 
 uint64_t rig_mix(uint64_t x);
 
@@ -64,8 +67,9 @@ void rig_payload(const rig *r, uint32_t k, uint64_t number, const rig_request *q
 /* Publishes it, waiting for room as often as it takes. */
 void rig_append(rig *r, rw_writer *w, uint32_t k, uint64_t number, uint8_t *scratch);
 
-/* Decodes all segment files: every block valid, offsets dense per stream, every payload as its sender made it, every
- * result's request there once, at its offset, and no other. Returns how many records there are. */
+/* Decodes all segment files: every block valid, offsets dense per stream, every payload as its
+ * sender made it, every result's request there once, at its offset, and no other. Returns how many
+ * records there are. */
 typedef struct rig_result {
     uint32_t lane;
     uint64_t number, offset;

@@ -1,5 +1,6 @@
-/* All roles as threads on one mapping, so that the thread sanitizer sees every one of them: writers (several per lane),
- * the WAL pool, the drain, a tailer, and the WAL process's main thread. Two generations of each lane.
+/* All roles as threads on one mapping, so that the thread sanitizer sees every one of them: writers
+ * (several per lane), the WAL pool, the drain, a tailer, and the WAL process's main thread. Two
+ * generations of each lane.
  *
  *   stress [SEED [REQUESTS]]     REQUESTS per writer thread and generation
  */
@@ -45,17 +46,20 @@ static void settle(writer_thread *t, uint64_t i, uint64_t *last)
     while (offset == RW_PENDING) /* woken for another thread's result */
         offset = rw_completion_wait(t->w, number_of(t, i), i % 2 ? 20000 : 0, RIG_FOREVER);
     RIG_REQUIRE(offset >= 0);
-    rig_request q = rig_request_of(&the_rig, t->lane, number_of(t, i), rw_writer_record_limit(t->w));
+    rig_request q =
+        rig_request_of(&the_rig, t->lane, number_of(t, i), rw_writer_record_limit(t->w));
     RIG_REQUIRE(last[q.stream] == UINT64_MAX || (uint64_t)offset > last[q.stream]); /* call order */
     RIG_REQUIRE(rw_stream_confirmed(the_rig.c, q.stream) >= (uint64_t)offset + q.count);
     last[q.stream] = (uint64_t)offset;
-    t->results[i] = (rig_result){.lane = t->lane, .number = number_of(t, i), .offset = (uint64_t)offset};
+    t->results[i] =
+        (rig_result){.lane = t->lane, .number = number_of(t, i), .offset = (uint64_t)offset};
 }
 
 static void *write_requests(void *argument)
 {
     writer_thread *t = argument;
-    uint64_t last[RIG_STREAMS], window = (t->lane + t->index) % 3 ? RIG_COMPLETIONS / t->of : 1, settled = 0;
+    uint64_t last[RIG_STREAMS], window = (t->lane + t->index) % 3 ? RIG_COMPLETIONS / t->of : 1,
+                                settled = 0;
     memset(last, 0xff, sizeof last);
     uint8_t *scratch = malloc(rw_writer_record_limit(t->w) + 8);
     for (uint64_t i = 0; i < requests; i++) {
@@ -128,8 +132,12 @@ static uint32_t start_writers(writer_thread *threads, uint32_t generation, rig_r
         rw_wal_attach_lane(wal, k, the_rig.lanes[k], generation);
         rw_writer *w = rw_writer_open(the_rig.c, the_rig.lanes[k], the_rig.bell);
         for (uint32_t i = 0; i < threads_of(k); i++, n++) {
-            threads[n] = (writer_thread){
-                .w = w, .lane = k, .generation = generation, .index = i, .of = threads_of(k), .results = results + n * requests};
+            threads[n] = (writer_thread){.w = w,
+                                         .lane = k,
+                                         .generation = generation,
+                                         .index = i,
+                                         .of = threads_of(k),
+                                         .results = results + n * requests};
             RIG_REQUIRE(pthread_create(&threads[n].thread, NULL, write_requests, &threads[n]) == 0);
         }
     }
@@ -142,7 +150,8 @@ static uint64_t hot_records(uint32_t generation)
     uint64_t sum = 0;
     for (uint32_t k = 0; k < RIG_LANES; k++)
         for (uint32_t n = threads_of(k); n < threads_of(k) * (requests + 1); n++) {
-            rig_request q = rig_request_of(&the_rig, k, (uint64_t)generation << 32 | n, the_rig.lane_bytes[k] / 2);
+            rig_request q = rig_request_of(&the_rig, k, (uint64_t)generation << 32 | n,
+                                           the_rig.lane_bytes[k] / 2);
             sum += q.stream == 0 ? q.count : 0;
         }
     return sum;
@@ -217,7 +226,8 @@ int main(int argc, char **argv)
     rw_ring_fd(the_rig.chore);
     pthread_join(chore, NULL);
     rw_store32(&stop_drain, 1);
-    rw_store32(&rw_slot_of(the_rig.c, 0)->state, RW_SLOT_ACTIVE); /* nobody's, and no lane is looked for */
+    /* nobody's, and no lane is looked for */
+    rw_store32(&rw_slot_of(the_rig.c, 0)->state, RW_SLOT_ACTIVE);
     rw_slot_set(the_rig.c, 0, RW_SLOT_CLOSING); /* a detach makes the drain come back */
     rw_store32(&rw_slot_of(the_rig.c, 0)->drain_done, 0);
     while (rw_load32(&rw_slot_of(the_rig.c, 0)->drain_done) == 0) {
@@ -228,8 +238,8 @@ int main(int argc, char **argv)
     rw_control *c = the_rig.c;
     uint64_t records = rig_check(&the_rig, results, count);
     printf("%s: %lu requests, %lu records, %lu blocks, %lu segments, longest run %lu, waited %lu\n",
-           the_rig.direct ? "direct" : "buffered", count, records, c->wal_blocks, c->sealed_end / RIG_SEGMENT + 1,
-           c->drain_longest_run, c->drain_waited);
+           the_rig.direct ? "direct" : "buffered", count, records, c->wal_blocks,
+           c->sealed_end / RIG_SEGMENT + 1, c->drain_longest_run, c->drain_waited);
     RIG_REQUIRE(c->drain_confirmed_requests == count && c->wal_requests == count);
     rw_sequencer_close(s);
     rw_wal_close(wal);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def commented_offsets() -> list[tuple[str, str, int]]:
         words = line.replace(",", " ").replace(";", " ").replace("[", " ").split()
         if line.startswith("typedef struct "):
             struct = words[2]
-        elif words[:1] == ["/*"] and words[1].rstrip(":").isdigit():
-            offset = int(words[1].rstrip(":"))
+        elif found_at := re.match(r"    /\* (\d+)(?::| \*/)", line):
+            offset = int(found_at[1])
         elif offset is not None and len(words) > 1 and words[0].endswith("_t"):
             found.append((struct, words[1], offset))
             offset = None

@@ -17,6 +17,7 @@ Rule = Callable[[Sources], list[str]]
 
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
+C_WIDTH_MAX = 100
 # As long as what they are rendered from: tests/support/native_stub.py, tests/support/shared_words.py.
 RENDERED = {"engine/ringwal/_native.pyi", "engine/ringwal/words.py"}
 C = {".c", ".h"}
@@ -119,6 +120,19 @@ def functions_are_short(sources: Sources) -> list[str]:
         for one in c_functions(text)
     ]
     return [f"{name}:{at} {what}: {n}" for name, what, at, n in found if n > FUNCTION_LINES_MAX]
+
+
+DRAWING = re.compile(r"^ \*.*(?:[|│▲└═─►]|\+--)")
+
+
+def c_lines_are_short(sources: Sources) -> list[str]:
+    """Drawings are as wide as they are."""
+    return [
+        f"{name}:{number}: {len(line)} characters"
+        for name, text in chosen(sources, ("csrc", "tests"), C).items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(line) > C_WIDTH_MAX and not DRAWING.search(line)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ shared words

@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 HOW = "python tests/support/shared_words.py"
 SIZES = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8}
 ROLES = {"S": "supervisor", "W": "WAL", "D": "drain", "C": "client", "K": "kernel", "all": "all"}
-LINE_MAX = 100
 # What Python reads: struct, the view's name, and the fields that are no plain words.
 VIEWS = {"rw_control": "engine", "rw_slot": "slot", "rw_stream": "stream", "rw_lane": "lane"}
 NOT_VIEWED = {("rw_control", "life")}
@@ -121,10 +120,13 @@ def parse(text: str) -> Layout:
             continue
         fields: list[Field] = []
         at = 0
+        before = ""  # what is said of a field stands behind it, or in the line before
         for line in map(str.strip, body.splitlines()):
             if line.startswith("/*") or not line:
+                before = line if line.startswith("/* [") else ""
                 continue
-            field = field_of(line, at, constants, name)
+            field = field_of(f"{line} {before}".rstrip(), at, constants, name)
+            before = ""
             if field.at != at:
                 raise LayoutError(f"{name}.{field.name}: {field.at - at} bytes before it belong to no field")
             fields.append(field)
@@ -150,10 +152,11 @@ def fingerprint(layout: Layout) -> int:
 def fingerprint_c(layout: Layout) -> str:
     size = max(len(struct.name) for struct in layout.structs)
     out = [
-        f"/* By what two builds know that they mean the same bytes. Rendered from layout.h: {HOW} */",
+        f"/* By what two builds know that they mean the same bytes. Rendered from layout.h:\n * {HOW} */",
         '#include "memory.h"',
         "",
-        '#define SAME(what, fact) _Static_assert(fact, what ": layout.h has changed: ' + HOW + '")',
+        "#define SAME(what, fact) \\",
+        f'    _Static_assert(fact, what ": layout.h has changed: {HOW}")',
         "#define CONSTANT(name, value) SAME(#name, (name) == (value))",
         "#define SIZE(type, bytes) SAME(#type, sizeof(type) == (bytes))",
         "#define FIELD(type, at, ctype, field) \\",
@@ -202,10 +205,10 @@ def read_alone(layout: Layout) -> Iterator[tuple[Field, str]]:
 def views_h(layout: Layout) -> str:
     out = [
         "/* How those outside C read shared words: all of a struct at once, each word loaded with acquire",
-        " * (atomics.h), into a plain struct of their own. The supervisor's words come first, in the order of",
-        " * layout.h, so that a `state` or `magic` that is seen vouches for what was stored before it; then the",
-        " * drain's, then the WAL process's: a view never shows more released than sealed, or more confirmed",
-        f" * than taken. Rendered from layout.h: {HOW} */",
+        " * (atomics.h), into a plain struct of their own. The supervisor's words come first, in the order",
+        " * of layout.h, so that a `state` or `magic` that is seen vouches for what was stored before it;",
+        " * then the drain's, then the WAL process's: a view never shows more released than sealed, or more",
+        f" * confirmed than taken. Rendered from layout.h: {HOW} */",
         "#ifndef RW_VIEWS_H",
         "#define RW_VIEWS_H",
         "",

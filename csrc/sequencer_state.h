@@ -1,0 +1,53 @@
+/* What the drain process knows; private to sequencer.c and sequencer_loop.c. */
+#ifndef RW_SEQUENCER_STATE_H
+#define RW_SEQUENCER_STATE_H
+
+#include "crowd.h"
+#include "sequencer.h"
+
+/* A request that waits in its stream's queue. */
+typedef struct entry {
+    uint64_t position; /* log position of its record header */
+    uint32_t next;     /* the stream's next request */
+    uint32_t block;    /* low half of its block number */
+} entry;
+
+typedef struct queue { uint32_t head, tail; } queue;
+
+typedef struct block_state {
+    uint32_t remaining; /* requests of the block not confirmed yet */
+    uint32_t completed; /* its persisted bytes were acted upon */
+} block_state;
+
+typedef struct client {
+    rw_lane *lane;
+    uint32_t generation;
+    uint32_t outstanding; /* registered and not confirmed */
+    uint32_t dirty;
+} client;
+
+struct rw_sequencer {
+    rw_control *c;
+    uint8_t *ring;
+    int bell_fd;
+    queue *queues;       /* by stream */
+    uint64_t *advanced;  /* by stream: step in which it last advanced */
+    entry *entries;      /* ring of RW_PENDING_MAX */
+    block_state *blocks; /* ring of RW_BLOCK_ENTRIES */
+    client *clients;     /* by slot */
+    uint32_t *dirty;     /* slots with new completions in this step */
+    uint32_t dirty_count;
+    uint64_t requests;   /* registered so far: the next entry */
+    uint64_t waiting;    /* of those, not confirmed */
+    uint64_t registered; /* blocks */
+    uint64_t incomplete; /* first block whose persisted bytes were not acted upon */
+    uint64_t step;
+    uint64_t confirmed; /* requests, in this step */
+    rw_callers callers;
+    uint32_t membership_seen;
+    uint32_t closing; /* slots that are closing and not let go of */
+    uint32_t want_slot, want_generation;
+    int want; /* what rw_sequencer_wants answers */
+};
+
+#endif
