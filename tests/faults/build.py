@@ -19,7 +19,7 @@ from typing import Self
 from tests.support.host import ROOT, NotRun
 
 PARTS = ("engine", "csrc", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-NOT_COPIED = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c", "native")
+NOT_COPIED = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c", "build")
 LIBRARY = "engine/ringwal/_native.abi3.so"
 
 

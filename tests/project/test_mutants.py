@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import build
 from tests.faults.__main__ import GROUPS
 from tests.faults.mutants import MUTANTS
 from tests.faults.mutation import Mutant
@@ -41,12 +42,18 @@ def test_names_are_told_apart() -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a mutant is put into."""
+    return build.copy(tmp_path_factory.mktemp("copy"))
+
+
 @pytest.mark.parametrize("evidence", sorted({mutant.caught_by for mutant in MUTANTS}), ids=lambda words: words[-1])
-def test_what_has_to_notice_exists(evidence: tuple[str, ...]) -> None:
+def test_what_has_to_notice_exists(evidence: tuple[str, ...], copied: Path) -> None:
     if evidence[1] == "pytest":
         path, _, test = evidence[-1].partition("::")
-        assert (ROOT / path).exists(), path
-        assert not test or re.search(rf"^def {test}\(", (ROOT / path).read_text(), re.MULTILINE), test
+        assert (copied / path).exists(), path
+        assert not test or re.search(rf"^def {test}\(", (copied / path).read_text(), re.MULTILINE), test
         return
     said = dict(zip(evidence[2::2], evidence[3::2], strict=True))
     rows = importlib.import_module(f"tests.faults.{GROUPS[said['--only']]}").faults(said["--tier"])
