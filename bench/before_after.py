@@ -128,10 +128,10 @@ def _threads(lib: Any, state: Any) -> None:
         if lib.model_work(state, i) != 0:
             failed.append(i)
 
-    crew = [threading.Thread(target=work, args=(i,)) for i in range(COMPLETERS)]
-    for thread in crew:
+    team = [threading.Thread(target=work, args=(i,)) for i in range(COMPLETERS)]
+    for thread in team:
         thread.start()
-    for thread in crew:
+    for thread in team:
         thread.join()
     if failed:
         raise ContenderFailedError("a completer had no memory")

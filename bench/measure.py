@@ -140,10 +140,10 @@ def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: f
     plans = [Plan(i, scenario, contender.commit_records(scenario), int(warm * 1e9), int(window * 1e9)) for i in range(writers)]
     patience = OPEN_TIMEOUT + 0.5 * writers + scenario.streams / 1000
     gate, results = Gate(writers), Path(tempfile.mkdtemp(prefix="results-", dir=directory.parent))
-    crews = [plans] if contender.workers == "threads" else [[plan] for plan in plans]
+    teams = [plans] if contender.workers == "threads" else [[plan] for plan in plans]
     turn = Turn()
     try:
-        with _crews(contender, crews, gate, results) as children:
+        with _teams(contender, teams, gate, results) as children:
 
             def alive() -> bool:
                 return all(child.is_alive() for child in children)
@@ -176,10 +176,10 @@ def _measured(contender: Contender, scenario: Scenario, directory: Path, warm: f
 
 
 @contextlib.contextmanager
-def _crews(contender: Contender, crews: list[list[Plan]], gate: Gate, results: Path) -> Iterator[list[BaseProcess]]:
+def _teams(contender: Contender, teams: list[list[Plan]], gate: Gate, results: Path) -> Iterator[list[BaseProcess]]:
     fork = multiprocessing.get_context("fork")
     children: list[BaseProcess] = [
-        fork.Process(target=_crew, args=(contender, crew, gate, results, os.getpid())) for crew in crews
+        fork.Process(target=_team, args=(contender, team, gate, results, os.getpid())) for team in teams
     ]
     try:
         for child in children:
@@ -193,13 +193,13 @@ def _crews(contender: Contender, crews: list[list[Plan]], gate: Gate, results: P
                 child.join()
 
 
-def _crew(contender: Contender, crew: list[Plan], gate: Gate, results: Path, parent: int) -> None:
+def _team(contender: Contender, team: list[Plan], gate: Gate, results: Path, parent: int) -> None:
     """A writer process: one writer, or all of them as threads."""
     processes.die_with(parent)
-    if len(crew) == 1:
-        _write(contender, crew[0], gate, results)
+    if len(team) == 1:
+        _write(contender, team[0], gate, results)
         return
-    threads = [threading.Thread(target=_write, args=(contender, plan, gate, results)) for plan in crew]
+    threads = [threading.Thread(target=_write, args=(contender, plan, gate, results)) for plan in team]
     for thread in threads:
         thread.start()
     for thread in threads:

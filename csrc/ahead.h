@@ -3,13 +3,14 @@
  * its bandwidth. So one more is composed while two are being written, and is put here; who has
  * written one of the two takes it and writes on. It crosses threads, but none has to wake up.
  *
- *   put, under the turn   NONE -> the job -> THERE;           then the look at `writing`
+ *   put, under the compose lock   NONE -> the job -> THERE;           then the look at `writing`
  *   take, by anybody      THERE -> TAKEN -> a copy -> NONE;   `writing` went down before the look
  *                         at the state
  *
  * PAIR: ahead. Both sides store first and look second, so a block that is put while the last of the
  * two leaves is seen by one of them, and the compare-and-set gives it to one. There is one at a
- * time: whoever puts holds the turn and has seen NONE. Model: tests/model/test_block_ahead.py. */
+ * time: whoever puts holds the compose lock and has seen NONE. Model:
+ * tests/model/test_block_ahead.py. */
 #ifndef RW_AHEAD_H
 #define RW_AHEAD_H
 
@@ -31,7 +32,8 @@ enum { RW_AHEAD_NONE, RW_AHEAD_THERE, RW_AHEAD_TAKEN };
 
 typedef struct rw_ahead {
     uint32_t state;
-    rw_block_job job; /* TAKEN: its taker's; THERE: nobody's; NONE: that of the turn's holder */
+    /* TAKEN: its taker's; THERE: nobody's; NONE: that of the compose lock's holder */
+    rw_block_job job;
 } rw_ahead;
 
 static inline bool rw_ahead_none(const rw_ahead *a)

@@ -43,7 +43,7 @@ static int header_check(const rw_block *h, const uint8_t uuid[16], uint64_t epoc
     /* Who walks on by `span` must come to a further place of a block, and who makes room for
      * `records` must not be asked for the moon. */
     if (h->span % RW_PAGE || h->span > UINT64_MAX - position ||
-        h->records > (h->used - sizeof *h) / sizeof(rw_record))
+        h->frames > (h->used - sizeof *h) / sizeof(rw_frame))
         return RW_BAD;
     return RW_OK;
 }
@@ -76,12 +76,12 @@ uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid
     return bytes;
 }
 
-int rw_frame_check(const uint8_t *block, uint64_t used, uint64_t at, uint32_t seed, rw_record *r)
+int rw_frame_check(const uint8_t *block, uint64_t used, uint64_t at, uint32_t seed, rw_frame *r)
 {
     if (used < at || used - at < sizeof *r)
         return RW_BAD;
     memcpy(r, block + at, sizeof *r);
-    return r->crc == rw_record_crc(r, seed) && rw_record_frame(r->payload_bytes) <= used - at
+    return r->crc == rw_frame_crc(r, seed) && rw_frame_bytes(r->payload_bytes) <= used - at
                ? RW_OK
                : RW_BAD;
 }
@@ -90,33 +90,33 @@ int rw_block_verify(const uint8_t *block)
 {
     rw_block h;
     memcpy(&h, block, sizeof h);
-    uint32_t seed = rw_record_seed(h.epoch, h.position);
+    uint32_t seed = rw_frame_seed(h.epoch, h.position);
     uint64_t at = sizeof h;
-    for (uint32_t i = 0; i < h.records; i++) {
-        rw_record r;
+    for (uint32_t i = 0; i < h.frames; i++) {
+        rw_frame r;
         if (rw_frame_check(block, h.used, at, seed, &r) != RW_OK)
             return RW_BAD;
         const uint8_t *payload = block + at + sizeof r;
         if (r.digest != rw_xxh3(payload, r.payload_bytes))
             return RW_BAD;
-        if (r.kind == RW_RECORD_BATCH ? rw_batch_check(payload, r.payload_bytes, r.count) != RW_OK
-                                      : r.kind != RW_RECORD_STREAM || r.payload_bytes == 0 ||
+        if (r.kind == RW_FRAME_BATCH ? rw_batch_check(payload, r.payload_bytes, r.count) != RW_OK
+                                      : r.kind != RW_FRAME_STREAM || r.payload_bytes == 0 ||
                                             r.payload_bytes > RW_STREAM_NAME_MAX)
             return RW_BAD;
-        at += rw_record_frame(r.payload_bytes);
+        at += rw_frame_bytes(r.payload_bytes);
     }
     return at == h.used ? RW_OK : RW_BAD;
 }
 
-uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint32_t capacity)
+uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame_info *out, uint32_t capacity)
 {
     rw_block h;
     memcpy(&h, block, sizeof h);
     uint32_t n = 0;
-    while (n < capacity && h.used - *at >= sizeof(rw_record) && *at < h.used) {
-        rw_record r;
+    while (n < capacity && h.used - *at >= sizeof(rw_frame) && *at < h.used) {
+        rw_frame r;
         memcpy(&r, block + *at, sizeof r);
-        out[n++] = (rw_frame){
+        out[n++] = (rw_frame_info){
             .at = *at,
             .base_offset = r.base_offset,
             .timestamp_ns = r.timestamp_ns,
@@ -130,7 +130,7 @@ uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint
             .slot = r.slot,
             .kind = r.kind,
         };
-        *at += rw_record_frame(r.payload_bytes);
+        *at += rw_frame_bytes(r.payload_bytes);
     }
     return n;
 }

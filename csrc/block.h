@@ -1,9 +1,9 @@
-/* Blocks of records: sealed, checked, and gone through frame by frame. Pure bytes: no shared word,
+/* Blocks of frames: sealed, checked, and gone through frame by frame. Pure bytes: no shared word,
  * no I/O, no state.
  *
  *   block (position P, a multiple of 4096)
  *   +----------+--------+-----------+--------+-----------+-- - - --+----------------------+
- *   | rw_block | rw_rec | payload   | rw_rec | payload   |         | zeros                |
+ *   | rw_block | header | payload   | header | payload   |         | zeros                |
  *   | 128      | 80     | up to 8x  | 80     | up to 8x  |         | up to 4096x          |
  *   +----------+--------+-----------+--------+-----------+-- - - --+----------------------+
  *   |<------------------------------- used ----------------------->|
@@ -13,8 +13,8 @@
  *   1. its header has the magic, the format version and a right CRC, 2. its uuid, epoch and
  *   position are the ones expected at that place, 3. length and span are multiples of 4096, length
  *   fits, used <= length <= span, the next position does not wrap, and
- *      `used` has room for so many records,
- *   4. every one of its `records` frames has a right CRC (seeded with epoch and position, so no
+ *      `used` has room for so many frames,
+ *   4. every one of its `frames` frames has a right CRC (seeded with epoch and position, so no
  *   frame of another
  *      block fits), lies inside `used`, and they end at `used`,
  *   5. every payload has the digest in its frame.
@@ -31,11 +31,11 @@
 #define RW_BLOCK_H
 
 #include "layout.h"
-#include "record.h"
+#include "frame.h"
 #include "status.h"
 
 /* What reading code needs of a frame. `at` is the byte offset of its header in the block. */
-typedef struct rw_frame {
+typedef struct rw_frame_info {
     uint64_t at;
     uint64_t base_offset;
     uint64_t timestamp_ns;
@@ -48,7 +48,7 @@ typedef struct rw_frame {
     uint32_t generation;
     uint32_t slot;
     uint32_t kind;
-} rw_frame;
+} rw_frame_info;
 
 /* Completes the block whose frames end at like->used: zeros up to a whole page, then the header, as
  * `like` has it; magic, version, uuid, length and CRC are given here, and span 0 stands for the
@@ -75,13 +75,13 @@ uint64_t rw_block_search(const uint8_t *area, uint64_t bytes, const uint8_t uuid
 
 /* Copies the frame header at byte `at` of a block whose frames end at `used`, and checks it: rule
  * 4, except for the end. RW_OK or RW_BAD. */
-int rw_frame_check(const uint8_t *block, uint64_t used, uint64_t at, uint32_t seed, rw_record *r);
+int rw_frame_check(const uint8_t *block, uint64_t used, uint64_t at, uint32_t seed, rw_frame *r);
 
 /* Decodes up to `capacity` frames of a verified block, from byte offset *at on (start with
  * sizeof(rw_block)); *at moves behind the last one decoded. Returns how many. */
-uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame *out, uint32_t capacity);
+uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame_info *out, uint32_t capacity);
 
-/* The `records` frames of a block that this engine has sealed itself, whose header starts at
+/* The `frames` frames of a block that this engine has sealed itself, whose header starts at
  * `block`. */
 typedef struct rw_frames {
     uint8_t *at;
@@ -94,13 +94,13 @@ static inline rw_frames rw_frames_of(uint8_t *block, uint32_t records)
 }
 
 /* The next one; NULL behind the last. */
-static inline rw_record *rw_frames_next(rw_frames *f)
+static inline rw_frame *rw_frames_next(rw_frames *f)
 {
     if (f->left == 0)
         return NULL;
     f->left--;
-    rw_record *r = (rw_record *)f->at;
-    f->at += rw_record_frame(r->payload_bytes);
+    rw_frame *r = (rw_frame *)f->at;
+    f->at += rw_frame_bytes(r->payload_bytes);
     return r;
 }
 

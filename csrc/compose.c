@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-/* Taking requests from the lanes into a block. One thread at a time (the turn, wal.h). */
+/* Taking requests from the lanes into a block. One thread at a time (the compose lock, wal.h). */
 #include "block.h"
 #include "digest.h"
 #include "points.h"
@@ -21,7 +21,7 @@ uint64_t rw_lanes_backlog(const rw_wal *w)
 {
     uint64_t sum = 0;
     for (uint32_t k = 0; k < w->lanes_end; k++) {
-        const rw_lane_end *e = &w->lanes[k];
+        const rw_lane_taker *e = &w->lanes[k];
         /* A writer that stopped between claim and publish must not make everybody's blocks small.
          */
         uint64_t claimed =
@@ -60,7 +60,7 @@ static const rw_stream *open_stream(const rw_wal *w, uint32_t id)
  * RW_FAULT (lane refused). */
 static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
 {
-    rw_lane_end *e = &w->lanes[k];
+    rw_lane_taker *e = &w->lanes[k];
     if (!e->active || !rw_lane_ready(e))
         return RW_PENDING;
     const rw_stream *s;
@@ -69,9 +69,9 @@ static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
         refuse_lane(w, k);
         return RW_FAULT;
     }
-    *need = rw_record_frame(q->payload_bytes);
+    *need = rw_frame_bytes(q->payload_bytes);
     if (!w->defined[q->stream])
-        *need += rw_record_frame(s->name_bytes);
+        *need += rw_frame_bytes(s->name_bytes);
     return RW_OK;
 }
 
@@ -81,7 +81,7 @@ static void put_definition(rw_wal *w, uint32_t id)
     const rw_stream *s = rw_stream_of(w->c, id);
     r->used += rw_definition_put(r->base + r->used, id, s->name, s->name_bytes, w->next_offset[id],
                                  w->last_timestamp_ns, r->seed);
-    r->records++;
+    r->frames++;
 }
 
 /* Copies the request into the block. The copy is private to the engine, so what is checked is what
@@ -89,14 +89,14 @@ static void put_definition(rw_wal *w, uint32_t id)
  * recovery. */
 static int take(rw_wal *w, uint32_t k, const rw_request *q)
 {
-    rw_lane_end *e = &w->lanes[k];
+    rw_lane_taker *e = &w->lanes[k];
     rw_log_ring *r = &w->ring;
     uint64_t used_before = r->used;
-    uint32_t records_before = r->records;
+    uint32_t frames_before = r->frames;
     if (!w->defined[q->stream])
         put_definition(w, q->stream);
-    rw_record record = {
-        .kind = RW_RECORD_BATCH,
+    rw_frame f = {
+        .kind = RW_FRAME_BATCH,
         .slot = (uint16_t)k,
         .payload_bytes = q->payload_bytes,
         .count = q->count,
@@ -110,18 +110,18 @@ static int take(rw_wal *w, uint32_t k, const rw_request *q)
         .producer_id = q->producer_id,
         .producer_sequence = q->producer_sequence,
     };
-    uint8_t *copy = r->base + r->used + sizeof record;
-    uint64_t frame = rw_record_put(r->base + r->used, &record, rw_lane_payload(e), r->seed);
+    uint8_t *copy = r->base + r->used + sizeof f;
+    uint64_t bytes = rw_frame_put(r->base + r->used, &f, rw_lane_payload(e), r->seed);
     if (rw_xxh3(copy, q->payload_bytes) != q->digest ||
         rw_batch_check(copy, q->payload_bytes, q->count) != RW_OK) {
         r->used = used_before;
-        r->records = records_before;
+        r->frames = frames_before;
         refuse_lane(w, k);
         return RW_FAULT;
     }
     (void)RW_POINT("l.take.post");
-    r->used += frame;
-    r->records++;
+    r->used += bytes;
+    r->frames++;
     r->requests++;
     w->defined[q->stream] |= 1;
     w->next_offset[q->stream] += q->count;
@@ -129,7 +129,7 @@ static int take(rw_wal *w, uint32_t k, const rw_request *q)
         w->touched_in[q->stream] = w->c->sealed + 1;
         w->touched[w->touched_count++] = q->stream;
     }
-    e->cursor += rw_request_frame(q->payload_bytes);
+    e->cursor += rw_request_bytes(q->payload_bytes);
     e->touched = 1;
     e->taken++;
     rw_count64(&w->c->wal_records, q->count);
@@ -201,7 +201,8 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
 }
 
 /* Lane heads and stream offsets, after seal. A successor repeats this for the last sealed block
- * (restore.c), which is the only one that can lack it: the turn is held from compose to here. */
+ * (restore.c), which is the only one that can lack it: the compose lock is held from compose to
+ * here. */
 void rw_publish_block(rw_wal *w)
 {
     rw_control *c = w->c;
@@ -216,7 +217,7 @@ void rw_publish_block(rw_wal *w)
     w->touched_count = 0;
     (void)RW_POINT("l.heads.pre");
     for (uint32_t k = 0; k < w->lanes_end; k++) {
-        rw_lane_end *e = &w->lanes[k];
+        rw_lane_taker *e = &w->lanes[k];
         if (!e->touched)
             continue;
         e->touched = 0;
@@ -255,7 +256,7 @@ static void announce_segment(rw_wal *w, uint64_t number)
 {
     if (number > w->segment_announced) {
         w->segment_announced = number;
-        rw_ring_fd(w->chore_fd);
+        rw_signal_fd(w->maintenance_fd);
     }
 }
 
@@ -269,8 +270,8 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     uint64_t segment = rw_wal_segment(w);
     int fd = rw_wal_segment_fd(w, segment, thread);
     if (fd < 0) {
-        rw_ring_fd(w->chore_fd);
-        return RW_CHORE;
+        rw_signal_fd(w->maintenance_fd);
+        return RW_MAINTENANCE;
     }
     announce_segment(w, segment);
     uint64_t now = rw_wall_ns();
@@ -299,17 +300,17 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     return RW_OK;
 }
 
-bool rw_cover_due(const rw_wal *w)
+bool rw_idle_watermark_due(const rw_wal *w)
 {
-    return w->ring.prefix_end == w->c->sealed_end && w->c->sealed_end != w->covered_end;
+    return w->ring.prefix_end == w->c->sealed_end && w->c->sealed_end != w->idle_watermark_end;
 }
 
-int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job)
+int rw_compose_idle_watermark(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     rw_log_ring *r = &w->ring;
     rw_log_ring_advance(r);
     int fd = rw_wal_segment_fd(w, rw_wal_segment(w), thread);
-    if (!rw_cover_due(w) || fd < 0)
+    if (!rw_idle_watermark_due(w) || fd < 0)
         return RW_PENDING;
     int rc = rw_log_ring_begin(r, sizeof(rw_block), RW_PAGE);
     if (rc == RW_OK)
@@ -320,7 +321,7 @@ int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job)
                          w->last_timestamp_ns);
     else
         return RW_PENDING; /* no room in the ring yet */
-    w->covered_end = w->c->sealed_end;
+    w->idle_watermark_end = w->c->sealed_end;
     hand_out(w, job, fd);
     return RW_OK;
 }

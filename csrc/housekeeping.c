@@ -11,8 +11,8 @@
 
 int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generation)
 {
-    turn_take(w);
-    w->lanes[slot] = (rw_lane_end){
+    compose_lock(w);
+    w->lanes[slot] = (rw_lane_taker){
         .lane = lane,
         .data = (const uint8_t *)lane + sizeof *lane,
         /* not the lane's word: its writer can change that one */
@@ -25,28 +25,28 @@ int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generat
     };
     if (slot >= w->lanes_end)
         w->lanes_end = slot + 1;
-    turn_give(w);
-    rw_ring_fd(w->bell_fd);
+    compose_unlock(w);
+    rw_signal_fd(w->doorbell_fd);
     return RW_OK;
 }
 
 int rw_wal_refuse_lane(rw_wal *w, uint32_t slot, uint32_t generation)
 {
-    turn_take(w);
-    w->lanes[slot] = (rw_lane_end){.generation = generation};
-    turn_give(w);
+    compose_lock(w);
+    w->lanes[slot] = (rw_lane_taker){.generation = generation};
+    compose_unlock(w);
     rw_tell_refused(w, slot, generation);
     return RW_OK;
 }
 
 int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
 {
-    turn_take(w);
+    compose_lock(w);
     uint32_t generation = w->lanes[slot].generation;
-    w->lanes[slot] = (rw_lane_end){.active = 0};
+    w->lanes[slot] = (rw_lane_taker){.active = 0};
     while (w->lanes_end > 0 && w->lanes[w->lanes_end - 1].lane == NULL)
         w->lanes_end--;
-    turn_give(w);
+    compose_unlock(w);
     rw_slot *s = rw_slot_of(w->c, slot);
     /* First, so that a successor that finds head at 0 and the generation not let go does not take
      * its requests again. */
@@ -60,16 +60,16 @@ int rw_wal_detach_lane(rw_wal *w, uint32_t slot)
 
 int rw_wal_lane_idle(rw_wal *w, uint32_t slot)
 {
-    turn_take(w);
-    const rw_lane_end *e = &w->lanes[slot];
+    compose_lock(w);
+    const rw_lane_taker *e = &w->lanes[slot];
     int idle = e->lane == NULL || !e->active || !rw_lane_ready(e);
-    turn_give(w);
+    compose_unlock(w);
     return idle;
 }
 
 int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled)
 {
-    turn_take(w);
+    compose_lock(w);
     rw_wal_segment_slot *s = &w->segments[number % RW_WAL_SEGMENTS];
     int rc = s->fds[0] < 0 ? RW_OK : RW_FULL;
     if (rc == RW_OK) {
@@ -80,14 +80,14 @@ int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled)
             rw_store64(&w->c->segments_end, number + 1);
     }
     rw_store32_seq(&w->c->starved, 0);
-    turn_give(w);
-    rw_ring_fd(w->bell_fd);
+    compose_unlock(w);
+    rw_signal_fd(w->doorbell_fd);
     return rc;
 }
 
 int rw_wal_drop_segment(rw_wal *w, int *fds)
 {
-    turn_take(w);
+    compose_lock(w);
     rw_log_ring_advance(&w->ring);
     uint64_t oldest = w->ring.prefix_end / w->c->segment_bytes;
     int rc = RW_PENDING;
@@ -99,7 +99,7 @@ int rw_wal_drop_segment(rw_wal *w, int *fds)
             rc = RW_OK;
         }
     }
-    turn_give(w);
+    compose_unlock(w);
     return rc;
 }
 

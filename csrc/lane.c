@@ -1,12 +1,12 @@
 #define _GNU_SOURCE
 #include "lane.h"
 
-#include "bell.h"
-#include "crowd.h"
+#include "doorbell.h"
+#include "contention.h"
 #include "digest.h"
 #include "memory.h"
 #include "points.h"
-#include "record.h"
+#include "frame.h"
 #include "wait.h"
 
 #include <limits.h>
@@ -33,7 +33,7 @@ struct rw_writer {
     uint32_t generation;
     /* waits in a row that outlasted their spin; a hint that threads may tread on */
     uint32_t spins_missed;
-    int bell_fd;
+    int doorbell_fd;
 };
 
 /* Once so many waits outlasted their spin, only every so many-th still spins: waiting takes long
@@ -42,13 +42,13 @@ struct rw_writer {
 #define SPIN_RETRY       16u
 #define MANY_UNDER_WAY   8
 
-/* Where writes are long (crowd.h): what is many there, and how much longer than a few callers those
- * of a crowd stay awake, as they wait for each other, too. With shorter spins some of them slept
- * and some did not, which was slower than either. */
+/* Where writes are long (contention.h): what is many there, and how much longer than a few callers
+ * those of a crowd stay awake, as they wait for each other, too. With shorter spins some of them
+ * slept and some did not, which was slower than either. */
 #define MANY_UNDER_LONG_WRITES 256
-#define CROWD_SPINS            2
+#define CONTENTION_SPINS            2
 
-rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
+rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int doorbell_fd)
 {
     rw_writer *w = calloc(1, sizeof *w);
     if (w == NULL)
@@ -68,7 +68,7 @@ rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd)
         .next = (uint64_t)lane->generation << 32,
         .taken = (uint64_t)lane->generation << 32,
         .granted = (uint64_t)lane->generation << 32,
-        .bell_fd = bell_fd,
+        .doorbell_fd = doorbell_fd,
     };
     w->streams = calloc(c->completions_per_client, sizeof *w->streams);
     if (w->streams == NULL) {
@@ -111,7 +111,7 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
     int rc = usable(w);
     if (rc != RW_OK)
         return rc;
-    uint64_t frame = rw_request_frame(payload);
+    uint64_t frame = rw_request_bytes(payload);
     uint64_t p = rw_peek64(&w->lane->claim);
     do {
         if (!has_room(w, p, frame))
@@ -142,14 +142,15 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
     rw_store64(&q->valid, h.valid); /* PAIR: publish/take */
     (void)RW_POINT("w.publish.post");
 
-    /* PAIR: publish/bell. The fence keeps the look at the bell behind the store of `valid`; the WAL
-     * thread changes the bell first and looks at the lanes second. One of the two sees the other.
+    /* PAIR: publish/doorbell. The fence keeps the look at the doorbell behind the store of `valid`;
+     * the WAL thread changes the doorbell first and looks at the lanes second. One of the two sees
+     * the other.
      */
     rw_fence();
-    uint64_t bell = rw_peek64(&w->c->bell);
-    if (rw_bell_wanted(bell) && rw_peek64(&w->lane->last_rung) != bell) {
-        rw_store64(&w->lane->last_rung, bell);
-        rw_ring_fd(w->bell_fd);
+    uint64_t doorbell = rw_peek64(&w->c->doorbell);
+    if (rw_doorbell_wanted(doorbell) && rw_peek64(&w->lane->last_rung) != doorbell) {
+        rw_store64(&w->lane->last_rung, doorbell);
+        rw_signal_fd(w->doorbell_fd);
     }
 }
 
@@ -206,7 +207,7 @@ static int64_t start(rw_writer *w, uint32_t stream, uint64_t payload, uint64_t *
     uint64_t taken = rw_load64(&w->taken);
     do {
         if (taken >= rw_load64(&w->granted))
-            return usable(w) == RW_OK ? RW_CHORE : usable(w);
+            return usable(w) == RW_OK ? RW_MAINTENANCE : usable(w);
     } while (!rw_cas64(&w->taken, &taken, taken + 1));
     int rc = claim(w, payload, at);
     if (rc != RW_OK) {
@@ -270,7 +271,7 @@ uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, u
 
 static int wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)
 {
-    uint64_t frame = rw_request_frame(payload_bytes);
+    uint64_t frame = rw_request_bytes(payload_bytes);
     rw_add32(&w->lane->room_waiters, 1);
     /* PAIR: room. The WAL process stores head and then looks at room_waiters. */
     uint32_t seen = rw_load32_seq(rw_low_half(&w->slot->head));
@@ -325,7 +326,7 @@ static bool more_under_way(const rw_writer *w, int64_t requests)
     if (sealed <= released)
         return false;
     const rw_block_entry *last = rw_block_entry_of(w->c, sealed - 1);
-    uint64_t end = rw_peek64(&last->requests) + rw_peek32(&last->records);
+    uint64_t end = rw_peek64(&last->requests) + rw_peek32(&last->frames);
     return (int64_t)(end - rw_peek64(&rw_block_entry_of(w->c, released)->requests)) > requests;
 }
 
@@ -335,12 +336,12 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
     if (rc != RW_PENDING)
         return rc;
     uint32_t missed = rw_peek32(&w->spins_missed);
-    bool crowded = rw_crowded(w->c), long_writes = rw_writes_are_long(w->c);
-    if ((missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0) || (crowded && !long_writes) ||
+    bool contended = rw_contended(w->c), long_writes = rw_writes_are_long(w->c);
+    if ((missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0) || (contended && !long_writes) ||
         more_under_way(w, long_writes ? MANY_UNDER_LONG_WRITES : MANY_UNDER_WAY))
         spin_ns = 0;
-    else if (crowded)
-        spin_ns *= CROWD_SPINS;
+    else if (contended)
+        spin_ns *= CONTENTION_SPINS;
     if (spin_ns > timeout_ns)
         spin_ns = timeout_ns;
     rw_store32(&w->spins_missed, missed + 1);
@@ -440,23 +441,23 @@ int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
 
 /* ------------------------------------------------------------------------ the WAL process's end */
 
-static const rw_request *at_cursor(const rw_lane_end *e)
+static const rw_request *at_cursor(const rw_lane_taker *e)
 {
     return (const rw_request *)(e->data + (e->cursor & (e->bytes - 1)));
 }
 
-bool rw_lane_ready(const rw_lane_end *e)
+bool rw_lane_ready(const rw_lane_taker *e)
 {
     /* PAIR: publish/take */
     return rw_load64_seq(&at_cursor(e)->valid) == rw_lane_valid(e->salt, e->cursor);
 }
 
-int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
+int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
 {
     memcpy(out, at_cursor(e), sizeof *out);
     if (out->valid != rw_lane_valid(e->salt, e->cursor) || out->crc != rw_request_crc(out))
         return RW_BAD;
-    if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes ||
+    if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||
         out->count == 0)
         return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;

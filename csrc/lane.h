@@ -10,8 +10,9 @@
  *     frame) is this thread's alone.
  *   2 fill: payload, digest, header except `valid`.
  *   3 publish: store valid = p + 1, salted, release.                            PAIR: publish/take
- *   4 look at the bell (bell.h) and ring if the WAL process asks for it.         PAIR: publish/bell
- * WAL process, one thread at a time (it holds the compose turn):
+ *   4 look at the doorbell (doorbell.h) and ring if the WAL process asks for it.
+ *                                                                            PAIR: publish/doorbell
+ * WAL process, one thread at a time (it holds the compose lock):
  *   take: at its cursor p, load `valid`, acquire; p + 1, salted, means a complete request. It
  *   copies header and payload into the log ring, which no client can write, and validates the copy.
  *   After the block is sealed it stores head, which gives the space back.               PAIR: room
@@ -50,7 +51,7 @@
 typedef struct rw_writer rw_writer;
 
 /* NULL and errno if there is no memory. The mappings must outlive the writer. */
-rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int bell_fd);
+rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int doorbell_fd);
 void rw_writer_close(rw_writer *w);
 
 /* From now on every request is refused as if the engine were gone. Results can still be asked for.
@@ -60,11 +61,11 @@ void rw_writer_shut(rw_writer *w);
 /* Largest payload that one request of this lane can hold. */
 uint64_t rw_writer_record_limit(const rw_writer *w);
 
-/* Publishes one request under the next number, which is returned (>= 0). RW_CHORE: no number is
- * free, grant some. RW_FULL, RW_TOO_LARGE, RW_GONE, RW_FAULT as below; RW_BAD: the lengths are not
- * those of the data, which the WAL process would refuse, and the lane with it. Nothing is written,
- * and no number used, unless one is returned. Numbers begin at generation << 32 and have no holes;
- * a thread's numbers are in the order of its requests. */
+/* Publishes one request under the next number, which is returned (>= 0). RW_MAINTENANCE: no number
+ * is free, grant some. RW_FULL, RW_TOO_LARGE, RW_GONE, RW_FAULT as below; RW_BAD: the lengths are
+ * not those of the data, which the WAL process would refuse, and the lane with it. Nothing is
+ * written, and no number used, unless one is returned. Numbers begin at generation << 32 and have
+ * no holes; a thread's numbers are in the order of its requests. */
 int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes);
 int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
                        const uint8_t *data, uint64_t bytes);
@@ -121,7 +122,7 @@ int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
 
 /* ------------------------------------------------------------------------ the WAL process's end */
 
-typedef struct rw_lane_end {
+typedef struct rw_lane_taker {
     const rw_lane *lane;
     const uint8_t *data;
     uint64_t bytes;
@@ -132,16 +133,16 @@ typedef struct rw_lane_end {
     uint32_t active;
     uint32_t touched; /* taken from for the block being composed */
     uint64_t taken;   /* requests taken since this end was attached */
-} rw_lane_end;
+} rw_lane_taker;
 
 /* Is there a complete request at the cursor? Sequentially consistent: the second look of park and
  * wake. */
-bool rw_lane_ready(const rw_lane_end *e);
+bool rw_lane_ready(const rw_lane_taker *e);
 
 /* Copies the request header at the cursor and validates it against everything that can be checked
  * without the payload. RW_OK, or RW_BAD: no writer of ours writes this; the lane must be refused.
  */
-int rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out);
+int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out);
 
 /* What `valid` holds for a request at this position. */
 static inline uint64_t rw_lane_valid(uint64_t salt, uint64_t position)
@@ -149,7 +150,7 @@ static inline uint64_t rw_lane_valid(uint64_t salt, uint64_t position)
     return (position + 1) ^ salt;
 }
 
-static inline const uint8_t *rw_lane_payload(const rw_lane_end *e)
+static inline const uint8_t *rw_lane_payload(const rw_lane_taker *e)
 {
     return e->data + (e->cursor & (e->bytes - 1)) + sizeof(rw_request);
 }

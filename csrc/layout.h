@@ -98,8 +98,8 @@ typedef struct rw_control {
     /* [mutex] S K > C: held by the supervisor; the kernel marks its death (memory.h) */
     uint64_t life[6];
     /* 192: WAL, read by every publisher */
-    uint64_t bell; /* [bits] W > C: whether a publisher has to ring (bell.h) */
-    uint64_t write_ns; /* [ns] W > S C: how long a small write takes at the least (crowd.h) */
+    uint64_t doorbell; /* [bits] W > C: whether a publisher has to ring (doorbell.h) */
+    uint64_t write_ns; /* [ns] W > S C: how long a small write takes at the least (contention.h) */
     RW_PAD(pad2, 16, 64);
     /* 256: WAL, read by the drain and by readers */
     uint64_t sealed; /* [block number] W > D C: blocks below are sealed */
@@ -127,8 +127,8 @@ typedef struct rw_control {
     /* [block number] D > W C: blocks below are confirmed; their entries may be reused */
     uint64_t released;
     uint64_t released_end; /* [log position] D > S W C: ring space below may be reused */
-    uint32_t callers; /* [clients] D > W C: that had requests confirmed lately (crowd.h) */
-    uint32_t crowd; /* [clients] D > W C: more callers than this are a crowd */
+    uint32_t callers; /* [clients] D > W C: that had requests confirmed lately (contention.h) */
+    uint32_t contention; /* [clients] D > W C: more callers than this are contention */
     /* [ns, monotonic] D > S C: latest step that confirmed, after its stores; 0: none yet */
     uint64_t confirmed_ns;
     RW_PAD(pad5, 40, 64);
@@ -197,7 +197,7 @@ typedef struct rw_block_entry {
     uint64_t span; /* [bytes] W > D C: log bytes covered: its length, or up to the segment's end */
     uint64_t length; /* [bytes] W > W: written to disk */
     uint64_t requests; /* [requests] W > W C: sealed before this block */
-    uint32_t records; /* [frames] W > D C: in the block */
+    uint32_t frames; /* [count] W > D C: in the block */
     uint32_t state; /* [enum rw_block_state] W > W D: how far its write is */
     /* [ns, wall clock] W > W: for a successor: a released block may be overwritten */
     uint64_t timestamp_ns;
@@ -245,7 +245,8 @@ typedef struct rw_lane {
     RW_PAD(pad0, 56, 64);
     /* 64: client threads */
     uint64_t claim; /* [lane position] C > W: the next one to be given out */
-    uint64_t last_rung; /* [bits] C > C: value of `bell` for which this client has rung already */
+    /* [bits] C > C: value of `doorbell` for which this client has rung already */
+    uint64_t last_rung;
     RW_PAD(pad1, 16, 64);
     /* 128: client threads */
     uint32_t completion_waiters; /* [threads] C > D: that sleep on rw_slot.wake */
@@ -287,8 +288,8 @@ typedef struct rw_block {
     uint64_t epoch; /* [number] W > all: in which it was written */
     uint64_t position; /* [log position] W > all: at which it lies */
     uint32_t length; /* [bytes] W > all: a multiple of 4096 */
-    uint32_t used; /* [bytes] W > all: header and records; the rest is zero */
-    uint32_t records; /* [frames] W > all: in the block */
+    uint32_t used; /* [bytes] W > all: header and frames; the rest is zero */
+    uint32_t frames; /* [count] W > all: in the block */
     uint32_t kind; /* [enum rw_block_kind] W > all: data, barrier or end of a segment */
     uint64_t span; /* [bytes] W > all: log bytes covered; the next block is at position + span */
     /* [log position] W > all: every block below was persisted when this one was submitted */
@@ -303,15 +304,15 @@ typedef struct rw_block {
 } rw_block;
 #define RW_BARRIER_LAST (1ull << 63)
 
-enum rw_record_kind { RW_RECORD_BATCH = 1, RW_RECORD_STREAM = 2 };
+enum rw_frame_kind { RW_FRAME_BATCH = 1, RW_FRAME_STREAM = 2 };
 
-/* A record frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
+/* A frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
  * its count lengths (u32 each) first in the payload, then the data. A stream definition has the
  * name as payload. */
-typedef struct rw_record {
+typedef struct rw_frame {
     /* [CRC-32C] W > all: of the header, crc and persisted 0, seeded from epoch and position */
     uint32_t crc;
-    uint8_t kind; /* [enum rw_record_kind] W > all: a batch or a stream's definition */
+    uint8_t kind; /* [enum rw_frame_kind] W > all: a batch or a stream's definition */
     uint8_t persisted; /* [enum rw_persisted] W > W D: by CAS only, in persisted.c; not under crc */
     uint16_t slot; /* [index] W > D: of the writer */
     uint32_t payload_bytes; /* [bytes] W > all: behind this header */
@@ -325,7 +326,7 @@ typedef struct rw_record {
     uint64_t number; /* [request number] W > D: rw_request.number */
     uint64_t producer_id; /* [number] W > all: as the request has it */
     uint64_t producer_sequence; /* [number] W > all: as the request has it */
-} rw_record;
+} rw_frame;
 
 #define RW_AT(type, field, at) _Static_assert(offsetof(type, field) == (at), #type "." #field)
 #define RW_SIZE(type, size)    _Static_assert(sizeof(type) == (size), #type)
@@ -333,7 +334,7 @@ RW_SIZE(rw_control, 4096);
 RW_AT(rw_control, uuid, 64);
 RW_AT(rw_control, state, 128);
 RW_AT(rw_control, life, 144);
-RW_AT(rw_control, bell, 192);
+RW_AT(rw_control, doorbell, 192);
 RW_AT(rw_control, sealed, 256);
 RW_AT(rw_control, completions, 320);
 RW_AT(rw_control, drain_parked, 384);
@@ -357,9 +358,9 @@ RW_SIZE(rw_block, 128);
 RW_AT(rw_block, epoch, 32);
 RW_AT(rw_block, length, 48);
 RW_AT(rw_block, span, 64);
-RW_SIZE(rw_record, 80);
-RW_AT(rw_record, persisted, 5);
-RW_AT(rw_record, base_offset, 24);
+RW_SIZE(rw_frame, 80);
+RW_AT(rw_frame, persisted, 5);
+RW_AT(rw_frame, base_offset, 24);
 
 /* ------------------------------------------------------------------ where things are in control */
 
@@ -419,13 +420,13 @@ static inline uint64_t rw_ring_place(const rw_control *c, uint64_t position)
 }
 
 static inline uint64_t rw_align8(uint64_t n) { return (n + 7) & ~7ull; }
-static inline uint64_t rw_request_frame(uint64_t payload)
+static inline uint64_t rw_request_bytes(uint64_t payload)
 {
     return sizeof(rw_request) + ((payload + 63) & ~63ull);
 }
-static inline uint64_t rw_record_frame(uint64_t payload)
+static inline uint64_t rw_frame_bytes(uint64_t payload)
 {
-    return sizeof(rw_record) + rw_align8(payload);
+    return sizeof(rw_frame) + rw_align8(payload);
 }
 
 #endif

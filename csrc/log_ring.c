@@ -22,9 +22,9 @@ void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring)
         return; /* nothing is pending; the count may start anew */
     r->requests_sealed = e->requests;
     uint64_t at = sizeof(rw_block);
-    rw_frame f;
+    rw_frame_info f;
     while (rw_block_frames(rw_log_ring_at(r, e->position), &at, &f, 1) == 1)
-        r->requests_sealed += f.kind == RW_RECORD_BATCH;
+        r->requests_sealed += f.kind == RW_FRAME_BATCH;
 }
 
 void rw_log_ring_advance(rw_log_ring *r)
@@ -73,8 +73,8 @@ static void open_block(rw_log_ring *r, uint64_t capacity)
     r->base = rw_log_ring_at(r, r->position);
     r->used = sizeof(rw_block);
     r->capacity = capacity;
-    r->records = r->requests = 0;
-    r->seed = rw_record_seed(r->c->epoch, r->position);
+    r->frames = r->requests = 0;
+    r->seed = rw_frame_seed(r->c->epoch, r->position);
     if (r->position + capacity > r->c->reserve_end) {
         rw_store64_seq(&r->c->reserve_end, r->position + capacity); /* PAIR: reserve_end */
         rw_fence();
@@ -89,7 +89,7 @@ int rw_log_ring_begin(rw_log_ring *r, uint64_t need, uint64_t target)
     /* A block beyond the target size has one big request and less than a page of others; `most`
      * binds a writer that, once the block was opened for its big request, puts many small ones in
      * its place. */
-    r->most = (uint32_t)(1 + (target + RW_PAGE) / sizeof(rw_record));
+    r->most = (uint32_t)(1 + (target + RW_PAGE) / sizeof(rw_frame));
     if (pages > room || requests_pending(r) + r->most > RW_PENDING_MAX)
         return RW_FULL;
     uint64_t capacity = pages > target ? pages : target;
@@ -120,7 +120,7 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
         .epoch = c->epoch,
         .position = r->position,
         .used = (uint32_t)r->used,
-        .records = r->records,
+        .frames = r->frames,
         .kind = kind,
         .span = span,
         .watermark = r->prefix_end,
@@ -138,7 +138,7 @@ uint64_t rw_log_ring_seal(rw_log_ring *r, uint32_t kind, uint64_t span, uint64_t
     rw_store64(&e->span, span);
     rw_store64(&e->length, length);
     rw_store64(&e->requests, r->requests_sealed);
-    rw_store32(&e->records, r->records);
+    rw_store32(&e->frames, r->frames);
     rw_store32(&e->state, RW_BLOCK_SEALED);
     rw_store64(&e->timestamp_ns, timestamp_ns);
     rw_store64(&e->number, number);

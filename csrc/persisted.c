@@ -7,8 +7,8 @@
 static uint32_t settle(uint8_t *block, uint8_t outcome)
 {
     uint32_t changed = 0;
-    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->records);
-    for (rw_record *r; (r = rw_frames_next(&frames)) != NULL;) {
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
+    for (rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
         bool now = rw_cas8(&r->persisted, RW_UNPERSISTED, outcome);
         /* of a predecessor that was killed in between */
         RW_ASSERT(now || rw_load8(&r->persisted) == outcome);

@@ -1,10 +1,10 @@
-/* The persisted byte of each record, and the only code that changes it.
+/* The persisted byte of each frame, and the only code that changes it.
  *
  *   0 --CAS--> 1   the write of its block completed and was durable: by the thread that wrote it
  *   0 --CAS--> 2   the write failed: the same thread; the epoch is over
  *
  * Both are final. The byte of a block that is composed anew starts at 0 (the ring space is only
- * reused once every record in it is confirmed).
+ * reused once everything in it is confirmed).
  *
  * One byte at 1 proves the write of its whole block, also to a WAL process whose predecessor was
  * killed between two bytes. It sets the rest and does not write the block again: the drain may have
@@ -23,12 +23,12 @@
 
 enum rw_persisted { RW_UNPERSISTED = 0, RW_PERSISTED = 1, RW_NOT_WRITTEN = 2 };
 
-static inline bool rw_is_persisted(const rw_record *r)
+static inline bool rw_is_persisted(const rw_frame *r)
 {
     return rw_load8(&r->persisted) == RW_PERSISTED;
 }
 
-/* Sets the byte of every record of the block; returns how many this call changed. */
+/* Sets the byte of every frame of the block; returns how many this call changed. */
 uint32_t rw_persist_block(uint8_t *block);
 uint32_t rw_fail_block(uint8_t *block);
 

@@ -79,7 +79,7 @@ static enum verdict stop(rw_recovery *s, uint32_t finding, uint32_t stream)
 
 /* A barrier defines streams at any offset, later blocks at 0: a stream begins with the block that
  * defines it. */
-static enum verdict take_definition(rw_recovery *s, const rw_record *r, const uint8_t *name,
+static enum verdict take_definition(rw_recovery *s, const rw_frame *r, const uint8_t *name,
                                     bool in_barrier)
 {
     bool prefix = s->pass == RW_RECOVERY_PREFIX;
@@ -105,15 +105,15 @@ static enum verdict take_definition(rw_recovery *s, const rw_record *r, const ui
     return DROP; /* the next barrier holds it */
 }
 
-static bool is_next(const rw_recovery *s, const rw_record *r)
+static bool is_next(const rw_recovery *s, const rw_frame *r)
 {
-    if (r->kind != RW_RECORD_BATCH || r->stream >= s->stream_end)
+    if (r->kind != RW_FRAME_BATCH || r->stream >= s->stream_end)
         return false;
     const rw_recovery_stream *t = &s->streams[r->stream];
     return t->state == RW_RECOVERY_STREAM_DEFINED && r->base_offset == t->next_offset;
 }
 
-static enum verdict take_batch(rw_recovery *s, const rw_record *r)
+static enum verdict take_batch(rw_recovery *s, const rw_frame *r)
 {
     bool prefix = s->pass == RW_RECOVERY_PREFIX;
     rw_recovery_stream *t = r->stream < s->stream_end ? &s->streams[r->stream] : NULL;
@@ -132,12 +132,12 @@ static enum verdict take_batch(rw_recovery *s, const rw_record *r)
     return KEEP;
 }
 
-static void count_batch(rw_recovery *s, const rw_record *r, enum verdict v)
+static void count_batch(rw_recovery *s, const rw_frame *r, enum verdict v)
 {
     if (s->pass == RW_RECOVERY_PREFIX) {
         s->records += r->count;
     } else if (s->pass == RW_RECOVERY_TAIL && v == KEEP) {
-        uint64_t frame = rw_record_frame(r->payload_bytes);
+        uint64_t frame = rw_frame_bytes(r->payload_bytes);
         s->kept += r->count;
         if (frame > s->largest_frame)
             s->largest_frame = frame;
@@ -146,12 +146,12 @@ static void count_batch(rw_recovery *s, const rw_record *r, enum verdict v)
     }
 }
 
-/* The request that brought the record is gone with its lane: ticket, number, slot, generation name
+/* The request that brought the batch is gone with its lane: ticket, number, slot, generation name
  * nothing any more. */
-static void draft_batch(rw_draft *d, const rw_record *r, const uint8_t *payload)
+static void draft_batch(rw_draft *d, const rw_frame *r, const uint8_t *payload)
 {
-    rw_record copy = {
-        .kind = RW_RECORD_BATCH,
+    rw_frame copy = {
+        .kind = RW_FRAME_BATCH,
         .payload_bytes = r->payload_bytes,
         .count = r->count,
         .stream = r->stream,
@@ -161,8 +161,8 @@ static void draft_batch(rw_draft *d, const rw_record *r, const uint8_t *payload)
         .producer_id = r->producer_id,
         .producer_sequence = r->producer_sequence,
     };
-    d->used += rw_record_put(d->base + d->used, &copy, payload, d->seed);
-    d->records++;
+    d->used += rw_frame_put(d->base + d->used, &copy, payload, d->seed);
+    d->frames++;
 }
 
 /* ------------------------------------------------------------------------------------ one block */
@@ -172,7 +172,7 @@ static bool placed(const rw_recovery *s, const rw_block *h)
 {
     uint64_t end = segment_end(s, h->position);
     if (h->kind == RW_BLOCK_END) {
-        if (h->length != RW_PAGE || h->records != 0 || h->position + h->span != end)
+        if (h->length != RW_PAGE || h->frames != 0 || h->position + h->span != end)
             return false;
     } else if (h->span != h->length || h->position + h->length > end - RW_PAGE) {
         return false;
@@ -187,15 +187,15 @@ static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, 
 {
     uint64_t at = s->resume ? s->resume : sizeof *h;
     while (at < h->used) {
-        rw_record r;
+        rw_frame r;
         memcpy(&r, block + at, sizeof r);
         const uint8_t *payload = block + at + sizeof r;
-        uint64_t frame = rw_record_frame(r.payload_bytes);
+        uint64_t frame = rw_frame_bytes(r.payload_bytes);
         s->resume = at; /* before the stream moves: RW_FULL repeats this frame */
         if (s->pass == RW_RECOVERY_CARRY && draft->capacity - draft->used < frame && is_next(s, &r))
             return RW_FULL;
         enum verdict v;
-        if (r.kind == RW_RECORD_STREAM)
+        if (r.kind == RW_FRAME_STREAM)
             v = take_definition(s, &r, payload, h->kind == RW_BLOCK_BARRIER);
         else if (h->kind == RW_BLOCK_DATA)
             v = take_batch(s, &r);
@@ -203,7 +203,7 @@ static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, 
             v = stop(s, RW_RECOVERY_MISPLACED, r.stream);
         if (v == STOP)
             return RW_BAD;
-        if (r.kind == RW_RECORD_BATCH)
+        if (r.kind == RW_FRAME_BATCH)
             count_batch(s, &r, v);
         if (s->pass == RW_RECOVERY_CARRY && v == KEEP)
             draft_batch(draft, &r, payload);
@@ -321,7 +321,7 @@ void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoc
         .position = position,
         .epoch = epoch,
         .used = sizeof(rw_block),
-        .seed = rw_record_seed(epoch, position),
+        .seed = rw_frame_seed(epoch, position),
     };
 }
 
@@ -331,11 +331,11 @@ uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from)
         const rw_recovery_stream *t = &s->streams[from];
         if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
             continue;
-        if (d->capacity - d->used < rw_record_frame(t->name_bytes))
+        if (d->capacity - d->used < rw_frame_bytes(t->name_bytes))
             break;
         d->used += rw_definition_put(d->base + d->used, from, t->name, t->name_bytes, t->cut_offset,
                                      s->timestamp_ns, d->seed);
-        d->records++;
+        d->frames++;
     }
     return from;
 }
@@ -346,6 +346,6 @@ uint64_t rw_draft_seal(rw_draft *d, const uint8_t uuid[16], const rw_block *like
     h.epoch = d->epoch;
     h.position = d->position;
     h.used = (uint32_t)d->used;
-    h.records = d->records;
+    h.frames = d->frames;
     return rw_block_seal(d->base, &h, uuid);
 }

@@ -94,7 +94,7 @@ typedef struct rw_draft {
     uint64_t position;
     uint64_t epoch;
     uint64_t used;
-    uint32_t records;
+    uint32_t frames;
     uint32_t seed;
 } rw_draft;
 

@@ -11,7 +11,7 @@
 static void restore_last_block(rw_wal *w, const uint8_t *block)
 {
     uint64_t at = sizeof(rw_block);
-    rw_frame f;
+    rw_frame_info f;
     while (rw_block_frames(block, &at, &f, 1) == 1) {
         w->defined[f.stream] = 1;
         if (w->next_offset[f.stream] < f.base_offset + f.count)
@@ -21,10 +21,10 @@ static void restore_last_block(rw_wal *w, const uint8_t *block)
             w->touched_in[f.stream] = UINT64_MAX;
             w->touched[w->touched_count++] = f.stream;
         }
-        rw_lane_end *e = &w->lanes[f.slot];
-        if (f.kind != RW_RECORD_BATCH || e->lane == NULL || e->generation != f.generation)
+        rw_lane_taker *e = &w->lanes[f.slot];
+        if (f.kind != RW_FRAME_BATCH || e->lane == NULL || e->generation != f.generation)
             continue;
-        uint64_t end = f.ticket + rw_request_frame(f.payload_bytes);
+        uint64_t end = f.ticket + rw_request_bytes(f.payload_bytes);
         if (e->cursor < end) {
             e->cursor = end;
             e->touched = 1;
@@ -72,8 +72,8 @@ int rw_wal_restore(rw_wal *w)
  * the second write may fail or tear. */
 static bool write_completed(uint8_t *block)
 {
-    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->records);
-    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;)
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
         if (rw_is_persisted(r))
             return true;
     return false;

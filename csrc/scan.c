@@ -59,12 +59,12 @@ static uint64_t first_offset_in(const uint8_t *block, uint64_t available, uint32
     memcpy(&h, block, sizeof h);
     uint64_t used = h.used < available ? h.used : available;
     uint64_t at = sizeof h;
-    while (at + sizeof(rw_record) <= used) {
-        rw_record r;
+    while (at + sizeof(rw_frame) <= used) {
+        rw_frame r;
         memcpy(&r, block + at, sizeof r);
-        if (r.kind == RW_RECORD_BATCH && r.stream == stream)
+        if (r.kind == RW_FRAME_BATCH && r.stream == stream)
             return r.base_offset;
-        at += rw_record_frame(r.payload_bytes);
+        at += rw_frame_bytes(r.payload_bytes);
     }
     return UINT64_MAX;
 }
@@ -114,7 +114,7 @@ static int enter_block(const rw_area *area, rw_walk *s, rw_block *h, const uint8
 
 static void leave_frame(rw_walk *s, uint32_t payload_bytes)
 {
-    s->frame_at += rw_record_frame(payload_bytes);
+    s->frame_at += rw_frame_bytes(payload_bytes);
     s->data_at = 0;
 }
 
@@ -126,7 +126,7 @@ static void leave_block(rw_walk *s, uint64_t span)
 
 /* The frame header at s->frame_at, copied and checked. */
 static int enter_frame(const uint8_t *block, const rw_block *h, const rw_walk *s, uint32_t seed,
-                       rw_record *r)
+                       rw_frame *r)
 {
     return rw_frame_check(block, h->used, s->frame_at, seed, r) == RW_OK ? GO_ON : RW_WALK_BAD;
 }
@@ -139,7 +139,7 @@ static uint32_t length_of(const uint8_t *payload, uint32_t i)
 }
 
 /* Checks the payload and moves data_at to record `index` of it. */
-static int prove(const uint8_t *payload, const rw_record *r, rw_walk *s, uint32_t index)
+static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s, uint32_t index)
 {
     if (r->digest != rw_xxh3(payload, r->payload_bytes) ||
         rw_batch_check(payload, r->payload_bytes, r->count) != RW_OK)
@@ -155,7 +155,7 @@ static int prove(const uint8_t *payload, const rw_record *r, rw_walk *s, uint32_
 }
 
 /* Collects the wanted records of one frame. */
-static int collect_frame(const rw_area *area, const uint8_t *block, const rw_record *r, rw_walk *s,
+static int collect_frame(const rw_area *area, const uint8_t *block, const rw_frame *r, rw_walk *s,
                          rw_slices *out)
 {
     const uint8_t *payload = block + s->frame_at + sizeof *r;
@@ -186,15 +186,15 @@ static int collect_frame(const rw_area *area, const uint8_t *block, const rw_rec
 static int collect_block(const rw_area *area, const uint8_t *block, const rw_block *h, rw_walk *s,
                          rw_slices *out)
 {
-    uint32_t seed = rw_record_seed(h->epoch, h->position);
+    uint32_t seed = rw_frame_seed(h->epoch, h->position);
     while (s->frame_at != h->used) {
         if (s->next_offset >= s->below)
             return RW_WALK_DONE;
-        rw_record r;
+        rw_frame r;
         int stop = enter_frame(block, h, s, seed, &r);
         if (stop != GO_ON)
             return stop;
-        if (r.kind == RW_RECORD_BATCH && r.stream == s->stream &&
+        if (r.kind == RW_FRAME_BATCH && r.stream == s->stream &&
             r.base_offset + r.count > s->next_offset) {
             if (r.base_offset > s->next_offset)
                 return RW_WALK_AHEAD;
@@ -224,7 +224,7 @@ int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
     return RW_WALK_DONE;
 }
 
-int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
+int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
                  rw_slices *out, uint32_t records)
 {
     const rw_stream *stream = rw_stream_of((rw_control *)c, walk->stream);
@@ -255,7 +255,7 @@ typedef struct index_writer {
     uint32_t streams;
 } index_writer;
 
-static void index_frame(index_writer *w, uint64_t position, const rw_record *r)
+static void index_frame(index_writer *w, uint64_t position, const rw_frame *r)
 {
     if (r->stream < w->streams && w->last[r->stream] - 1 < *w->count) { /* 0 wraps: none */
         rw_index_entry *e = &w->entries[w->last[r->stream] - 1];
@@ -274,15 +274,15 @@ static void index_frame(index_writer *w, uint64_t position, const rw_record *r)
 
 static int index_block(const uint8_t *block, const rw_block *h, rw_walk *s, index_writer *w)
 {
-    uint32_t seed = rw_record_seed(h->epoch, h->position), before = *w->count;
-    for (uint32_t i = 0; i < h->records; i++) {
-        rw_record r;
+    uint32_t seed = rw_frame_seed(h->epoch, h->position), before = *w->count;
+    for (uint32_t i = 0; i < h->frames; i++) {
+        rw_frame r;
         if (enter_frame(block, h, s, seed, &r) != GO_ON) {
             /* all of a block or nothing: the walk may come here again with better bytes */
             *w->count = before;
             return RW_WALK_BAD;
         }
-        if (r.kind == RW_RECORD_BATCH)
+        if (r.kind == RW_FRAME_BATCH)
             index_frame(w, h->position, &r);
         leave_frame(s, r.payload_bytes);
     }
@@ -300,8 +300,8 @@ int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint
         int stop = enter_block(area, s, &h, &block);
         if (stop != GO_ON)
             return stop;
-        s->need = h.records;
-        if (h.records > capacity - *count)
+        s->need = h.frames;
+        if (h.frames > capacity - *count)
             return RW_WALK_FULL;
         if (index_block(block, &h, s, &w) != GO_ON)
             return RW_WALK_BAD;

@@ -118,7 +118,7 @@ int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out);
  * all that is confirmed, RW_FEW and `records` at the most, is in `out`, to be used only if
  * rw_log_holds confirms before->position, else *before is where the walk stood. Anything else: the
  * walk stands where it stood, and the long way will tell. */
-int rw_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
+int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
                  rw_slices *out, uint32_t records);
 
 /* Walks the area from s->position and appends an entry per stream and block at `entries[*count]`.

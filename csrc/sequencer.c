@@ -3,7 +3,7 @@
 
 #include "atomics.h"
 #include "block.h"
-#include "crowd.h"
+#include "contention.h"
 #include "invariant.h"
 #include "log_ring.h"
 #include "memory.h"
@@ -19,12 +19,12 @@
 
 #define NONE UINT32_MAX
 
-rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
+rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int doorbell_fd)
 {
     rw_sequencer *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
-    *s = (rw_sequencer){.c = c, .ring = ring, .bell_fd = bell_fd};
+    *s = (rw_sequencer){.c = c, .ring = ring, .doorbell_fd = doorbell_fd};
     s->queues = malloc(c->max_streams * sizeof *s->queues);
     s->advanced = calloc(c->max_streams, sizeof *s->advanced);
     s->entries = malloc(RW_PENDING_MAX * sizeof *s->entries);
@@ -44,7 +44,7 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd)
     s->registered = s->incomplete = first;
     if (rw_load32_seq(&c->starved) !=
         0) /* a predecessor may have released and not lived to ring. PAIR: release */
-        rw_ring_fd(bell_fd);
+        rw_signal_fd(doorbell_fd);
     s->membership_seen = rw_load32(&c->membership) - 1;
     rw_store32(&c->drain_pid, (uint32_t)getpid());
     rw_store32(&c->drain_parked, 0);
@@ -71,9 +71,9 @@ static uint8_t *at(const rw_sequencer *s, uint64_t position)
 }
 static rw_frames frames_of(const rw_sequencer *s, const rw_block_entry *b)
 {
-    return rw_frames_of(at(s, b->position), b->records);
+    return rw_frames_of(at(s, b->position), b->frames);
 }
-static uint64_t position_of(const rw_sequencer *s, const rw_block_entry *b, const rw_record *r)
+static uint64_t position_of(const rw_sequencer *s, const rw_block_entry *b, const rw_frame *r)
 {
     return b->position + (uint64_t)((const uint8_t *)r - at(s, b->position));
 }
@@ -85,7 +85,7 @@ static block_state *state_of(rw_sequencer *s, uint64_t block)
 /* -------------------------------------------------------------------------------------- confirm */
 
 /* The result of one request for its writer. PAIR: cell */
-static void deliver(rw_sequencer *s, const rw_record *r)
+static void deliver(rw_sequencer *s, const rw_frame *r)
 {
     client *cl = &s->clients[r->slot];
     if (cl->generation != r->generation)
@@ -106,7 +106,7 @@ static void deliver(rw_sequencer *s, const rw_record *r)
     }
 }
 
-static void confirm(rw_sequencer *s, const rw_record *r)
+static void confirm(rw_sequencer *s, const rw_frame *r)
 {
     rw_stream *stream = rw_stream_of(s->c, r->stream);
     /* offsets are dense, and confirmed in order */
@@ -135,7 +135,7 @@ static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
     uint64_t run = 0;
     while (q->head != NONE) {
         const entry *e = &s->entries[q->head];
-        const rw_record *r = (const rw_record *)at(s, e->position);
+        const rw_frame *r = (const rw_frame *)at(s, e->position);
         if (!rw_is_persisted(r) || (s->c->confirm_order == 1 && e->block != (uint32_t)number))
             break;
         (void)RW_POINT("d.cursor.pre");
@@ -161,8 +161,8 @@ static void complete(rw_sequencer *s, uint64_t number)
     const rw_block_entry *b = rw_block_entry_of(s->c, number);
     rw_frames frames = frames_of(s, b);
     RW_ASSERT(b->number == number && !state_of(s, number)->completed);
-    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;) {
-        if (r->kind != RW_RECORD_BATCH)
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
+        if (r->kind != RW_FRAME_BATCH)
             continue;
         const queue *q = &s->queues[r->stream];
         if (q->head != NONE && s->entries[q->head].position == position_of(s, b, r))
@@ -198,7 +198,7 @@ static bool know_client(rw_sequencer *s, uint32_t slot, uint32_t generation)
     return false;
 }
 
-static void register_request(rw_sequencer *s, const rw_record *r, uint64_t position, uint64_t block)
+static void register_request(rw_sequencer *s, const rw_frame *r, uint64_t position, uint64_t block)
 {
     client *cl = &s->clients[r->slot];
     if (r->base_offset < rw_stream_of(s->c, r->stream)->confirmed_offset) {
@@ -221,18 +221,18 @@ static void register_request(rw_sequencer *s, const rw_record *r, uint64_t posit
         cl->outstanding++;
 }
 
-/* RW_OK, or RW_CHORE before anything of the block is registered. */
+/* RW_OK, or RW_MAINTENANCE before anything of the block is registered. */
 static int register_block(rw_sequencer *s, uint64_t number)
 {
     const rw_block_entry *b = rw_block_entry_of(s->c, number);
     rw_frames frames = frames_of(s, b);
-    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (r->kind == RW_RECORD_BATCH && !know_client(s, r->slot, r->generation))
-            return RW_CHORE;
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
+        if (r->kind == RW_FRAME_BATCH && !know_client(s, r->slot, r->generation))
+            return RW_MAINTENANCE;
     *state_of(s, number) = (block_state){0, 0};
     frames = frames_of(s, b);
-    for (const rw_record *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (r->kind == RW_RECORD_BATCH)
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
+        if (r->kind == RW_FRAME_BATCH)
             register_request(s, r, position_of(s, b, r), number);
     return RW_OK;
 }
@@ -299,7 +299,7 @@ static int release(rw_sequencer *s)
     rw_store64_seq(&c->released, n);
     (void)RW_POINT("d.release.post");
     if (rw_load32_seq(&c->starved) != 0) /* PAIR: release */
-        rw_ring_fd(s->bell_fd);
+        rw_signal_fd(s->doorbell_fd);
     return moved;
 }
 
@@ -337,7 +337,7 @@ static int check_membership(rw_sequencer *s)
         uint32_t state = rw_load32(&slot->state), generation = rw_load32(&slot->generation);
         if (state == RW_SLOT_ACTIVE && s->clients[k].generation != generation) {
             want(s, WANT_ATTACH, k, generation);
-            return RW_CHORE;
+            return RW_MAINTENANCE;
         }
         if (state != RW_SLOT_CLOSING || rw_load32(&slot->drain_done) == generation)
             continue;
@@ -348,7 +348,7 @@ static int check_membership(rw_sequencer *s)
             rw_load64_seq(&s->c->sealed) == s->registered &&
             (s->clients[k].generation != generation || s->clients[k].outstanding == 0)) {
             want(s, WANT_DETACH, k, generation);
-            return RW_CHORE;
+            return RW_MAINTENANCE;
         }
     }
     s->membership_seen = membership;
@@ -403,7 +403,7 @@ int rw_sequencer_step(rw_sequencer *s)
     for (; s->registered < sealed; s->registered++, moved++)
         if (register_block(s, s->registered) != RW_OK) {
             wake_writers(s); /* attaching a lane forgets who of it is dirty */
-            return RW_CHORE;
+            return RW_MAINTENANCE;
         }
     moved += complete_blocks(s);
     if (s->confirmed != 0) {
@@ -415,5 +415,5 @@ int rw_sequencer_step(rw_sequencer *s)
     }
     wake_writers(s);
     moved += release(s);
-    return check_membership(s) == RW_OK ? moved : RW_CHORE;
+    return check_membership(s) == RW_OK ? moved : RW_MAINTENANCE;
 }

@@ -33,7 +33,7 @@ typedef struct rw_sequencer rw_sequencer;
 
 /* Starts at c->released, for a first drain process and for a successor alike. NULL and errno if
  * there is no memory. */
-rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int bell_fd);
+rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int doorbell_fd);
 void rw_sequencer_close(rw_sequencer *s);
 
 /* What Python has to do: 1: map the lane of (slot, generation) and call attach, which wakes all
@@ -45,13 +45,13 @@ int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint
 int rw_sequencer_detach_lane(rw_sequencer *s, uint32_t slot);
 
 /* Registers, completes, confirms and releases what can be. Returns how many requests it confirmed
- * or blocks it moved on (0: nothing to do), RW_CHORE if rw_sequencer_wants has something, RW_IO
- * once a write has failed: nothing is confirmed after that. */
+ * or blocks it moved on (0: nothing to do), RW_MAINTENANCE if rw_sequencer_wants has something,
+ * RW_IO once a write has failed: nothing is confirmed after that. */
 int rw_sequencer_step(rw_sequencer *s);
 
-/* Steps until RW_CHORE, RW_IO or the time is over (RW_PENDING), or a signal came (RW_INTERRUPTED).
- * Spins while blocks are in flight, for at most spin_ns without progress, and for a moment after
- * its last progress; then parks. */
+/* Steps until RW_MAINTENANCE, RW_IO or the time is over (RW_PENDING), or a signal came
+ * (RW_INTERRUPTED). Spins while blocks are in flight, for at most spin_ns without progress, and for
+ * a moment after its last progress; then parks. */
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns);
 
 /* 1: every sealed block is released. */

@@ -37,7 +37,7 @@ static int park(rw_sequencer *s, uint64_t timeout_ns)
  * and WAL threads need, and it is woken once per block, which is then a large one. */
 static bool few_under_way(const rw_sequencer *s)
 {
-    return !rw_crowded(s->c) && s->waiting <= FEW_REQUESTS &&
+    return !rw_contended(s->c) && s->waiting <= FEW_REQUESTS &&
            rw_peek64(&s->c->sealed_end) - s->c->released_end <= FEW_BYTES;
 }
 
@@ -59,7 +59,7 @@ int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
             sched_yield();
         } else {
             rc = park(s, end - now);
-            if (rc == RW_CHORE || rc == RW_IO || rc == RW_INTERRUPTED)
+            if (rc == RW_MAINTENANCE || rc == RW_IO || rc == RW_INTERRUPTED)
                 return rc;
             now = rw_now_ns();
             spin_until = now + spin_ns;

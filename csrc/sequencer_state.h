@@ -2,12 +2,12 @@
 #ifndef RW_SEQUENCER_STATE_H
 #define RW_SEQUENCER_STATE_H
 
-#include "crowd.h"
+#include "contention.h"
 #include "sequencer.h"
 
 /* A request that waits in its stream's queue. */
 typedef struct entry {
-    uint64_t position; /* log position of its record header */
+    uint64_t position; /* log position of its frame */
     uint32_t next;     /* the stream's next request */
     uint32_t block;    /* low half of its block number */
 } entry;
@@ -29,7 +29,7 @@ typedef struct client {
 struct rw_sequencer {
     rw_control *c;
     uint8_t *ring;
-    int bell_fd;
+    int doorbell_fd;
     queue *queues;       /* by stream */
     uint64_t *advanced;  /* by stream: step in which it last advanced */
     entry *entries;      /* ring of RW_PENDING_MAX */

@@ -14,7 +14,7 @@ enum rw_status {
     RW_OVERWRITTEN = -7, /* the log ring has moved on; the segments have it */
     RW_MISMATCH = -8,  /* memory of another build, engine or epoch */
     RW_IO = -9,        /* a write or sync failed; errno says how */
-    RW_CHORE = -10,    /* back in Python for housekeeping */
+    RW_MAINTENANCE = -10,    /* back in Python for housekeeping */
     RW_FAILED_REQUEST = -11, /* the request's block was not written */
     RW_INTERRUPTED = -12,    /* a signal arrived; handle it and wait again */
 };

@@ -35,7 +35,7 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->released = rw_load64(&from->released);
     out->released_end = rw_load64(&from->released_end);
     out->callers = rw_load32(&from->callers);
-    out->crowd = rw_load32(&from->crowd);
+    out->contention = rw_load32(&from->contention);
     out->confirmed_ns = rw_load64(&from->confirmed_ns);
     out->drain_passes = rw_load64(&from->drain_passes);
     out->drain_confirmed_requests = rw_load64(&from->drain_confirmed_requests);
@@ -45,7 +45,7 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->drain_wakes = rw_load64(&from->drain_wakes);
     out->drain_parks = rw_load64(&from->drain_parks);
     out->drain_longest_run = rw_load64(&from->drain_longest_run);
-    out->bell = rw_load64(&from->bell);
+    out->doorbell = rw_load64(&from->doorbell);
     out->write_ns = rw_load64(&from->write_ns);
     out->sealed = rw_load64(&from->sealed);
     out->sealed_end = rw_load64(&from->sealed_end);

@@ -37,7 +37,7 @@ typedef struct rw_engine_view {
     uint64_t released;
     uint64_t released_end;
     uint32_t callers;
-    uint32_t crowd;
+    uint32_t contention;
     uint64_t confirmed_ns;
     uint64_t drain_passes;
     uint64_t drain_confirmed_requests;
@@ -47,7 +47,7 @@ typedef struct rw_engine_view {
     uint64_t drain_wakes;
     uint64_t drain_parks;
     uint64_t drain_longest_run;
-    uint64_t bell;
+    uint64_t doorbell;
     uint64_t write_ns;
     uint64_t sealed;
     uint64_t sealed_end;

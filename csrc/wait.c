@@ -24,7 +24,7 @@ void rw_unpark(const uint32_t *word, int count)
     syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
 }
 
-void rw_ring_fd(int fd)
+void rw_signal_fd(int fd)
 {
     uint64_t one = 1;
     while (write(fd, &one, sizeof one) < 0 && errno == EINTR)

@@ -30,7 +30,7 @@ void rw_unpark(const uint32_t *word, int count);
 
 /* Adds 1 to an eventfd; a full or closed one is left alone (it is already signalled, or nobody is
  * there). */
-void rw_ring_fd(int fd);
+void rw_signal_fd(int fd);
 
 /* Monotonic, and as people have it. */
 uint64_t rw_now_ns(void);

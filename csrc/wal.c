@@ -1,9 +1,9 @@
 #define _GNU_SOURCE
 #include "wal.h"
 
-#include "bell.h"
+#include "doorbell.h"
 #include "block_io.h"
-#include "crowd.h"
+#include "contention.h"
 #include "memory.h"
 #include "persisted.h"
 #include "points.h"
@@ -30,8 +30,8 @@
 #define RW_SLOW_NS 20000000ull
 #define RESERVED_AT_ONCE 2u
 
-rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd,
-                    int chore_fd)
+rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int doorbell_fd,
+                    int maintenance_fd)
 {
     if (o->threads == 0 || o->threads > RW_WAL_THREADS_MAX) {
         errno = EINVAL;
@@ -40,12 +40,12 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
     rw_wal *w = aligned_alloc(64, (sizeof *w + 63) & ~(size_t)63);
     if (w == NULL)
         return NULL;
-    *w = (rw_wal){.c = c, .o = *o, .bell_fd = bell_fd, .chore_fd = chore_fd};
+    *w = (rw_wal){.c = c, .o = *o, .doorbell_fd = doorbell_fd, .maintenance_fd = maintenance_fd};
     w->lanes = calloc(c->max_clients, sizeof *w->lanes);
     w->next_offset = calloc(c->max_streams, sizeof *w->next_offset);
     w->defined = calloc(c->max_streams, 1);
     w->touched_in = calloc(c->max_streams, sizeof *w->touched_in);
-    w->touched = calloc(o->block_bytes / sizeof(rw_record) + RW_PAGE / sizeof(rw_record) + 2,
+    w->touched = calloc(o->block_bytes / sizeof(rw_frame) + RW_PAGE / sizeof(rw_frame) + 2,
                         sizeof *w->touched);
     if (!w->lanes || !w->next_offset || !w->defined || !w->touched_in || !w->touched) {
         rw_wal_close(w);
@@ -65,12 +65,13 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int b
                                ? c->started_ns
                                : rw_block_entry_of(c, c->sealed - 1)->timestamp_ns;
     if (c->sealed == c->block_seed)
-        w->covered_end = c->sealed_end; /* the barrier covers what was before */
+        w->idle_watermark_end = c->sealed_end; /* the barrier covers what was before */
     w->segment_announced = c->sealed_end / c->segment_bytes;
     rw_store32(&c->io_direct, o->direct);
     rw_store32(&c->wal_pid, (uint32_t)getpid());
     /* no threads yet */
-    rw_store64_seq(&c->bell, (rw_peek64(&c->bell) & ~(RW_BELL_STEP - 1)) + RW_BELL_STEP);
+    rw_store64_seq(&c->doorbell,
+                   (rw_peek64(&c->doorbell) & ~(RW_DOORBELL_STEP - 1)) + RW_DOORBELL_STEP);
     return w;
 }
 
@@ -108,8 +109,8 @@ static int fail(rw_wal *w, const rw_block_job *job, int error)
     rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_BAD);
     rw_add32(&w->idle_seq, 1);
     rw_unpark(&w->idle_seq, INT_MAX);
-    rw_ring_fd(w->bell_fd);
-    rw_ring_fd(w->chore_fd);
+    rw_signal_fd(w->doorbell_fd);
+    rw_signal_fd(w->maintenance_fd);
     /* it ends at once, and so tells the supervisor, whatever this process's main thread is busy
      * with */
     rw_tell_drain(w);
@@ -154,8 +155,8 @@ static void rouse_drain(rw_wal *w)
  * compose it meanwhile. */
 static void rouse_helper(rw_wal *w)
 {
-    if (rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL) {
-        rw_ring_fd(w->bell_fd);
+    if (rw_load64_seq(&w->c->doorbell) & RW_DOORBELL_SENTINEL) {
+        rw_signal_fd(w->doorbell_fd);
     } else if (rw_load32_seq(&w->idle_count) != 0) {
         rw_add32(&w->idle_seq, 1);
         rw_unpark(&w->idle_seq, 1);
@@ -168,26 +169,26 @@ static bool ended(const rw_wal *w)
 }
 
 /* False if nobody rang for that long. */
-static bool poll_bell(rw_wal *w, uint64_t ns)
+static bool poll_doorbell(rw_wal *w, uint64_t ns)
 {
-    struct pollfd p = {.fd = w->bell_fd, .events = POLLIN};
+    struct pollfd p = {.fd = w->doorbell_fd, .events = POLLIN};
     struct timespec t = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
     uint64_t rings;
     int got = ppoll(&p, 1, &t, NULL);
     if (got == 0)
         return false;
-    return got < 0 || read(w->bell_fd, &rings, sizeof rings) != 0;
+    return got < 0 || read(w->doorbell_fd, &rings, sizeof rings) != 0;
 }
 
-/* Under the turn: requests that could go into a block now. While starved, only a release since the
- * latest attempt makes a difference; the ring for it may have been taken by a thread that then
- * found the turn taken.                                                               PAIR: release
+/* Under the compose lock: requests that could go into a block now. While starved, only a release
+ * since the latest attempt makes a difference; the ring for it may have been taken by a thread that
+ * then found the compose lock taken.                                                  PAIR: release
  */
 static bool work_left(const rw_wal *w)
 {
     if (rw_peek32(&w->c->starved) && rw_load64_seq(&w->c->released) == w->released_seen)
         return false;
-    return rw_lanes_ready(w, 1) != 0; /* PAIR: publish/bell */
+    return rw_lanes_ready(w, 1) != 0; /* PAIR: publish/doorbell */
 }
 
 /* A block has been on its way for so long that nobody should wait for it: one stuck write must not
@@ -207,21 +208,21 @@ static bool slow(const rw_wal *w)
 static bool written_soon(const rw_wal *w) { return rw_load32_seq(&w->writing) != 0 && !slow(w); }
 
 /* Somebody else is sure to look at the lanes: a sentinel, or a thread whose block is on its way. */
-static bool covered(const rw_wal *w)
+static bool watched(const rw_wal *w)
 {
-    return (rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL) || written_soon(w);
+    return (rw_load64_seq(&w->c->doorbell) & RW_DOORBELL_SENTINEL) || written_soon(w);
 }
 
 /* The caller has just left watching. A publisher that saw it watch did not ring, so unless a thread
- * that writes is going to look anyway, the caller must.                          PAIR: publish/bell
+ * that writes is going to look anyway, the caller must.                      PAIR: publish/doorbell
  */
 static bool left_behind(rw_wal *w)
 {
     if (written_soon(w))
         return false;
-    turn_take(w);
+    compose_lock(w);
     bool work = work_left(w);
-    turn_give(w);
+    compose_unlock(w);
     return work;
 }
 
@@ -234,19 +235,19 @@ static bool ahead_due(const rw_wal *w)
 /* Gives up watching until somebody rings or wakes this thread; watches again on return. */
 static void sleep_until_roused(rw_wal *w)
 {
-    if (!covered(w)) {
-        turn_take(w);
-        bool sentinel = rw_bell_change(&w->c->bell, -1, 1);
+    if (!watched(w)) {
+        compose_lock(w);
+        bool sentinel = rw_doorbell_change(&w->c->doorbell, -1, 1);
         bool work = sentinel && (work_left(w) || ahead_due(w)),
-             due = sentinel && w->o.cover_ns && rw_cover_due(w);
-        turn_give(w);
+             due = sentinel && w->o.idle_watermark_ns && rw_idle_watermark_due(w);
+        compose_unlock(w);
         if (sentinel) {
             if (!work && !ended(w)) {
                 rw_add64(&w->c->wal_parks, 1);
-                if (!poll_bell(w, due ? w->o.cover_ns : RW_NAP_NS))
-                    rw_store32(&w->cover, 1);
+                if (!poll_doorbell(w, due ? w->o.idle_watermark_ns : RW_NAP_NS))
+                    rw_store32(&w->idle, 1);
             }
-            rw_bell_change(&w->c->bell, 1, -1);
+            rw_doorbell_change(&w->c->doorbell, 1, -1);
         }
         return;
     }
@@ -257,10 +258,10 @@ static void sleep_until_roused(rw_wal *w)
     bool guard = rw_load32_seq(&w->writing) != 0 && rw_cas32(&w->guard, &none, 1);
     rw_add32(&w->idle_count, 1);
     uint32_t seen = rw_load32_seq(&w->idle_seq);
-    rw_bell_change(&w->c->bell, -1, 0);
-    if (covered(w) && !ended(w) && !left_behind(w))
+    rw_doorbell_change(&w->c->doorbell, -1, 0);
+    if (watched(w) && !ended(w) && !left_behind(w))
         rw_park(&w->idle_seq, seen, guard ? RW_SLOW_NS : RW_NAP_NS);
-    rw_bell_change(&w->c->bell, 1, 0);
+    rw_doorbell_change(&w->c->doorbell, 1, 0);
     rw_sub32(&w->idle_count, 1);
     if (guard)
         rw_store32_seq(&w->guard, 0);
@@ -275,10 +276,10 @@ static uint32_t blocks_at_once(const rw_wal *w)
     return rw_wal_segment_filled(w) ? w->o.threads : RESERVED_AT_ONCE;
 }
 
-/* Under the turn: do the lanes hold enough for another block beside those that are being written?
- * The second one hides the time in which nothing would be on its way. Measured, a third one only
- * pays if it is full, which in a filled segment is half of block_bytes: a device has so much
- * bandwidth, and many small blocks get less of it than what gathers while two large ones are
+/* Under the compose lock: do the lanes hold enough for another block beside those that are being
+ * written? The second one hides the time in which nothing would be on its way. Measured, a third
+ * one only pays if it is full, which in a filled segment is half of block_bytes: a device has so
+ * much bandwidth, and many small blocks get less of it than what gathers while two large ones are
  * written. The block ahead pays from there on as well. */
 static bool worth_a_block(const rw_wal *w)
 {
@@ -304,13 +305,13 @@ static bool take_ahead(rw_wal *w, uint32_t thread, rw_block_job *job)
 static void start_writing(rw_wal *w)
 {
     rw_add32(&w->writing, 1);
-    rw_bell_change(&w->c->bell, -1, 0);
+    rw_doorbell_change(&w->c->doorbell, -1, 0);
 }
 
-/* And back, `writing` last: covered() holds throughout. */
+/* And back, `writing` last: watched() holds throughout. */
 static void stop_writing(rw_wal *w)
 {
-    rw_bell_change(&w->c->bell, 1, 0);
+    rw_doorbell_change(&w->c->doorbell, 1, 0);
     uint32_t before = rw_sub32(&w->writing, 1);
     RW_ASSERT(before != 0);
 }
@@ -331,10 +332,10 @@ static bool start_ahead(rw_wal *w, uint32_t thread, rw_block_job *job)
  */
 static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
-    if (!turn_try(w))
+    if (!compose_trylock(w))
         return RW_PENDING;
     if (written_soon(w) && !worth_a_block(w)) {
-        turn_give(w);
+        compose_unlock(w);
         return RW_PENDING;
     }
     w->released_seen = rw_load64_seq(&w->c->released);
@@ -345,11 +346,12 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
         rw_store32_seq(&w->c->starved, 1);
         rc = rw_compose(w, thread, job);
     }
-    if (rc == RW_CHORE)
+    if (rc == RW_MAINTENANCE)
         rw_store32_seq(&w->c->starved, 1);
-    if (rc == RW_PENDING && w->o.cover_ns && (rw_load32(&w->cover) || rw_load32(&w->finishing)))
-        rc = rw_compose_cover(w, thread, job);
-    rw_store32(&w->cover, 0);
+    if (rc == RW_PENDING && w->o.idle_watermark_ns &&
+        (rw_load32(&w->idle) || rw_load32(&w->finishing)))
+        rc = rw_compose_idle_watermark(w, thread, job);
+    rw_store32(&w->idle, 0);
     if (rc == RW_OK || rc == RW_PENDING)
         rw_store32(&w->c->starved, 0);
     bool more = false, aside = false;
@@ -363,11 +365,11 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
             more = worth_a_block(w);
         }
     }
-    turn_give(w);
+    compose_unlock(w);
     if (aside)
         return start_ahead(w, thread, job) ? RW_OK : RW_PENDING;
     if (more || (rc == RW_OK && rw_load32_seq(&w->guard) == 0 &&
-                 !(rw_load64_seq(&w->c->bell) & RW_BELL_SENTINEL)))
+                 !(rw_load64_seq(&w->c->doorbell) & RW_DOORBELL_SENTINEL)))
         rouse_helper(w);
     if (rc == RW_OK)
         rouse_drain(w);
@@ -380,9 +382,9 @@ static bool write_on(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     if (!take_ahead(w, thread, job))
         return false;
-    if (turn_try(w)) {
+    if (compose_trylock(w)) {
         bool more = worth_a_block(w);
-        turn_give(w);
+        compose_unlock(w);
         if (more)
             rouse_helper(w);
     }
@@ -392,23 +394,24 @@ static bool write_on(rw_wal *w, uint32_t thread, rw_block_job *job)
 /* The callers of a block that has just been written are about to append again. Composing at once
  * would find the first of them only, and with more callers than processors keep the others from
  * running. A caller who was alone has nobody to wait for, and a backlog is there already. Yielding
- * is enough for a few callers in the same scheduling group. In a crowd the thread sleeps, as the
- * kernel schedules groups (sessions, services, containers) against each other and yielding stays
- * inside one: until three quarters of the callers have appended, or no more came during one nap. */
+ * is enough for a few callers in the same scheduling group. Under contention the thread sleeps, as
+ * the kernel schedules groups (sessions, services, containers) against each other and yielding
+ * stays inside one: until three quarters of the callers have appended, or no more came during one
+ * nap. */
 static void gather(rw_wal *w, const rw_block_job *job)
 {
     if (job->requests <= 1 || job->length >= w->o.pipeline_bytes)
         return;
-    if (!rw_crowded(w->c)) {
+    if (!rw_contended(w->c)) {
         for (int i = 0; i < GATHER_YIELDS; i++)
             sched_yield();
         return;
     }
     const struct timespec nap = {.tv_nsec = GATHER_NAP_NS};
     uint32_t before = 0;
-    for (int i = 0; i < GATHER_NAPS && turn_try(w); i++) {
+    for (int i = 0; i < GATHER_NAPS && compose_trylock(w); i++) {
         uint32_t most = rw_load32(&w->c->callers) / 4 * 3, ready = rw_lanes_ready(w, most);
-        turn_give(w);
+        compose_unlock(w);
         if (ready >= most || (i > 0 && ready == before))
             return;
         before = ready;
@@ -421,7 +424,7 @@ int rw_wal_work(rw_wal *w, uint32_t thread)
     uint64_t watch_until = 0, *started = &w->started[thread];
     int rc = RW_OK;
     prctl(PR_SET_TIMERSLACK, 1); /* a nap is 20 us, not 70 */
-    rw_bell_change(&w->c->bell, 1, 0);
+    rw_doorbell_change(&w->c->doorbell, 1, 0);
     while (rc == RW_OK && rw_load32(&w->failed) == 0) {
         rw_block_job job;
         int got = start_ahead(w, thread, &job) ? RW_OK : try_compose(w, thread, &job);
@@ -437,9 +440,9 @@ int rw_wal_work(rw_wal *w, uint32_t thread)
             continue;
         }
         if (rw_load32(&w->finishing)) {
-            if (got == RW_PENDING && turn_try(w)) {
+            if (got == RW_PENDING && compose_trylock(w)) {
                 bool ready = rw_lanes_ready(w, 1) != 0;
-                turn_give(w);
+                compose_unlock(w);
                 if (!ready)
                     break;
             }
@@ -447,12 +450,12 @@ int rw_wal_work(rw_wal *w, uint32_t thread)
             continue;
         }
         bool hot = got == RW_PENDING && rw_now_ns() < watch_until;
-        if (hot && (rw_load64(&w->c->bell) & RW_BELL_WATCHERS) == 1)
+        if (hot && (rw_load64(&w->c->doorbell) & RW_DOORBELL_WATCHERS) == 1)
             sched_yield();
         else
             sleep_until_roused(w);
     }
-    rw_bell_change(&w->c->bell, -1, 0);
+    rw_doorbell_change(&w->c->doorbell, -1, 0);
     return rw_load32(&w->failed) ? RW_IO : rc;
 }
 
@@ -461,5 +464,5 @@ void rw_wal_finish(rw_wal *w)
     rw_store32_seq(&w->finishing, 1);
     rw_add32(&w->idle_seq, 1);
     rw_unpark(&w->idle_seq, INT_MAX);
-    rw_ring_fd(w->bell_fd);
+    rw_signal_fd(w->doorbell_fd);
 }

@@ -1,12 +1,12 @@
 /* The WAL process: take -> compose -> write -> persisted, by a small pool of equal threads.
  *
  * Each thread composes a block and then writes that block itself, so that a lone append crosses no
- * thread. Composing is one thread's turn at a time; writing is not, so as many blocks are in flight
+ * thread. Composing is one thread at a time; writing is not, so as many blocks are in flight
  * as there are threads, and they complete in any order. Into a segment that is only reserved no
  * more than two are in flight, and one more is composed ahead, which is written by whoever has
  * written one of the two (ahead.h).
  *
- *   thread:  watch ──► take the turn ──► compose, seal ──► give the turn back ──► write ──► persisted bytes ──► tell drain
+ *   thread:  watch ──► take the compose lock ──► compose, seal ──► give it back ──► write ──► persisted bytes ──► tell drain
  *              ▲                                                                                                  │
  *              └──────────────────────────────────────────────────────────────────────────────────────────────────┘
  *
@@ -14,11 +14,11 @@
  * the next one. A further block is put in flight beside it as soon as enough for a worthwhile write
  * has gathered (pipeline_bytes; beside two, half of block_bytes), so that a backlog is written
  * several blocks at a time and a trickle does not turn into many tiny writes. How threads watch and
- * sleep is bell.h.
+ * sleep is doorbell.h.
  *
- * THE TURN is a try-lock between the threads of this process and guards the lane cursors, the log
- * ring and the offsets. No client and not the drain ever takes it, it is not in shared memory, and
- * it dies with the process.
+ * THE COMPOSE LOCK is a try-lock between the threads of this process and guards the lane cursors,
+ * the log ring and the offsets. No client and not the drain ever takes it, it is not in shared
+ * memory, and it dies with the process.
  *
  * REPLACEMENT. Everything a successor needs is in shared memory:
  *   killed before seal           the block never existed; the requests are still in the lanes
@@ -50,16 +50,17 @@ typedef struct rw_wal_options {
     /* while a block is being written, another one is opened only for this much */
     uint64_t pipeline_bytes;
     uint64_t spin_ns;     /* how long a thread watches after its block before it sleeps */
-    /* how long the log has to be at rest before it is covered (wal_state.h: THE COVER); 0: never */
-    uint64_t cover_ns;
+    /* how long the log has to be at rest before it is covered (wal_state.h: THE IDLE WATERMARK); 0:
+     * never */
+    uint64_t idle_watermark_ns;
     uint32_t direct; /* see block_io.h */
     uint32_t threads; /* of the pool, at most RW_WAL_THREADS_MAX */
 } rw_wal_options;
 
-/* NULL and errno if there is no memory. `chore_fd` is rung when the Python side has something to
- * do: a segment to prepare, a lane to detach, a failed write. */
-rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int bell_fd,
-                    int chore_fd);
+/* NULL and errno if there is no memory. `maintenance_fd` is rung when the Python side has something
+ * to do: a segment to prepare, a lane to detach, a failed write. */
+rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int doorbell_fd,
+                    int maintenance_fd);
 void rw_wal_close(rw_wal *w);
 
 /* Before the threads start, in a successor: rebuilds cursors and offsets from the sealed blocks.

@@ -25,11 +25,11 @@ typedef struct rw_wal_segment_slot {
 struct rw_wal {
     rw_control *c;
     rw_wal_options o;
-    int bell_fd, chore_fd;
+    int doorbell_fd, maintenance_fd;
 
-    /* under the turn */
+    /* under the compose lock */
     rw_log_ring ring;
-    rw_lane_end *lanes; /* by slot */
+    rw_lane_taker *lanes; /* by slot */
     uint32_t lanes_end; /* slots below may be active */
     uint32_t next_lane; /* whose turn it is */
     uint64_t *next_offset;
@@ -40,16 +40,17 @@ struct rw_wal {
     uint64_t last_timestamp_ns;
     uint64_t released_seen; /* `released` before the latest attempt to compose */
     /* sealed_end when the last block was an empty one, or there was none yet: nothing to cover */
-    uint64_t covered_end;
-    uint64_t segment_announced; /* highest segment number whose use was announced as a chore */
+    uint64_t idle_watermark_end;
+    /* highest segment number whose use was announced as a request for maintenance */
+    uint64_t segment_announced;
     rw_wal_segment_slot segments[RW_WAL_SEGMENTS];
 
-    uint32_t turn __attribute__((aligned(64)));
+    uint32_t compose_lock __attribute__((aligned(64)));
     /* futex of threads that wait for the sentinel's place */
     uint32_t idle_seq __attribute__((aligned(64)));
     uint32_t idle_count;
     uint32_t finishing;
-    uint32_t cover; /* nobody has had anything to write for a while */
+    uint32_t idle; /* nobody has had anything to write for a while */
     uint32_t failed; /* errno of the first failed write */
     /* an idle thread sleeps for a short time only, in case a write turns out to be slow */
     uint32_t guard;
@@ -60,35 +61,35 @@ struct rw_wal {
     rw_ahead ahead;
 };
 
-/* The turn, wal.h: taken by trying, and only ever by threads of this process. */
-static inline bool turn_try(rw_wal *w)
+/* The compose lock, wal.h: taken by trying, and only ever by threads of this process. */
+static inline bool compose_trylock(rw_wal *w)
 {
     uint32_t mine = 0;
-    return rw_peek32(&w->turn) == 0 && rw_cas32(&w->turn, &mine, 1);
+    return rw_peek32(&w->compose_lock) == 0 && rw_cas32(&w->compose_lock, &mine, 1);
 }
 
-static inline void turn_take(rw_wal *w)
+static inline void compose_lock(rw_wal *w)
 {
-    while (!turn_try(w))
+    while (!compose_trylock(w))
         sched_yield();
 }
 
-static inline void turn_give(rw_wal *w)
+static inline void compose_unlock(rw_wal *w)
 {
-    RW_ASSERT(rw_peek32(&w->turn) == 1);
-    rw_store32(&w->turn, 0);
+    RW_ASSERT(rw_peek32(&w->compose_lock) == 1);
+    rw_store32(&w->compose_lock, 0);
 }
 
-/* compose.c, under the turn */
+/* compose.c, under the compose lock */
 /* For the thread of that number. RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests
- * wait for ring space; RW_CHORE: for a segment. */
+ * wait for ring space; RW_MAINTENANCE: for a segment. */
 int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job);
-/* THE COVER. A block whose bytes are bad is a torn write, which nobody was told about, or one that
- * rotted after it was confirmed. A watermark behind it tells them apart; the last block has none.
- * So when the log comes to rest, and at an orderly stop, an empty block is written whose watermark
- * covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
-int rw_compose_cover(rw_wal *w, uint32_t thread, rw_block_job *job);
-bool rw_cover_due(const rw_wal *w);
+/* THE IDLE WATERMARK. A block whose bytes are bad is a torn write, which nobody was told about, or
+ * one that rotted after it was confirmed. A watermark behind it tells them apart; the last block
+ * has none. So when the log comes to rest, and at an orderly stop, an empty block is written whose
+ * watermark covers all others. RW_OK: *job is to be written; RW_PENDING: no need. */
+int rw_compose_idle_watermark(rw_wal *w, uint32_t thread, rw_block_job *job);
+bool rw_idle_watermark_due(const rw_wal *w);
 /* The client of that generation finds its lane refused. */
 void rw_tell_refused(rw_wal *w, uint32_t k, uint32_t generation);
 /* Lanes with a request to be taken, counted up to `enough`. */

@@ -117,7 +117,7 @@ def test_decode(benchmark: Any) -> None:
     """Decodes the 48 frames of a verified block."""
     with Memory() as memory:
         sealed(memory, streams=1)
-        frames, at = ffi.new("rw_frame[]", REQUESTS), ffi.new("uint64_t *")
+        frames, at = ffi.new("rw_frame_info[]", REQUESTS), ffi.new("uint64_t *")
         begin, block = ffi.sizeof("rw_block"), memory.block(1)
 
         def decode() -> int:

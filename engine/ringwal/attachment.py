@@ -187,10 +187,10 @@ class Attachment:
                 return Lane(
                     control=self.control,
                     lane=mapping.pointer,
-                    bell_fd=self.registration.bell_fd,
+                    doorbell_fd=self.registration.doorbell_fd,
                     # Not a method: a lane is kept by receipts, and must not keep all that an attachment holds open.
                     alive=partial(_usable, self.control, self.registration),
-                    keep=(self.control_map, mapping, self.registration.arrival),  # the last for the bell
+                    keep=(self.control_map, mapping, self.registration.arrival),  # the last for the doorbell
                 )
         except Exception:
             with contextlib.suppress(NotRunning):  # the error under way is the one to tell

@@ -25,8 +25,8 @@ LANE_BYTES_MAX = GIB
 STREAM_DEFINITION_BYTES = 80 + 128
 # Block headers and padding of barrier and carried records, over and above their content.
 BARRIER_SLACK_BYTES = MIB
-BLOCK_LIMIT_MAX = ((lib.RW_PENDING_MAX - 1) * ffi.sizeof("rw_record") - PAGE) // PAGE * PAGE
-"""As csrc/log_ring.c reckons: a block of `n` bytes has at most 1 + (n + PAGE) / sizeof(rw_record) requests."""
+BLOCK_LIMIT_MAX = ((lib.RW_PENDING_MAX - 1) * ffi.sizeof("rw_frame") - PAGE) // PAGE * PAGE
+"""As csrc/log_ring.c reckons: a block of `n` bytes has at most 1 + (n + PAGE) / sizeof(rw_frame) requests."""
 
 Kind: TypeAlias = Literal["bytes", "seconds", "count", "choice"]
 

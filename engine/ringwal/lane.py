@@ -1,4 +1,4 @@
-"""The client's end of a lane: pages of numbers, waiting, back-pressure."""
+"""The client's end of a lane: banks of numbers, waiting, back-pressure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ringwal.errors import (
     of_code,
 )
 from ringwal.greenlets import Rests, patched
-from ringwal.results import FAILED, PENDING, Ending, Page, Results
+from ringwal.results import FAILED, PENDING, Bank, Ending, Results
 
 SLICE = 0.1
 SLICE_NS = int(SLICE * 1e9)
@@ -33,8 +33,8 @@ SPIN_NS = 300_000
 ROOM_REST = 1e-3
 """Seconds between two looks for room where threads are greenlets."""
 
-PAGES = 8
-"""A lane's completion cells in so many pages: one is given out anew when all its appends are confirmed."""
+BANKS = 8
+"""A lane's completion cells in so many banks: one is given out anew when all its appends are confirmed."""
 
 NUMBERS = 1 << 32
 """Numbers of one lane: its generation is in the bits above."""
@@ -45,9 +45,9 @@ _completion_wait = lib.rw_completion_wait
 class Lane:
     """One lane of shared memory and the results of what was published into it.
 
-    C gives out the numbers, and only as many as it was granted: `turn` keeps the results of the oldest page before it grants
-    that page's cells again, so the drain can never overrun a result that somebody still wants, and with all cells outstanding
-    the next append waits for the oldest.
+    C gives out the numbers, and only as many as it was granted: `next_bank` keeps the results of the oldest bank before
+    it grants that bank's cells again, so the drain can never overrun a result that somebody still wants, and with all
+    cells outstanding the next append waits for the oldest.
 
     Threads share a lane, and a signal handler or a destructor may use it while its own thread is in the middle of any of
     these lines, or end any of them with an exception. So there is no lock that could be met again or left behind: what a
@@ -58,12 +58,14 @@ class Lane:
     begins_at = 0
     """The first number within the generation: tests begin near the end."""
 
-    def __init__(self, *, control: Any, lane: Any, bell_fd: int, alive: Callable[[], bool], keep: tuple[object, ...]) -> None:
-        """``keep`` holds the mappings, and the bell, which a thread may ring while the registration is being closed: they
+    def __init__(
+        self, *, control: Any, lane: Any, doorbell_fd: int, alive: Callable[[], bool], keep: tuple[object, ...]
+    ) -> None:
+        """``keep`` holds the mappings, and the doorbell, which a thread may ring while the registration is being closed: they
         are released with the last receipt, as a thread may still be waiting in C."""
         self.control = control
         self._keep = keep
-        self.writer = ffi.gc(lib.rw_writer_open(control, lane, bell_fd), lib.rw_writer_close)
+        self.writer = ffi.gc(lib.rw_writer_open(control, lane, doorbell_fd), lib.rw_writer_close)
         if self.writer == ffi.NULL:
             raise MemoryError("no memory for a lane's private state")
         seen = views.lane(lane)
@@ -71,7 +73,7 @@ class Lane:
         self.generation = int(seen.generation)
         self.record_limit = int(lib.rw_writer_record_limit(self.writer))
         self.places = int(views.engine(control).completions_per_client)
-        self.page_size = self.places // PAGES
+        self.bank_size = self.places // BANKS
         self._shut_for: Error | None = None  # said before the writer is shut, for those who meet it shut
         self.ending: dict[None, Ending] = {}  # at most one, which the first `end` puts here
         self._alive = alive
@@ -79,17 +81,17 @@ class Lane:
         self.retired = False
         """All numbers are given out and confirmed: whoever meets the lane's end for that takes the next lane."""
         lib.rw_writer_skip(self.writer, self.begins_at)
-        self.page = Page(self, self.generation * NUMBERS + self.begins_at, self.page_size)
-        """A page at or before the one that the next number is on: where an append starts to look."""
-        self._oldest = self.page
-        """A page at or before the first one whose results are still in cells only."""
-        self._grant(self.page, PAGES - 1)
+        self.bank = Bank(self, self.generation * NUMBERS + self.begins_at, self.bank_size)
+        """A bank at or before the one that the next number is on: where an append starts to look."""
+        self._oldest = self.bank
+        """A bank at or before the first one whose results are still in cells only."""
+        self._grant(self.bank, BANKS - 1)
 
-    def _grant(self, page: Page, further: int) -> None:
-        """Allows the numbers of the page that comes so many behind this one, and all before."""
+    def _grant(self, bank: Bank, further: int) -> None:
+        """Allows the numbers of the bank that comes so many behind this one, and all before."""
         for _ in range(further):
-            page = page.next()
-        lib.rw_writer_grant(self.writer, page.last + 1)  # last: whoever gets one of its numbers finds the page
+            bank = bank.next()
+        lib.rw_writer_grant(self.writer, bank.last + 1)  # last: whoever gets one of its numbers finds the bank
 
     @property
     def lost(self) -> Error | None:
@@ -104,12 +106,12 @@ class Lane:
 
     # ------------------------------------------------------------------------------------------------- results
 
-    def results_of(self, page: Page, number: int) -> Results:
-        """The results of the page that ``number`` is on; ``page`` was `self.page` before the number was given out."""
-        while number > page.last:
-            page = page.next()
-        self.page = page
-        return page.results
+    def results_of(self, bank: Bank, number: int) -> Results:
+        """The results of the bank that ``number`` is on; ``bank`` was `self.bank` before the number was given out."""
+        while number > bank.last:
+            bank = bank.next()
+        self.bank = bank
+        return bank.results
 
     def wait(self, results: Results, number: int, stream: str, timeout: float | None) -> int:
         """The offset, or `FAILED`. Raises `AckTimeout`."""
@@ -158,7 +160,7 @@ class Lane:
         self._shut_for = self._shut_for or error
         lib.rw_writer_shut(self.writer)  # first: what is submitted later is refused
         if not self.ending:
-            found = {page.results.first: page.results.collect(self.page_size) for page in self._pages()}
+            found = {bank.results.first: bank.results.collect(self.bank_size) for bank in self._banks()}
             self.ending.setdefault(None, Ending(error, found))
         return self.ending[None].error
 
@@ -195,34 +197,34 @@ class Lane:
         return sum(results.find(number) == PENDING for results, number in self._submitted(None))
 
     def _submitted(self, stream: int | None) -> Iterator[tuple[Results, int]]:
-        """The appends on open pages until now. All earlier ones are confirmed.
+        """The appends on open banks until now. All earlier ones are confirmed.
 
-        A page whose cells are given out again meanwhile may yield numbers of other streams, which is harmless: all of its
+        A bank whose cells are given out again meanwhile may yield numbers of other streams, which is harmless: all of its
         appends are confirmed, and kept.
         """
         end = int(lib.rw_writer_next(self.writer))
         wanted = lib.RW_ANY_STREAM if stream is None else stream
-        for page in self._pages():
-            to = min(page.last + 1, end)
-            number = page.results.first
+        for bank in self._banks():
+            to = min(bank.last + 1, end)
+            number = bank.results.first
             while (number := int(lib.rw_submitted_next(self.writer, wanted, number, to))) < to:
-                yield page.results, number
+                yield bank.results, number
                 number += 1
 
-    def _pages(self) -> Iterator[Page]:
-        """The pages whose numbers may have been given out, from the oldest open one on."""
-        page, end = self._oldest, int(lib.rw_writer_granted(self.writer))
-        while page.results.first < end:
-            if page.results.first + self.places >= end:  # else its cells are a later page's, and its results are kept
-                yield page
-            page = page.next()
+    def _banks(self) -> Iterator[Bank]:
+        """The banks whose numbers may have been given out, from the oldest open one on."""
+        bank, end = self._oldest, int(lib.rw_writer_granted(self.writer))
+        while bank.results.first < end:
+            if bank.results.first + self.places >= end:  # else its cells are a later bank's, and its results are kept
+                yield bank
+            bank = bank.next()
 
     # ------------------------------------------------------------------------------------------- back-pressure
 
     def used_up(self) -> bool:
         """True if this lane has no number left."""
         granted = int(lib.rw_writer_granted(self.writer))
-        return granted + self.page_size > (self.generation + 1) * NUMBERS
+        return granted + self.bank_size > (self.generation + 1) * NUMBERS
 
     def wind_up(self, deadline: float) -> bool:
         """Waits until the last number is given out and all are confirmed. False: one is left after all, for the next append.
@@ -251,29 +253,29 @@ class Lane:
         self.retired = True
         self.end(Error("this lane has no number left", outcome="unknown"))
 
-    def turn(self, deadline: float) -> None:
-        """Grants another page of numbers when the oldest page's appends are confirmed: the cold half of an append.
+    def next_bank(self, deadline: float) -> None:
+        """Grants another bank of numbers when the oldest bank's appends are confirmed: the cold half of an append.
 
         Raises:
             BackpressureTimeout, StorageFull: not confirmed by then. NotRunning: the lane has ended. Nothing was appended.
         """
         while True:
             # Before the look whether there are more: what is granted below is of no effect if another thread was quicker.
-            page = self._oldest
+            bank = self._oldest
             lost = self.lost
             if lib.rw_writer_permits(self.writer) or self.used_up() or self.retired:
                 return
             if lost is not None:
                 raise _refusal(lost) from lost
-            oldest = page.results
+            oldest = bank.results
             if oldest.kept is None:
                 # While others give its cells out again, cells are found that hold none of its numbers: not all of it then.
-                found = oldest.collect(self.page_size)
+                found = oldest.collect(self.bank_size)
                 if min(found) >= 0:
                     oldest.kept = found
             if oldest.kept is not None:
-                self._grant(page, PAGES)
-                self._oldest = page.next()
+                self._grant(bank, BANKS)
+                self._oldest = bank.next()
                 continue
             number = oldest.first + next(i for i, offset in enumerate(found) if offset < 0)
             left = deadline - time.monotonic()
@@ -291,8 +293,8 @@ class Lane:
         """What to do about an append that was not published: returns if it may be tried again, else raises."""
         if self.retired:
             return None
-        if code == lib.RW_CHORE:
-            return self.turn(deadline)
+        if code == lib.RW_MAINTENANCE:
+            return self.next_bank(deadline)
         if code == lib.RW_TOO_LARGE:
             raise of_code(code, size=payload_bytes, limit=self.record_limit)
         if code == lib.RW_BAD:

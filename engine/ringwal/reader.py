@@ -23,7 +23,7 @@ CURSORS_KEPT = 8
 
 _NO_LIMIT = (1 << 64) - 1
 _RECORDS_MAX = (1 << 32) - 1
-_ring_next = lib.rw_ring_next
+_ring_next = lib.rw_log_ring_next
 _DONE = lib.RW_WALK_DONE
 
 

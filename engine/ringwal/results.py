@@ -1,7 +1,7 @@
 """Where results stay when their completion cells are needed for later appends.
 
 The drain stores a result in one of a client's completion cells; a number's low bits choose the cell. Numbers are handed out
-page by page. Before a page's cells are used again its results are copied, in one pass in C, and stay with the receipts that
+bank by bank. Before a bank's cells are used again its results are copied, in one pass in C, and stay with the receipts that
 still want them. So an append touches no earlier receipt, and a receipt that nobody keeps costs nothing after it is gone.
 """
 
@@ -24,14 +24,14 @@ _FAILED_REQUEST = lib.RW_FAILED_REQUEST
 
 
 class Ending(NamedTuple):
-    """Why a lane is of no use any more, and what its cells held then: by the first number of a page, what `collect` found."""
+    """Why a lane is of no use any more, and what its cells held then: by the first number of a bank, what `collect` found."""
 
     error: Error
     found: dict[int, array.array[int]]
 
 
 class Results:
-    """The results of one page of numbers: in shared memory at first, here once the page is kept."""
+    """The results of one bank of numbers: in shared memory at first, here once the bank is kept."""
 
     __slots__ = ("first", "kept", "lane")
 
@@ -69,11 +69,11 @@ class Results:
         return found
 
 
-class Page:
-    """One page of numbers and the way to the next one.
+class Bank:
+    """One bank of numbers and the way to the next one.
 
-    Receipts keep a page's `Results` and not the page, else a receipt that is kept for long would keep all later pages. A
-    thread takes hold of a page before it gets a number, so the page of that number can be reached whatever other threads do.
+    Receipts keep a bank's `Results` and not the bank, else a receipt that is kept for long would keep all later banks. A
+    thread takes hold of a bank before it gets a number, so the bank of that number can be reached whatever other threads do.
     """
 
     __slots__ = ("_next", "last", "results")
@@ -81,13 +81,13 @@ class Page:
     def __init__(self, lane: Lane, first: int, count: int) -> None:
         self.results = Results(lane, first)
         self.last = first + count - 1
-        self._next: dict[None, Page] = {}
+        self._next: dict[None, Bank] = {}
 
-    def next(self) -> Page:
-        """The page behind this one: the same for everybody, whoever asks first."""
+    def next(self) -> Bank:
+        """The bank behind this one: the same for everybody, whoever asks first."""
         found = self._next.get(None)
         if found is None:
             results = self.results
             count = self.last + 1 - results.first
-            found = self._next.setdefault(None, Page(results.lane, self.last + 1, count))
+            found = self._next.setdefault(None, Bank(results.lane, self.last + 1, count))
         return found

@@ -110,14 +110,14 @@ class Stream:
         if bound is None or type(data) is not bytes:
             return self._append_slowly(data)
         lane = bound.lane
-        page = lane.page  # before the number is given out; see ringwal.results.Page
+        bank = lane.bank  # before the number is given out; see ringwal.results.Bank
         number = _submit(bound.writer, bound.number, data, len(data))
-        if number > page.last:
-            return Receipt.of(lane.results_of(page, number), number, self)
+        if number > bank.last:
+            return Receipt.of(lane.results_of(bank, number), number, self)
         if number < 0:
             return self._append_slowly(data)
         receipt = Receipt()  # Receipt.of, without the call
-        receipt._results = page.results
+        receipt._results = bank.results
         receipt.number = number
         receipt._stream = self
         return receipt
@@ -137,13 +137,13 @@ class Stream:
             bound = self._bind_to_append()
         while True:
             lane = bound.lane
-            page = lane.page
+            bank = lane.bank
             number = submit(bound)
             if number >= 0:
-                return lane.results_of(page, number), number
+                return lane.results_of(bank, number), number
             if lane.retired:
                 bound = self._bind_to_append()
-            elif number == lib.RW_CHORE and lane.used_up():
+            elif number == lib.RW_MAINTENANCE and lane.used_up():
                 if lane.wind_up(deadline):
                     lane.retire()
             else:

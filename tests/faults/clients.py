@@ -65,10 +65,10 @@ def beside(act: Act, directory: Path, seed: int, *, sanitized: bool = False) -> 
     root, env = build.with_sanitizers() if sanitized else (ROOT, {})
     wrapper = build.fixed_addresses() if sanitized else ()
     with Engine(engine_dir, *SMALL, "--max-clients", str(SLOTS), root=root, env=env, wrapper=wrapper) as running:
-        with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(3)]) as crowd:
-            crowd.await_progress()
-            act(running, crowd, seed, verdict)
-            crowd.await_progress()
+        with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(3)]) as fleet:
+            fleet.await_progress()
+            act(running, fleet, seed, verdict)
+            fleet.await_progress()
             status = running.status()
             verdict.expect(status["restarts"] == 0, f"{status['restarts']} processes had to be replaced")
         until(lambda: running.status()["clients_attached"] == 0, "all slots to be free again")
@@ -76,7 +76,7 @@ def beside(act: Act, directory: Path, seed: int, *, sanitized: bool = False) -> 
         verdict.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
         found = [line for line in running.log.read_text().splitlines() if "ERROR: Add" in line or "runtime error:" in line]
         verdict.expect(not found, f"{found[:1]}")
-    verdict.add(judge(engine_dir, crowd.journals, strangers=STRANGERS))
+    verdict.add(judge(engine_dir, fleet.journals, strangers=STRANGERS))
     verdict.runs = verdict.runs or 1
     return verdict
 
@@ -98,18 +98,18 @@ def run_hostile(running: Engine, kind: str, amount: int, seed: int) -> subproces
     return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=False, timeout=1800)
 
 
-def hostile(kind: str, amount: int, running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> None:
+def hostile(kind: str, amount: int, running: Engine, fleet: Writers, seed: int, verdict: Verdict) -> None:
     verdict.runs = amount if kind == "vanish" else 1
     done = run_hostile(running, kind, amount, seed)
     verdict.expect(done.returncode == 0, f"{kind} ended with {done.returncode}: {done.stderr.decode()[-300:]}")
 
 
-def stores(kind: str, running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> None:
+def stores(kind: str, running: Engine, fleet: Writers, seed: int, verdict: Verdict) -> None:
     done = run_hostile(running, kind, 1, seed)
     verdict.expect(done.returncode == -signal.SIGSEGV, f"{kind} ended with {done.returncode} and not of the store")
 
 
-def too_many(running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> None:
+def too_many(running: Engine, fleet: Writers, seed: int, verdict: Verdict) -> None:
     with contextlib.ExitStack() as stack:
         refused = 0
         for _ in range(3 * SLOTS):
@@ -119,7 +119,7 @@ def too_many(running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> No
             except ringwal.ShmUnavailable:
                 refused += 1
         verdict.expect(refused == 2 * SLOTS + 3, f"{refused} of {3 * SLOTS} clients were refused, {SLOTS - 3} slots were free")
-        crowd.await_progress()
+        fleet.await_progress()
     with ringwal.connect(running.directory) as late:
 
         def attached() -> bool:
@@ -171,7 +171,7 @@ def packet(chance: random.Random) -> bytes:
     )
 
 
-def garbage(count: int, running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> None:
+def garbage(count: int, running: Engine, fleet: Writers, seed: int, verdict: Verdict) -> None:
     """Nothing that was not greeted gets anything done; `stop` from a stranger without hello neither."""
     chance = random.Random(f"{seed}/garbage")
     verdict.runs = count
@@ -197,7 +197,7 @@ def garbage(count: int, running: Engine, crowd: Writers, seed: int, verdict: Ver
     greeted.close()
 
 
-def never_reads(running: Engine, crowd: Writers, seed: int, verdict: Verdict) -> None:
+def never_reads(running: Engine, fleet: Writers, seed: int, verdict: Verdict) -> None:
     """Asks and asks and takes no answer: it is dropped, sooner or later, and meanwhile holds up nobody."""
     client = ringwal.connect(running.directory)
     raw = client.attachment().registration._socket
@@ -210,5 +210,5 @@ def never_reads(running: Engine, crowd: Writers, seed: int, verdict: Verdict) ->
             sent += 1
     verdict.expect(sent < 20_000, "it was never dropped")
     pause(0.1)
-    crowd.await_progress()
+    fleet.await_progress()
     client.close()

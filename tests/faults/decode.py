@@ -91,7 +91,7 @@ def manifest(directory: Path) -> Manifest:
         if best is None or counter > best[0]:
             best = counter, Manifest(uuid, epoch, first, end, size)
     if best is None:
-        raise DecodeError("no valid manifest slot")
+        raise DecodeError("no valid copy of the manifest")
     return best[1]
 
 

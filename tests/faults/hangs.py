@@ -47,14 +47,14 @@ def hanging(s: Scene, medium: Disk) -> Iterator[None]:
 
 def told(s: Scene) -> int:
     """How many confirmations there were so far."""
-    return sum(Tally(path, Kind.CONFIRMED).count() for path in s.crowd.journals.values())
+    return sum(Tally(path, Kind.CONFIRMED).count() for path in s.fleet.journals.values())
 
 
 def unwritten(s: Scene) -> set[Origin]:
     """What writers were told is confirmed and cannot be read from the files now, past what hangs."""
     confirmed = {
         Origin(row.stream, writer, row.number)
-        for writer, path in s.crowd.journals.items()
+        for writer, path in s.fleet.journals.items()
         for row in read(path)
         if row.kind == Kind.CONFIRMED
     }

@@ -58,7 +58,7 @@ def forge(client: ringwal.Client, lane: Any, memory: memoryview, own: int, chanc
     space[8:] = raw[8 : 8 + len(space) - 8]
     space[:8] = raw[:8]
     if chance.random() < 0.5:
-        os.eventfd_write(client.attachment().registration.bell_fd, 1)
+        os.eventfd_write(client.attachment().registration.doorbell_fd, 1)
 
 
 def scribble(directory: str, seconds: float, chance: random.Random) -> None:

@@ -90,7 +90,7 @@ def writer_reused(times: int, directory: Path, seed: int) -> Verdict:
         part = directory / f"life-{number}"
         part.mkdir()
         with contextlib.ExitStack() as strangers, scene(part) as s:
-            attached, victim = s.running.status()["clients_attached"], s.crowd.processes[0]
+            attached, victim = s.running.status()["clients_attached"], s.fleet.processes[0]
             with held(s.running.pid("supervisor")):
                 victim.kill()
                 victim.wait()
@@ -161,7 +161,7 @@ def supervisor_reused(times: int, directory: Path, seed: int) -> Verdict:
 def unreaped_writer(directory: Path, seed: int) -> Verdict:
     """Its parent does not ask what became of it; its slot is free, and the others went on."""
     with scene(directory) as s:
-        attached, victim = s.running.status()["clients_attached"], s.crowd.processes[0]
+        attached, victim = s.running.status()["clients_attached"], s.fleet.processes[0]
         victim.send_signal(signal.SIGKILL)
         s.await_attached(attached - 1)
         s.await_progress(skip=0)
@@ -195,7 +195,7 @@ def writers_in_namespaces(directory: Path, seed: int) -> Verdict:
     need_namespaces()
     with scene(directory, writer_wrapper=NAMESPACE) as s:
         attached = s.running.status()["clients_attached"]
-        for number, victim in enumerate(s.crowd.processes[:-1], 1):
+        for number, victim in enumerate(s.fleet.processes[:-1], 1):
             os.killpg(victim.pid, signal.SIGKILL)
             victim.wait()
             s.await_attached(attached - number)
@@ -212,13 +212,13 @@ def engine_in_namespace(times: int, directory: Path, seed: int) -> Verdict:
         # The pids that this engine reports are not ours: it must not be struck by them.
         (supervisor,) = children_of(running.process.pid)
         try:
-            with writers(at, directory, STREAMS, window=WINDOW) as crowd:
-                crowd.await_progress()
+            with writers(at, directory, STREAMS, window=WINDOW) as fleet:
+                fleet.await_progress()
                 for i in range(2 * times):
                     workers = sorted(children_of(supervisor))
                     os.kill(workers[i % 2], signal.SIGKILL)
                     until(lambda n=i: running.status()["restarts"] > n, "a successor")  # type: ignore[misc]
-                    crowd.await_progress(5)
+                    fleet.await_progress(5)
             until(lambda: running.status()["clients_attached"] == 0, "all slots to be free again")
             verdict.expect(running.status()["pid"] == 1, "the supervisor is not the first process: this shows nothing")
             os.kill(supervisor, signal.SIGTERM)
@@ -226,14 +226,14 @@ def engine_in_namespace(times: int, directory: Path, seed: int) -> Verdict:
         finally:
             running.__exit__(None, None, None)
     verdict.add(watch.judge())
-    verdict.add(judge(at, crowd.journals))
+    verdict.add(judge(at, fleet.journals))
     return verdict
 
 
 def outlived(directory: Path, seed: int) -> Verdict:
     """The child inherited the parent's connection, and must not keep it alive: the dead parent's slot becomes free."""
     with scene(directory, first={"RINGWAL_FAULT_STORM": "child"}) as s:
-        parent = s.crowd.processes[0]
+        parent = s.fleet.processes[0]
         until(lambda: bool(children_of(parent.pid)), "the writer's child")
         (child,) = children_of(parent.pid)
         try:

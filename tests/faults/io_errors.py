@@ -191,22 +191,22 @@ def under_load(
     flags = (*SMALL, "--direct-io", direct)
     running = Engine(engine_dir, *flags)
     try:
-        with writers(engine_dir, directory, [[*shared, f"own-{i}"] for i in range(4)]) as crowd:
+        with writers(engine_dir, directory, [[*shared, f"own-{i}"] for i in range(4)]) as fleet:
             for i in range(times):
-                crowd.await_progress()
+                fleet.await_progress()
                 running.kill()
                 shim = Shim(directory / f"shim-{i}")
                 running = Engine(engine_dir, *flags, env=shim.env)
-                crowd.await_progress()
+                fleet.await_progress()
                 shim.arm(("write_block",), chance.randrange(1, 100), modes[i % len(modes)], segments_only=True)
                 if (code := running.await_exit()) != os.EX_IOERR:
                     notes.append(f"the engine ended with code {code}")
                 running = Engine(engine_dir, *flags)
-                crowd.await_progress()
+                fleet.await_progress()
         running.kill()
     finally:
         running.__exit__(None, None, None)
-    verdict = _again(engine_dir, crowd.journals, flags)
+    verdict = _again(engine_dir, fleet.journals, flags)
     verdict.runs, verdict.notes = times, verdict.notes + notes
     return verdict
 
@@ -319,8 +319,8 @@ def no_descriptors(directory: Path, seed: int) -> Verdict:
     engine_dir = directory / "engine"
     verdict = Verdict()
     with Engine(engine_dir, *SMALL, wrapper=("prlimit", "--nofile=64:64")) as running:
-        with writers(engine_dir, directory, [["hot"]]) as crowd:
-            crowd.await_progress()
+        with writers(engine_dir, directory, [["hot"]]) as fleet:
+            fleet.await_progress()
             held = []
             for _ in range(60):
                 try:
@@ -328,14 +328,14 @@ def no_descriptors(directory: Path, seed: int) -> Verdict:
                 except ringwal.Error:
                     continue
             verdict.expect(0 < len(held) < 60, f"{len(held)} of 60 clients came in with 64 descriptors")
-            crowd.await_progress()
+            fleet.await_progress()
             for client in held:
                 client.close()
             with ringwal.connect(engine_dir, timeout=10.0) as late:
                 late.stream("late").append(b"").result()
-            crowd.await_progress()
+            fleet.await_progress()
         verdict.expect(running.stop() == 0, "no orderly stop")
-    verdict.add(judge(engine_dir, crowd.journals, strangers=("late",)))
+    verdict.add(judge(engine_dir, fleet.journals, strangers=("late",)))
     verdict.runs = 1
     return verdict
 
@@ -355,10 +355,10 @@ def thin(direct: str, directory: Path, seed: int, *, cache_stays: bool = False) 
         with disk(small, "ext4 without a journal" if cache_stays else "ext4") as medium:
             engine_dir = medium.mount / "engine"
             streams = [["hot", f"own-{i}"] for i in range(2)]
-            with Engine(engine_dir, *flags) as running, contextlib.ExitStack() as crowded:
+            with Engine(engine_dir, *flags) as running, contextlib.ExitStack() as stack:
                 until(lambda: _prepared(running), "the segment ahead")
                 medium.run_short(THIN_ROOM)
-                crowd = crowded.enter_context(writers(engine_dir, directory, streams))
+                fleet = stack.enter_context(writers(engine_dir, directory, streams))
                 code = running.await_exit()
                 if not cache_stays:  # power goes with it: what the page cache shows is lost, as on a real device
                     medium.cut()
@@ -367,11 +367,11 @@ def thin(direct: str, directory: Path, seed: int, *, cache_stays: bool = False) 
                 command("mount", "-o", "remount,size=600m", small)
                 if cache_stays:
                     with Engine(engine_dir, *flags) as second:
-                        crowd.await_progress()
+                        fleet.await_progress()
                         second.kill()
-                crowd.kill()
+                fleet.kill()
             medium.again()
-            verdict = _again(engine_dir, crowd.journals, flags)
+            verdict = _again(engine_dir, fleet.journals, flags)
     finally:
         command("umount", small)
     verdict.notes += notes
@@ -385,18 +385,18 @@ def shut_down(times: int, directory: Path, seed: int) -> Verdict:
         engine_dir, notes = medium.mount / "engine", []
         running = Engine(engine_dir, *SMALL)
         try:
-            with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(3)]) as crowd:
+            with writers(engine_dir, directory, [["hot", f"own-{i}"] for i in range(3)]) as fleet:
                 for _ in range(times):
-                    crowd.await_progress()
+                    fleet.await_progress()
                     pause(chance.random() * 0.05)
                     medium.cut()
                     if (code := running.await_exit()) not in (os.EX_IOERR, os.EX_SOFTWARE):
                         notes.append(f"the engine ended with code {code}")
                     medium.again()
                     running = Engine(engine_dir, *SMALL)
-                crowd.await_progress()
+                fleet.await_progress()
             running.kill()
-            verdict = _again(engine_dir, crowd.journals)
+            verdict = _again(engine_dir, fleet.journals)
         finally:
             running.__exit__(None, None, None)
         verdict.runs, verdict.notes = times, verdict.notes + notes

@@ -26,9 +26,9 @@ def run(role: str, times: int, directory: Path, seed: int) -> Verdict:
     streams = [["hot", f"own-{i}", f"pair-{i // 2}"] for i in range(WRITERS)]
     engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
     try:
-        with writers(engine_dir, journals, streams) as crowd:
+        with writers(engine_dir, journals, streams) as fleet:
             for _ in range(times):
-                crowd.await_progress()
+                fleet.await_progress()
                 pause(chance.random() * 0.05)  # the moment of the kill is the random variable
                 if role in ("wal", "drain"):
                     engine.strike(role)
@@ -39,10 +39,10 @@ def run(role: str, times: int, directory: Path, seed: int) -> Verdict:
                 else:
                     engine.kill()
                 engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
-            crowd.await_progress()
-            crowd.kill()
+            fleet.await_progress()
+            fleet.kill()
             engine.kill()
         with Engine(engine_dir, *SMALL) as last:
-            return stop_and_judge(last, crowd.journals, times)
+            return stop_and_judge(last, fleet.journals, times)
     finally:
         engine.__exit__(None, None, None)

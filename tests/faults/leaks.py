@@ -42,9 +42,9 @@ def _cycles(times: int, directory: Path, chance: random.Random) -> Verdict:
     engine_dir = directory / "engine"
     running = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
     try:
-        with writers(engine_dir, directory, STREAMS) as crowd:
+        with writers(engine_dir, directory, STREAMS) as fleet:
             for _ in range(times):
-                crowd.await_progress(5)
+                fleet.await_progress(5)
                 role = chance.choice(ROLES)
                 if role in ("wal", "drain"):
                     running.strike(role)
@@ -55,9 +55,9 @@ def _cycles(times: int, directory: Path, chance: random.Random) -> Verdict:
                     running.strike(role)
                     running.await_end()
                 running = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
-            crowd.await_progress()
+            fleet.await_progress()
         code = running.stop()
-        verdict = judge(engine_dir, crowd.journals)
+        verdict = judge(engine_dir, fleet.journals)
         verdict.runs = times
         verdict.expect(code == 0, f"the orderly stop ended with code {code}")
         state = manifest(engine_dir)
@@ -77,12 +77,12 @@ def descriptors(times: int, directory: Path, seed: int) -> Verdict:
     """Of supervisor, WAL and drain process: as many after many replacements and clients as before."""
     engine_dir, verdict = directory / "engine", Verdict(runs=times)
     with Engine(engine_dir, *SMALL, "--max-restarts", "1000") as running:
-        with writers(engine_dir, directory, STREAMS) as crowd:
-            crowd.await_progress()
+        with writers(engine_dir, directory, STREAMS) as fleet:
+            fleet.await_progress()
             before = _open(running)
             for i in range(times):
                 running.strike(("wal", "drain")[i % 2])
-                crowd.await_progress(5)
+                fleet.await_progress(5)
         with writers(engine_dir, directory, STREAMS) as second:
             second.await_progress()
             # A segment more may be open at the moment of the look.

@@ -189,7 +189,7 @@ def faults(tier: str) -> list[Fault]:
         row("bits of payloads", payload_bits, 15, 1000),
         row("bits of padding", padding_bits, 5, 200),
         row("bits of the manifest's slots", manifest_bits, 20, 2 * 768),
-        row("both manifest slots", manifest_gone, 4, 200),
+        row("both copies of the manifest", manifest_gone, 4, 200),
         row("bits of a segment header", segment_bits, 12, 512),
         row("bits of the barrier", barrier_bits, 15, 1024),
         row("truncation in the last two blocks", truncations, 20, 8192),

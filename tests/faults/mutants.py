@@ -158,23 +158,23 @@ CONFIRMING = [
     Mutant(
         "a WAL thread stops watching without a second look",
         "csrc/wal.c",
-        "    rw_bell_change(&w->c->bell, -1, 0);\n    if (covered(w) && !ended(w) && !left_behind(w))",
-        "    usleep(2000);\n    rw_bell_change(&w->c->bell, -1, 0);\n    if (covered(w) && !ended(w))",
+        "    rw_doorbell_change(&w->c->doorbell, -1, 0);\n    if (watched(w) && !ended(w) && !left_behind(w))",
+        "    usleep(2000);\n    rw_doorbell_change(&w->c->doorbell, -1, 0);\n    if (watched(w) && !ended(w))",
         row("io", "lone appends"),
     ),
     Mutant(
-        "a log at rest is not covered",
+        "a log at rest gets no watermark",
         "csrc/wal.c",
-        "due ? w->o.cover_ns : RW_NAP_NS",
-        "due && w->o.cover_ns == 0 ? 0 : RW_NAP_NS",
+        "due ? w->o.idle_watermark_ns : RW_NAP_NS",
+        "due && w->o.idle_watermark_ns == 0 ? 0 : RW_NAP_NS",
         row("media", "log at rest"),
     ),
     Mutant(
-        "a full segment is not covered",
+        "a full segment gets no watermark",
         "csrc/compose.c",
         "    else if (rc == RW_TOO_LARGE && rw_log_ring_begin_end(r) == RW_OK)",
         "    else if (rc == RW_TOO_LARGE && rc == RW_OK)",
-        units("tests/native/test_wal.py::test_a_full_segment_is_covered_too"),
+        units("tests/native/test_wal.py::test_a_full_segment_gets_a_watermark_too"),
     ),
 ]
 
@@ -222,7 +222,7 @@ REPLACING = [
 TIME_AND_IDENTITY = [
     Mutant(
         "a stopped process counts as a dead one",
-        "engine/ringwal/processes/crew.py",
+        "engine/ringwal/processes/process_group.py",
         "        if self._deadline is None or self.verdict is not None:\n",
         "        wal = self._children.get(ROLES[0])\n"
         "        if wal and open(f'/proc/{wal.pid}/stat').read().rpartition(')')[2].split()[0] == 'T':\n"
@@ -300,7 +300,7 @@ CLIENTS = [
     Mutant(
         "lengths in a lane are believed",
         "csrc/lane.c",
-        "if (out->payload_bytes > limit || rw_request_frame(out->payload_bytes) > e->bytes ||\n        out->count == 0)",
+        "if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||\n        out->count == 0)",
         "if (out->payload_bytes > limit && limit == 0)",
         units("tests/native/test_lane.py::test_a_forged_header_refuses_the_lane_and_no_other"),
         hangs=True,
@@ -361,7 +361,7 @@ RECOVERING = [
     Mutant(
         "a record may end behind its block",
         "csrc/block.c",
-        " && rw_record_frame(r->payload_bytes) <= used - at",
+        " && rw_frame_bytes(r->payload_bytes) <= used - at",
         "",
         row("fuzz", "bytes of segment files"),
     ),

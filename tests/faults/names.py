@@ -75,14 +75,14 @@ def _making_cut_short(engine_dir: Path, names: Names, lines: int, log: Path) -> 
 def _one(engine_dir: Path, names: Names, part: Path, chance: random.Random) -> Verdict:
     running = Engine(engine_dir, *SMALL, env=names.env, log=part / "engine.log")
     try:
-        with writers(engine_dir, part, STREAMS) as crowd:
+        with writers(engine_dir, part, STREAMS) as fleet:
             for _ in range(LIVES):
-                crowd.await_progress()
+                fleet.await_progress()
                 pause(chance.random() * 0.1)  # the moment of the cut is the random variable
                 running.kill()
                 names.lose()
                 running = Engine(engine_dir, *SMALL, env=names.env, log=part / "engine.log")
-            crowd.await_progress()
-        return stop_and_judge(running, crowd.journals, LIVES)
+            fleet.await_progress()
+        return stop_and_judge(running, fleet.journals, LIVES)
     finally:
         running.__exit__(None, None, None)

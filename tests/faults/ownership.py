@@ -146,22 +146,22 @@ def _lose_one(loss: Loss, part: Path) -> Verdict:
     with (
         contextlib.ExitStack() as happened,
         Engine(at, *SMALL) as running,
-        writers(at, part, STREAMS, window=WINDOW) as crowd,
+        writers(at, part, STREAMS, window=WINDOW) as fleet,
     ):
-        crowd.await_progress()
+        fleet.await_progress()
         there = happened.enter_context(loss(at))
         code = running.await_exit()
-        crowd.kill()
-    verdict = _judged(there, crowd, part)
+        fleet.kill()
+    verdict = _judged(there, fleet, part)
     verdict.expect(code == LOST, f"the engine ended with code {code}")
     return verdict
 
 
-def _judged(there: Path, crowd: Writers, part: Path) -> Verdict:
+def _judged(there: Path, fleet: Writers, part: Path) -> Verdict:
     """What a new engine makes of the directory."""
     with Engine(there, *SMALL, log=part / "after.log") as last:
         code = last.stop()
-    verdict = judge(there, crowd.journals)
+    verdict = judge(there, fleet.journals)
     verdict.runs = 1
     verdict.expect(code == 0, f"the orderly stop ended with code {code}")
     return verdict
@@ -267,15 +267,15 @@ def deleted(directory: Path, seed: int) -> Verdict:
     with Engine(at, *SMALL) as old, writers(at, directory, STREAMS, window=WINDOW) as first:
         first.await_progress()
         until(lambda: _gone(at), "the directory to be deleted")
-        with Engine(at, *SMALL, log=second / "engine.log") as new, writers(at, second, OTHERS, window=WINDOW) as crowd:
-            crowd.await_progress()
+        with Engine(at, *SMALL, log=second / "engine.log") as new, writers(at, second, OTHERS, window=WINDOW) as fleet:
+            fleet.await_progress()
             code = old.await_exit()
-            crowd.await_progress()
+            fleet.await_progress()
             status = new.status()  # by its socket's name
             first.kill()
-            crowd.kill()
+            fleet.kill()
             stopped = new.stop()
-    verdict = judge(at, crowd.journals, strangers=tuple(name for names in STREAMS for name in names))
+    verdict = judge(at, fleet.journals, strangers=tuple(name for names in STREAMS for name in names))
     verdict.runs = 1
     verdict.expect(code == LOST, f"the engine whose directory was deleted ended with code {code}")
     verdict.expect(status["pid"] == new.facts["pid"], "somebody else answers at the socket of the second engine")
@@ -325,7 +325,7 @@ class Copies:
         self.engines.append(engine)
         self.verdict.expect(engine.facts["uuid"] == original.facts["uuid"], f"{name} has another uuid")
 
-    def judge(self, crowd: Writers) -> Verdict:
+    def judge(self, fleet: Writers) -> Verdict:
         """When the original has been stopped."""
         homes = [json.loads((engine.directory / "home").read_text())["home"] for engine in self.engines]
         homes.append(json.loads((self._original / "home").read_text())["home"])
@@ -340,7 +340,7 @@ class Copies:
             for stream, records in found.items():
                 beginning = whole.get(stream, [])[: len(records)]
                 self.verdict.expect(records == beginning, f"{name}: {stream} is no prefix of the original's")
-        self.verdict.add(judge(self._original, crowd.journals))
+        self.verdict.add(judge(self._original, fleet.journals))
         return self.verdict
 
 
@@ -351,31 +351,31 @@ def copies(directory: Path, seed: int) -> Verdict:
     with contextlib.ExitStack() as stack:
         made = Copies(at, stack)
         with Engine(at, *SMALL) as running:
-            crowd = stack.enter_context(writers(at, directory, STREAMS, window=WINDOW))
-            crowd.await_progress()
+            fleet = stack.enter_context(writers(at, directory, STREAMS, window=WINDOW))
+            fleet.await_progress()
             made.verdict.expect(running.stop() == 0, "no orderly stop")
         copy(at, directory / "before")
         with Engine(at, *SMALL) as running:
-            crowd.await_progress()
+            fleet.await_progress()
             made.start("before", running)
-            with held(*(process.pid for process in crowd.processes)):
+            with held(*(process.pid for process in fleet.processes)):
                 until(lambda: running.status()["ring"]["used"] == 0, "the log to be at rest")
                 copy(at, directory / "beside")
             made.start("beside", running)
-            crowd.await_progress()
+            fleet.await_progress()
             made.start("torn", running, torn=True)
-            crowd.await_progress()
+            fleet.await_progress()
             made.verdict.expect(running.status()["restarts"] == 0, "the original's processes had to be replaced")
             made.verdict.expect(running.stop() == 0, "no orderly stop")
         copy(at, directory / "after")
         with Engine(at, *SMALL) as running:
-            crowd.await_progress()
+            fleet.await_progress()
             made.start("after", running)
-            crowd.await_progress()
+            fleet.await_progress()
             made.verdict.expect(running.status()["restarts"] == 0, "the original's processes had to be replaced")
-            crowd.kill()
+            fleet.kill()
             made.verdict.expect(running.stop() == 0, "no orderly stop")
-        return made.judge(crowd)
+        return made.judge(fleet)
 
 
 def hard_links(directory: Path, seed: int) -> Verdict:
@@ -399,14 +399,14 @@ def restarts(times: int, directory: Path, seed: int) -> Verdict:
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(Engine(at, *THREADS_FLAGS))
         threads.open_streams(at, directory, chance)
-        crowd = threads.Threads(at, directory, WINDOW)
-        stack.callback(crowd.kill)
+        fleet = threads.Threads(at, directory, WINDOW)
+        stack.callback(fleet.kill)
         for _ in range(times):
-            crowd.await_progress(5)
+            fleet.await_progress(5)
             pause(chance.random() * 0.05)  # the moment of the kill is the random variable
             running.kill()
             running = stack.enter_context(Engine(at, *THREADS_FLAGS))
             threads.open_streams(at, directory, chance)
-        crowd.await_progress()
-        crowd.kill()
-        return stop_and_judge(running, crowd.journals, times)
+        fleet.await_progress()
+        fleet.kill()
+        return stop_and_judge(running, fleet.journals, times)

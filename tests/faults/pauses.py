@@ -49,7 +49,7 @@ def writer(seconds: float, directory: Path, seed: int) -> Verdict:
     """Wherever it stops, claims and all, the others go on at once, and it keeps its lane."""
     with scene(directory) as s:
         attached = s.running.status()["clients_attached"]
-        with held(s.crowd.processes[0].pid):
+        with held(s.fleet.processes[0].pid):
             s.await_progress(skip=0)
             s.let_pass(seconds, skip=1)
             s.await_progress(skip=0)
@@ -126,7 +126,7 @@ def clients_over_takeover(times: int, directory: Path, seed: int) -> Verdict:
     nobody's, and they find out."""
     with scene(directory) as s:
         for i in range(times):
-            with held(s.crowd.processes[i % WRITERS].pid, s.reader.process.pid):
+            with held(s.fleet.processes[i % WRITERS].pid, s.reader.process.pid):
                 s.running.kill()
                 s.start()
                 s.await_progress(skip=i % WRITERS, reader=False)

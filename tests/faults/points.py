@@ -62,8 +62,8 @@ def one(point: Point, hit: int, action: str, directory: Path) -> Verdict:
     running = Engine(engine_dir, *flags, root=root, env=None if at_writer else trap)
     verdict = Verdict()
     try:
-        with writers(engine_dir, directory, STREAMS, root=root, own=[first or {}]) as crowd:
-            crowd.await_progress()
+        with writers(engine_dir, directory, STREAMS, root=root, own=[first or {}]) as fleet:
+            fleet.await_progress()
             dies = action == "kill" and (at_writer or point.way is Way.WRITER_DIES)
             if point.way is Way.START:
                 running.kill()
@@ -71,10 +71,10 @@ def one(point: Point, hit: int, action: str, directory: Path) -> Verdict:
                 running = Engine(engine_dir, *flags, root=root, env=trap, wait=False)
             else:
                 once.touch()
-                provoke(point.way, running, crowd, once)
+                provoke(point.way, running, fleet, once)
             visited = came_by(once, RARE_SECONDS) or came_after_all(once)
             if visited and action == "stop":
-                go_on(running, crowd)
+                go_on(running, fleet)
             ends = visited and point.victim is Victim.SUPERVISOR and action == "kill"
             if ends or point.way is Way.STOP:
                 code = running.await_exit()
@@ -83,22 +83,22 @@ def one(point: Point, hit: int, action: str, directory: Path) -> Verdict:
             elif point.way is Way.START:
                 running.await_ready()
             dies = (dies and visited) or point.way is Way.WRITER_DIES
-            crowd.await_progress(skip=0 if dies else None)
+            fleet.await_progress(skip=0 if dies else None)
             verdict.runs += visited
         running.kill()
         with Engine(engine_dir, *flags) as last:
             verdict.expect((code := last.stop()) == 0, f"the orderly stop ended with code {code}")
-        verdict.add(judge(engine_dir, crowd.journals))
+        verdict.add(judge(engine_dir, fleet.journals))
         return verdict
     finally:
         running.__exit__(None, None, None)
 
 
-def provoke(way: Way, running: Engine, crowd: Writers, once: Path) -> None:
+def provoke(way: Way, running: Engine, fleet: Writers, once: Path) -> None:
     """Brings the victim to the point."""
     if way is Way.WRITER_DIES:
-        crowd.processes[0].kill()
-        crowd.processes[0].wait()
+        fleet.processes[0].kill()
+        fleet.processes[0].wait()
     elif way is Way.WAL_DIES:
         for _ in range(STRIKES_MAX):
             running.strike("wal")
@@ -127,9 +127,9 @@ def came_after_all(once: Path) -> bool:
     return True
 
 
-def go_on(running: Engine, crowd: Writers) -> None:
+def go_on(running: Engine, fleet: Writers) -> None:
     """Whoever stopped at the point stays there for a while, and is told to go on."""
-    everybody = [running.process.pid, *children_of(running.process.pid), *(process.pid for process in crowd.processes)]
+    everybody = [running.process.pid, *children_of(running.process.pid), *(process.pid for process in fleet.processes)]
     stopped = [pid for pid in everybody if state(pid) == "T"]
     if not stopped:
         until(lambda: any(state(pid) == "T" for pid in everybody), "a process to stop", 5)

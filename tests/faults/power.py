@@ -47,15 +47,15 @@ def _round(engine_dir: Path, journals: Path, medium: Disk, times: int, chance: r
     streams = [["hot", f"own-{i}", f"pair-{i // 2}"] for i in range(WRITERS)]
     engine = Engine(engine_dir, *flags)
     try:
-        with writers(engine_dir, journals, streams) as crowd:
+        with writers(engine_dir, journals, streams) as fleet:
             for _ in range(times):
-                crowd.await_progress()
+                fleet.await_progress()
                 pause(chance.random() * 0.1)  # the moment of the cut is the random variable
                 medium.cut()
                 engine.__exit__(None, None, None)
                 medium.again()
                 engine = Engine(engine_dir, *flags)
-            crowd.await_progress()
-        return stop_and_judge(engine, crowd.journals, times)
+            fleet.await_progress()
+        return stop_and_judge(engine, fleet.journals, times)
     finally:
         engine.__exit__(None, None, None)

@@ -132,15 +132,15 @@ def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
     running = Engine(engine_dir, *words, log=log, wait=False)
     try:
         running.await_ready()
-        with writers(engine_dir, journals, STREAMS, window=WINDOW) as crowd:
-            crowd.await_progress()
+        with writers(engine_dir, journals, STREAMS, window=WINDOW) as fleet:
+            fleet.await_progress()
             running.kill()
             running = Engine(engine_dir, *words, log=log)
-            crowd.await_progress()
+            fleet.await_progress()
             running.strike("wal")
-            crowd.await_progress()
+            fleet.await_progress()
             fill(running)
-            crowd.await_progress()
+            fleet.await_progress()
         running.stop()
     finally:
         running.__exit__(None, None, None)

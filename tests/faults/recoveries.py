@@ -47,8 +47,8 @@ def _base(directory: Path) -> Path:
     directory.mkdir()
     base = directory / "base"
     streams = [["hot", f"own-{i}"] for i in range(4)]
-    with Engine(base, *SMALL, "--pipeline-bytes", "1") as engine, writers(base, directory, streams) as crowd:
-        crowd.await_progress(50)
+    with Engine(base, *SMALL, "--pipeline-bytes", "1") as engine, writers(base, directory, streams) as fleet:
+        fleet.await_progress(50)
         engine.kill()
     return base
 

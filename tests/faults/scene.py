@@ -64,7 +64,7 @@ class Scene:
         self._flags, self._env = flags, engine_env
         self.verdict = Verdict()
         self.running: Engine
-        self.crowd: Writers
+        self.fleet: Writers
         self.reader: Reader
         self.watch: Watch
 
@@ -76,14 +76,14 @@ class Scene:
 
     def await_progress(self, skip: int | None = None, *, reader: bool = True) -> None:
         """Writers and the reader have all gone on since the call; ``skip`` is a writer who is not asked."""
-        self.crowd.await_progress(3, skip)
+        self.fleet.await_progress(3, skip)
         if reader:
             self.reader.await_progress()
 
     def pids(self, role: str) -> list[int]:
         """Of one process of the engine, of the writers, or of the reader."""
         if role == "writers":
-            return [process.pid for process in self.crowd.processes]
+            return [process.pid for process in self.fleet.processes]
         return [self.reader.process.pid] if role == "reader" else [self.running.pid(role)]
 
     def await_successor(self) -> None:
@@ -97,7 +97,7 @@ class Scene:
 
     def let_pass(self, seconds: float, skip: int = 0) -> None:
         """Time, in which one writer goes on: what all of them would write takes longer to judge than it is worth."""
-        with held(*(process.pid for i, process in enumerate(self.crowd.processes[:-1]) if i >= skip)):
+        with held(*(process.pid for i, process in enumerate(self.fleet.processes[:-1]) if i >= skip)):
             pause(seconds)
 
     def unharmed(self, wal: int, drain: int) -> None:
@@ -154,8 +154,8 @@ def scene(
     found.start(wrapper)
     try:
         with Watch(at) as found.watch:
-            crowd = writers(at, directory, STREAMS, window=WINDOW, env=client_env, own=[first or {}], wrapper=writer_wrapper)
-            with crowd as found.crowd:
+            fleet = writers(at, directory, STREAMS, window=WINDOW, env=client_env, own=[first or {}], wrapper=writer_wrapper)
+            with fleet as found.fleet:
                 found.reader = Reader(at, directory / "reader.journal", client_env)
                 try:
                     found.await_progress()
@@ -165,7 +165,7 @@ def scene(
             found.await_attached(0)
             found.verdict.expect((code := found.running.stop()) == 0, f"the engine ended with code {code}")
         found.verdict.add(found.watch.judge())
-        found.verdict.add(judge(at, found.crowd.journals, strangers=strangers, seen=(found.reader.journal,)))
+        found.verdict.add(judge(at, found.fleet.journals, strangers=strangers, seen=(found.reader.journal,)))
     finally:
         found.running.__exit__(None, None, None)
 

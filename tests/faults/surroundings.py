@@ -166,21 +166,21 @@ def group(times: int, directory: Path, seed: int) -> Verdict:
     engine_dir, log = directory / "engine", directory / "engine.log"
     running = Engine(engine_dir, *SMALL, log=log)
     try:
-        with writers(engine_dir, directory, STREAMS, window=WINDOW) as crowd:
+        with writers(engine_dir, directory, STREAMS, window=WINDOW) as fleet:
             for _ in range(times):
-                crowd.await_progress(5)
+                fleet.await_progress(5)
                 pause(chance.random() * 0.05)
                 for number in chance.choices((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), k=chance.randrange(1, 4)):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(running.process.pid, number)
                 verdict.expect((code := running.await_exit()) == 0, f"the engine ended with code {code}")
                 running = Engine(engine_dir, *SMALL, log=log)
-            crowd.await_progress(5)
+            fleet.await_progress(5)
         verdict.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
     finally:
         running.__exit__(None, None, None)
     verdict.expect("replaced" not in log.read_text(), "a process was replaced")
-    verdict.add(judge(engine_dir, crowd.journals))
+    verdict.add(judge(engine_dir, fleet.journals))
     verdict.runs = times
     return verdict
 
@@ -211,7 +211,7 @@ def starts(times: int, directory: Path, seed: int) -> Verdict:
     engine_dir = directory / "engine"
     with Engine(engine_dir, *SMALL) as first:
         verdict.expect(first.stop() == 0, "no orderly stop")
-    with writers(engine_dir, directory, STREAMS, window=WINDOW) as crowd:
+    with writers(engine_dir, directory, STREAMS, window=WINDOW) as fleet:
         for _ in range(times):
             starters = [
                 subprocess.Popen(
@@ -228,7 +228,7 @@ def starts(times: int, directory: Path, seed: int) -> Verdict:
                 for each in starters:
                     assert each.stdout is not None
                     verdict.expect(each.stdout.readline() == b"in\n", "somebody did not get in")
-                crowd.await_progress(5)
+                fleet.await_progress(5)
             finally:
                 for each in starters:
                     each.communicate(b"\n")
@@ -237,7 +237,7 @@ def starts(times: int, directory: Path, seed: int) -> Verdict:
             os.kill(pid, signal.SIGTERM)
     with (engine_dir / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    verdict.add(judge(engine_dir, crowd.journals, strangers=(LATE,)))
+    verdict.add(judge(engine_dir, fleet.journals, strangers=(LATE,)))
     verdict.runs = times
     return verdict
 
@@ -247,8 +247,8 @@ def disk_full(times: int, directory: Path, seed: int) -> Verdict:
     with disk(directory, "ext4", 64 << 20) as medium:
         engine_dir, verdict = medium.mount / "engine", Verdict()
         with Engine(engine_dir, *SMALL, "--max-restarts", "1000") as running:
-            with writers(engine_dir, directory, STREAMS, window=WINDOW) as crowd:
-                crowd.await_progress(5)
+            with writers(engine_dir, directory, STREAMS, window=WINDOW) as fleet:
+                fleet.await_progress(5)
                 ballast = medium.mount / "ballast"
                 with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                     while True:
@@ -258,9 +258,9 @@ def disk_full(times: int, directory: Path, seed: int) -> Verdict:
                     running.strike("wal")
                     until(partial(replaced, running, n + 1), "a dead process to be replaced")
                 ballast.unlink()
-                crowd.await_progress(5)
+                fleet.await_progress(5)
             verdict.expect((code := running.stop()) == 0, f"the engine ended with code {code}")
-        verdict.add(judge(engine_dir, crowd.journals))
+        verdict.add(judge(engine_dir, fleet.journals))
         verdict.runs = times
         return verdict
 
@@ -304,7 +304,7 @@ def forks(times: int, directory: Path, seed: int) -> Verdict:
     stay, leave = os.pipe()
     orphans: list[int] = []
     try:
-        with writers(engine_dir, directory, STREAMS, window=WINDOW) as crowd:
+        with writers(engine_dir, directory, STREAMS, window=WINDOW) as fleet:
             for _ in range(times):
                 program = subprocess.Popen(
                     [sys.executable, "-c", PROGRAM, str(engine_dir), str(stay)],
@@ -315,13 +315,13 @@ def forks(times: int, directory: Path, seed: int) -> Verdict:
                     assert program.stdin is not None
                     assert program.stdout is not None
                     verdict.expect(program.stdout.readline() == b"ready\n", "no engine while an earlier one's children stay")
-                    crowd.await_progress(5)
+                    fleet.await_progress(5)
                     before = set(children_of(program.pid))
                     program.stdin.write(b"\n")
                     program.stdin.flush()
                     verdict.expect(program.stdout.readline() == b"forked\n", "no fork")
                     orphans += set(children_of(program.pid)) - before
-                    crowd.await_progress(5)
+                    fleet.await_progress(5)
                 finally:
                     program.kill()
                     program.wait()
@@ -329,12 +329,12 @@ def forks(times: int, directory: Path, seed: int) -> Verdict:
                         pipe.close()  # type: ignore[union-attr]
             verdict.expect(all(map(state, orphans)), "a child of the program did not stay")
             with Engine(engine_dir, *SMALL) as last:
-                crowd.await_progress(5)
+                fleet.await_progress(5)
                 verdict.expect(last.stop() == 0, "no orderly stop")
     finally:
         os.close(stay)
         os.close(leave)
-    verdict.add(judge(engine_dir, crowd.journals))
+    verdict.add(judge(engine_dir, fleet.journals))
     verdict.runs = times
     return verdict
 

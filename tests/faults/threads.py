@@ -50,7 +50,7 @@ class Thread(Writer):
 
 
 class Threads(Writers):
-    """The program as seen from the test: a crowd in one process."""
+    """The program as seen from the test: writers in one process."""
 
     def __init__(self, directory: Path, journals: Path, window: int, root: Path = ROOT) -> None:
         self.journals = {name: journals / f"{name}.journal" for name in NAMES}

@@ -89,7 +89,7 @@ static void put_request(uint32_t stream, uint32_t payload, uint32_t count, uint6
     };
     q.crc = wrong & 2 ? 5 : rw_request_crc(&q);
     memcpy(data + at, &q, sizeof q);
-    chain += rw_request_frame(payload);
+    chain += rw_request_bytes(payload);
 }
 
 static void forge(void)
@@ -142,9 +142,9 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *t)
     return __real_clock_gettime(id, t);
 }
 
-int __real_rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out);
-int __wrap_rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out);
-int __wrap_rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
+int __real_rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out);
+int __wrap_rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out);
+int __wrap_rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
 {
     act_between();
     int rc = __real_rw_lane_peek(e, limit, out);
@@ -152,15 +152,15 @@ int __wrap_rw_lane_peek(const rw_lane_end *e, uint64_t limit, rw_request *out)
     return rc;
 }
 
-uint64_t __real_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload,
+uint64_t __real_rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload,
                               uint32_t seed);
-uint64_t __wrap_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload,
+uint64_t __wrap_rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload,
                               uint32_t seed);
-uint64_t __wrap_rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload,
+uint64_t __wrap_rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload,
                               uint32_t seed)
 {
     act_between();
-    return __real_rw_record_put(at, r, payload, seed);
+    return __real_rw_frame_put(at, r, payload, seed);
 }
 
 /* ---------------------------------------------------------------------------- the honest writer */
@@ -245,9 +245,9 @@ static void check_block(const rw_block_job *job)
                  RW_OK);
     FUZZ_REQUIRE(rw_block_verify(job->block) == RW_OK);
     uint64_t at = sizeof *h;
-    rw_frame f;
+    rw_frame_info f;
     while (rw_block_frames(job->block, &at, &f, 1) == 1) {
-        if (f.kind != RW_RECORD_BATCH || f.slot != HONEST)
+        if (f.kind != RW_FRAME_BATCH || f.slot != HONEST)
             continue;
         request *r = &sent[taken_count++];
         FUZZ_REQUIRE(taken_count <= sent_count &&
@@ -263,7 +263,7 @@ static int compose(uint32_t acts)
     between = acts;
     rw_lanes_backlog(wal);
     int rc = rw_compose(wal, 0, &job);
-    if (rc == RW_CHORE) {
+    if (rc == RW_MAINTENANCE) {
         int dropped;
         rw_wal_drop_segment(wal, &dropped);
         FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file, true) == RW_OK);

@@ -27,12 +27,12 @@ static void check_block(uint64_t at)
     uint8_t *block = fuzz_copy(log_bytes + at, h.length);
     if (rw_block_verify(block) == RW_OK) {
         uint64_t frame_at = sizeof h;
-        rw_frame frames[7];
+        rw_frame_info frames[7];
         uint64_t total = 0;
         for (uint32_t n; (n = rw_block_frames(block, &frame_at, frames, 7)) != 0; total += n)
             for (uint32_t i = 0; i < n; i++)
-                FUZZ_REQUIRE(frames[i].at + sizeof(rw_record) + frames[i].payload_bytes <= h.used);
-        FUZZ_REQUIRE(total == h.records);
+                FUZZ_REQUIRE(frames[i].at + sizeof(rw_frame) + frames[i].payload_bytes <= h.used);
+        FUZZ_REQUIRE(total == h.frames);
     }
     free(block);
 }
@@ -94,7 +94,7 @@ static void make_index(void)
     for (uint32_t i = 0; i < streams; i++)
         last[i] = head.limit * (i + 1); /* what another index left there */
     while (rw_walk_index(&area, &walk, entries, capacity, &count, last, streams) == RW_WALK_FULL) {
-        FUZZ_REQUIRE(walk.need <= size / sizeof(rw_record)); /* the caller makes room for so many */
+        FUZZ_REQUIRE(walk.need <= size / sizeof(rw_frame)); /* the caller makes room for so many */
         uint32_t more = count + (uint32_t)walk.need;
         capacity = more > 2 * capacity ? more : 2 * capacity;
         rw_index_entry *grown = (rw_index_entry *)fuzz_bytes(capacity * sizeof *entries);
@@ -161,7 +161,7 @@ static int run(rw_recovery *s, const uint8_t *from, uint64_t begin, uint64_t byt
         if (rc == RW_BAD)
             return 0;
         if (rc == RW_FULL) {
-            FUZZ_REQUIRE(next != NULL && next->draft.records > 0);
+            FUZZ_REQUIRE(next != NULL && next->draft.frames > 0);
             seal_draft(next, (rw_block){.kind = RW_BLOCK_DATA});
         } else {
             FUZZ_REQUIRE(s->position > before || s->wanted > room);
@@ -216,7 +216,7 @@ static void carry(rw_recovery *s, uint64_t cut, uint64_t end)
     put_barrier(&e, s, cut);
     rw_recovery_carry(s, cut);
     FUZZ_REQUIRE(run(s, log_bytes, head.begin, size, end, &e));
-    if (e.draft.records != 0)
+    if (e.draft.frames != 0)
         seal_draft(&e, (rw_block){.kind = RW_BLOCK_DATA});
     for (uint32_t id = 0; id < s->stream_end; id++)
         FUZZ_REQUIRE(rw_recovery_stream_of(s, id)->next_offset == offsets[id]);

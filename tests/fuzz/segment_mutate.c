@@ -22,17 +22,17 @@ static uint8_t *page_of(uint8_t *data, uint64_t page)
  * there are, and where the last one ends. */
 static uint32_t restamp_frames(uint8_t *block, const rw_block *h, uint64_t room, uint64_t *end)
 {
-    uint32_t n = 0, seed = rw_record_seed(h->epoch, h->position);
+    uint32_t n = 0, seed = rw_frame_seed(h->epoch, h->position);
     uint64_t at = sizeof *h;
-    while (n < h->records && at + sizeof(rw_record) <= room) {
-        rw_record r;
+    while (n < h->frames && at + sizeof(rw_frame) <= room) {
+        rw_frame r;
         memcpy(&r, block + at, sizeof r);
-        if (rw_record_frame(r.payload_bytes) <= room - at)
+        if (rw_frame_bytes(r.payload_bytes) <= room - at)
             r.digest = rw_xxh3(block + at + sizeof r, r.payload_bytes);
-        r.crc = rw_record_crc(&r, seed);
+        r.crc = rw_frame_crc(&r, seed);
         memcpy(block + at, &r, sizeof r);
         n++;
-        *end = at += rw_record_frame(r.payload_bytes);
+        *end = at += rw_frame_bytes(r.payload_bytes);
     }
     return n;
 }
@@ -58,7 +58,7 @@ static void restamp(uint8_t *data, size_t size, uint64_t page)
     uint32_t n = restamp_frames(block, &h, room, &end);
     if (kind < 4) { /* a whole block: what the header says of its frames is so */
         if (n != 0) {
-            h.records = n;
+            h.frames = n;
             h.used = (uint32_t)end;
         }
         if (h.length < h.used || h.length > room || h.length % RW_PAGE)
@@ -99,21 +99,21 @@ static void change_header(uint8_t *block)
 static void change_frame(uint8_t *block, uint64_t room)
 {
     static const field fields[] = {
-        FIELD(rw_record, kind),          FIELD(rw_record, persisted),
-        FIELD(rw_record, payload_bytes), FIELD(rw_record, count),
-        FIELD(rw_record, stream),        FIELD(rw_record, base_offset),
-        FIELD(rw_record, timestamp_ns),  {sizeof(rw_record), 4},
-        {sizeof(rw_record) + 4, 4}, /* the first lengths of a batch */
+        FIELD(rw_frame, kind),          FIELD(rw_frame, persisted),
+        FIELD(rw_frame, payload_bytes), FIELD(rw_frame, count),
+        FIELD(rw_frame, stream),        FIELD(rw_frame, base_offset),
+        FIELD(rw_frame, timestamp_ns),  {sizeof(rw_frame), 4},
+        {sizeof(rw_frame) + 4, 4}, /* the first lengths of a batch */
     };
     uint64_t at = sizeof(rw_block);
     for (uint64_t skip = fuzz_below(&dice, 6);; skip--) {
-        if (at + sizeof(rw_record) + 8 > room)
+        if (at + sizeof(rw_frame) + 8 > room)
             return;
-        rw_record r;
+        rw_frame r;
         memcpy(&r, block + at, sizeof r);
         if (skip == 0)
             break;
-        at += rw_record_frame(r.payload_bytes);
+        at += rw_frame_bytes(r.payload_bytes);
     }
     change_field(block + at, fields, sizeof fields / sizeof *fields);
 }

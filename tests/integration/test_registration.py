@@ -40,9 +40,9 @@ class Desk(threading.Thread):
         super().__init__()
         self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.listener = Listener(self.directory)
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.control, self.ring, self.lane = (os.memfd_create(name) for name in ("control", "ring", "lane"))
-        self.handed_out = [self.bell, self.directory, self.control, self.ring]
+        self.handed_out = [self.doorbell, self.directory, self.control, self.ring]
         self.lanes = [self.lane]
         self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.end, self.ended = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -97,7 +97,7 @@ class Desk(threading.Thread):
         for connection in self.connections:
             connection.close()
         self.listener.close()
-        for fd in (self.bell, self.directory, self.control, self.ring, self.lane, self.end, self.ended):
+        for fd in (self.doorbell, self.directory, self.control, self.ring, self.lane, self.end, self.ended):
             os.close(fd)
 
 
@@ -146,10 +146,10 @@ def test_hello_brings_the_facts_and_four_descriptors(desk: Desk, tmp_path: Path)
     with contextlib.closing(Registration(tmp_path, WAIT)) as client:
         assert client.hello.uuid == bytes(16)
         assert (client.hello.epoch, client.hello.config) == (3, {"lane_bytes": 65536})
-        os.eventfd_write(client.bell_fd, 5)
-        assert os.eventfd_read(desk.bell) == 5
+        os.eventfd_write(client.doorbell_fd, 5)
+        assert os.eventfd_read(desk.doorbell) == 5
         brought = client.hand_over()
-        assert brought.bell == client.bell_fd
+        assert brought.doorbell == client.doorbell_fd
         for fd, meant in zip(brought, desk.handed_out, strict=True):
             assert fd != meant
             assert same(fd, meant)
@@ -159,18 +159,18 @@ def test_hello_brings_the_facts_and_four_descriptors(desk: Desk, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("desk")
-def test_the_bell_outlives_close_and_goes_with_the_last_reference(tmp_path: Path) -> None:
+def test_the_doorbell_outlives_close_and_goes_with_the_last_reference(tmp_path: Path) -> None:
     client = Registration(tmp_path, WAIT)
-    bell = client.bell_fd
+    doorbell = client.doorbell_fd
     client.close()
-    os.eventfd_write(bell, 1)
+    os.eventfd_write(doorbell, 1)
     del client
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(bell)
+        os.fstat(doorbell)
 
 
 def test_descriptors_go_with_the_registration_unless_they_were_handed_over(desk: Desk, tmp_path: Path) -> None:
-    handed_out = (desk.bell, desk.directory, desk.control, desk.ring)
+    handed_out = (desk.doorbell, desk.directory, desk.control, desk.ring)
     before = [opens_of(fd) for fd in handed_out]
     client = Registration(tmp_path, WAIT)
     client.close()

@@ -1,18 +1,18 @@
 /* The way of a request from its writer through a WAL thread and the drain back to its writer, with every sleep on it.
  *
  * Roles
- *   writer k     publishes REQUESTS requests, rings if the bell wants it, then sleeps until all of them are confirmed
- *   wal t        watches the lanes; takes one request into a block under the turn; persists it; tells the drain; sleeps as
+ *   writer k     publishes REQUESTS requests, rings if the doorbell wants it, then sleeps until all of them are confirmed
+ *   wal t        watches the lanes; takes one request into a block under the compose lock; persists it; tells the drain; sleeps as
  *                the sentinel on the eventfd, or idle on a private futex
  *   drain        confirms what is persisted, wakes the writers that wait, sleeps on `completions`
  *   monitor      when nothing can run any more: everything is taken, confirmed, and every writer is done
  *
- * The same protocols as test_bell.py, test_drain_park.py and test_completion.py, composed: a lost wake-up anywhere on the
+ * The same protocols as test_doorbell.py, test_drain_park.py and test_completion.py, composed: a lost wake-up anywhere on the
  * way ends in the monitor's assertion. Memory is sequentially consistent; a missing fence between a store and a load is
  * written as the load before the store, which is all that a store buffer can do to one pair.
  *
  * Sequence numbers and futex values are compared only for equality with a remembered value, so a flag takes their place:
- * "the word is still as I read it", cleared by every change. last_rung == bell becomes rung[k].
+ * "the word is still as I read it", cleared by every change. last_rung == doorbell becomes rung[k].
  *
  * Mutants: spin -D and one of NO_PUBLISH_FENCE, NO_LOOK_BEFORE_IDLE, NO_LOOK_AS_SENTINEL, NO_SEQUENCE, NO_DRAIN_LOOK,
  * BUMP_BEFORE_PERSISTED, NO_WRITER_LOOK, WAITERS_BEFORE_WAKE. test_spin.py runs them all.
@@ -30,15 +30,15 @@
 #endif
 
 byte lane[WRITERS];      /* published, by writer */
-byte taken[WRITERS];     /* under the turn */
+byte taken[WRITERS];     /* under the compose lock */
 byte persisted[WRITERS];
 byte confirmed[WRITERS];
 
-byte watchers;           /* these two are one word, the bell */
+byte watchers;           /* these two are one word, the doorbell */
 bool sentinel;
 bool rung[WRITERS];
 bool eventfd;
-bool turn;
+bool compose_lock;
 byte writing;
 byte idle_count;
 bool idle_seen[THREADS];
@@ -53,7 +53,7 @@ bool wake_seen[WRITERS];
 bool writer_asleep[WRITERS];
 bool done[WRITERS];
 
-inline changed_bell()
+inline changed_doorbell()
 {
 #ifndef NO_SEQUENCE
     k = 0;
@@ -77,7 +77,7 @@ inline look()
     od
 }
 
-#ifdef BELL_ONLY
+#ifdef DOORBELL_ONLY
 #define tell_drain() skip
 #else
 inline tell_drain()
@@ -94,23 +94,23 @@ active [THREADS] proctype wal()
 {
     byte k, mine, t = _pid;
     bool found, became;
-    atomic { watchers++; changed_bell() }
+    atomic { watchers++; changed_doorbell() }
 watch:
     if
-    :: atomic { !turn -> turn = true }
-    :: atomic { turn -> goto sleep }
+    :: atomic { !compose_lock -> compose_lock = true }
+    :: atomic { compose_lock -> goto sleep }
     fi;
     if
-    :: atomic { writing > 0 -> turn = false; goto sleep } /* not worth a further block */
+    :: atomic { writing > 0 -> compose_lock = false; goto sleep } /* not worth a further block */
     :: true
     fi;
     look();
     if
-    :: atomic { !found -> turn = false; goto sleep }
+    :: atomic { !found -> compose_lock = false; goto sleep }
     :: atomic { found -> taken[k]++; mine = k; k = 0; found = false; writing++ }
     fi;
-    atomic { watchers--; changed_bell() }
-    turn = false;
+    atomic { watchers--; changed_doorbell() }
+    compose_lock = false;
     if
     :: sentinel -> eventfd = true /* more is left behind: rouse a helper */
     :: atomic { !sentinel && idle_count > 0 ->
@@ -139,7 +139,7 @@ watch:
     persisted[mine]++;
     tell_drain();
 #endif
-    atomic { mine = 0; watchers++; changed_bell() }
+    atomic { mine = 0; watchers++; changed_doorbell() }
     writing--;
     goto watch;
 
@@ -152,11 +152,11 @@ sleep:
     :: writing > 0 -> goto idle
     :: else
     fi;
-    atomic { !turn -> turn = true }
+    atomic { !compose_lock -> compose_lock = true }
     atomic {
         became = !sentinel;
         if
-        :: became -> sentinel = true; watchers--; changed_bell()
+        :: became -> sentinel = true; watchers--; changed_doorbell()
         :: else
         fi
     }
@@ -167,19 +167,19 @@ sleep:
     :: else
     fi;
 #endif
-    turn = false;
+    compose_lock = false;
     if
     :: atomic { !became -> goto watch }
     :: atomic { became && found -> found = false; k = 0 }
     :: became && !found -> eventfd; eventfd = false
     fi;
-    atomic { became = false; sentinel = false; watchers++; changed_bell() }
+    atomic { became = false; sentinel = false; watchers++; changed_doorbell() }
     goto watch;
 
 idle:
     idle_count++;
     idle_seen[t] = true;
-    atomic { watchers--; changed_bell() }
+    atomic { watchers--; changed_doorbell() }
     if
     :: sentinel -> skip
     :: else ->
@@ -192,9 +192,9 @@ idle:
     if
     :: writing > 0 -> skip
     :: else ->
-        atomic { !turn -> turn = true }
+        atomic { !compose_lock -> compose_lock = true }
         look();
-        turn = false;
+        compose_lock = false;
         if
         :: atomic { found -> found = false; k = 0; goto up }
         :: else
@@ -209,7 +209,7 @@ idle:
     }
     !idle_asleep[t];
 up:
-    atomic { watchers++; idle_seen[t] = false; changed_bell() }
+    atomic { watchers++; idle_seen[t] = false; changed_doorbell() }
     idle_count--;
     goto watch
 }
@@ -222,7 +222,7 @@ inline ring_if_wanted()
     fi
 }
 
-#ifndef BELL_ONLY
+#ifndef DOORBELL_ONLY
 /* The drain's look: every writer's requests that are persisted. */
 inline confirm()
 {
@@ -276,7 +276,7 @@ active proctype drain()
 
 active [WRITERS] proctype writer()
 {
-#ifdef BELL_ONLY
+#ifdef DOORBELL_ONLY
     byte w = _pid - THREADS, n;
 #else
     byte w = _pid - THREADS - 1, n;
@@ -301,7 +301,7 @@ active [WRITERS] proctype writer()
         n++
     :: else -> break
     od;
-#ifdef BELL_ONLY
+#ifdef DOORBELL_ONLY
     done[w] = true
 #else
     do

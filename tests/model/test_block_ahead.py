@@ -1,7 +1,7 @@
 """Model of the block that is composed ahead (PAIR: ahead in ahead.h and wal.c).
 
 Roles
-    Two threads that each write a block, and a third with the turn, which has blocks to compose: while two are being
+    Two threads that each write a block, and a third with the compose lock, which has blocks to compose: while two are being
     written and none is ahead it puts one there and looks at `writing`, otherwise it writes the block itself. Who has
     written takes the block ahead if there is one, else counts itself out of `writing` and looks once more. Taking is
     a compare-and-set, a copy, and the state's return to NONE.
@@ -14,7 +14,7 @@ Findings
     Holds under SC, TSO and PSO with three blocks. Every mutant is found.
 
 Leaves out
-    Stuck writes, and the guard that takes the block ahead of them; which blocks are worth composing; the bell.
+    Stuck writes, and the guard that takes the block ahead of them; which blocks are worth composing; the doorbell.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Thread:
 
 
 class Composer(Thread):
-    """Has the turn, and blocks to compose."""
+    """Has the compose lock, and blocks to compose."""
 
     def steps(self) -> dict[str, Step]:
         put: Step = self.put if self.mutant == "put without fence" else fenced(self.put)

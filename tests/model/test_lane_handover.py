@@ -1,4 +1,4 @@
-"""Model of how a lane's descriptor comes to the WAL process (processes/lanes.py, slots.py, crew.py), as to the drain.
+"""Model of how a lane's descriptor comes to the WAL process (processes/lanes.py, slots.py, process_group.py), as to the drain.
 
 Roles
     The supervisor has one thread. It grants two lanes, one after the other, each in three steps: it keeps the

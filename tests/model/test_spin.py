@@ -1,8 +1,8 @@
 """engine.pml, checked by spin: the way of a request through writer, WAL threads and drain, in sizes beyond
-test_bell.py.
+test_doorbell.py.
 
 Findings (spin 6.5.2, all of them exhaustive)
-    the bell alone      2 writers of 2 requests, 2 WAL threads    3,379,967 states, holds
+    the doorbell alone      2 writers of 2 requests, 2 WAL threads    3,379,967 states, holds
                         1 writer of 1 request, 3 WAL threads      1,058,189 states, holds
     the whole way       1 writer of 1 request, 2 WAL threads      1,993,728 states, holds
     All eight mutants end in the monitor's assertion.
@@ -55,8 +55,8 @@ def holds(directory: Path, *defines: str, optimise: str) -> bool:
 @pytest.mark.parametrize(
     "size",
     [
-        ("BELL_ONLY", "WRITERS=2", "REQUESTS=2", "THREADS=2"),
-        ("BELL_ONLY", "WRITERS=1", "REQUESTS=1", "THREADS=3"),
+        ("DOORBELL_ONLY", "WRITERS=2", "REQUESTS=2", "THREADS=2"),
+        ("DOORBELL_ONLY", "WRITERS=1", "REQUESTS=1", "THREADS=3"),
         ("WRITERS=1", "REQUESTS=1", "THREADS=2"),
     ],
     ids=" ".join,
@@ -68,10 +68,10 @@ def test_every_request_is_taken_confirmed_and_its_writer_woken(size: tuple[str, 
 @pytest.mark.parametrize(
     ("mutant", "size"),
     [
-        ("NO_PUBLISH_FENCE", ("BELL_ONLY", "WRITERS=1")),
-        ("NO_LOOK_BEFORE_IDLE", ("BELL_ONLY", "WRITERS=1")),
-        ("NO_LOOK_AS_SENTINEL", ("BELL_ONLY", "WRITERS=1")),
-        ("NO_SEQUENCE", ("BELL_ONLY", "WRITERS=1", "REQUESTS=2")),
+        ("NO_PUBLISH_FENCE", ("DOORBELL_ONLY", "WRITERS=1")),
+        ("NO_LOOK_BEFORE_IDLE", ("DOORBELL_ONLY", "WRITERS=1")),
+        ("NO_LOOK_AS_SENTINEL", ("DOORBELL_ONLY", "WRITERS=1")),
+        ("NO_SEQUENCE", ("DOORBELL_ONLY", "WRITERS=1", "REQUESTS=2")),
         ("NO_DRAIN_LOOK", ("WRITERS=1", "THREADS=1")),
         ("BUMP_BEFORE_PERSISTED", ("WRITERS=1", "THREADS=1")),
         ("NO_WRITER_LOOK", ("WRITERS=1", "THREADS=1")),

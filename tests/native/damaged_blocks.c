@@ -33,11 +33,11 @@ static void build(uint8_t *block)
         uint32_t bytes = dice(sizeof payload);
         for (uint32_t k = 0; k < bytes; k++)
             payload[k] = (uint8_t)dice(256);
-        rw_record r = {.kind = RW_RECORD_BATCH,
+        rw_frame r = {.kind = RW_FRAME_BATCH,
                        .payload_bytes = bytes,
                        .count = 1,
                        .digest = rw_xxh3(payload, bytes)};
-        at += rw_record_put(block + at, &r, payload, rw_record_seed(epoch, position));
+        at += rw_frame_put(block + at, &r, payload, rw_frame_seed(epoch, position));
     }
     rw_block h = {.magic = RW_BLOCK_MAGIC,
                   .format_version = RW_FORMAT_VERSION,
@@ -45,7 +45,7 @@ static void build(uint8_t *block)
                   .position = position,
                   .length = LENGTH,
                   .used = (uint32_t)at,
-                  .records = RECORDS,
+                  .frames = RECORDS,
                   .kind = RW_BLOCK_DATA,
                   .span = LENGTH};
     memcpy(h.uuid, uuid, sizeof uuid);
@@ -57,12 +57,12 @@ static void build(uint8_t *block)
  * can find. */
 static void forge(uint8_t *block)
 {
-    rw_record r;
+    rw_frame r;
     uint8_t *at = block + sizeof(rw_block);
     memcpy(&r, at, sizeof r);
     r.payload_bytes = dice(2) ? dice(LENGTH) : UINT32_MAX - dice(64);
     r.count = dice(2) ? dice(200) : UINT32_MAX - dice(8);
-    r.crc = rw_record_crc(&r, rw_record_seed(epoch, position));
+    r.crc = rw_frame_crc(&r, rw_frame_seed(epoch, position));
     memcpy(at, &r, sizeof r);
 }
 
@@ -99,7 +99,7 @@ int main(void)
             continue;
         }
         uint64_t at = sizeof(rw_block);
-        rw_frame frames[RECORDS + 1];
+        rw_frame_info frames[RECORDS + 1];
         if (rw_block_frames(block, &at, frames, RECORDS + 1) != RECORDS)
             return 3;
         accepted++;

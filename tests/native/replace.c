@@ -50,7 +50,7 @@ static int wal_process(int successor)
 {
     const rw_wal_options options = rig_options(&the_rig);
     rw_control *c = the_rig.c;
-    rw_wal *w = rw_wal_open(c, the_rig.ring, &options, the_rig.bell, the_rig.chore);
+    rw_wal *w = rw_wal_open(c, the_rig.ring, &options, the_rig.doorbell, the_rig.maintenance);
     for (uint32_t k = 0; k < RIG_LANES; k++)
         rw_wal_attach_lane(w, k, the_rig.lanes[k], 1);
     if (successor)
@@ -64,10 +64,10 @@ static int wal_process(int successor)
         RIG_REQUIRE(pthread_create(&threads[i].thread, NULL, pool, &threads[i]) == 0);
     }
     while (!rw_load32(finish)) {
-        struct pollfd p = {.fd = the_rig.chore, .events = POLLIN};
+        struct pollfd p = {.fd = the_rig.maintenance, .events = POLLIN};
         poll(&p, 1, -1);
         uint64_t rings;
-        if (read(the_rig.chore, &rings, sizeof rings) == sizeof rings)
+        if (read(the_rig.maintenance, &rings, sizeof rings) == sizeof rings)
             rig_add_segments(&the_rig, w, rw_wal_segment(w), the_rig.seed & 1);
     }
     rw_wal_finish(w);
@@ -80,10 +80,10 @@ static int wal_process(int successor)
 static int drain_process(int successor)
 {
     (void)successor;
-    rw_sequencer *s = rw_sequencer_open(the_rig.c, the_rig.ring, the_rig.bell);
+    rw_sequencer *s = rw_sequencer_open(the_rig.c, the_rig.ring, the_rig.doorbell);
     for (;;) {
         int rc = rw_sequencer_work(s, 50000, RIG_FOREVER);
-        RIG_REQUIRE(rc == RW_CHORE);
+        RIG_REQUIRE(rc == RW_MAINTENANCE);
         uint32_t slot, generation;
         RIG_REQUIRE(rw_sequencer_wants(s, &slot, &generation) == 1);
         rw_sequencer_attach_lane(s, slot, the_rig.lanes[slot], generation);
@@ -92,7 +92,7 @@ static int drain_process(int successor)
 
 static int writer_process(int k)
 {
-    rw_writer *w = rw_writer_open(the_rig.c, the_rig.lanes[k], the_rig.bell);
+    rw_writer *w = rw_writer_open(the_rig.c, the_rig.lanes[k], the_rig.doorbell);
     uint8_t *scratch = malloc(rw_writer_record_limit(w) + 8);
     uint64_t last[RIG_STREAMS], window = k % 3 ? RIG_COMPLETIONS : 1;
     memset(last, 0xff, sizeof last);
@@ -196,7 +196,7 @@ int main(int argc, char **argv)
     for (uint32_t k = 0; k < RIG_LANES; k++)
         expect_clean(writers[k]);
     rw_store32(finish, 1);
-    rw_ring_fd(the_rig.chore);
+    rw_signal_fd(the_rig.maintenance);
     expect_clean(wal);
     RIG_REQUIRE(kill(drain, SIGKILL) == 0 && waitpid(drain, NULL, 0) == drain);
 

@@ -46,14 +46,15 @@ static void remove_files(const rig *r)
 static void dump(const rig *r)
 {
     rw_control *c = r->c;
-    fprintf(stderr,
-            "seed %lu state %u bell %#lx starved %u wal_error %u drain_parked %u completions %u\n",
-            r->seed, c->state, c->bell, c->starved, c->wal_error, c->drain_parked, c->completions);
+    fprintf(
+        stderr,
+        "seed %lu state %u doorbell %#lx starved %u wal_error %u drain_parked %u completions %u\n",
+        r->seed, c->state, c->doorbell, c->starved, c->wal_error, c->drain_parked, c->completions);
     fprintf(stderr, "sealed %lu end %lu reserve %lu released %lu end %lu\n", c->sealed,
             c->sealed_end, c->reserve_end, c->released, c->released_end);
     for (uint64_t n = c->released; n < c->sealed && n < c->released + 8; n++)
         fprintf(stderr, "block %lu state %u records %u\n", n, rw_block_entry_of(c, n)->state,
-                rw_block_entry_of(c, n)->records);
+                rw_block_entry_of(c, n)->frames);
     for (uint32_t k = 0; k <= RIG_LANES; k++) {
         const rw_slot *s = rw_slot_of(c, k);
         const rw_lane *l = r->lanes[k];
@@ -123,9 +124,9 @@ void rig_open(rig *r, uint64_t seed, uint32_t confirm_order)
         int n = snprintf(name, sizeof name, "stream-%u", id);
         rw_stream_open(r->c, id, (const uint8_t *)name, (uint32_t)n);
     }
-    r->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    r->chore = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    RIG_REQUIRE(r->bell >= 0 && r->chore >= 0);
+    r->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    r->maintenance = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    RIG_REQUIRE(r->doorbell >= 0 && r->maintenance >= 0);
     const char *parent = getenv("TMPDIR");
     snprintf(r->directory, sizeof r->directory, "%s/rig-XXXXXX",
              parent && strlen(parent) < 40 ? parent : "/tmp");
@@ -156,8 +157,8 @@ void rig_close(rig *r)
             rw_unmap(r->lanes[k], sizeof(rw_lane), r->lane_bytes[k]);
     rw_unmap(r->ring, 0, RIG_RING);
     rw_unmap(r->c, r->c->control_bytes, 0);
-    close(r->bell);
-    close(r->chore);
+    close(r->doorbell);
+    close(r->maintenance);
 }
 
 void rig_open_lane(rig *r, uint32_t k, uint32_t generation)
@@ -271,7 +272,7 @@ static int by_request(const void *a, const void *b)
     return x->number < y->number ? -1 : x->number > y->number;
 }
 
-static void check_frame(const rig *r, const uint8_t *block, const rw_frame *f, uint64_t *next,
+static void check_frame(const rig *r, const uint8_t *block, const rw_frame_info *f, uint64_t *next,
                         rig_result *results, uint64_t count)
 {
     uint64_t limit = r->lane_bytes[f->slot] / 2 < r->c->max_record_bytes
@@ -281,7 +282,7 @@ static void check_frame(const rig *r, const uint8_t *block, const rw_frame *f, u
     RIG_REQUIRE(f->stream == q.stream && f->count == q.count && f->payload_bytes == q.bytes);
     RIG_REQUIRE(f->base_offset == next[f->stream]); /* dense, no duplicate, nothing lost below */
     next[f->stream] += f->count;
-    const uint8_t *payload = block + f->at + sizeof(rw_record);
+    const uint8_t *payload = block + f->at + sizeof(rw_frame);
     uint64_t table = q.count > 1 ? 4ull * q.count : 0;
     RIG_REQUIRE(memcmp(payload, q.lengths, table) == 0);
     uint8_t *expected = malloc(q.bytes + 8);
@@ -319,9 +320,9 @@ uint64_t rig_check(rig *r, const rig_result *all, uint64_t count)
         RIG_REQUIRE(h->watermark >= watermark && h->watermark <= position);
         watermark = h->watermark;
         uint64_t frame_at = sizeof(rw_block);
-        rw_frame f;
+        rw_frame_info f;
         while (rw_block_frames(block, &frame_at, &f, 1) == 1)
-            if (f.kind == RW_RECORD_BATCH) {
+            if (f.kind == RW_FRAME_BATCH) {
                 check_frame(r, block, &f, next, results, count);
                 requests++;
             }

@@ -33,7 +33,7 @@ typedef struct rig {
     uint8_t *ring;
     rw_lane *lanes[RIG_LANES + 1]; /* the last one is a tailer's: wait flags only */
     uint64_t lane_bytes[RIG_LANES + 1];
-    int bell, chore;
+    int doorbell, maintenance;
     int direct; /* the file system takes O_DIRECT */
     char directory[64];
     /* descriptors of this process, by WAL thread; the first: RIG_NOT_YET, RIG_DONE */

@@ -30,7 +30,7 @@ typedef struct writer_thread {
 static rig the_rig;
 static uint32_t requests;
 static rw_wal *wal;
-static uint32_t stop_drain, stop_chores;
+static uint32_t stop_drain, stop_maintenance;
 
 static uint32_t threads_of(uint32_t lane) { return 1u << lane % 3; }
 
@@ -84,7 +84,7 @@ static void *drain(void *argument)
     rw_sequencer *s = argument;
     while (!rw_load32(&stop_drain)) {
         int rc = rw_sequencer_work(s, 50000, RIG_FOREVER);
-        RIG_REQUIRE(rc == RW_CHORE || rc == RW_PENDING || rc == RW_INTERRUPTED);
+        RIG_REQUIRE(rc == RW_MAINTENANCE || rc == RW_PENDING || rc == RW_INTERRUPTED);
         uint32_t slot, generation;
         int wanted = rw_sequencer_wants(s, &slot, &generation);
         if (wanted == 1)
@@ -96,14 +96,14 @@ static void *drain(void *argument)
 }
 
 /* The WAL process's main thread: segments, one at a time and only when asked for, or ahead. */
-static void *chores(void *argument)
+static void *maintenance(void *argument)
 {
     (void)argument;
-    while (!rw_load32(&stop_chores)) {
-        struct pollfd p = {.fd = the_rig.chore, .events = POLLIN};
+    while (!rw_load32(&stop_maintenance)) {
+        struct pollfd p = {.fd = the_rig.maintenance, .events = POLLIN};
         poll(&p, 1, -1);
         uint64_t rings;
-        RIG_REQUIRE(read(the_rig.chore, &rings, sizeof rings) == sizeof rings);
+        RIG_REQUIRE(read(the_rig.maintenance, &rings, sizeof rings) == sizeof rings);
         rig_add_segments(&the_rig, wal, 0, the_rig.seed & 1);
     }
     return NULL;
@@ -113,7 +113,7 @@ static void *chores(void *argument)
 static void *tail(void *argument)
 {
     uint64_t end = *(uint64_t *)argument, seen = 0;
-    rw_writer *w = rw_writer_open(the_rig.c, the_rig.lanes[RIG_LANES], the_rig.bell);
+    rw_writer *w = rw_writer_open(the_rig.c, the_rig.lanes[RIG_LANES], the_rig.doorbell);
     while (seen < end) {
         RIG_REQUIRE(rw_tail_wait(w, 0, seen, 0, RIG_FOREVER) >= RW_PENDING);
         uint64_t now = rw_stream_confirmed(the_rig.c, 0);
@@ -130,7 +130,7 @@ static uint32_t start_writers(writer_thread *threads, uint32_t generation, rig_r
     for (uint32_t k = 0; k < RIG_LANES; k++) {
         rig_open_lane(&the_rig, k, generation);
         rw_wal_attach_lane(wal, k, the_rig.lanes[k], generation);
-        rw_writer *w = rw_writer_open(the_rig.c, the_rig.lanes[k], the_rig.bell);
+        rw_writer *w = rw_writer_open(the_rig.c, the_rig.lanes[k], the_rig.doorbell);
         for (uint32_t i = 0; i < threads_of(k); i++, n++) {
             threads[n] = (writer_thread){.w = w,
                                          .lane = k,
@@ -204,16 +204,16 @@ int main(int argc, char **argv)
     rig_open(&the_rig, seed, seed % 5 == 0);
     rig_watch(120);
     const rw_wal_options options = rig_options(&the_rig);
-    wal = rw_wal_open(the_rig.c, the_rig.ring, &options, the_rig.bell, the_rig.chore);
-    rw_sequencer *s = rw_sequencer_open(the_rig.c, the_rig.ring, the_rig.bell);
-    pthread_t workers[RIG_POOL], drainer, chore;
+    wal = rw_wal_open(the_rig.c, the_rig.ring, &options, the_rig.doorbell, the_rig.maintenance);
+    rw_sequencer *s = rw_sequencer_open(the_rig.c, the_rig.ring, the_rig.doorbell);
+    pthread_t workers[RIG_POOL], drainer, maintainer;
     uint32_t numbers[RIG_POOL];
     for (uint32_t i = 0; i < RIG_POOL; i++) {
         numbers[i] = i;
         RIG_REQUIRE(pthread_create(&workers[i], NULL, pool, &numbers[i]) == 0);
     }
     RIG_REQUIRE(pthread_create(&drainer, NULL, drain, s) == 0);
-    RIG_REQUIRE(pthread_create(&chore, NULL, chores, NULL) == 0);
+    RIG_REQUIRE(pthread_create(&maintainer, NULL, maintenance, NULL) == 0);
 
     uint64_t count;
     rig_result *results = run_generations(&count);
@@ -222,9 +222,9 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < RIG_POOL; i++)
         pthread_join(workers[i], NULL);
     RIG_REQUIRE(rw_sequencer_idle(s)); /* every result was seen and every lane let go */
-    rw_store32(&stop_chores, 1);
-    rw_ring_fd(the_rig.chore);
-    pthread_join(chore, NULL);
+    rw_store32(&stop_maintenance, 1);
+    rw_signal_fd(the_rig.maintenance);
+    pthread_join(maintainer, NULL);
     rw_store32(&stop_drain, 1);
     /* nobody's, and no lane is looked for */
     rw_store32(&rw_slot_of(the_rig.c, 0)->state, RW_SLOT_ACTIVE);

@@ -93,7 +93,7 @@ def watchers_below_none(memory: Memory, tmp_path: Path) -> None:
     with Wal(memory, tmp_path) as wal:
         wal.add_segments(range(1))
         writer.append(b"one")
-        memory.control.bell = (1 << 64) - 1  # as if one thread more had stopped than there are
+        memory.control.doorbell = (1 << 64) - 1  # as if one thread more had stopped than there are
         wal.drain_lanes()
 
 
@@ -167,7 +167,7 @@ CASES: list[tuple[Break, str, str]] = [
     (a_lane_head_that_went_on_alone, "compose.c", "e->cursor - slot->head <= e->bytes"),
     (a_next_offset_that_went_on_alone, "compose.c", "w->next_offset[id] >= s->next_offset"),
     (an_entry_of_another_block, "log_ring.c", "e->number == r->prefix"),
-    (watchers_below_none, "bell.h", "RW_BELL_WATCHERS"),
+    (watchers_below_none, "doorbell.h", "RW_DOORBELL_WATCHERS"),
     (an_offset_that_is_not_the_next, "sequencer.c", "r->base_offset == stream->confirmed_offset"),
     (a_block_that_is_completed_under_another_number, "sequencer.c", "b->number == number"),
     (ring_space_that_is_given_back_twice, "sequencer.c", "end - c->released_end <= c->ring_bytes"),

@@ -241,11 +241,11 @@ def test_a_completion_cell_answers_for_its_own_number_only() -> None:
         assert lib.rw_completion_poll(writer.writer, (1 << 32) + 5) == lib.RW_FAILED_REQUEST
 
 
-def test_a_caller_sleeps_at_once_in_a_crowd() -> None:
+def test_a_caller_sleeps_at_once_under_contention() -> None:
     with Memory() as memory:
         writer, sequencer = Writer(memory, 0), Sequencer(memory)
         sequencer.settle()
-        memory.control.callers = memory.control.crowd + 1
+        memory.control.callers = memory.control.contention + 1
         number, hour = writer.last + 1, 3600 * 10**9
         answers: list[int] = []
         caller = threading.Thread(

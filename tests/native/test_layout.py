@@ -26,7 +26,7 @@ SIZES = {
     "rw_lane": 4096,
     "rw_request": 64,
     "rw_block": 128,
-    "rw_record": 80,
+    "rw_frame": 80,
 }
 LAYOUT = (ROOT / "csrc" / "layout.h").read_text()
 PAGE = 4096
@@ -80,8 +80,8 @@ def test_the_comments_state_offsets_of_every_shared_struct() -> None:
 
 def test_words_of_different_roles_share_no_cache_line() -> None:
     by_role = {
-        "rw_control": (("state", "error", "membership"), ("bell", "write_ns"), ("sealed", "reserve_end"),
-                       ("completions", "wal_pid"), ("drain_parked", "crowd"), ("wal_blocks", "wal_rewrites"),
+        "rw_control": (("state", "error", "membership"), ("doorbell", "write_ns"), ("sealed", "reserve_end"),
+                       ("completions", "wal_pid"), ("drain_parked", "contention"), ("wal_blocks", "wal_rewrites"),
                        ("drain_passes", "drain_longest_run")),
         "rw_slot": (("state", "lane_bytes"), ("head", "requests"), ("wake", "confirmed")),
     }  # fmt: skip

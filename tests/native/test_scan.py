@@ -79,7 +79,7 @@ def test_a_walk_goes_on_where_it_stopped() -> None:
 def test_no_flipped_bit_gets_through() -> None:
     good = block_bytes([Frame(2, 0, [b"other"]), Frame(1, 0, [b"one", b"", b"three"])], epoch=1, position=0)
     used = ffi.cast("const rw_block *", ffi.from_buffer(good)).used
-    persisted = {ffi.offsetof("rw_record", "persisted") + at for at in (128, 128 + 80 + 8)}  # not covered, on purpose
+    persisted = {ffi.offsetof("rw_frame", "persisted") + at for at in (128, 128 + 80 + 8)}  # not covered, on purpose
     payload_of_other = range(128 + 80, 128 + 80 + 8)  # nobody asked for it
     padding = range(used - 4, used)
     for at in range(used):
@@ -235,7 +235,7 @@ def test_the_short_way_takes_all_that_is_confirmed_or_leaves_the_walk_alone(log:
 
     def short(records: int = 1000) -> bool:
         stood = bytes(ffi.buffer(walk))
-        done = bool(lib.rw_ring_next(log.control, log.ring, walk, before, slices, records) == lib.RW_WALK_DONE)
+        done = bool(lib.rw_log_ring_next(log.control, log.ring, walk, before, slices, records) == lib.RW_WALK_DONE)
         assert bytes(ffi.buffer(before if done else walk)) == stood
         return done
 
@@ -248,7 +248,7 @@ def test_the_short_way_takes_all_that_is_confirmed_or_leaves_the_walk_alone(log:
     assert short()
     assert (slices.count, walk.next_offset) == (lib.RW_FEW, 2 + lib.RW_FEW)
     damaged = log.add((1, [b"d" * 50]))
-    payload = damaged % log.ring_bytes + ffi.sizeof("rw_block") + ffi.sizeof("rw_record")
+    payload = damaged % log.ring_bytes + ffi.sizeof("rw_block") + ffi.sizeof("rw_frame")
     log.ring[payload] ^= 1
     assert not short()
     log.ring[payload] ^= 1

@@ -215,7 +215,7 @@ def test_clients_confirmed_lately_are_its_callers() -> None:
         sequencer = Sequencer(memory)
         sequencer.settle()
         assert memory.control.callers == 0
-        assert memory.control.crowd >= 4
+        assert memory.control.contention >= 4
         for number in range(1, 5):
             for slot in (0, 1, 3):
                 memory.persist(memory.seal([(0, 1, GENERATION + number)], slot=slot))

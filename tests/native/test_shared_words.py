@@ -25,7 +25,7 @@ COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or
 CHANGES = [
     ("another name", "uint64_t sealed_end; ", "uint64_t sealed_stop;"),
     ("another type of the same size", "uint32_t wal_error; ", "int32_t wal_error; "),
-    ("two words change places", "uint32_t callers; ", "uint32_t crowd;   "),
+    ("two words change places", "uint32_t callers; ", "uint32_t fleet;   "),
     ("a word in what was padding", "RW_PAD(pad4, 32, 64);", "uint64_t more; /* [bits] W > C: m */\n    RW_PAD(pad4, 40, 64);"),
     ("a word less", "    uint32_t starved;", "    uint32_t pad_; //"),
     ("a longer table", "#define RW_TAIL_INTERESTS  8u", "#define RW_TAIL_INTERESTS  7u"),
@@ -39,8 +39,8 @@ NAMES = [name for name, _, _ in CHANGES]
 def changed(old: str, new: str) -> str:
     assert TEXT.count(old) == 1, old
     text = TEXT.replace(old, new)
-    if "crowd;   " in new:
-        text = text.replace("uint32_t crowd;        /*", "uint32_t callers;      /*")
+    if "fleet;   " in new:
+        text = text.replace("uint32_t fleet;        /*", "uint32_t callers;      /*")
     return text
 
 

@@ -76,10 +76,10 @@ def test_lanes_take_turns_by_quota(tmp_path: Path) -> None:
         assert sum(n for slot, n in turns if slot == 0) == 40
 
 
-def test_in_a_crowd_a_block_that_gathers_ends_even_if_nobody_else_comes(tmp_path: Path) -> None:
+def test_under_contention_a_block_that_gathers_ends_even_if_nobody_else_comes(tmp_path: Path) -> None:
     with Memory() as memory:
         writers = [Writer(memory, slot) for slot in range(3)]
-        memory.control.callers, memory.control.crowd = 64, 8
+        memory.control.callers, memory.control.contention = 64, 8
         with Wal(memory, tmp_path, pipeline=64 * KIB) as wal:
             wal.add_segments(range(1))
             for writer in writers[:2]:
@@ -106,13 +106,13 @@ def test_an_empty_block_vouches_for_the_last_one_once(tmp_path: Path) -> None:
     with Memory() as memory:
         writer = Writer(memory, 0)
         assert writer.append(b"last") == lib.RW_OK
-        take(memory, tmp_path, cover_ns=1)
+        take(memory, tmp_path, idle_watermark_ns=1)
         covered = memory.control.sealed
         last, cover = memory.entry(covered - 2), memory.entry(covered - 1)
-        assert (last.records, cover.records) == (2, 0)  # the stream's definition and the record
+        assert (last.frames, cover.frames) == (2, 0)  # the stream's definition and the record
         assert ffi.cast("rw_block *", ffi.from_buffer(in_ring(memory, covered - 1))).watermark == cover.position
         assert on_disk(memory, tmp_path, covered - 1) == in_ring(memory, covered - 1)
-        with Wal(memory, tmp_path, cover_ns=1) as wal:  # a successor does not know that and does it again, once
+        with Wal(memory, tmp_path, idle_watermark_ns=1) as wal:  # a successor does not know that and does it again, once
             wal.add_segments(range(1))
             wal.drain_lanes()
             again = memory.control.sealed
@@ -120,7 +120,7 @@ def test_an_empty_block_vouches_for_the_last_one_once(tmp_path: Path) -> None:
         assert (again, memory.control.sealed) == (covered + 1, covered + 1)
 
 
-def test_a_full_segment_is_covered_too(tmp_path: Path) -> None:
+def test_a_full_segment_gets_a_watermark_too(tmp_path: Path) -> None:
     # The last block ends where only the END block's page is left: there is no room for an empty block of its own.
     pages = SEGMENT // 4096
     with Memory() as memory:
@@ -130,14 +130,14 @@ def test_a_full_segment_is_covered_too(tmp_path: Path) -> None:
             take(memory, tmp_path)
             sequencer.settle()
         full = memory.control.sealed
-        take(memory, tmp_path, cover_ns=1)
+        take(memory, tmp_path, idle_watermark_ns=1)
         assert memory.control.sealed == full + 1
         last, cover = memory.entry(full - 1), ffi.cast("rw_block *", ffi.from_buffer(in_ring(memory, full)))
         assert cover.kind == lib.RW_BLOCK_END
         assert cover.watermark == last.position + last.span
         assert on_disk(memory, tmp_path, full) == in_ring(memory, full)
         assert memory.control.sealed_end == SEGMENT
-        take(memory, tmp_path, cover_ns=1)  # a successor does not know that and does it again, in the next segment
+        take(memory, tmp_path, idle_watermark_ns=1)  # a successor does not know that and does it again, in the next segment
         assert (memory.control.sealed, memory.entry(full + 1).position) == (full + 2, SEGMENT)
 
 
@@ -164,7 +164,7 @@ def test_a_segment_ends_with_an_end_block(tmp_path: Path) -> None:
                 assert header.span <= SEGMENT - position
                 if header.kind == lib.RW_BLOCK_END:
                     ends.append(number)
-                    assert (header.length, header.records, header.span) == (4096, 0, SEGMENT - position)
+                    assert (header.length, header.frames, header.span) == (4096, 0, SEGMENT - position)
                 position += header.span
         assert ends == [0, 1]
 
@@ -199,7 +199,7 @@ def test_no_more_blocks_than_entries_are_ever_unreleased(tmp_path: Path) -> None
             until(lambda: control.starved == 1, "no entry is left")
             assert control.sealed - control.released == lib.RW_BLOCK_ENTRIES
             control.released = control.sealed
-            os.eventfd_write(memory.bell, 1)
+            os.eventfd_write(memory.doorbell, 1)
 
 
 def test_waits_for_a_segment_and_says_so(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_waits_for_a_segment_and_says_so(tmp_path: Path) -> None:
         with Wal(memory, tmp_path) as wal, wal.thread():
             assert writer.append(b"early") == lib.RW_OK
             until(lambda: memory.control.starved == 1, "no segment")
-            assert os.eventfd_read(memory.chore) >= 1
+            assert os.eventfd_read(memory.maintenance) >= 1
             wal.add_segments(range(1))
             until(lambda: memory.entry(1).state == lib.RW_BLOCK_PERSISTED, "written")
 
@@ -329,7 +329,7 @@ def test_a_successor_goes_on_exactly_where_the_predecessor_was_killed(
         assert memory.frames()[-1].offset == offsets[2]
         assert memory.entry(3).position == end  # no hole
         kinds = [record.kind for record in memory.records(3)]
-        assert kinds == [lib.RW_RECORD_BATCH]  # its stream is defined in the second block already
+        assert kinds == [lib.RW_FRAME_BATCH]  # its stream is defined in the second block already
         sequencer = Sequencer(memory)
         sequencer.settle()
         assert memory.completed(0, writer.last) == offsets[2]

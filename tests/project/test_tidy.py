@@ -60,7 +60,7 @@ BAD: list[tuple[Rule, str, Sources]] = [
     (house_rules.files_that_are_named_exist, "in a comment", module("a", "x = 1  " + "# no_such_file.c")),
     (house_rules.files_that_are_named_exist, "in a document", {"README.md": "`csrc/no_such_file.c`"}),
     (house_rules.what_is_said_of_c_is_there, "no such function", {"csrc/a.c": "/* rw_no_such_function */"}),
-    (house_rules.what_is_said_of_c_is_there, "not in that file", {"csrc/a.h": "", "csrc/b.h": "/* a.h: THE BELL */"}),
+    (house_rules.what_is_said_of_c_is_there, "not in that file", {"csrc/a.h": "", "csrc/b.h": "/* a.h: THE DOORBELL */"}),
     (house_rules.what_is_said_of_c_is_there, "in another file",
      {"csrc/a.h": "int rw_f(void);", "csrc/c.h": "", "README.md": "`rw_f` (`c.h`)"}),
     (house_rules.tests_that_are_named_exist, "no such test", {"README.md": "held by `test_no_such_thing`"}),
@@ -107,7 +107,7 @@ GOOD: list[tuple[Rule, str, Sources]] = [
 def test_the_project_is_found() -> None:
     # Every rule holds for an empty list of files.
     assert {"ringwal.errors", "ringwal.memory", "ringwal"} <= set(house_rules.modules(PROJECT))
-    assert {"csrc/record.c", "csrc/atomics.h", "README.md", "pyproject.toml", ".ci/run", "csrc/engine.cdef"} <= set(PROJECT)
+    assert {"csrc/frame.c", "csrc/atomics.h", "README.md", "pyproject.toml", ".ci/run", "csrc/engine.cdef"} <= set(PROJECT)
     c = house_rules.chosen(PROJECT, ("csrc",), house_rules.C)
     assert sum(1 for text in c.values() for _ in house_rules.c_functions(text)) > 50
     assert any("PAIR: " in text for text in c.values())

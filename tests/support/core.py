@@ -19,8 +19,8 @@ BEGIN = 4096
 KIB = 1024
 RING = 1024 * KIB
 SEGMENT = 2048 * KIB
-HEADER, RECORD, REQUEST = (ffi.sizeof(name) for name in ("rw_block", "rw_record", "rw_request"))
-PERSISTED = ffi.offsetof("rw_record", "persisted")
+HEADER, RECORD, REQUEST = (ffi.sizeof(name) for name in ("rw_block", "rw_frame", "rw_request"))
+PERSISTED = ffi.offsetof("rw_frame", "persisted")
 STREAMS = 16
 DEADLINE = 30.0
 
@@ -70,8 +70,8 @@ class Memory:
             name = f"stream-{stream}".encode()
             lib.rw_stream_open(self.control, stream, name, len(name))
         self.lanes: dict[int, Any] = {}
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.chore = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.maintenance = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         lib.rw_set_state(self.control, lib.RW_RUNNING, 0)
 
     def __enter__(self) -> Self:
@@ -80,8 +80,8 @@ class Memory:
     def __exit__(self, *unused: object) -> None:
         for base, header, data in self._maps:
             lib.rw_unmap(base, header, data)
-        os.close(self.bell)
-        os.close(self.chore)
+        os.close(self.doorbell)
+        os.close(self.maintenance)
 
     def _map(self, header: int, data: int) -> Any:
         fd = os.memfd_create("tests", os.MFD_CLOEXEC)
@@ -132,9 +132,9 @@ class Memory:
     def records(self, block: int) -> list[Any]:
         """Every frame of the block, stream definitions included, as pointers into the ring."""
         base, at, found = self.block(block), ffi.new("uint64_t *", HEADER), []
-        frame = ffi.new("rw_frame *")
+        frame = ffi.new("rw_frame_info *")
         while lib.rw_block_frames(base, at, frame, 1) == 1:
-            found.append(ffi.cast("rw_record *", base + frame.at))
+            found.append(ffi.cast("rw_frame *", base + frame.at))
         return found
 
     def frames(self) -> list[Frame]:
@@ -145,7 +145,7 @@ class Memory:
             assert lib.rw_block_check(base, entry.length, UUID, EPOCH, entry.position) == lib.RW_OK
             assert lib.rw_block_verify(base) == lib.RW_OK
             for record in self.records(block):
-                if record.kind == lib.RW_RECORD_BATCH:
+                if record.kind == lib.RW_FRAME_BATCH:
                     payload = bytes(ffi.buffer(ffi.cast("uint8_t *", record) + RECORD, record.payload_bytes))
                     found.append(
                         Frame(block, record.slot, record.stream, record.base_offset, record.count, record.number, payload)
@@ -168,20 +168,20 @@ class Memory:
             state = self.stream(stream)
             payload = bytes(4 * count) if count > 1 else b""
             record = ffi.new(
-                "rw_record *",
+                "rw_frame *",
                 {
-                    "kind": lib.RW_RECORD_BATCH, "slot": slot, "payload_bytes": len(payload), "count": count, "stream": stream,
+                    "kind": lib.RW_FRAME_BATCH, "slot": slot, "payload_bytes": len(payload), "count": count, "stream": stream,
                     "generation": generation, "base_offset": state.next_offset, "number": number,
                     "digest": lib.rw_xxh3(payload, len(payload)),
                 },
             )  # fmt: skip
-            used += lib.rw_record_put(base + used, record, payload, lib.rw_record_seed(EPOCH, position))
+            used += lib.rw_frame_put(base + used, record, payload, lib.rw_frame_seed(EPOCH, position))
             state.next_offset += count
         length, block = (used + 4095) // 4096 * 4096, int(control.sealed)
         header = ffi.cast("rw_block *", base)
-        header.length, header.used, header.records = length, used, len(requests)
+        header.length, header.used, header.frames = length, used, len(requests)
         entry = self.entry(block)
-        entry.position, entry.span, entry.length, entry.records = position, length, length, len(requests)
+        entry.position, entry.span, entry.length, entry.frames = position, length, length, len(requests)
         entry.state, entry.number = lib.RW_BLOCK_SEALED, block
         control.sealed_end = position + length
         control.sealed = block + 1
@@ -194,7 +194,7 @@ class Writer:
     def __init__(self, memory: Memory, slot: int, **options: int) -> None:
         self.memory, self.slot = memory, slot
         self.lane = memory.open_lane(slot, **options)
-        self.writer = ffi.gc(lib.rw_writer_open(memory.control, self.lane, memory.bell), lib.rw_writer_close)
+        self.writer = ffi.gc(lib.rw_writer_open(memory.control, self.lane, memory.doorbell), lib.rw_writer_close)
         self.data = ffi.cast("uint8_t *", self.lane) + 4096
         self.last = int(self.lane.generation) << 32
 
@@ -225,12 +225,12 @@ class Wal:
         block: int = 64 * KIB,
         quota: int = 64 * KIB,
         pipeline: int = 0,
-        cover_ns: int = 0,
+        idle_watermark_ns: int = 0,
     ) -> None:
         self.memory, self.directory = memory, directory
-        sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline, "cover_ns": cover_ns}
+        sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline, "idle_watermark_ns": idle_watermark_ns}
         options = ffi.new("rw_wal_options *", {**sizes, "threads": 1})
-        self.wal = lib.rw_wal_open(memory.control, memory.ring, options, memory.bell, memory.chore)
+        self.wal = lib.rw_wal_open(memory.control, memory.ring, options, memory.doorbell, memory.maintenance)
         self.fds: list[int] = []
         for slot, lane in memory.lanes.items():
             lib.rw_wal_attach_lane(self.wal, slot, lane, lane.generation)
@@ -282,13 +282,13 @@ class Sequencer:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.sequencer = ffi.gc(lib.rw_sequencer_open(memory.control, memory.ring, memory.bell), lib.rw_sequencer_close)
+        self.sequencer = ffi.gc(lib.rw_sequencer_open(memory.control, memory.ring, memory.doorbell), lib.rw_sequencer_close)
         self.attached: list[int] = []
         self.detached: list[int] = []
 
     def step(self) -> int:
         """One step, with what it asks of Python."""
-        while (code := int(lib.rw_sequencer_step(self.sequencer))) == lib.RW_CHORE:
+        while (code := int(lib.rw_sequencer_step(self.sequencer))) == lib.RW_MAINTENANCE:
             slot, generation = ffi.new("uint32_t *"), ffi.new("uint32_t *")
             wanted = lib.rw_sequencer_wants(self.sequencer, slot, generation)
             if wanted == 1:

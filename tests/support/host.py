@@ -213,7 +213,7 @@ class EngineEnded(RuntimeError):
 
 
 class Writers:
-    """A crowd of writer processes with their journals."""
+    """Writer processes with their journals."""
 
     _tallies: Sequence[Tally] = ()
 
@@ -281,9 +281,9 @@ class Writers:
 
 @contextlib.contextmanager
 def writers(directory: Path, journals: Path, streams: list[list[str]], **options: Any) -> Iterator[Writers]:
-    """A crowd that is gone at the end, whatever happens. Options as `Writers`; window 32 and no end unless told."""
-    crowd = Writers(directory, journals, streams, **{"window": 32, "seconds": 1e6, **options})
+    """Writers that are gone at the end, whatever happens. Options as `Writers`; window 32 and no end unless told."""
+    fleet = Writers(directory, journals, streams, **{"window": 32, "seconds": 1e6, **options})
     try:
-        yield crowd
+        yield fleet
     finally:
-        crowd.kill()
+        fleet.kill()

@@ -271,7 +271,7 @@ def code_of(text: str) -> str:
 
 
 def what_is_said_of_c_is_there(sources: Sources) -> list[str]:
-    """Names of C anywhere in prose; and what is said to be in a certain header, as in `(wal_state.h: THE COVER)`."""
+    """Names of C anywhere in prose; and what is said to be in a certain header, as in `(wal_state.h: THE IDLE WATERMARK)`."""
     c = chosen(sources, ("csrc", "tests"), C | {".cdef"})
     names = {name for text in c.values() for name in re.findall(r"\b(?:rw|RW)_\w+", code_of(text))} | OTHERS_NAMES
     by_file = {PurePath(name).name: text for name, text in c.items() if name.startswith("csrc/")}

@@ -51,18 +51,18 @@ def block_bytes(
     """One block as it stands in the ring and on disk."""
     block = ffi.new("rw_block *")
     payloads = [payload_of(frame.data) for frame in frames]
-    used = ffi.sizeof("rw_block") + sum(ffi.sizeof("rw_record") + (len(payload) + 7) // 8 * 8 for payload in payloads)
+    used = ffi.sizeof("rw_block") + sum(ffi.sizeof("rw_frame") + (len(payload) + 7) // 8 * 8 for payload in payloads)
     length = (used + PAGE - 1) // PAGE * PAGE
     memory = ffi.new("uint8_t[]", length)
     at = ffi.sizeof("rw_block")
     for frame, payload in zip(frames, payloads, strict=True):
-        record = ffi.new("rw_record *")
-        record.kind, record.stream, record.count = lib.RW_RECORD_BATCH, frame.stream, len(frame.data)
+        record = ffi.new("rw_frame *")
+        record.kind, record.stream, record.count = lib.RW_FRAME_BATCH, frame.stream, len(frame.data)
         record.base_offset, record.timestamp_ns = frame.base, frame.timestamp_ns
         record.payload_bytes, record.digest = len(payload), lib.rw_xxh3(payload, len(payload))
-        at += lib.rw_record_put(memory + at, record, payload, lib.rw_record_seed(epoch, position))
+        at += lib.rw_frame_put(memory + at, record, payload, lib.rw_frame_seed(epoch, position))
     block.magic, block.format_version, block.epoch, block.position = BLOCK_MAGIC, lib.RW_FORMAT_VERSION, epoch, position
-    block.length, block.used, block.records, block.kind = length, used, len(frames), kind
+    block.length, block.used, block.frames, block.kind = length, used, len(frames), kind
     block.span, block.number, block.previous_end = span or length, number, previous_end
     if kind == lib.RW_BLOCK_BARRIER:
         block.sequence = lib.RW_BARRIER_LAST

@@ -72,7 +72,7 @@ class LogWriter:
                 frames.append(self._definition(stream, fields))
                 self.next[stream] = 0
             offset = fields.get("offset", self.next[stream])
-            frames.append(self._frame(lib.RW_RECORD_BATCH, stream, offset, count, payload))
+            frames.append(self._frame(lib.RW_FRAME_BATCH, stream, offset, count, payload))
             self.next[stream] += count
         size = sum(80 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128
         length = (size + PAGE - 1) // PAGE * PAGE
@@ -90,10 +90,10 @@ class LogWriter:
 
     def _definition(self, stream: int, fields: dict[str, Any]) -> tuple[Any, bytes]:
         name = fields.get("name", f"s{stream}").encode()
-        return self._frame(lib.RW_RECORD_STREAM, stream, fields.get("stream_offset", 0), 0, name)
+        return self._frame(lib.RW_FRAME_STREAM, stream, fields.get("stream_offset", 0), 0, name)
 
     def _frame(self, kind: int, stream: int, offset: int, count: int, payload: bytes) -> tuple[Any, bytes]:
-        record = ffi.new("rw_record *")
+        record = ffi.new("rw_frame *")
         record.kind, record.stream, record.count = kind, stream, count
         record.base_offset, record.payload_bytes = offset, len(payload)
         record.timestamp_ns, record.digest = 1_000 + offset, lib.rw_xxh3(payload, len(payload))
@@ -107,13 +107,13 @@ class LogWriter:
         memory = ffi.new("uint8_t[]", length)
         at = 128
         for record, payload in frames:
-            seed = lib.rw_record_seed(self.manifest.epoch, self.position)
-            at += lib.rw_record_put(memory + at, record, payload, seed)
+            seed = lib.rw_frame_seed(self.manifest.epoch, self.position)
+            at += lib.rw_frame_put(memory + at, record, payload, seed)
         header = ffi.cast("rw_block *", memory)
         header.magic, header.format_version = int.from_bytes(b"RWBLOCK1", "little"), lib.RW_FORMAT_VERSION
         ffi.memmove(header.uuid, self.manifest.uuid, 16)
         header.epoch, header.position, header.number = self.manifest.epoch, self.position, self.number
-        header.length, header.used, header.records = length, at, len(frames)
+        header.length, header.used, header.frames = length, at, len(frames)
         header.kind, header.span = fields.get("kind", lib.RW_BLOCK_DATA), fields.get("span", length)
         header.watermark = self.persisted if watermark is None else watermark
         header.timestamp_ns = 2_000 + self.number
@@ -194,10 +194,10 @@ def contents(directory: Path) -> dict[str, list[bytes]]:
     names: dict[tuple[int, int], str] = {}
     records: dict[str, list[bytes]] = {}
     for head, piece in blocks(directory):
-        at, seen = ffi.new("uint64_t *", 128), ffi.new("rw_frame *")
+        at, seen = ffi.new("uint64_t *", 128), ffi.new("rw_frame_info *")
         while lib.rw_block_frames(piece, at, seen, 1):
             payload = piece[seen.at + 80 : seen.at + 80 + seen.payload_bytes]
-            if seen.kind == lib.RW_RECORD_STREAM:
+            if seen.kind == lib.RW_FRAME_STREAM:
                 names[head["epoch"], seen.stream] = payload.decode()
                 records.setdefault(payload.decode(), [])
                 continue

@@ -86,7 +86,7 @@ def test_settings_that_contradict_each_other_say_what_to_change(values: dict[str
 
 
 def test_blocks_may_be_as_large_as_their_requests_can_be_counted() -> None:
-    most = 1 + (BLOCK_LIMIT_MAX + PAGE) // ffi.sizeof("rw_record")
+    most = 1 + (BLOCK_LIMIT_MAX + PAGE) // ffi.sizeof("rw_frame")
     assert most <= lib.RW_PENDING_MAX < most + PAGE
     large: dict[str, Any] = {"ring_bytes": 128 * MIB, "segment_bytes": GIB}
     assert Config(**large, block_bytes=BLOCK_LIMIT_MAX).block_limit == BLOCK_LIMIT_MAX

@@ -106,7 +106,7 @@ def test_a_corruption_error_always_names_the_place() -> None:
         ("RW_IO", errors.EngineFailed, "unknown"),
         ("RW_FAILED_REQUEST", errors.EngineFailed, "unknown"),
         ("RW_OVERWRITTEN", errors.Error, None),
-        ("RW_CHORE", errors.Error, None),
+        ("RW_MAINTENANCE", errors.Error, None),
     ],
 )
 def test_every_code_of_the_core_has_one_error(code: str, expected: type[errors.Error], outcome: str | None) -> None:

@@ -63,7 +63,7 @@ def test_any_one_flipped_bit_costs_nothing(tmp_path: Path, monkeypatch: pytest.M
         for bit in range(SLOT_BYTES * 8):
             pages = [bytearray(data[:PAGE]), bytearray(data[PAGE:])]
             pages[slot][bit // 8] ^= 1 << bit % 8
-            monkeypatch.setattr(manifests, "_read_slots", lambda _, pages=pages: tuple(map(bytes, pages)))
+            monkeypatch.setattr(manifests, "_read_copies", lambda _, pages=pages: tuple(map(bytes, pages)))
             loaded = manifests.load(log_at(tmp_path))
             assert without_counter(loaded) == without_counter(state)
             assert loaded.counter == state.counter - (state.counter % 2 == slot), "the damaged slot was believed"
@@ -73,7 +73,7 @@ def test_two_bad_slots_are_refused(tmp_path: Path) -> None:
     fresh(tmp_path)
     flip(tmp_path / "manifest", 40, 0)
     flip(tmp_path / "manifest", PAGE + 20, 3)
-    with pytest.raises(CorruptionError, match="neither slot"):
+    with pytest.raises(CorruptionError, match="neither copy"):
         manifests.load(log_at(tmp_path))
 
 

@@ -9,7 +9,7 @@ from ringwal.errors import CorruptionError
 from ringwal.reader import Cursor
 from tests.support.log_maker import PAGE, Frame, LogMaker, add, block_bytes, check, data_of, fill_ring, offsets
 
-HEADERS = ffi.sizeof("rw_block") + ffi.sizeof("rw_record")
+HEADERS = ffi.sizeof("rw_block") + ffi.sizeof("rw_frame")
 
 
 # -------------------------------------------------------------------------------------------------- epochs and cuts

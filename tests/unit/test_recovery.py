@@ -130,7 +130,7 @@ def test_what_is_carried_over_is_the_same_record(log: LogWriter) -> None:
     (head, piece), = [b for b in blocks(log.directory) if b[0]["kind"] == lib.RW_BLOCK_DATA and b[0]["epoch"] == 2]
     _, kind, persisted, slot, size, count, stream, generation, *rest = struct.unpack_from("<IBBHIIIIQQQQQQQ", piece, 128)
     payload = piece[208 : 208 + size]
-    assert (kind, persisted, slot, count, stream, generation) == (lib.RW_RECORD_BATCH, 0, 0, 2, 1, 0)
+    assert (kind, persisted, slot, count, stream, generation) == (lib.RW_FRAME_BATCH, 0, 0, 2, 1, 0)
     assert rest == [1, 1_001, xxhash.xxh3_64_intdigest(payload), 0, 0, 11, 1]
     assert payload == struct.pack("<II", 1, 1) + b"yz" and head["number"] == 1
 

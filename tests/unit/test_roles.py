@@ -24,5 +24,5 @@ def test_names_and_bodies_are_told_apart() -> None:
 
 
 def test_only_who_makes_segments_is_woken_for_chores() -> None:
-    context = types.SimpleNamespace(bell_fd=7, chore_fd=8)
+    context = types.SimpleNamespace(doorbell_fd=7, maintenance_fd=8)
     assert [role.descriptors(context) for role in (WAL, DRAIN)] == [{7, 8}, {7}]  # type: ignore[arg-type]

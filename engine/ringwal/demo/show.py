@@ -99,17 +99,17 @@ def play(seed: int, seconds: float, writers: int, parent: Path | None, say: Say)
         check = stack.enter_context(_interruptible())
         first = EngineProcess(directory, log)
         stack.callback(first.stop)
-        crew = stack.enter_context(contextlib.closing(Writers(directory, room, writers)))
-        act = _write_and_kill(first, crew, directory, dice=random.Random(seed), seconds=seconds, say=say)
+        group = stack.enter_context(contextlib.closing(Writers(directory, room, writers)))
+        act = _write_and_kill(first, group, directory, dice=random.Random(seed), seconds=seconds, say=say)
         check()
-        crew.join(REPLACE_TIMEOUT)
+        group.join(REPLACE_TIMEOUT)
         began = time.monotonic()
         second = EngineProcess(directory, log)
         stack.callback(second.stop)
         recovery_seconds = time.monotonic() - began
         say(f"started again: ready after {recovery_seconds:.2f} s; reading everything back")
         check()
-        result = _judge(directory, crew, act, seed, recovery_seconds)
+        result = _judge(directory, group, act, seed, recovery_seconds)
         check()
         return result
 
@@ -141,21 +141,21 @@ def _interruptible() -> Iterator[Callable[[], None]]:
 
 
 def _write_and_kill(
-    host: EngineProcess, crew: Writers, directory: Path, *, dice: random.Random, seconds: float, say: Say
+    host: EngineProcess, group: Writers, directory: Path, *, dice: random.Random, seconds: float, say: Say
 ) -> _Act:
     """Lets the writers work for `seconds`, kills at random moments on the way and the whole engine at the end."""
     with ringwal.connect(directory, timeout=CONNECT_TIMEOUT) as watch:
-        crew.wait_busy(REPLACE_TIMEOUT)
+        group.wait_busy(REPLACE_TIMEOUT)
         began = time.monotonic()
-        say(f"{len(crew.journals)} writers at work")
+        say(f"{len(group.journals)} writers at work")
         kills = []
         for target, moment in _plan(dice):
-            _pause(moment, began, seconds, crew)
-            kills.append(_kill(target, crew, watch, dice))
+            _pause(moment, began, seconds, group)
+            kills.append(_kill(target, group, watch, dice))
             say(f"{time.monotonic() - began:5.2f} s  SIGKILL to {LABELS[target]} (pid {kills[-1].pid})")
-        _pause(1.0, began, seconds, crew)
+        _pause(1.0, began, seconds, group)
         counters = watch.status()["counters"]
-        crew.expect_alive()
+        group.expect_alive()
         host.kill()
         say(f"{time.monotonic() - began:5.2f} s  SIGKILL to the whole engine, all writers at work")
     return _Act(kills, began, appends_per_sync=counters["wal_requests"] / max(1, counters["wal_writes"]))
@@ -167,17 +167,17 @@ def _plan(dice: random.Random) -> list[tuple[str, float]]:
     return [(target, (n + 0.3 + 0.6 * dice.random()) / (len(order) + 0.5)) for n, target in enumerate(order)]
 
 
-def _pause(moment: float, began: float, seconds: float, crew: Writers) -> None:
+def _pause(moment: float, began: float, seconds: float, group: Writers) -> None:
     """Until this share of the act is over, 0 to 1, in time or in records; watches that nobody dies uninvited."""
-    while max((time.monotonic() - began) / seconds, crew.confirmed() / RECORDS_MAX) < moment:
-        crew.expect_alive()
+    while max((time.monotonic() - began) / seconds, group.confirmed() / RECORDS_MAX) < moment:
+        group.expect_alive()
         time.sleep(0.01)
 
 
-def _kill(target: str, crew: Writers, watch: ringwal.Client, dice: random.Random) -> _Shot:
+def _kill(target: str, group: Writers, watch: ringwal.Client, dice: random.Random) -> _Shot:
     if target == "writer":
         now = time.monotonic_ns()
-        return _Shot(target, crew.kill(dice.choice(sorted(set(range(len(crew.journals))) - crew.killed))), now)
+        return _Shot(target, group.kill(dice.choice(sorted(set(range(len(group.journals))) - group.killed))), now)
     pid = watch.status()[f"{target}_pid"]
     now = time.monotonic_ns()
     os.kill(pid, signal.SIGKILL)
@@ -189,15 +189,15 @@ def _kill(target: str, crew: Writers, watch: ringwal.Client, dice: random.Random
     return _Shot(target, pid, now)
 
 
-def _judge(directory: Path, crew: Writers, act: _Act, seed: int, recovery_seconds: float) -> Result:
+def _judge(directory: Path, group: Writers, act: _Act, seed: int, recovery_seconds: float) -> Result:
     oracle = Oracle()
     heard: list[array[int]] = []  # when each surviving writer learnt of its confirmations, ns
     span = [0, 0]
-    for writer, journal in enumerate(crew.journals):
+    for writer, journal in enumerate(group.journals):
         times = array("Q")
         oracle.add_writer(str(writer), _noting(read(journal), times))
         span = [min(span[0] or times[0], times[0]), max(span[1], times[-1])]
-        if writer not in crew.killed:
+        if writer not in group.killed:
             heard.append(times)
     found = _read_back(directory, oracle)
 
@@ -207,7 +207,7 @@ def _judge(directory: Path, crew: Writers, act: _Act, seed: int, recovery_second
     return Result(
         ok=found.kept(),
         seed=seed,
-        writers=len(crew.journals),
+        writers=len(group.journals),
         streams=len(corpus.streams(corpus.sources())),
         confirmed=found.confirmed,
         recovered=found.recovered,

@@ -113,16 +113,16 @@ class EpochWriter:
         lib.rw_recovery_carry(self._walk.scan, self._cut)
         self._draft_block(self._room())
         self._walk.run(self._draft, self._next_block)
-        if self._draft.records:
+        if self._draft.frames:
             self._seal_data()
         if self._walk.offsets() != decided:
             raise CorruptionError("the disk does not give the same bytes twice", *self._walk.place(self._cut))
 
     def _next_block(self) -> None:
         """Write the draft and begin another one, in the next segment if this one has no room for the next record."""
-        if self._draft.records:
+        if self._draft.frames:
             self._seal_data()
-        if self._draft.records == 0 or self._room() < PAGE:
+        if self._draft.frames == 0 or self._room() < PAGE:
             self._draft_block(PAGE)
             rest = self._size - self.position % self._size
             self._seal({"kind": lib.RW_BLOCK_END, "span": rest, "watermark": self.begin}, write=True)

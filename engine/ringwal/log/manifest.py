@@ -1,7 +1,7 @@
 """The manifest: which segments exist, which epoch is the last, how far its blocks in flight could reach.
 
-`DIR/manifest` has two slots, each in a page of its own. The slot with the higher counter holds; counters grow by one
-with each write and the counter's last bit picks the slot, so the slot in force is never the one being written. No clock
+`DIR/manifest` has two copies, each in a page of its own. The copy with the higher counter holds; counters grow by one
+with each write and the counter's last bit picks the copy, so the copy in force is never the one being written. No clock
 decides.
 
     0   magic            8   b"RWMANIF1"          48  epoch_segment  8
@@ -11,7 +11,7 @@ decides.
     24  uuid            16                        80  window_bytes   8
     40  epoch            8                        88  XXH3-64 of all bytes before  8
 
-Every change is written to both slots, one after the other, each synced. Whatever one slot suffers later, the other says
+Every change is written to both copies, one after the other, each synced. Whatever one copy suffers later, the other says
 the same: an older state would make recovery overwrite what has been confirmed since.
 
 Written by recovery, then by the WAL process; never by both at once.
@@ -33,9 +33,9 @@ from ringwal.log.files import PAGE, open_synced, opened, page_buffer, read_all, 
 
 NAME = "manifest"
 FILE_BYTES = 2 * PAGE
-"""Of both slots."""
+"""Of both copies."""
 _MAGIC = b"RWMANIF1"
-_SLOT = struct.Struct("<8sIIQ16sQQQQQQ")
+_COPY = struct.Struct("<8sIIQ16sQQQQQQ")
 _DIGEST = struct.Struct("<Q")
 _NUMBERS_END = 1 << 62
 """Log positions, epochs and counters stay below: what is computed from them fits into 64 bits."""
@@ -60,14 +60,14 @@ class Manifest:
     named_end: int = 0
     """Segments below are whole and may be in use; a file at or above is an orphan."""
     counter: int = 0
-    """Of the newest slot."""
+    """Of the newest copy."""
 
 
 def create(directory: Directory, manifest: Manifest) -> Manifest:
     """Write the first manifest of `directory`, at once or not at all. Returns it with its counter. Raises OSError."""
     first = dataclasses.replace(manifest, counter=1)
     second = dataclasses.replace(manifest, counter=2)
-    replace_file(NAME, b"".join(map(_encode, sorted((first, second), key=_slot_offset))), at=directory.fd)
+    replace_file(NAME, b"".join(map(_encode, sorted((first, second), key=_copy_offset))), at=directory.fd)
     return second
 
 
@@ -83,7 +83,7 @@ def store(directory: Directory, manifest: Manifest, *, fd: int | None = None) ->
     with opened(NAME, os.O_WRONLY, at=directory.fd) if fd is None else contextlib.nullcontext(fd) as file:
         for _ in range(2):
             manifest = dataclasses.replace(manifest, counter=manifest.counter + 1)
-            write_all(file, memoryview(_encode(manifest)), _slot_offset(manifest))
+            write_all(file, memoryview(_encode(manifest)), _copy_offset(manifest))
             os.fdatasync(file)
     return manifest
 
@@ -93,15 +93,15 @@ def load(directory: Directory) -> Manifest:
 
     Raises:
         FileNotFoundError: there is no manifest.
-        CorruptionError: no slot is good, or they contradict each other or themselves.
+        CorruptionError: no copy is good, or they contradict each other or themselves.
         VersionMismatch: written in a format that this build does not know.
         OSError: it cannot be read.
     """
-    good = [state for state in map(_decode, (0, 1), _read_slots(directory)) if state is not None]
+    good = [state for state in map(_decode, (0, 1), _read_copies(directory)) if state is not None]
     if not good:
-        raise CorruptionError(f"{directory.path / NAME}: neither slot is readable")
+        raise CorruptionError(f"{directory.path / NAME}: neither copy is readable")
     if len({state.uuid for state in good}) > 1 or len({state.segment_bytes for state in good}) > 1:
-        raise CorruptionError(f"{directory.path / NAME}: its two slots belong to different logs")
+        raise CorruptionError(f"{directory.path / NAME}: its two copies belong to different logs")
     if not all(map(_possible, good)):
         raise CorruptionError(f"{directory.path / NAME}: its numbers contradict each other")
     return max(good, key=lambda state: state.counter)
@@ -113,31 +113,31 @@ def _possible(m: Manifest) -> bool:
     return in_order and max(m.named_end * m.segment_bytes, m.window_bytes, m.epoch, m.counter) < _NUMBERS_END
 
 
-def _read_slots(directory: Directory) -> tuple[bytes, bytes]:
+def _read_copies(directory: Directory) -> tuple[bytes, bytes]:
     fd = open_synced(NAME, at=directory.fd)
     pages = page_buffer(FILE_BYTES)
     try:
-        for slot in (0, 1):
-            _read_slot(fd, memoryview(pages)[slot * PAGE : (slot + 1) * PAGE], slot)
+        for copy in (0, 1):
+            _read_copy(fd, memoryview(pages)[copy * PAGE : (copy + 1) * PAGE], copy)
     finally:
         os.close(fd)
     return pages[:PAGE], pages[PAGE:]
 
 
-def _read_slot(fd: int, page: memoryview, slot: int) -> None:
-    """An unreadable slot is a bad slot: the other one may be good."""
+def _read_copy(fd: int, page: memoryview, copy: int) -> None:
+    """An unreadable copy is a bad copy: the other one may be good."""
     try:
-        read_all(fd, page, slot * PAGE)
+        read_all(fd, page, copy * PAGE)
     except OSError:
         page[:] = bytes(PAGE)
 
 
-def _slot_offset(manifest: Manifest) -> int:
+def _copy_offset(manifest: Manifest) -> int:
     return manifest.counter % 2 * PAGE
 
 
 def _encode(m: Manifest) -> bytes:
-    body = _SLOT.pack(
+    body = _COPY.pack(
         _MAGIC,
         lib.RW_FORMAT_VERSION,
         0,
@@ -153,13 +153,13 @@ def _encode(m: Manifest) -> bytes:
     return (body + _DIGEST.pack(xxhash.xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
 
 
-def _decode(slot: int, page: bytes) -> Manifest | None:
-    """The state in a slot, or None if the slot is bad. Raises VersionMismatch."""
-    body = page[: _SLOT.size]
-    (digest,) = _DIGEST.unpack_from(page, _SLOT.size)
-    magic, version, _, counter, uuid, epoch, epoch_segment, first, named_end, size, window = _SLOT.unpack(body)
-    # A slot's counter belongs to its place: so two slots never have the same one.
-    if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body) or counter % 2 != slot:
+def _decode(copy: int, page: bytes) -> Manifest | None:
+    """The state in a copy, or None if the copy is bad. Raises VersionMismatch."""
+    body = page[: _COPY.size]
+    (digest,) = _DIGEST.unpack_from(page, _COPY.size)
+    magic, version, _, counter, uuid, epoch, epoch_segment, first, named_end, size, window = _COPY.unpack(body)
+    # A copy's counter belongs to its place: so two copies never have the same one.
+    if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body) or counter % 2 != copy:
         return None
     if version != lib.RW_FORMAT_VERSION:
         raise VersionMismatch(f"the log has format {version}, this build reads format {lib.RW_FORMAT_VERSION}")

@@ -48,9 +48,9 @@ class EngineContext:
     """`uint8_t *`, writable, mapped twice in a row."""
     direct: bool
     """Segments are written past the page cache: found out once, as a replacement may meet a full disk."""
-    bell_fd: int
+    doorbell_fd: int
     """eventfd that publishers ring when the WAL process sleeps; non-blocking."""
-    chore_fd: int
+    maintenance_fd: int
     """eventfd that wakes the WAL process's main thread for housekeeping; non-blocking."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the epoch began, by the clock that nobody sets."""

@@ -29,7 +29,7 @@ class DrainProcess:
         self.stopping = False
         assert context.intake is not None
         self.intake = context.intake
-        self.sequencer = lib.rw_sequencer_open(self.control, context.ring.pointer, context.bell_fd)
+        self.sequencer = lib.rw_sequencer_open(self.control, context.ring.pointer, context.doorbell_fd)
         if self.sequencer == ffi.NULL:
             raise MemoryError("no memory for the drain process")
 
@@ -39,7 +39,7 @@ class DrainProcess:
         while not (self.stopping and lib.rw_sequencer_idle(self.sequencer)):
             # A signal between the test and the park would be seen after the park only, so the park is short at the end.
             code = lib.rw_sequencer_work(self.sequencer, SPIN_NS, PARK_NS if not self.stopping else 10_000_000)
-            if code == lib.RW_CHORE:
+            if code == lib.RW_MAINTENANCE:
                 self._follow_lane()
             elif code == lib.RW_IO:
                 return os.EX_IOERR  # nothing is confirmed any more; the WAL process may be busy, so this tells the supervisor

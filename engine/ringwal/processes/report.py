@@ -10,14 +10,14 @@ from ringwal import observer, views
 from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered
 from ringwal.processes.context import EngineContext
-from ringwal.processes.crew import Crew
+from ringwal.processes.process_group import ProcessGroup
 from ringwal.processes.roles import DRAIN, WAL
 
 
-def report(context: EngineContext, crew: Crew, recovered: Recovered, home: Home) -> dict[str, Any]:
+def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, home: Home) -> dict[str, Any]:
     """Facts by name; sizes in bytes, times in seconds: what the memory says, and what only the supervisor knows."""
     control = context.control.pointer
-    pids = crew.pids()
+    pids = group.pids()
     facts = observer.facts(control)
     ready_end = int(views.engine(control).segments_end)
     direct = facts["io"] == "direct" if facts["wal_pid"] else recovered.direct
@@ -29,7 +29,7 @@ def report(context: EngineContext, crew: Crew, recovered: Recovered, home: Home)
         "drain_pid": pids.get(DRAIN),
         "home": home.id,
         "uptime": round(time.monotonic() - context.began, 3),
-        "restarts": crew.restarts,
+        "restarts": group.restarts,
         "io": "direct" if direct else "buffered",
         "durability": observer.DIRECT if direct else observer.BUFFERED,
         # As the manifest has them, and not by listing the directory: that takes long where there are many.

@@ -68,7 +68,7 @@ class Service:
         self._reopened = context.directory.reopened()
         assert context.control.fd is not None
         assert context.ring.fd is not None
-        self._handed_out = Descriptors(context.bell_fd, self._reopened, context.control.fd, context.ring.fd)
+        self._handed_out = Descriptors(context.doorbell_fd, self._reopened, context.control.fd, context.ring.fd)
 
     def listen_again(self) -> None:
         """Somebody removed the socket's name. Raises OSError."""

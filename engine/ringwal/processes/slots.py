@@ -125,5 +125,5 @@ class SlotTable:
     def announce(self) -> None:
         """Make WAL and drain look at the slots. A nudge of the drain can get lost, so closing slots repeat it."""
         with contextlib.suppress(BlockingIOError):  # signalled already
-            os.eventfd_write(self._context.chore_fd, 1)
+            os.eventfd_write(self._context.maintenance_fd, 1)
         lib.rw_nudge(self._control)

@@ -3,8 +3,8 @@
     lock -> recovery -> shared memory -> WAL and drain -> serve clients, replace the dead -> stop in order -> clean up
 
 It sleeps until a client, a child or a signal wants something. Its rooms: ownership.py and watch.py (the directory),
-children.py and crew.py (the two processes), slots.py, lanes.py, streams.py and service.py (the clients), descriptors.py,
-report.py.
+children.py and process_group.py (the processes), slots.py, lanes.py, streams.py and service.py (the clients),
+descriptors.py, report.py.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
 from ringwal.processes.children import Child, check_pidfd, reap_strangers
 from ringwal.processes.context import LOG, EngineContext
-from ringwal.processes.crew import Crew
 from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
 from ringwal.processes.lanes import Lanes
 from ringwal.processes.ownership import Ownership
+from ringwal.processes.process_group import ProcessGroup
 from ringwal.processes.report import report
 from ringwal.processes.service import Service
 from ringwal.processes.slots import SlotTable
@@ -144,11 +144,11 @@ class Supervisor:
             contextlib.ExitStack() as stack,
         ):
             slots = SlotTable(context, lanes)
-            crew = Crew(context, selector, lanes)
-            stack.enter_context(held(crew.leave))
+            group = ProcessGroup(context, selector, lanes)
+            stack.enter_context(held(group.leave))
 
             def facts() -> dict[str, Any]:
-                return report(context, crew, recovered, home)
+                return report(context, group, recovered, home)
 
             service = Service(
                 context,
@@ -157,13 +157,13 @@ class Supervisor:
                 streams,
                 slots,
                 report=facts,
-                stop=crew.stop,
+                stop=group.stop,
             )
             stack.enter_context(held(service.leave))
-            watch = DirectoryWatch(context, crew, service, listener)
+            watch = DirectoryWatch(context, group, service, listener)
             try:
                 selector.register(self._woken, selectors.EVENT_READ, None)
-                crew.start()
+                group.start()
                 point("s.started")
                 lib.rw_set_state(control, lib.RW_RUNNING, 0)
                 ready = facts()
@@ -173,63 +173,63 @@ class Supervisor:
                 )
                 if self._on_ready is not None:
                     self._on_ready(ready)
-                code = watch.last_look(self._loop(selector, crew, service, slots, watch))
-                if not crew.directory_lost:
-                    _leave_status(context.directory, facts, code, crew.reason)
+                code = watch.last_look(self._loop(selector, group, service, slots, watch))
+                if not group.directory_lost:
+                    _leave_status(context.directory, facts, code, group.reason)
                 LOG.info("ended with code %d", code)
                 return code
             finally:
-                if crew.verdict is None:
+                if group.verdict is None:
                     lib.rw_set_state(control, lib.RW_FAILED, 0)
-                crew.kill()
+                group.kill()
                 stack.close()
                 service.close()
 
     def _loop(
-        self, selector: selectors.BaseSelector, crew: Crew, service: Service, slots: SlotTable, watch: DirectoryWatch
+        self, selector: selectors.BaseSelector, group: ProcessGroup, service: Service, slots: SlotTable, watch: DirectoryWatch
     ) -> int:
         idle_since = time.monotonic()
         grace = AUTOSTART_FIRST_SECONDS
         while True:
-            timeouts = [slots.collect(), service.tick(), watch.tick(), crew.tick()]
-            if crew.verdict is not None:  # also by the tick: then there is nobody left to wait for
-                return crew.verdict
-            if self._autostart and not crew.stopping and not len(service):
+            timeouts = [slots.collect(), service.tick(), watch.tick(), group.tick()]
+            if group.verdict is not None:  # also by the tick: then there is nobody left to wait for
+                return group.verdict
+            if self._autostart and not group.stopping and not len(service):
                 left = idle_since + grace - time.monotonic()
                 if left <= 0:
                     LOG.info("no client is left")
-                    crew.stop()
+                    group.stop()
                 timeouts.append(max(left, 0))
             due = [timeout for timeout in timeouts if timeout is not None]
             for key, _ in selector.select(min(due) if due else None):
-                self._dispatch(key, crew, service)
+                self._dispatch(key, group, service)
             if len(service):
                 idle_since, grace = time.monotonic(), AUTOSTART_GRACE_SECONDS
 
-    def _dispatch(self, key: selectors.SelectorKey, crew: Crew, service: Service) -> None:
+    def _dispatch(self, key: selectors.SelectorKey, group: ProcessGroup, service: Service) -> None:
         match key.data:
             case Connection():
                 service.serve(key.data)
             case Listener():
                 service.accept()
             case Child():
-                if key.data.pid in crew.pids().values():  # not killed by an earlier event of the same round
-                    crew.died(key.data)
-                self._reap(crew)
+                if key.data.pid in group.pids().values():  # not killed by an earlier event of the same round
+                    group.died(key.data)
+                self._reap(group)
             case None:
-                self._signalled(crew)
+                self._signalled(group)
 
-    def _signalled(self, crew: Crew) -> None:
+    def _signalled(self, group: ProcessGroup) -> None:
         for number in self._woken.recv(4096):
-            if number in STOPS and not crew.stopping:
+            if number in STOPS and not group.stopping:
                 LOG.info("stopping in order (%s)", signal.Signals(number).name)
-                crew.stop()
-        self._reap(crew)
+                group.stop()
+        self._reap(group)
 
-    def _reap(self, crew: Crew) -> None:
+    def _reap(self, group: ProcessGroup) -> None:
         # Elsewhere, children that are not ours are somebody else's: a program that runs an engine may have its own.
         if os.getpid() == 1:
-            reap_strangers(set(crew.pids().values()))
+            reap_strangers(set(group.pids().values()))
 
 
 def _check_descriptors(config: Config) -> None:
@@ -279,13 +279,13 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
         stack.callback(lib.rw_supervisor_let_go, control.pointer)
         ring = stack.enter_context(memory.create_log(config))
         point("s.shm.created")
-        bell_fd, chore_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
-        stack.callback(os.close, bell_fd)
-        stack.callback(os.close, chore_fd)
+        doorbell_fd, maintenance_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
+        stack.callback(os.close, doorbell_fd)
+        stack.callback(os.close, maintenance_fd)
 
         def leave() -> None:
-            os.close(bell_fd)
-            os.close(chore_fd)
+            os.close(doorbell_fd)
+            os.close(maintenance_fd)
             for each in (control, ring):
                 each.leave(unmap=not ownership.private.here())
 
@@ -299,8 +299,8 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
             control=control,
             ring=ring,
             direct=recovered.direct,
-            bell_fd=bell_fd,
-            chore_fd=chore_fd,
+            doorbell_fd=doorbell_fd,
+            maintenance_fd=maintenance_fd,
         )
 
 

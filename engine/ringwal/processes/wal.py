@@ -1,6 +1,6 @@
 """The WAL process: a Python process around the threads of csrc/wal.c.
 
-The threads take, compose and write without the GIL. This file does the housekeeping they ask for through the chore
+The threads take, compose and write without the GIL. This file does the housekeeping they ask for through the maintenance
 eventfd: lanes that come and go, segments prepared ahead, an orderly end.
 """
 
@@ -22,7 +22,7 @@ from ringwal.log import manifest, segment
 from ringwal.log.pace import Pace
 from ringwal.processes.context import FINISH, EngineContext
 
-COVER_NS = 1_000_000_000
+IDLE_WATERMARK_NS = 1_000_000_000
 """How long nothing is written before an empty block vouches for the last one."""
 
 RETRY_SECONDS = 1.0
@@ -47,7 +47,7 @@ class WalProcess:
         self.stopping = False
         self.pace = Pace()
         self.segments_end = 0  # segments below are with the threads, or behind them
-        self.look_again: float | None = None  # in so many seconds, whether or not there are chores
+        self.look_again: float | None = None  # in so many seconds, whether or not anything is asked for
         self.told_no_room = False
         self.direct = context.direct
         options = ffi.new(
@@ -57,14 +57,14 @@ class WalProcess:
                 "quota_bytes": self.config.lane_quota_bytes,
                 "pipeline_bytes": self.config.pipeline_bytes,
                 "spin_ns": int(self.config.wal_spin * 1e9),
-                "cover_ns": COVER_NS,
+                "idle_watermark_ns": IDLE_WATERMARK_NS,
                 "direct": self.direct,
                 "threads": self.config.blocks_in_flight,
             },
         )
-        self.chores = select.poll()
-        self.chores.register(context.chore_fd, select.POLLIN)
-        self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.bell_fd, context.chore_fd)
+        self.requests = select.poll()
+        self.requests.register(context.maintenance_fd, select.POLLIN)
+        self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.doorbell_fd, context.maintenance_fd)
         if self.wal == ffi.NULL:
             raise MemoryError("no memory for the WAL process")
         self.threads = [
@@ -84,23 +84,23 @@ class WalProcess:
         for thread in self.threads:
             thread.start()
         while not self.stopping or any(thread.is_alive() for thread in self.threads):
-            self._wait_for_chores()
+            self._wait_for_requests()
             if lib.rw_engine_wal_error(self.control):
                 return os.EX_IOERR
-            self._chores()
+            self._maintain()
         return os.EX_OK
 
     def _on_stop(self, number: int, frame: object) -> None:
         self.stopping = True
         lib.rw_wal_finish(self.wal)
-        os.eventfd_write(self.context.chore_fd, 1)  # the main thread may be about to sleep on it
+        os.eventfd_write(self.context.maintenance_fd, 1)  # the main thread may be about to sleep on it
 
-    def _wait_for_chores(self) -> None:
+    def _wait_for_requests(self) -> None:
         timeout = 0.01 if self.stopping or self._closing() else self.look_again
-        if self.chores.poll(None if timeout is None else timeout * 1e3):
-            os.eventfd_read(self.context.chore_fd)
+        if self.requests.poll(None if timeout is None else timeout * 1e3):
+            os.eventfd_read(self.context.maintenance_fd)
 
-    def _chores(self) -> None:
+    def _maintain(self) -> None:
         self._follow_membership()
         self._add_segments(early=not self.stopping)
         self._drop_segments()
@@ -151,7 +151,7 @@ class WalProcess:
     def _let_go(self, k: int) -> None:
         """The writer is gone for certain. What it had completely published is taken first."""
         if k in self.lanes and not lib.rw_wal_lane_idle(self.wal, k):
-            os.eventfd_write(self.context.bell_fd, 1)  # it may have been killed between publishing and ringing
+            os.eventfd_write(self.context.doorbell_fd, 1)  # it may have been killed between publishing and ringing
             return
         lib.rw_wal_detach_lane(self.wal, k)
         _, lane = self.lanes.pop(k, (0, None))
@@ -165,7 +165,7 @@ class WalProcess:
         """Hands the threads every segment from the one in use to `segments_ahead` behind it.
 
         The next one is made at once if need be. Of the others one a call is made (``early``), if the disk can be spared: so
-        the other chores wait for one at the most, and lanes that come and go for a part of one.
+        other requests for maintenance wait for one at the most, and lanes that come and go for a part of one.
         """
         first = lib.rw_wal_segment(self.wal)
         if self.context.replacement:

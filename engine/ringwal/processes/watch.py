@@ -9,7 +9,7 @@ import time
 from ringwal import lock_file, views
 from ringwal.errors import Locked
 from ringwal.processes.context import LOG, EngineContext
-from ringwal.processes.crew import Crew
+from ringwal.processes.process_group import ProcessGroup
 from ringwal.processes.service import Service
 from ringwal.protocol.messages import SOCKET_NAME
 from ringwal.protocol.server import Listener
@@ -20,10 +20,10 @@ LOOK_SECONDS = 1.0
 class DirectoryWatch:
     """Ends the epoch when the directory is lost, and makes again what was removed and puts no record at risk."""
 
-    def __init__(self, context: EngineContext, crew: Crew, service: Service, listener: Listener) -> None:
+    def __init__(self, context: EngineContext, group: ProcessGroup, service: Service, listener: Listener) -> None:
         self._ownership = context.ownership
         self._control = context.control.pointer
-        self._crew = crew
+        self._group = group
         self._service = service
         self._listener = listener
         self._due = time.monotonic()
@@ -53,7 +53,7 @@ class DirectoryWatch:
             with contextlib.suppress(OSError):
                 if what := self._ownership.check():
                     LOG.error("%s %s in the last second", self._ownership.directory.path, what)
-                    self._crew.directory_lost, code = True, os.EX_OSFILE
+                    self._group.directory_lost, code = True, os.EX_OSFILE
         return code
 
     def _look(self) -> None:
@@ -67,7 +67,7 @@ class DirectoryWatch:
         if what is None and lock == "lost":
             what = "has got the lock file of somebody else, or lost the only lock that there is"
         if what is not None:
-            self._crew.lose_directory(what)
+            self._group.lose_directory(what)
             return
         # Twice in a row: whoever deletes a directory removes these names on the way, and would find it not empty at the end.
         missing = {name for name, state in ((SOCKET_NAME, socket), (lock_file.NAME, lock)) if state == "missing"}

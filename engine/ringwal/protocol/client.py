@@ -89,14 +89,14 @@ class Registration:
             raise
 
     @property
-    def bell_fd(self) -> int:
+    def doorbell_fd(self) -> int:
         """The eventfd that wakes the WAL process. It stays open as long as this object exists, also after `close()`: a
         thread may be ringing, and the number must not become another file's meanwhile."""
         return self.arrival[0]
 
     def hand_over(self) -> Descriptors:
-        """What came with the hello, once. The caller closes all but the bell."""
-        return Descriptors(self.bell_fd, *(self.arrival.take(place) for place in range(1, len(self.arrival))))
+        """What came with the hello, once. The caller closes all but the doorbell."""
+        return Descriptors(self.doorbell_fd, *(self.arrival.take(place) for place in range(1, len(self.arrival))))
 
     def lane(self, lane_bytes: int) -> tuple[LaneGrant, int]:
         """As `new_lane`, with the descriptor, which the caller closes."""

@@ -112,7 +112,7 @@ def close_all(fds: Iterable[int]) -> None:
 class Descriptors(NamedTuple):
     """What an engine hands to a client with its hello."""
 
-    bell: int
+    doorbell: int
     """eventfd that wakes the WAL process"""
     directory: int
     """DIR, by an open of its own: it carries none of the engine's locks"""

@@ -1,15 +1,15 @@
-"""Model of the bell and of the sleep of the WAL threads (bell.h, wal.c; PAIR: publish/bell, PAIR: release).
+"""Model of the doorbell and of the sleep of the WAL threads (doorbell.h, wal.c; PAIR: publish/doorbell, PAIR: release).
 
 Roles
-    Writers publish requests into lanes of their own and ring an eventfd if the bell says so. WAL threads watch the
-    lanes, take requests under the compose turn, write blocks, and sleep: one as the sentinel on the eventfd, the
+    Writers publish requests into lanes of their own and ring an eventfd if the doorbell says so. WAL threads watch the
+    lanes, take requests under the compose lock, write blocks, and sleep: one as the sentinel on the eventfd, the
     others on the private futex `idle_seq`. Where ring space is short there is also the drain, which releases written
     blocks.
 
-    The bell is one word (watchers, sentinel, sequence), changed by CAS only. A writer stores `valid`, fences, loads
-    the bell, and rings if nobody watches, there is a sentinel, and it has not rung for this very value yet.
+    The doorbell is one word (watchers, sentinel, sequence), changed by CAS only. A writer stores `valid`, fences, loads
+    the doorbell, and rings if nobody watches, there is a sentinel, and it has not rung for this very value yet.
 
-    A thread about to sleep: if there is a sentinel or a block is being written (`covered`), it leaves watching, and
+    A thread about to sleep: if there is a sentinel or a block is being written (`watched`), it leaves watching, and
     unless a block is still being written looks at the lanes once more before it idles; else it takes the sentinel's
     place, looks once more, and polls. While `starved`, a look counts only if `released` moved since the latest
     attempt to compose.
@@ -28,7 +28,7 @@ Findings
     and a ring of one block, 27,724, and 63,965 with a kill of the drain. All mutants are found. Three of them teach most:
     - No look before idling: a request that is published between a thread's look and its leaving lies until somebody
       else publishes. The sentinel had its last look before, and the writer saw a watcher.
-    - Starved is believed: a sentinel that is rung, finds the turn taken and goes back to sleep eats the ring of a
+    - Starved is believed: a sentinel that is rung, finds the compose lock taken and goes back to sleep eats the ring of a
       release. Comparing `released` repairs it.
     - A successor of the drain does not ring: its predecessor released the last block and died before it rang.
     Three things are not needed for this invariant: wakes of idle threads (they only get more blocks in flight); the
@@ -36,7 +36,7 @@ Findings
     second attempt to compose after `starved` is set (the look before sleeping compares `released`).
 
 Leaves out
-    The end of the process, segments that are missing, bell values that come round again after 2**23 changes while a
+    The end of the process, segments that are missing, doorbell values that come round again after 2**23 changes while a
     writer rings for none of those between. More lanes and threads at once: engine.pml.
 """
 
@@ -58,7 +58,7 @@ def writer(k: int, requests: int, mutant: str) -> Process:
     def look(v: View) -> str | None:
         if not v.drained and mutant != "no fence":
             return None
-        watchers, sentinel, sequence = v.load("bell")
+        watchers, sentinel, sequence = v.load("doorbell")
         if sentinel and watchers == 0 and v.l["rung"] != sequence:
             v.l["rung"] = sequence
             return "ring"
@@ -121,10 +121,10 @@ class WalThread:
             "count writing": self.count_writing, "leave": self.leave, "give": self.give, "rouse": self.rouse,
             "ring": self.ring, "idle?": self.any_idle, "bump idle": self.bump_idle, "wake idle": self.wake_idle,
             "io": self.io, "written": self.written, "sentinel there?": self.sentinel_there,
-            "writing there?": self.writing_there, "take turn": self.take_turn, "sentinel": self.become_sentinel,
+            "writing there?": self.writing_there, "take lock": self.take_lock, "sentinel": self.become_sentinel,
             "sentinel give": self.sentinel_give, "poll": self.poll, "drain": self.drain, "unsentinel": self.unsentinel,
             "count": self.count, "seen": self.seen, "unwatch": self.unwatch, "sentinel still?": self.sentinel_still,
-            "writing still?": self.writing_still, "behind?": self.behind, "behind turn": self.behind_turn,
+            "writing still?": self.writing_still, "behind?": self.behind, "behind lock": self.behind_turn,
             "behind give": self.behind_give, "park": self.park, "rewatch": self.rewatch, "uncount": self.uncount,
         }  # fmt: skip
         steps: dict[str, Step] = dict(names)
@@ -135,8 +135,8 @@ class WalThread:
         return Process(name, "start", steps, {"found": 0, "seen": 0}, buffered=False)
 
     def change(self, v: View, watchers: int, sentinel: int) -> None:
-        w, s, q = v.m["bell"]
-        v.rmw("bell", (w + watchers, s + sentinel, q + (self.mutant != "sequence not bumped")))
+        w, s, q = v.m["doorbell"]
+        v.rmw("doorbell", (w + watchers, s + sentinel, q + (self.mutant != "sequence not bumped")))
 
     def start(self, v: View) -> str:
         self.change(v, 1, 0)
@@ -145,7 +145,7 @@ class WalThread:
     # ------------------------------------------------------------------------------------------ compose and write
 
     def try_turn(self, v: View) -> str:
-        return "worth" if v.cas("turn", 0, 1) else "sentinel there?"
+        return "worth" if v.cas("compose lock", 0, 1) else "sentinel there?"
 
     def worth(self, v: View) -> str:
         if v.load("writing") and v.choose(2):
@@ -153,7 +153,7 @@ class WalThread:
         return "compose lane0" if self.room is None else "note released"
 
     def note_released(self, v: View) -> str:
-        v.m["_released_seen"] = v.load("released")  # private to the process, and changed under the turn
+        v.m["_released_seen"] = v.load("released")  # private to the process, and changed under the compose lock
         v.l["seen"] = 0
         return "compose lane0"
 
@@ -191,7 +191,7 @@ class WalThread:
         return "count writing" if v.l["found"] else "give up"
 
     def give_up(self, v: View) -> str:
-        v.store("turn", 0)
+        v.store("compose lock", 0)
         return "sentinel there?"
 
     def count_writing(self, v: View) -> str:
@@ -206,11 +206,11 @@ class WalThread:
         return "give"
 
     def give(self, v: View) -> str:
-        v.store("turn", 0)
+        v.store("compose lock", 0)
         return "rouse" if v.choose(2) else "io"
 
     def rouse(self, v: View) -> str:
-        return "ring" if v.load("bell")[1] else "idle?"
+        return "ring" if v.load("doorbell")[1] else "idle?"
 
     def ring(self, v: View) -> str:
         v.rmw("eventfd", 1)
@@ -239,17 +239,17 @@ class WalThread:
     # ------------------------------------------------------------------------------------------------------ sleep
 
     def sentinel_there(self, v: View) -> str:
-        return "count" if v.load("bell")[1] else "writing there?"
+        return "count" if v.load("doorbell")[1] else "writing there?"
 
     def writing_there(self, v: View) -> str:
-        return "count" if v.load("writing") and not v.choose(2) else "take turn"
+        return "count" if v.load("writing") and not v.choose(2) else "take lock"
 
-    def take_turn(self, v: View) -> str | None:
-        return "sentinel" if v.cas("turn", 0, 1) else None
+    def take_lock(self, v: View) -> str | None:
+        return "sentinel" if v.cas("compose lock", 0, 1) else None
 
     def become_sentinel(self, v: View) -> str:
-        if v.m["bell"][1]:
-            v.load("bell")
+        if v.m["doorbell"][1]:
+            v.load("doorbell")
             v.l["seen"] = -1  # the place is taken: back to watching
             return "sentinel give"
         self.change(v, -1, 1)
@@ -274,7 +274,7 @@ class WalThread:
         return step
 
     def sentinel_give(self, v: View) -> str:
-        v.store("turn", 0)
+        v.store("compose lock", 0)
         found, taken = v.l["found"], v.l["seen"]
         v.l["found"] = v.l["seen"] = 0
         if taken:
@@ -305,21 +305,21 @@ class WalThread:
         return "sentinel still?"
 
     def sentinel_still(self, v: View) -> str:
-        covered = "park" if self.mutant == "no look before idling" else "behind?"
-        return covered if v.load("bell")[1] else "writing still?"
+        watched = "park" if self.mutant == "no look before idling" else "behind?"
+        return watched if v.load("doorbell")[1] else "writing still?"
 
     def writing_still(self, v: View) -> str:
-        covered = "park" if self.mutant == "no look before idling" else "behind?"
-        return covered if v.load("writing") and not v.choose(2) else "rewatch"
+        watched = "park" if self.mutant == "no look before idling" else "behind?"
+        return watched if v.load("writing") and not v.choose(2) else "rewatch"
 
     def behind(self, v: View) -> str:
-        return "park" if v.load("writing") and not v.choose(2) else "behind turn"
+        return "park" if v.load("writing") and not v.choose(2) else "behind lock"
 
     def behind_turn(self, v: View) -> str | None:
-        return self.work_left("behind") if v.cas("turn", 0, 1) else None
+        return self.work_left("behind") if v.cas("compose lock", 0, 1) else None
 
     def behind_give(self, v: View) -> str:
-        v.store("turn", 0)
+        v.store("compose lock", 0)
         found, v.l["found"] = v.l["found"], 0
         return "rewatch" if found else "park"
 
@@ -338,7 +338,7 @@ class WalThread:
         return "try"
 
 
-SEES = {"unwatch", "sentinel still?", "writing still?", "behind?", "behind turn", "behind give", "park"}
+SEES = {"unwatch", "sentinel still?", "writing still?", "behind?", "behind lock", "behind give", "park"}
 SEES |= {"behind starved?", "behind moved?", "behind lane0", "behind lane1"}
 """Labels at which `seen` is a value of idle_seq."""
 
@@ -346,7 +346,7 @@ SEES |= {"behind starved?", "behind moved?", "behind lane0", "behind lane1"}
 def model(requests: tuple[int, ...], threads: int, mutant: str = "", *, room: int | None = None, kills: int = 0) -> Model:
     """With `room`, so many blocks fit into the ring, and every request is published before all begins."""
     lanes = len(requests)
-    memory: Memory = {"bell": (0, 0, 0), "eventfd": 0, "turn": 0, "writing": 0, "idle_count": 0, "idle_seq": 0}
+    memory: Memory = {"doorbell": (0, 0, 0), "eventfd": 0, "compose lock": 0, "writing": 0, "idle_count": 0, "idle_seq": 0}
     memory |= {f"lane{k}": 0 if room is None else n for k, n in enumerate(requests)}
     memory |= {f"_taken{k}": 0 for k in range(lanes)} | {"starved": 0, "released": 0, "_released_seen": 0}
     memory |= {"_sealed": 0, "_written": 0}
@@ -357,8 +357,8 @@ def model(requests: tuple[int, ...], threads: int, mutant: str = "", *, room: in
         return all(m[f"_taken{k}"] == n for k, n in enumerate(requests))
 
     def canonical(m: Memory, procs: Procs) -> tuple[Memory, Procs]:
-        """The bell's sequence and idle_seq count from 0 again; the WAL threads are alike."""
-        w, s, q = m["bell"]
+        """The doorbell's sequence and idle_seq count from 0 again; the WAL threads are alike."""
+        w, s, q = m["doorbell"]
         heads = procs[: len(others)]
         if room is None:
             heads = tuple(p._replace(locals=(p.locals[0], 0 if p.locals[1] == q else -1)) for p in heads)
@@ -368,7 +368,7 @@ def model(requests: tuple[int, ...], threads: int, mutant: str = "", *, room: in
             for p in procs[len(others) :]
         ]
         wals.sort(key=lambda p: (p.label, p.locals, p.asleep or ""))
-        return {**m, "bell": (w, s, 0), "idle_seq": 0}, (*heads, *wals)
+        return {**m, "doorbell": (w, s, 0), "idle_seq": 0}, (*heads, *wals)
 
     wal = WalThread(lanes, room, mutant)
     processes = [*others, *(wal.process(f"wal{t}") for t in range(threads))]

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "crowd.h"
+#include "contention.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@ bool rw_callers_open(rw_callers *k, rw_control *c)
     int processors = sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 1;
     *k = (rw_callers){.window = 1, .last = calloc(c->max_clients, sizeof *k->last)};
     rw_store32(&c->callers, 0);
-    rw_store32(&c->crowd, (uint32_t)processors * CALLERS_PER_PROCESSOR);
+    rw_store32(&c->contention, (uint32_t)processors * CALLERS_PER_PROCESSOR);
     return k->last != NULL;
 }
 

@@ -43,17 +43,17 @@ print(__import__("json").dumps(numbers))
 """
 
 
-def test_a_crowd_on_one_hot_stream_and_a_hundred_others(directory: Path, start: Callable[..., Engine]) -> None:
+def test_many_writers_on_one_hot_stream_and_a_hundred_others(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(ring_bytes="8MiB", segment_bytes="16MiB", lane_bytes="512KiB")
     program = [sys.executable, "-c", WRITER, str(CHECKOUT), str(directory)]
-    crowd = [
+    fleet = [
         subprocess.Popen(
             [*program, str(k), str(RECORDS // WRITERS)], stdout=subprocess.PIPE, cwd="/", env=environment(CHECKOUT)
         )
         for k in range(WRITERS)
     ]
-    wanted = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in crowd]
-    assert [process.returncode for process in crowd] == [0] * WRITERS
+    wanted = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in fleet]
+    assert [process.returncode for process in fleet] == [0] * WRITERS
     running.kill()
     start(ring_bytes="8MiB", segment_bytes="16MiB", lane_bytes="512KiB")
     total = 0

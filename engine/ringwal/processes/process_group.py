@@ -22,7 +22,7 @@ REMIND_SECONDS = 0.2
 """A process that was asked to stop before it could listen is asked again after this time."""
 
 
-class Crew:
+class ProcessGroup:
     """The processes of all roles. `verdict` is None while they work, then the exit code of the engine."""
 
     def __init__(self, context: EngineContext, selector: selectors.BaseSelector, lanes: Lanes) -> None:

@@ -1,23 +1,23 @@
 /* Requests and records: headers, checksums, lengths. Pure bytes: no shared word, no I/O, no state.
  * How records make up a block: block.h.
  */
-#ifndef RW_RECORD_H
-#define RW_RECORD_H
+#ifndef RW_FRAME_H
+#define RW_FRAME_H
 
 #include "layout.h"
 #include "status.h"
 
-/* Writes header and payload of one record at `at`, zero-pads to the frame size, stamps the CRC. The
+/* Writes header and payload of one frame at `at`, zero-pads to the frame size, stamps the CRC. The
  * digest is taken from `r`. Returns the frame size. */
-uint64_t rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, uint32_t seed);
+uint64_t rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload, uint32_t seed);
 
 /* A stream's definition: a frame with its name, and the offset of its next record. Returns the
  * frame size. */
 uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes,
                            uint64_t next_offset, uint64_t timestamp_ns, uint32_t seed);
 
-uint32_t rw_record_seed(uint64_t epoch, uint64_t position);
-uint32_t rw_record_crc(const rw_record *r, uint32_t seed);
+uint32_t rw_frame_seed(uint64_t epoch, uint64_t position);
+uint32_t rw_frame_crc(const rw_frame *r, uint32_t seed);
 uint32_t rw_request_crc(const rw_request *q);
 
 /* A batch of more than one record holds its lengths first: do they add up to the payload? RW_OK or

@@ -1,18 +1,18 @@
-#include "record.h"
+#include "frame.h"
 
 #include "digest.h"
 
 #include <string.h>
 
-uint32_t rw_record_seed(uint64_t epoch, uint64_t position)
+uint32_t rw_frame_seed(uint64_t epoch, uint64_t position)
 {
     uint64_t both[2] = {epoch, position};
     return rw_crc32c(0, both, sizeof both);
 }
 
-uint32_t rw_record_crc(const rw_record *r, uint32_t seed)
+uint32_t rw_frame_crc(const rw_frame *r, uint32_t seed)
 {
-    rw_record copy = *r;
+    rw_frame copy = *r;
     copy.crc = 0;
     copy.persisted = 0;
     return rw_crc32c(seed, &copy, sizeof copy);
@@ -40,14 +40,14 @@ int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t coun
     return sum == payload_bytes ? RW_OK : RW_BAD;
 }
 
-uint64_t rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, uint32_t seed)
+uint64_t rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload, uint32_t seed)
 {
-    rw_record copy = *r;
+    rw_frame copy = *r;
     copy.persisted = 0;
-    copy.crc = rw_record_crc(&copy, seed);
+    copy.crc = rw_frame_crc(&copy, seed);
     memcpy(at, &copy, sizeof copy);
     memcpy(at + sizeof copy, payload, r->payload_bytes);
-    uint64_t frame = rw_record_frame(r->payload_bytes);
+    uint64_t frame = rw_frame_bytes(r->payload_bytes);
     uint64_t end = sizeof copy + r->payload_bytes;
     memset(at + end, 0, frame - end);
     return frame;
@@ -56,15 +56,15 @@ uint64_t rw_record_put(uint8_t *at, const rw_record *r, const uint8_t *payload, 
 uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes,
                            uint64_t next_offset, uint64_t timestamp_ns, uint32_t seed)
 {
-    const rw_record r = {
-        .kind = RW_RECORD_STREAM,
+    const rw_frame r = {
+        .kind = RW_FRAME_STREAM,
         .payload_bytes = name_bytes,
         .stream = stream,
         .base_offset = next_offset,
         .timestamp_ns = timestamp_ns,
         .digest = rw_xxh3(name, name_bytes),
     };
-    return rw_record_put(at, &r, name, seed);
+    return rw_frame_put(at, &r, name, seed);
 }
 
 uint64_t rw_lengths_widen(const uint8_t *small, uint32_t count, uint32_t *lengths)

@@ -1,10 +1,10 @@
-/* THE CROWD: more callers than the processors can serve if everybody stays awake.
+/* CONTENTION: more callers than the processors can serve if everybody stays awake.
  *
  * A caller, the drain and a WAL thread that spin for the next event save a wake-up, which is what a
  * few callers wait for most. With many callers the processors are what is short, and whoever spins
  * takes them from those who have something to do. Worse, it takes them from the callers that sleep:
  * with 64 callers a few that never slept kept engine and processors to themselves, in blocks of two
- * records, and the slowest caller got a tenth of what the fastest got. So in a crowd
+ * records, and the slowest caller got a tenth of what the fastest got. So under contention
  *
  *   callers        sleep at once, unless writes are long (lane.c)
  *   the drain      sleeps while blocks are written (sequencer.c)
@@ -18,17 +18,17 @@
  *
  * It has to be known from who was confirmed, not from what is under way: of a clique that spins
  * little is under way. The drain counts its callers in windows of time and is the only writer of
- * `callers` and `crowd`; everybody else takes them for a hint.
+ * `callers` and `contention`; everybody else takes them for a hint.
  */
-#ifndef RW_CROWD_H
-#define RW_CROWD_H
+#ifndef RW_CONTENTION_H
+#define RW_CONTENTION_H
 
 #include "atomics.h"
 #include "layout.h"
 
-static inline bool rw_crowded(const rw_control *c)
+static inline bool rw_contended(const rw_control *c)
 {
-    return rw_load32(&c->callers) > rw_load32(&c->crowd);
+    return rw_load32(&c->callers) > rw_load32(&c->contention);
 }
 
 /* Measured with 16 callers awake: writes of 90 us and more made them 1.4 to 1.6 times as fast, and
@@ -50,7 +50,7 @@ static inline void rw_write_took(rw_control *c, uint64_t ns)
     rw_store64(&c->write_ns, quickest == 0 || ns < quickest ? ns : quickest + quickest / 64);
 }
 
-/* The drain's count. Publishes what is a crowd on this machine; false if there is no memory. */
+/* The drain's count. Publishes what is contention on this machine; false if there is no memory. */
 typedef struct rw_callers {
     uint64_t window; /* starts at 1: who was never counted is in 0 */
     uint64_t end_ns; /* of the window */

@@ -12,8 +12,8 @@ from ringwal._native import ffi, lib
 
 UUID = bytes(range(16))
 EPOCH, POSITION = 7, 5 * 4096
-HEADER, RECORD = ffi.sizeof("rw_block"), ffi.sizeof("rw_record")
-PERSISTED = ffi.offsetof("rw_record", "persisted")
+HEADER, RECORD = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
+PERSISTED = ffi.offsetof("rw_frame", "persisted")
 MAGIC = 0x314B434F4C425752
 
 
@@ -29,11 +29,11 @@ def frame_bytes(payload: bytes) -> int:
 
 def record(payload: bytes, count: int = 1, **fields: Any) -> Any:
     values = {
-        "kind": lib.RW_RECORD_BATCH, "slot": 3, "payload_bytes": len(payload), "count": count, "stream": 9, "generation": 4,
+        "kind": lib.RW_FRAME_BATCH, "slot": 3, "payload_bytes": len(payload), "count": count, "stream": 9, "generation": 4,
         "base_offset": 1000, "timestamp_ns": 123456789, "digest": lib.rw_xxh3(payload, len(payload)), "ticket": 640,
         "number": 4 << 32 | 17, "producer_id": 0xABC, "producer_sequence": 5,
     }  # fmt: skip
-    return ffi.new("rw_record *", values | fields)
+    return ffi.new("rw_frame *", values | fields)
 
 
 def build(records: list[tuple[Any, bytes]], /, **fields: Any) -> bytearray:
@@ -44,12 +44,12 @@ def build(records: list[tuple[Any, bytes]], /, **fields: Any) -> bytearray:
     base = ffi.from_buffer("uint8_t[]", block)
     at = HEADER
     for one, payload in records:
-        at += lib.rw_record_put(base + at, one, payload, lib.rw_record_seed(EPOCH, POSITION))
+        at += lib.rw_frame_put(base + at, one, payload, lib.rw_frame_seed(EPOCH, POSITION))
     assert at == used
     header = ffi.cast("rw_block *", base)
     values = {
         "magic": MAGIC, "format_version": lib.RW_FORMAT_VERSION, "uuid": UUID, "epoch": EPOCH, "position": POSITION,
-        "length": length, "used": used, "records": len(records), "kind": lib.RW_BLOCK_DATA, "span": length,
+        "length": length, "used": used, "frames": len(records), "kind": lib.RW_BLOCK_DATA, "span": length,
         "watermark": 4096, "number": 12, "timestamp_ns": 99,
     }  # fmt: skip
     for name, value in (values | fields).items():
@@ -100,21 +100,21 @@ def test_records_of_any_length_come_back_whole(length: int) -> None:
 
 
 def test_frames_give_back_what_was_put(block: bytearray) -> None:
-    frames, at = ffi.new("rw_frame[8]"), ffi.new("uint64_t *", HEADER)
+    frames, at = ffi.new("rw_frame_info[8]"), ffi.new("uint64_t *", HEADER)
     assert lib.rw_block_frames(ffi.from_buffer("uint8_t[]", block), at, frames, 8) == 3
     place = HEADER
     for i, (count, payload) in enumerate(PAYLOADS):
         frame = frames[i]
         assert (frame.at, frame.stream, frame.count, frame.payload_bytes) == (place, i, count, len(payload))
         assert (frame.base_offset, frame.timestamp_ns, frame.ticket, frame.number) == (1000, 123456789, 640, 4 << 32 | 17)
-        assert (frame.slot, frame.generation, frame.kind) == (3, 4, lib.RW_RECORD_BATCH)
+        assert (frame.slot, frame.generation, frame.kind) == (3, 4, lib.RW_FRAME_BATCH)
         assert frame.digest == lib.rw_xxh3(payload, len(payload))
         place += frame_bytes(payload)
     assert at[0] == place
 
 
 def test_frames_come_in_portions(block: bytearray) -> None:
-    frames, at = ffi.new("rw_frame[2]"), ffi.new("uint64_t *", HEADER)
+    frames, at = ffi.new("rw_frame_info[2]"), ffi.new("uint64_t *", HEADER)
     base = ffi.from_buffer("uint8_t[]", block)
     assert lib.rw_block_frames(base, at, frames, 2) == 2
     assert lib.rw_block_frames(base, at, frames, 2) == 1
@@ -160,8 +160,8 @@ def test_a_block_of_another_engine_epoch_or_place_is_refused(block: bytearray) -
 def test_records_of_another_block_do_not_fit_under_a_right_header(epoch: int, position: int) -> None:
     # A torn write: the new header reached the disk, the records are those that an older block left there.
     block = build([(record(b"old"), b"old")])
-    lib.rw_record_put(
-        ffi.from_buffer("uint8_t[]", block) + HEADER, record(b"old"), b"old", lib.rw_record_seed(epoch, position)
+    lib.rw_frame_put(
+        ffi.from_buffer("uint8_t[]", block) + HEADER, record(b"old"), b"old", lib.rw_frame_seed(epoch, position)
     )
     assert check(block) == lib.RW_OK
     assert verify(block) == lib.RW_BAD
@@ -189,7 +189,7 @@ def test_a_block_whose_tail_never_reached_the_disk_is_refused() -> None:
     [
         {"length": 0}, {"length": 4095}, {"length": 4097}, {"length": 2048}, {"used": HEADER - 1}, {"used": 4097},
         {"span": 0}, {"span": 4095}, {"magic": MAGIC + 1}, {"format_version": 0}, {"format_version": 2},
-        {"span": 4097}, {"span": 2**64 - 4096}, {"span": 2**64 - POSITION}, {"records": 2}, {"records": 2**32 - 1},
+        {"span": 4097}, {"span": 2**64 - 4096}, {"span": 2**64 - POSITION}, {"frames": 2}, {"frames": 2**32 - 1},
         {"used": HEADER},
     ],
 )  # fmt: skip
@@ -197,7 +197,7 @@ def test_impossible_headers_with_a_right_checksum_are_refused(fields: dict[str, 
     assert check(build([(record(b"x"), b"x")], **fields)) == lib.RW_BAD
 
 
-@pytest.mark.parametrize("fields", [{"records": 0}, {"used": HEADER + RECORD}, {"used": 4096}])
+@pytest.mark.parametrize("fields", [{"frames": 0}, {"used": HEADER + RECORD}, {"used": 4096}])
 def test_records_must_end_at_used(fields: dict[str, int]) -> None:
     block = build([(record(b"x"), b"x")], **fields)
     assert check(block) == lib.RW_OK
@@ -209,10 +209,10 @@ def test_a_record_that_claims_more_than_the_block_holds_is_refused(payload_bytes
     block = build([(record(b"x"), b"x")])
     base = ffi.from_buffer("uint8_t[]", block)
     liar = record(b"x", payload_bytes=payload_bytes)
-    # The checksum of the lie is right: rw_record_put would copy that many bytes, so it is stamped over a short frame.
+    # The checksum of the lie is right: rw_frame_put would copy that many bytes, so it is stamped over a short frame.
     header = bytearray(ffi.buffer(liar))
     header[:4] = bytes(4)
-    seed = lib.rw_record_seed(EPOCH, POSITION)
+    seed = lib.rw_frame_seed(EPOCH, POSITION)
     header[:4] = struct.pack("<I", lib.rw_crc32c(seed, bytes(header), len(header)))
     ffi.memmove(base + HEADER, header, len(header))
     assert verify(block) == lib.RW_BAD
@@ -226,7 +226,7 @@ def test_an_unknown_kind_of_record_is_refused() -> None:
 @pytest.mark.parametrize(("name", "verdict"), [(b"", lib.RW_BAD), (b"a", lib.RW_OK), (b"n" * lib.RW_STREAM_NAME_MAX, lib.RW_OK),
                                                (b"n" * (lib.RW_STREAM_NAME_MAX + 1), lib.RW_BAD)])  # fmt: skip
 def test_a_stream_definition_has_a_name_of_a_possible_length(name: bytes, verdict: int) -> None:
-    assert verify(build([(record(name, count=0, kind=lib.RW_RECORD_STREAM), name)])) == verdict
+    assert verify(build([(record(name, count=0, kind=lib.RW_FRAME_STREAM), name)])) == verdict
 
 
 @pytest.mark.parametrize(
