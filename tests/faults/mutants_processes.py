@@ -55,8 +55,8 @@ ASKED = [
     Mutant(
         "a lane is given to who has given up",
         "engine/ringwal/processes/service.py",
-        "    if connection.age > LATE_SHARE * wait + LATE_SECONDS:\n",
-        "    if connection.age > WAIT_SECONDS_MAX:\n",
+        "                if connection.granted is not None and connection.granted[0] == tag:\n",
+        "                if connection.granted is not None and connection.granted[0] == -tag:\n",
         units(f"{REQUESTS}::test_a_lane_for_a_client_that_has_given_up_is_not_given_out"),
     ),
 ]

@@ -205,6 +205,11 @@ def _holder(engine_dir: Path) -> int | None:
     return None
 
 
+def _starter(engine_dir: Path) -> subprocess.Popen[bytes]:
+    command, env = [sys.executable, "-c", STARTER, str(engine_dir)], {**os.environ, **package_of(ROOT)}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+
+
 def starts(times: int, directory: Path, seed: int) -> Verdict:
     """Several start an engine at once, and it dies at any moment of that: there is one in the end, and never two."""
     chance, verdict = random.Random(f"{seed}/starts"), Verdict()
@@ -213,18 +218,13 @@ def starts(times: int, directory: Path, seed: int) -> Verdict:
         verdict.expect(first.stop() == 0, "no orderly stop")
     with writers(engine_dir, directory, STREAMS, window=WINDOW) as fleet:
         for _ in range(times):
-            starters = [
-                subprocess.Popen(
-                    [sys.executable, "-c", STARTER, str(engine_dir)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **package_of(ROOT)},
-                )
-                for _ in range(3)
-            ]  # fmt: skip
+            starters = [_starter(engine_dir) for _ in range(3)]
             try:
                 pause(0.1 + chance.random() * 0.5)
                 if (pid := _holder(engine_dir)) is not None and state(pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
+                starters.append(_starter(engine_dir))  # the others may have been in before
                 for each in starters:
                     assert each.stdout is not None
                     verdict.expect(each.stdout.readline() == b"in\n", "somebody did not get in")

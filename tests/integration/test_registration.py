@@ -84,7 +84,7 @@ class Desk(threading.Thread):
             connection.reply(request, HELLO, self.handed_out)
         elif request["op"] == "lane":
             connection.reply(request, {"slot": 1, "generation": 2, "bytes": request["bytes"] * 2}, self.lanes)
-        elif request["op"] == "release":
+        elif request["op"] in ("release", "withdraw"):
             connection.reply(request, {})
         elif request["op"] == "stream":
             connection.refuse(request, ShmUnavailable("the table is full", 77))
@@ -275,8 +275,9 @@ def test_an_engine_that_does_not_answer_is_reported_and_a_late_answer_is_nobodys
         assert os.read(late, 1) == b""  # nobody has that lane any more
         os.close(late)
         # Nor its place: it was given back, without being asked for.
-        told = [desk.requests.get(timeout=WAIT) for _ in range(4)]
-        assert sorted((each["op"], each.get("slot"), each.get("generation")) for each in told[2:]) == [
+        told = [desk.requests.get(timeout=WAIT) for _ in range(5)]
+        assert (told[2]["op"], told[2]["request"]) == ("withdraw", told[1]["tag"])
+        assert sorted((each["op"], each.get("slot"), each.get("generation")) for each in told[3:]) == [
             ("lane", None, None),
             ("release", 9, 7),
         ]

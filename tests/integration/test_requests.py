@@ -21,9 +21,10 @@ from ringwal import memory
 from ringwal._native import lib
 from ringwal.config import KIB, MIB
 from ringwal.processes import service
+from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import SOCKET_NAME
 from tests.integration.test_supervisor import WAIT, Engine, open_files, wait_until
-from tests.support.rig import stop_process
+from tests.support.rig import stop_process, until
 
 HELLO = {"op": "hello", "layout": lib.rw_fingerprint(), "format": lib.RW_FORMAT_VERSION, "pid": 1, "role": "client"}
 
@@ -167,21 +168,19 @@ def test_a_large_lane_that_nobody_waits_for_any_more_is_given_up(running: Engine
 
 
 def test_a_lane_for_a_client_that_has_given_up_is_not_given_out(running: Engine) -> None:
-    with raw(running) as late:
+    with contextlib.closing(Registration(Path(running.facts["directory"]), timeout=0.3)) as late:
+        late.timeout = 0.2
         stop_process(running.facts["pid"])
-        late.send(b'{"op": "lane", "bytes": 0, "wait": 0.05, "tag": 1}')
-        late.patience(0.3)
-        with pytest.raises(TimeoutError):
-            late.answer()
-        late.patience(WAIT)
-        os.kill(running.facts["pid"], signal.SIGCONT)
-        answer = late.answer()
-        assert answer is not None
-        assert (answer["ok"], answer["error"]) == (False, "ShmUnavailable")
-        assert running.status()["clients_attached"] == 0
-        granted = late.ask(b'{"op": "lane", "bytes": 0, "wait": 0, "tag": 2}')
-        assert granted is not None
-        assert granted["ok"]
+        try:
+            with pytest.raises(ringwal.NotRunning, match="did not answer"):
+                late.lane(0)
+        finally:
+            os.kill(running.facts["pid"], signal.SIGCONT)
+        late.timeout = WAIT
+        until(lambda: running.status()["clients_attached"] == 0, "the place is free again")
+        _, fd = late.lane(0)
+        os.close(fd)
+        assert running.status()["clients_attached"] == 1
 
 
 def test_a_lane_that_is_not_ready_in_time_is_refused_and_given_up(running: Engine) -> None:

@@ -26,9 +26,6 @@ OTHER_DESCRIPTORS = 64
 SPARE_DESCRIPTORS = 12
 """Kept back from connections: a lane, a report or a replacement needs some for a moment, whoever is knocking."""
 
-LATE_SHARE, LATE_SECONDS = 1.25, 0.1
-"""A client listens for longer than it lets the engine wait: somewhat longer than this it does not."""
-
 WAIT_SECONDS_MAX = 86_400
 """What a client says of its patience is cut to this: as a float it has to fit into a timeout of the selector."""
 
@@ -107,7 +104,7 @@ class Service:
                 raise EOFError from error
             if request is not None:
                 self._forget(connection)  # it has given up what it asked for before: its own timeout was shorter
-                self._answer(connection, request, _deadline(connection, request))
+                self._answer(connection, request, _deadline(request))
 
     def tick(self) -> float | None:
         """Answer those who waited for a slot, if one is free or they may wait no longer, and go on with a lane in the making.
@@ -189,7 +186,7 @@ class Service:
                 connection.reply(request, self._hello(), self._handed_out)
                 return
             if begun is None and request.get("op") == "lane":
-                _check_wait(connection, request)
+                _check_wait(request)
             if begun is None and not last and request.get("op") == "lane" and self._may_wait():
                 self._waiting[connection] = (request, deadline)
                 return
@@ -228,15 +225,17 @@ class Service:
             self._slots.abandon(begun)
             raise
         self._connections[connection].append(grant.slot)
+        connection.granted = (request.get("tag"), grant.slot, grant.generation)
         connection.reply(request, grant._asdict(), [lane])
 
     def _do(self, connection: Connection, request: Message) -> Message:
         match request:
             case {"op": "release", "slot": int(slot), "generation": int(generation)}:
-                # A slot that is this connection's is not free, so its generation is still the one that was granted.
-                if slot in self._connections[connection] and self._slots.generation(slot) == generation:
-                    self._connections[connection].remove(slot)
-                    self._slots.close([slot])
+                self._release(connection, slot, generation)
+                return {}
+            case {"op": "withdraw", "request": int(tag)}:  # while it waited, or the lane was made, `serve` has forgotten it
+                if connection.granted is not None and connection.granted[0] == tag:
+                    self._release(connection, *connection.granted[1:])
                 return {}
             case {"op": "stream", "name": name}:
                 self._check_running()
@@ -247,6 +246,12 @@ class Service:
             case {"op": "stop"}:
                 return {}
         raise _unknown(request)
+
+    def _release(self, connection: Connection, slot: int, generation: int) -> None:
+        # A slot that is this connection's is not free, so its generation is still the one that was granted.
+        if slot in self._connections[connection] and self._slots.generation(slot) == generation:
+            self._connections[connection].remove(slot)
+            self._slots.close([slot])
 
     def _may_wait(self) -> bool:
         return self._running() and self._slots.coming()
@@ -283,20 +288,16 @@ def _unknown(request: Message) -> ConfigError:
     return ConfigError(f"the engine does not know the request {str(request)[:200]}")
 
 
-def _deadline(connection: Connection, request: Message) -> float | None:
+def _deadline(request: Message) -> float | None:
     """When a request for a lane is to be refused; None: never."""
     wait = request.get("wait")
     if not isinstance(wait, int | float) or not wait >= 0:  # so, as NaN is not below zero either
         return None
-    return time.monotonic() - connection.age + min(wait, WAIT_SECONDS_MAX)
+    return time.monotonic() + min(wait, WAIT_SECONDS_MAX)
 
 
-def _check_wait(connection: Connection, request: Message) -> None:
-    """Raises ConfigError, or ShmUnavailable: the engine was stopped, or busy, until the client waited no longer."""
+def _check_wait(request: Message) -> None:
+    """Raises ConfigError."""
     wait = request.get("wait")
-    if wait is None:
-        return
-    if not isinstance(wait, int | float) or not wait >= 0:
+    if wait is not None and (not isinstance(wait, int | float) or not wait >= 0):
         raise ConfigError(f"wait is a number of seconds, not {str(wait)[:40]}")
-    if connection.age > LATE_SHARE * wait + LATE_SECONDS:
-        raise ShmUnavailable(f"the request for a lane lay there for {connection.age:.1f} s, and its client waits {wait:g} s")

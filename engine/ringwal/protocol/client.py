@@ -249,7 +249,11 @@ class Registration:
         while True:
             if self._latest != tag:
                 tag, look = self._send(message, deadline), FIRST_LOOK
-            received = self._receive(deadline, look)
+            try:
+                received = self._receive(deadline, look)
+            except TimeoutError:
+                self._withdraw(tag)
+                raise
             if received is None:
                 look = min(2 * look, LONGEST_LOOK)
                 continue
@@ -291,6 +295,11 @@ class Registration:
         if received is None:
             raise ConnectionResetError
         return received
+
+    def _withdraw(self, tag: int) -> None:
+        """The engine may meet the request only now, and is told at once that nobody waits for what it gives."""
+        with contextlib.suppress(OSError):  # no room, or it has ended: the next request gives back what came for this one
+            self._socket.send(encode({"op": "withdraw", "request": tag, "tag": 0}), socket.MSG_DONTWAIT)
 
     def _give_back(self, reply: Message) -> None:
         """The lane of an answer that cannot be used, or that nobody waits for any more. Nor for the answer to this."""

@@ -7,8 +7,9 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
         -> {"uuid", "epoch", "control_bytes", "ring_bytes", "directory", "config"}, and `Descriptors`
     {"op": "lane", "bytes": n, "wait": seconds}
         -> {"slot", "generation", "bytes"} and the lane, at once or, if every place is taken but some are closing, when one has
-           closed. Not later than `wait` after it was sent: it is refused then, as nobody would take the lane. Without it there
-           is no limit. Any other request of the connection ends the waiting
+           closed; refused `wait` after it was received. Without it there is no limit. Any other request of the connection
+           ends the waiting
+    {"op": "withdraw", "request": tag}              -> {}: nobody waits any more for the lane of the request of that tag
     {"op": "release", "slot": n, "generation": n}   -> {}: the client has no use for that lane any more
     {"op": "stream", "name": s}   -> {"id"} of the stream, which is made if need be
     {"op": "stream", "name": s, "look": true}       -> {"id"}, or refused: there is none, and none is made

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import os
 import socket
 import struct
-import time
 from collections.abc import Sequence
 
 from ringwal._native import lib
 from ringwal.errors import ConfigError, Error, NotRunning, VersionMismatch
-from ringwal.protocol.messages import (
-    MESSAGE_BYTES_MAX,
-    SOCKET_NAME,
-    Descriptors,
-    Message,
-    check_request,
-    close_all,
-    decode,
-    encode,
-)
+from ringwal.protocol.messages import SOCKET_NAME, Message, check_request, close_all, decode, encode, receive_packet
 
 BACKLOG = 1024
-_SO_TIMESTAMPNS = 35
-_STAMP = struct.Struct("@qq")
-_CONTROL_BYTES = socket.CMSG_SPACE(_STAMP.size) + socket.CMSG_SPACE(len(Descriptors._fields) * array.array("i").itemsize)
 
 
 class Connection:
@@ -38,10 +24,8 @@ class Connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid, self.uid, _ = struct.unpack("3i", credentials)
         self.greeted = False
-        self.age = 0.0
-        """Seconds that the latest request lay there before it was received."""
-        with contextlib.suppress(OSError):  # then nothing is known of it
-            connection.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self.granted: tuple[object, int, int] | None = None
+        """Tag of the request that got the latest lane, and the lane's slot and generation."""
 
     def fileno(self) -> int:
         """For polling."""
@@ -55,20 +39,12 @@ class Connection:
             ConfigError: the packet is not a message; the connection is of no use any more.
         """
         try:
-            packet, ancillary, flags, _ = self._socket.recvmsg(MESSAGE_BYTES_MAX, _CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC)
+            packet, fds, flags = receive_packet(self._socket)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             raise EOFError from error
-        self.age = 0.0
-        for _, kind, data in ancillary:
-            if kind == socket.SCM_RIGHTS:  # clients have no descriptor to give
-                fds = array.array("i")
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-                close_all(fds)
-            elif kind == _SO_TIMESTAMPNS and len(data) == _STAMP.size:
-                seconds, rest = _STAMP.unpack(data)
-                self.age = max(time.time() - seconds - rest / 1e9, 0.0)  # a clock that is set meanwhile: one refusal too many
+        close_all(fds)  # clients have no descriptor to give
         if not packet:
             raise EOFError
         return check_request(decode(packet, flags))
