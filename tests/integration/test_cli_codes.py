@@ -18,22 +18,9 @@ import xxhash
 from ringwal._native import lib
 from ringwal.exit_codes import EXIT_CODES
 from tests.support.cli_rig import DEADLINE, SMALL, end, line_of, ringwal, serving, start
+from tests.support.rig import AS_NOBODY, NOBODY
 
-NOBODY = 65534
 PAGE = 4096
-AS_NOBODY = """
-import os, resource, signal, sys
-# While they may still be read: the checkout may lie where nobody may look.
-import ringwal.processes.drain, ringwal.processes.supervisor, ringwal.processes.wal
-from ringwal import cli
-if os.getuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)  # no limit of processes binds root
-signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)))
-cli.main()
-"""
-
 
 def done(directory: Path) -> int:
     with serving(directory):

@@ -29,6 +29,20 @@ CHECKOUT = host.ROOT
 SMALL = {"ring_bytes": "1MiB", "lane_bytes": "64KiB", "segment_bytes": "4MiB", "max_streams": "256", "max_clients": "16"}
 LARGE = 16_000
 """The size of each eighth record of `Writers`: a few fill a lane, so that everybody meets its end."""
+NOBODY = 65534
+AS_NOBODY = """
+import os, resource, signal, sys
+# While they may still be read: the checkout may lie where nobody may look.
+import ringwal.processes.drain, ringwal.processes.supervisor, ringwal.processes.wal
+from ringwal import cli
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)  # no limit of processes binds root
+signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)))
+cli.main()
+"""
+"""A program: the command line, as that user, on what root could load."""
 
 
 def verify(client: ringwal.Client, journals: dict[str, Path]) -> int:
@@ -151,6 +165,14 @@ class Engine(_Process):
     def status(self) -> dict[str, Any]:
         with ringwal.connect(self.directory, timeout=WAIT) as client:
             return client.status()
+
+
+class OfNobody(_Process):
+    """`ringwal run` by a user who owns nothing but the directory. Root starts it, and what it imports may be closed to it."""
+
+    def __init__(self, directory: Path) -> None:
+        flags = (f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items())
+        super().__init__(directory, *flags, program=("-c", AS_NOBODY, "run", "--json"))
 
 
 class Embedded(_Process):
