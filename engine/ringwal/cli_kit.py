@@ -226,11 +226,12 @@ def _doubts(facts: dict[str, Any], attached: ringwal.Client, seconds: float) -> 
     found = [
         f"its {name} process is {state}: nothing may be confirmed" for name, state in states.items() if state != "running"
     ]
+    if facts["storage_full"]:  # what waits in the lanes is in no figure yet
+        return [*found, f"it can prepare no further segment, and confirms nothing beyond this one: {facts['storage_full']}"]
     deadline, now, done = time.monotonic() + seconds, facts, facts["counters"]["drain_confirmed_requests"]
     while now["ring"]["used"] and now["counters"]["drain_confirmed_requests"] == done:
         if time.monotonic() > deadline:
-            full = f"; the disk: {facts['storage_full']}" if facts["storage_full"] else ""
-            found.append(f"{now['ring']['used']} bytes are pending, and nothing was confirmed for {seconds:g} s{full}")
+            found.append(f"{now['ring']['used']} bytes are pending, and nothing was confirmed for {seconds:g} s")
             break
         time.sleep(LOOK_SECONDS)
         now = attached.status()

@@ -133,10 +133,12 @@ class Ingest:
     def tell(self, error: BaseException) -> None:
         """Notes on the error what became of the input: it may know the fate of its own append only."""
         unknown = self._begun - self.records
-        error.add_note(f"confirmed before that: the first {self.records} records ({self.bytes} bytes) of the input")
-        error.add_note(
-            f"{unknown} records after these: outcome unknown" if unknown else "nothing after these was appended"
-        )
+        if self.records:
+            error.add_note(f"confirmed before that: the first {_counted(self.records)} ({self.bytes} bytes) of the input")
+        if unknown:
+            error.add_note(f"{_counted(unknown)} {'after these' if self.records else 'of the input'}: outcome unknown")
+        else:
+            error.add_note("nothing after these was appended" if self.records else "nothing of the input was appended")
         facts: Any = error
         if unknown and isinstance(error, Error):
             facts.outcome, facts.retriable = "unknown", False
@@ -187,6 +189,10 @@ class Ingest:
             f"not confirmed within {self._timeout:g} s: the engine cannot prepare another segment ({reason}); "
             "when there is space in its directory it goes on by itself", number,
         )
+
+
+def _counted(records: int) -> str:
+    return f"{records} record{'' if records == 1 else 's'}"
 
 
 def too_large(what: str, limit: int) -> RecordTooLarge:

@@ -139,8 +139,10 @@ class Lane:
                 return offset
             now = time.monotonic()
             if deadline is not None and now >= deadline:
+                full = int(lib.rw_engine_storage_full(self.control))
+                waits = f" (the engine waits for disk space: {describe_errno(full)})" if full else ""
                 raise AckTimeout(
-                    f"append to {stream!r} not confirmed within {timeout:g} s; its outcome is unknown, ask again later"
+                    f"append to {stream!r} not confirmed within {timeout:g} s{waits}; its outcome is unknown, ask again later"
                 )
         return results.find(number)
 

@@ -251,7 +251,7 @@ def test_an_engine_that_is_killed_under_an_append_leaves_its_outcome_unknown(
     assert (feeder.returncode, out) == (exit_code_of(vars(errors)[error]("")), b"")
     value = json.loads(err)
     assert (value["error"], value["outcome"], value["retriable"]) == (error, "unknown", False)
-    assert "the first 1 records" in value["notes"][0]
+    assert "the first 1 record " in value["notes"][0]
     assert value["notes"][1].endswith("outcome unknown")
     again = start("run", tmp_path / "d", *SMALL)
     line_of(again)

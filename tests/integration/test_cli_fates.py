@@ -131,7 +131,7 @@ def test_a_signal_says_what_is_unknown(tmp_path: Path) -> None:
         finally:
             os.kill(report["wal_pid"], signal.SIGCONT)
         assert (code, out) == (143, b"")
-        assert b"the first 1 records (3 bytes)" in err
+        assert b"the first 1 record (3 bytes)" in err
         assert b"2 records after these: outcome unknown" in err
 
 
@@ -147,7 +147,7 @@ def test_a_huge_file_is_refused_before_it_is_held(served: Path, tmp_path: Path, 
     done = subprocess.run(line, capture_output=True, timeout=DEADLINE, check=False)
     assert done.returncode == 1
     assert b"--lane-bytes" in done.stderr
-    assert b"nothing after these was appended" in done.stderr
+    assert b"nothing of the input was appended" in done.stderr
 
 
 @pytest.mark.parametrize("lines", [[], ["--lines"]])
@@ -193,4 +193,4 @@ def test_a_full_disk_is_told_as_such(small_disk: Path) -> None:
         assert done.returncode == value["exit_code"] == os.EX_IOERR
         assert (value["error"], value["outcome"], value["retriable"]) == ("StorageFull", "unknown", False)
         assert "No space left on device" in value["message"]
-        assert value["notes"][1] == "2 records after these: outcome unknown"
+        assert value["notes"] == ["2 records of the input: outcome unknown"]

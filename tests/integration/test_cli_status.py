@@ -56,6 +56,17 @@ def test_status_of_a_stopped_supervisor_says_so(tmp_path: Path) -> None:
         assert json.loads(done.stdout)["processes"]["supervisor"] == "stopped"
 
 
+@pytest.mark.parametrize("verb", [["ls"], ["append", "s"], ["read", "s"], ["stop"]], ids=" ".join)
+def test_an_engine_that_does_not_answer_is_not_one_that_is_not_there(tmp_path: Path, verb: list[str]) -> None:
+    with serving(tmp_path / "d") as host:
+        freeze(host.pid)
+        try:
+            done = ringwal(verb[0], tmp_path / "d", *verb[1:], "--timeout", "0.3", stdin=b"x\n")
+        finally:
+            os.kill(host.pid, signal.SIGCONT)
+        assert (done.returncode, b"did not answer" in done.stderr) == (os.EX_TEMPFAIL, True)
+
+
 def test_status_tells_that_nothing_is_confirmed(served: Path) -> None:
     facts = json.loads(ringwal("status", served, "--json").stdout)
     feeder = feeding(served, b"one\n")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ringwal
-from tests.support import shm_names
+from tests.support import cli_rig, shm_names
 from tests.support.rig import CHECKOUT, SMALL, WAIT, Engine, arm, environment, stop_process, until
 
 if TYPE_CHECKING:
@@ -189,12 +189,18 @@ def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_di
                 receipts.extend(stream.append(bytes(8000)) for _ in range(3000))
             assert (caught.value.errno, caught.value.outcome, caught.value.retriable) == (errno.ENOSPC, "not_appended", True)
             assert client.status()["storage_full"] == os.strerror(errno.ENOSPC)
+            shown = cli_rig.ringwal("status", small_disk / "log")
+            assert (shown.returncode, b"no further segment" in shown.stderr) == (os.EX_TEMPFAIL, True)
+            with pytest.raises(ringwal.AckTimeout, match="waits for disk space"):
+                receipts[-1].result(0)
             ballast.unlink()
             subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
             assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(len(receipts)))
             assert stream.append(b"next").result(WAIT).offset == len(receipts)
             until(lambda: client.status()["storage_full"] is None, "the engine has room again")
         assert running.terminate() == 0
+        assert "appends wait until there is room" in running.said()
+        assert "there is room for segments again" in running.said()
     finally:
         running.close()
 

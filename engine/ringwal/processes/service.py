@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ringwal._native import lib
-from ringwal.errors import ConfigError, Error, NotRunning, ShmUnavailable
+from ringwal.errors import ConfigError, Error, NoSuchStream, NotRunning, ShmUnavailable
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.descriptors import allow_descriptors
 from ringwal.processes.slots import Grant, SlotTable
@@ -276,6 +276,8 @@ class Service:
 
     def _refuse(self, connection: Connection, request: Message, error: Error) -> None:
         level = logging.INFO if isinstance(error, NotRunning) else logging.WARNING
+        if isinstance(error, NoSuchStream):  # somebody looked, which is no fault
+            level = logging.DEBUG
         LOG.log(level, "refused a request of process %d: %s", connection.pid, error)
         try:
             connection.refuse(request, error)

@@ -48,7 +48,7 @@ class WalProcess:
         self.pace = Pace()
         self.segments_end = 0  # segments below are with the threads, or behind them
         self.look_again: float | None = None  # in so many seconds, whether or not anything is asked for
-        self.told_no_room = False
+        self.told_no_room = self.told_full = False
         self.direct = context.direct
         options = ffi.new(
             "rw_wal_options *",
@@ -186,7 +186,7 @@ class WalProcess:
             except StorageFull as error:
                 self.look_again = RETRY_SECONDS
                 if needed:
-                    lib.rw_wal_storage_full(self.wal, error.errno)
+                    self._say_full(error)
                     return
                 if not self.told_no_room:
                     ahead = self.segments_end - 1 - current
@@ -196,7 +196,16 @@ class WalProcess:
             added = lib.rw_wal_add_segment(self.wal, self.segments_end, fds, filled)
             assert added == lib.RW_OK, f"no place for segment {self.segments_end}"
             self.segments_end += 1
-        lib.rw_wal_storage_full(self.wal, 0)
+        self._say_full(None)
+
+    def _say_full(self, error: StorageFull | None) -> None:
+        """In memory, and in the log when it begins and when it ends."""
+        if error is not None and not self.told_full:
+            self.context.log.error("%s; appends wait until there is room", error)
+        elif error is None and self.told_full:
+            self.context.log.warning("there is room for segments again")
+        self.told_full = error is not None
+        lib.rw_wal_storage_full(self.wal, error.errno if error is not None else 0)
 
     def _check_directory(self) -> None:
         """Raises LostDirectory."""
