@@ -157,6 +157,7 @@ def stop(directory: Path, timeout: float, as_json: bool) -> None:
         registration.stop()
         if not select.select([end], [], [], timeout)[0]:
             raise TimeoutError(f"the engine on {directory} is still stopping after {timeout:g} s")
+        kit.check_stopped(directory, registration)
     seconds = round(time.monotonic() - began, 3)
     with kit.output_apart(as_json) as output:
         if as_json:

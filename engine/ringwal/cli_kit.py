@@ -18,12 +18,13 @@ import click
 from ringwal import textio
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
 from ringwal.demo import DemoError
-from ringwal.errors import ConfigError, Error, NoSuchStream, NotRunning
+from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning
 from ringwal.exit_codes import exit_code_of
 from ringwal.limits import SECONDS_MAX, WHOLE_MAX
 
 if TYPE_CHECKING:
     import ringwal
+    from ringwal.protocol.client import Registration
 
     ParamType = click.ParamType[Any]
 else:
@@ -238,6 +239,24 @@ def _doubts(facts: dict[str, Any], attached: ringwal.Client, seconds: float) -> 
     return found
 
 
+def check_stopped(directory: Path, registration: Registration) -> None:
+    """Raises EngineFailed: the engine has ended, and not as it was asked to."""
+    from ringwal import memory, views
+    from ringwal._native import lib
+    from ringwal.observer import last_status
+    from ringwal.protocol.messages import Descriptors
+
+    hello, place = registration.hello, Descriptors._fields.index("control")
+    control = memory.attach_control(registration.arrival[place], hello.control_bytes, hello.uuid, hello.epoch)
+    seen = views.engine(control.pointer)
+    if seen.state == lib.RW_STOPPED:
+        return
+    last = last_status(directory)
+    known = seen.state == lib.RW_FAILED and last is not None and last.get("epoch") == hello.epoch
+    reason = f": {last['reason']} (code {last['exit_code']})" if known and last is not None and last.get("reason") else ""
+    raise EngineFailed(f"the engine on {directory} ended, but not in order{reason}; what was not confirmed by then is unknown")
+
+
 def existing(client: ringwal.Client, name: str) -> ringwal.Stream:
     """The stream, which must have been appended to before: looking must not create it."""
     if all(info.name != name for info in client.streams()):
@@ -280,8 +299,8 @@ class Follower:
                     return found
                 self._output.watch(0)
             except (NotRunning, NoSuchStream) as error:
-                if not self._lasting:
-                    raise
+                if not self._lasting or (isinstance(error, NotRunning) and not error.retriable):
+                    raise  # another log has taken the place: nothing more will come
                 self._source = None
                 if isinstance(error, NoSuchStream) and self._start == "latest":
                     self._start = "earliest"  # what begins from now on is new

@@ -312,7 +312,7 @@ class Lane:
         lib.rw_wait_room(self.writer, payload_bytes, self._slice(left))
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
-            raise NotRunning("the engine ended; nothing was appended") from error
+            raise _refusal(error) from error
         return None
 
     def _slice(self, left: float) -> int:

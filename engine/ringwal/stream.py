@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ringwal._native import ffi, lib
-from ringwal.errors import Error, NoSuchStream, NotRunning
+from ringwal.config import LANE_BYTES_MAX
+from ringwal.errors import Error, NoSuchStream, NotRunning, RecordTooLarge
 from ringwal.greenlets import Rests, patched
 from ringwal.lane import SLICE_NS
 from ringwal.limits import WHOLE_MAX, seconds, shown, whole
@@ -181,8 +182,9 @@ class Stream:
         # Bytes and lengths are taken in two passes, so what may change in between is copied first.
         if list(map(type, items)).count(bytes) != len(items):
             items = tuple(bytes(_buffer(item)) for item in items)
+        lengths = _lengths(items)
         data = b"".join(items)
-        receipt = self._append_batch(_lengths(items), data)
+        receipt = self._append_batch(lengths, data)
         # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
         # one would touch its pages for the first time again, and that took half of the time of joining it.
         if len(data) <= BATCH_KEPT_MAX:
@@ -362,7 +364,11 @@ def _lengths(items: tuple[bytes, ...]) -> array.array[int]:
     try:
         small = bytes(sizes)  # and widened in C: half the time of `array` with a list
     except ValueError:
-        return array.array("I", sizes)
+        try:
+            return array.array("I", sizes)
+        except OverflowError:
+            limit = LANE_BYTES_MAX // 2
+            raise RecordTooLarge(f"a record of {max(sizes)} bytes; no lane takes more than {limit}", limit) from None
     lengths = array.array("I", bytes(4 * len(sizes)))
     lib.rw_lengths_widen(small, len(small), ffi.from_buffer("uint32_t[]", lengths))
     return lengths

@@ -217,7 +217,14 @@ class Progress:
 
 def chunks(fd: int, chunk_bytes: int) -> Iterator[bytes]:
     """What `fd` gives, as it comes: a pipe that trickles is passed on piece by piece."""
-    while chunk := os.read(fd, chunk_bytes):
+    while True:
+        try:
+            chunk = os.read(fd, chunk_bytes)
+        except BlockingIOError:  # whoever gave it to us has made it so
+            select.select([fd], [], [])
+            continue
+        if not chunk:
+            return
         yield chunk
 
 

@@ -53,6 +53,13 @@ ASKED = [
         units(f"{REQUESTS}::test_a_lane_that_the_machine_has_no_memory_for_is_refused"),
     ),
     Mutant(
+        "a stop does not look for lanes that have just come",
+        "engine/ringwal/processes/wal.py",
+        "        self.stopping = True\n",
+        "        self.stopping = self.finishing = True\n        lib.rw_wal_finish(self.wal)\n",
+        units("tests/integration/test_client_fates.py::test_a_stop_confirms_what_a_client_has_appended_that_has_just_come"),
+    ),
+    Mutant(
         "a lane is given to who has given up",
         "engine/ringwal/processes/service.py",
         "                if connection.granted is not None and connection.granted[0] == tag:\n",

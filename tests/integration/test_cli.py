@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -305,6 +306,21 @@ def test_lines_are_appended_as_a_pipe_gives_them(served: Path) -> None:
     feeder = feeding(served, b"first\nsec")
     out, _ = feeder.communicate(b"ond", timeout=DEADLINE)
     assert out == b"s: 2 records confirmed, offsets 0 to 1\n"
+
+
+def test_stop_says_that_an_engine_has_not_ended_in_order(tmp_path: Path) -> None:
+    with serving(tmp_path / "d", "--json", "--stop-timeout", "0.2") as host:
+        wal = json.loads(ringwal("status", tmp_path / "d", "--json").stdout)["wal_pid"]
+        freeze(wal)  # it cannot end in time
+        try:
+            done = ringwal("stop", tmp_path / "d")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(wal, signal.SIGCONT)
+        assert host.wait(DEADLINE) == os.EX_SOFTWARE
+        assert (done.returncode, done.stdout) == (os.EX_IOERR, b"")
+        assert b"did not finish within 0.2 s" in done.stderr
+        assert b"(code 70)" in done.stderr
 
 
 def test_stop_stops_and_what_was_appended_is_there_afterwards(served: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 import ringwal
 from ringwal._native import lib
+from ringwal.processes.context import FINISH
 from tests.support.rig import WAIT, Engine, append_and_hold, read_all, stop_process, until
 
 
@@ -85,6 +87,32 @@ def test_a_stopping_engine_confirms_what_it_has_taken(
     start()
     with ringwal.connect(directory) as reader:
         assert [record.data for record in read_all(reader.stream("s"))] == [b"%d" % n for n in range(50)]
+
+
+def pending(pid: int) -> int:
+    """The signals that a process has not taken yet, as a mask."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("ShdPnd:")[2].split()[0], 16)
+
+
+def test_a_stop_confirms_what_a_client_has_appended_that_has_just_come(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    running = start()
+    wal = running.facts["wal_pid"]
+    with ringwal.connect(directory, timeout=WAIT) as earlier:
+        earlier.stream("t").append(b"it works").result(WAIT)
+    stop_process(wal)  # it has not met the lane
+    try:
+        with ringwal.connect(directory, timeout=WAIT) as client:
+            receipts = [client.stream("s").append(b"%d" % n) for n in range(100)]
+            os.kill(running.process.pid, signal.SIGTERM)
+            until(lambda: bool(pending(wal) & 1 << FINISH - 1), "it is asked to end")
+            os.kill(wal, signal.SIGCONT)
+            assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(100))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(wal, signal.SIGCONT)
+    assert running.wait() == 0
 
 
 def test_an_append_that_meets_the_end_of_the_engine_goes_to_its_successor(

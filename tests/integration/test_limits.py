@@ -106,6 +106,8 @@ def test_a_record_that_is_too_large_is_refused_before_anything_is_written(
             with pytest.raises(ringwal.RecordTooLarge) as caught:
                 refused()
             assert (caught.value.limit, caught.value.outcome) == (32_768, "not_appended")
+        with pytest.raises(ringwal.RecordTooLarge, match="no lane takes more"):  # the system gives its pages when they are used
+            stream.append_many([bytes(1 << 32)])
         assert stream.append(bytes(32_768)).result(WAIT).offset == 0
         assert stream.stat().records == 1
 

@@ -30,12 +30,15 @@ def main() -> Never:
     try:
         code = _run(directory)
     except (Error, OSError) as error:
-        print(f"ringwal: {error}", file=sys.stderr)
-        code = exit_code_of(error)
+        code, said = exit_code_of(error), f"ringwal: {error}\n"
     except BaseException:  # noqa: BLE001  reported, and the exit code says the rest
-        traceback.print_exc()
+        said = traceback.format_exc()
+    else:
+        said = ""
     with contextlib.suppress(OSError):  # nobody wants to know any more
         os.write(status, bytes([code]))
+    with contextlib.suppress(OSError):  # the log may be on the disk that is full
+        os.write(2, said.encode(errors="backslashreplace"))
     sys.exit(code)
 
 

@@ -49,6 +49,7 @@ class WalProcess:
         self.segments_end = 0  # segments below are with the threads, or behind them
         self.look_again: float | None = None  # in so many seconds, whether or not anything is asked for
         self.told_no_room = self.told_full = False
+        self.finishing = False  # the threads have been told to end when the lanes are empty
         self.direct = context.direct
         options = ffi.new(
             "rw_wal_options *",
@@ -83,7 +84,7 @@ class WalProcess:
         signal.signal(FINISH, self._on_stop)
         for thread in self.threads:
             thread.start()
-        while not self.stopping or any(thread.is_alive() for thread in self.threads):
+        while not self.finishing or any(thread.is_alive() for thread in self.threads):
             self._wait_for_requests()
             if lib.rw_engine_wal_error(self.control):
                 return os.EX_IOERR
@@ -92,7 +93,6 @@ class WalProcess:
 
     def _on_stop(self, number: int, frame: object) -> None:
         self.stopping = True
-        lib.rw_wal_finish(self.wal)
         os.eventfd_write(self.context.maintenance_fd, 1)  # the main thread may be about to sleep on it
 
     def _wait_for_requests(self) -> None:
@@ -101,7 +101,11 @@ class WalProcess:
             os.eventfd_read(self.context.maintenance_fd)
 
     def _maintain(self) -> None:
+        stopping = self.stopping  # before the look: no lane is given out any more by then, so all that there are are met
         self._follow_membership()
+        if stopping and not self.finishing:
+            self.finishing = True
+            lib.rw_wal_finish(self.wal)
         self._add_segments(early=not self.stopping)
         self._drop_segments()
 
