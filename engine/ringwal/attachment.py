@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ringwal import memory, views
 from ringwal._native import ffi, lib
@@ -19,10 +19,8 @@ from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import Descriptors
 from ringwal.reader import Reader
+from ringwal.stream import StreamInfo
 from ringwal.thread_lock import ThreadLock
-
-if TYPE_CHECKING:
-    from ringwal.stream import StreamInfo
 
 WAITERS_MAX = 3
 """Waiting lanes that may be refused one after the other before a tail gives up."""
@@ -92,8 +90,6 @@ class Attachment:
         return int(lib.rw_stream_start_offset(lib.rw_stream_of(self.control, number)))
 
     def stream_info(self, number: int) -> StreamInfo:
-        from ringwal.stream import StreamInfo
-
         seen = views.stream(self.control, number)
         confirmed, start = int(seen.confirmed_offset), int(seen.start_offset)
         return StreamInfo(

@@ -241,19 +241,17 @@ def _doubts(facts: dict[str, Any], attached: ringwal.Client, seconds: float) -> 
 
 def check_stopped(directory: Path, registration: Registration) -> None:
     """Raises EngineFailed: the engine has ended, and not as it was asked to."""
-    from ringwal import memory, views
+    from ringwal import memory
     from ringwal._native import lib
     from ringwal.observer import last_status
     from ringwal.protocol.messages import Descriptors
 
     hello, place = registration.hello, Descriptors._fields.index("control")
     control = memory.attach_control(registration.arrival[place], hello.control_bytes, hello.uuid, hello.epoch)
-    seen = views.engine(control.pointer)
-    if seen.state == lib.RW_STOPPED:
+    if lib.rw_engine_state(control.pointer) == lib.RW_STOPPED:
         return
-    last = last_status(directory)
-    known = seen.state == lib.RW_FAILED and last is not None and last.get("epoch") == hello.epoch
-    reason = f": {last['reason']} (code {last['exit_code']})" if known and last is not None and last.get("reason") else ""
+    last = last_status(directory) or {}  # an engine that was killed has left that of an earlier one
+    reason = f": {last['reason']} (code {last['exit_code']})" if last.get("epoch") == hello.epoch and last.get("reason") else ""
     raise EngineFailed(f"the engine on {directory} ended, but not in order{reason}; what was not confirmed by then is unknown")
 
 

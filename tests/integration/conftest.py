@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounts import tmpfs
 from tests.support.rig import CHECKOUT, Engine, Writers
 
 PARTS = ("engine", "csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -46,14 +47,8 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A directory with room for three segments."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(place)], check=False).returncode != 0:
-        pytest.skip("this container may not mount anything")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with tmpfs(tmp_path / "disk", "14m") as place:
+        yield place
 
 
 @pytest.fixture

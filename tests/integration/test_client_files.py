@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import ringwal
+from tests.support.mounts import tmpfs
 from tests.support.rig import WAIT, Engine, arm, await_readable, read_all, stop_process, until
 
 NOBODY = 65534
@@ -189,14 +190,8 @@ def test_a_process_that_has_given_up_its_rights(open_place: Path) -> None:
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    place = tmp_path / "mounted"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=False).returncode != 0:
-        pytest.skip("this container may not mount anything")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with tmpfs(tmp_path / "mounted", "64k") as place:
+        yield place
 
 
 def test_a_place_that_is_full(mounted: Path) -> None:

@@ -48,11 +48,6 @@ sys.stdin.readline()
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "log"
-
-
-@pytest.fixture
 def host(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """An engine in a thread of a program that forks when it is told to; the child stays until the test is over."""
     stay, leave = os.pipe()

@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,24 +18,6 @@ from tests.support import rig, sandbox
 from tests.support.rig import WAIT, until
 
 SANDBOX = Path(sandbox.__file__)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "log"
-
-
-@pytest.fixture
-def start(directory: Path) -> Iterator[Callable[..., rig.Engine]]:
-    started: list[rig.Engine] = []
-
-    def start_one(**options: Any) -> rig.Engine:
-        started.append(rig.Engine(directory, **options))
-        return started[-1]
-
-    yield start_one
-    for each in started:
-        each.close()
 
 
 def refusing(error: int, *names: str) -> tuple[str, ...]:

@@ -34,11 +34,6 @@ class Engine(Embedded):
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "log"
-
-
-@pytest.fixture
 def start(directory: Path) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,6 @@ import pytest
 import ringwal
 from tests.support import rig
 from tests.support.rig import WAIT, until
-
-
-@pytest.fixture
-def start(directory: Path) -> Iterator[Callable[..., rig.Engine]]:
-    started: list[rig.Engine] = []
-
-    def start_one(**options: Any) -> rig.Engine:
-        started.append(rig.Engine(directory, **options))
-        return started[-1]
-
-    yield start_one
-    for each in started:
-        each.close()
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "log"
 
 
 def program(text: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
