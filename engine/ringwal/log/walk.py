@@ -1,4 +1,4 @@
-"""Showing an epoch's segments to the core, piece by piece, through a window of bounded size."""
+"""Showing an epoch's blocks to the core, piece by piece."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import segment
 from ringwal.log.directory import Directory
-from ringwal.log.files import page_buffer, page_up, read_all
 from ringwal.log.manifest import Manifest
-
-WINDOW_BYTES = 4 << 20
+from ringwal.log.window import Window
 
 
 class Walk:
@@ -27,10 +25,7 @@ class Walk:
         self._directory = directory
         self._manifest = manifest
         self._direct = direct
-        self._fds: dict[int, int] = {}
-        self._window = page_buffer(WINDOW_BYTES)
-        self._base = 0  # log position of the window's first byte
-        self._held = 0  # bytes of the log in the window
+        self._window = Window(directory, manifest, direct=direct)
         self.damage: CorruptionError | None = None
         self.size = manifest.segment_bytes
         self.begin = manifest.epoch_segment * self.size
@@ -44,11 +39,7 @@ class Walk:
     def __enter__(self) -> Walk:
         try:
             for number in range(self._manifest.first_segment, self._manifest.named_end):
-                fd = segment.open_for_reading(self._directory, self._manifest, number, direct=self._direct)
-                if number < self._manifest.epoch_segment:
-                    os.close(fd)  # older epochs are for readers; here they only have to be there
-                else:
-                    self._fds[number] = fd
+                os.close(segment.open_for_reading(self._directory, self._manifest, number, direct=self._direct))
         except CorruptionError as damage:
             self.damage = damage
         except BaseException:
@@ -63,9 +54,7 @@ class Walk:
 
     def close(self) -> None:
         """Release files and memory; may be called again."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
+        self._window.close()
         if self.scan != ffi.NULL:
             lib.rw_recovery_close(self.scan)
             self.scan = ffi.NULL
@@ -102,34 +91,9 @@ class Walk:
             raise CorruptionError(f"stream {stream} has a name that is not UTF-8: {raw!r}") from None
 
     def _step(self, draft: Any) -> int:
-        position = self.scan.position
-        self._show(position, self.scan.wanted)
-        skip = position - self._base
-        with ffi.from_buffer("uint8_t[]", self._window) as window:
-            return int(lib.rw_recovery_step(self.scan, window + skip, self._held - skip, draft))
-
-    def _show(self, position: int, wanted: int) -> None:
-        """Bring at least `wanted` bytes from `position` on into the window, and as many more as it takes."""
-        if self._base <= position and position + wanted <= self._base + self._held:
-            return
-        kept = max(0, self._base + self._held - position) if position >= self._base else 0
-        if wanted > len(self._window):
-            self._window = page_buffer(page_up(wanted) + WINDOW_BYTES)
-            kept = 0
-        if kept:
-            self._window.move(0, position - self._base, kept)
-        self._base, self._held = position, kept
-        room = min(len(self._window), self.size - position % self.size)
-        if kept < room:
-            self._held += self._read(position + kept, memoryview(self._window)[kept:room])
-        if self._held < wanted:
-            raise CorruptionError("the segment ends early", *self.place(position))
-
-    def _read(self, position: int, view: memoryview) -> int:
-        try:
-            return read_all(self._fds[position // self.size], view, segment.HEADER_BYTES + position % self.size)
-        except OSError as error:
-            raise CorruptionError(f"the disk cannot read it: {error.strerror}", *self.place(position)) from error
+        skip, held = self._window.show(self.scan.position, self.scan.wanted)
+        with ffi.from_buffer("uint8_t[]", self._window.memory) as memory:
+            return int(lib.rw_recovery_step(self.scan, memory + skip, held, draft))
 
     def place(self, position: int) -> tuple[int, int]:
         """Segment and position, as CorruptionError takes them."""
