@@ -20,7 +20,7 @@ CONSTANT(RW_BLOCK_PERSISTED, 2u);
 CONSTANT(RW_BLOCK_SEALED, 1u);
 CONSTANT(RW_CONTROL_MAGIC, 3552304727949005345ull);
 CONSTANT(RW_FAILED, 4u);
-CONSTANT(RW_FORMAT_VERSION, 1u);
+CONSTANT(RW_FORMAT_VERSION, 2u);
 CONSTANT(RW_FRAME_BATCH, 1u);
 CONSTANT(RW_FRAME_STREAM, 2u);
 CONSTANT(RW_LANE_MAGIC, 3552861046657471009ull);
@@ -223,4 +223,4 @@ FIELD(rw_frame      , 56, uint64_t, number);
 FIELD(rw_frame      , 64, uint64_t, producer_id);
 FIELD(rw_frame      , 72, uint64_t, producer_sequence);
 
-uint64_t rw_fingerprint(void) { return 0xa0475226e5c1ea7aull; }
+uint64_t rw_fingerprint(void) { return 0xa5b796270aadb61eull; }

@@ -40,7 +40,7 @@
 /* Bumped when a word changes its meaning and no field does; the fingerprint sees everything else by
  * itself. */
 #define RW_LAYOUT_VERSION 4u
-#define RW_FORMAT_VERSION 1u
+#define RW_FORMAT_VERSION 2u
 
 #define RW_CONTROL_MAGIC 0x314c525443575221ull
 #define RW_LANE_MAGIC    0x314e4c4c4e575221ull

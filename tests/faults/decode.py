@@ -15,10 +15,11 @@ from typing import NamedTuple
 import xxhash
 
 PAGE = 4096
-MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQ")
+MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQQ")
 SEGMENT = struct.Struct("<8sII16sQQQQ")
 BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQ16s")
 RECORD = struct.Struct("<IBBHIIIIQQQQQQQ")
+VERSION = 2
 BLOCK_MAGIC = 0x314B434F4C425752
 DATA, BARRIER, END = 1, 2, 3
 BATCH, DEFINITION = 1, 2
@@ -66,7 +67,6 @@ class DecodeError(Exception):
 class Manifest(NamedTuple):
     uuid: bytes
     epoch: int
-    epoch_segment: int
     named_end: int
     segment_bytes: int
 
@@ -85,11 +85,11 @@ def manifest(directory: Path) -> Manifest:
     best: tuple[int, Manifest] | None = None
     for at in (0, PAGE):
         slot = raw[at : at + MANIFEST.size]
-        magic, version, _, counter, uuid, epoch, first, _, end, size, _, digest = MANIFEST.unpack(slot)
-        if magic != b"RWMANIF1" or version != 1 or digest != xxhash.xxh3_64_intdigest(slot[:-8]):
+        magic, version, features, counter, uuid, _, epoch, _, _, end, size, *_, digest = MANIFEST.unpack(slot)
+        if magic != b"RWMANIF1" or version != VERSION or features or digest != xxhash.xxh3_64_intdigest(slot[:-8]):
             continue
         if best is None or counter > best[0]:
-            best = counter, Manifest(uuid, epoch, first, end, size)
+            best = counter, Manifest(uuid, epoch, end, size)
     if best is None:
         raise DecodeError("no valid copy of the manifest")
     return best[1]
@@ -118,9 +118,9 @@ class Log:
             raw = (self.directory / "segments" / f"{number:020d}.seg").read_bytes()
             head = raw[: SEGMENT.size]
             magic, version, _, uuid, found, size, _, digest = SEGMENT.unpack(head)
-            if (magic, version, uuid, found, size) != (b"RWSEGMT1", 1, self.manifest.uuid, number, self.manifest.segment_bytes):
+            if (magic, version, uuid, found) != (b"RWSEGMT1", VERSION, self.manifest.uuid, number):
                 raise DecodeError(f"segment {number} has a foreign header")
-            if digest != xxhash.xxh3_64_intdigest(head[:-8]) or len(raw) != PAGE + size:
+            if digest != xxhash.xxh3_64_intdigest(head[:-8]) or not len(raw) - PAGE == size == self.manifest.segment_bytes:
                 raise DecodeError(f"segment {number} is damaged or of the wrong size")
             self._open = number, raw
         return self._open[1]
@@ -133,7 +133,7 @@ class Log:
         raw, at = self._segment(position // size), PAGE + position % size
         head = raw[at : at + BLOCK.size]
         magic, crc, version, uuid, own, place, length, used, count, kind, span, _, _, previous, seq, _, _ = BLOCK.unpack(head)
-        if magic != BLOCK_MAGIC or version != 1 or uuid != self.manifest.uuid or place != position:
+        if magic != BLOCK_MAGIC or version != VERSION or uuid != self.manifest.uuid or place != position:
             return None
         if crc != crc32c(head[:8] + bytes(4) + head[12:]) or (epoch is not None and own != epoch):
             return None

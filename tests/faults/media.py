@@ -25,6 +25,7 @@ from tests.support.payload import Origin
 from tests.support.writer import Writer
 
 MIB = 1 << 20
+COPY_BITS = 8 * decode.MANIFEST.size
 CONFIG = Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=256, block_bytes=64 << 10, lane_quota_bytes=64 << 10)
 REFUSALS = (ringwal.CorruptionError, ringwal.VersionMismatch)
 Damage = Callable[[Path], None]
@@ -188,7 +189,7 @@ def faults(tier: str) -> list[Fault]:
         row("bits of a record header", record_bits, 25, 640),
         row("bits of payloads", payload_bits, 15, 1000),
         row("bits of padding", padding_bits, 5, 200),
-        row("bits of the manifest's slots", manifest_bits, 20, 2 * 768),
+        row("bits of the manifest's slots", manifest_bits, 20, 2 * COPY_BITS),
         row("both copies of the manifest", manifest_gone, 4, 200),
         row("bits of a segment header", segment_bits, 12, 512),
         row("bits of the barrier", barrier_bits, 15, 1024),
@@ -268,13 +269,14 @@ def segment_bits(base: Base, scratch: Path, count: int, chance: random.Random) -
 
 def manifest_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     # Both slots say the same; a slot of an unknown version is refused rather than passed over.
-    for bit in sample(range(2 * 768), count, chance):
-        yield f"bit {bit % 768} of slot {bit // 768}", flip("manifest", bit % 768 + bit // 768 * 8 * decode.PAGE), "harmless"
+    for each in sample(range(2 * COPY_BITS), count, chance):
+        copy, bit = divmod(each, COPY_BITS)
+        yield f"bit {bit} of copy {copy}", flip("manifest", bit + copy * 8 * decode.PAGE), "harmless"
 
 
 def manifest_gone(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     for _ in range(count):
-        bits = [chance.randrange(768) + slot * 8 * decode.PAGE for slot in (0, 1)]
+        bits = [chance.randrange(COPY_BITS) + slot * 8 * decode.PAGE for slot in (0, 1)]
         yield f"bits {bits} of the manifest", both(*(flip("manifest", bit) for bit in bits)), "refuse"
     yield "no manifest", lambda at: (at / "manifest").unlink(), "refuse"
     yield "an empty manifest", truncate("manifest", 0), "refuse"

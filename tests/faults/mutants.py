@@ -415,10 +415,10 @@ RECOVERING = [
         units("tests/unit/test_recovery.py"),
     ),
     Mutant(
-        "what a crashed recovery wrote is not washed away",
+        "an epoch number is used again",
         "engine/ringwal/log/barrier.py",
-        "            self._wash()\n",
-        "",
+        "claimed=self.manifest.claimed + 1)",
+        "claimed=self.manifest.epoch + 1)",
         units("tests/unit/test_recovery.py::test_stale_blocks_of_an_unfinished_attempt_never_show"),
     ),
     Mutant(

@@ -188,7 +188,7 @@ def test_a_block_whose_tail_never_reached_the_disk_is_refused() -> None:
     "fields",
     [
         {"length": 0}, {"length": 4095}, {"length": 4097}, {"length": 2048}, {"used": HEADER - 1}, {"used": 4097},
-        {"span": 0}, {"span": 4095}, {"magic": MAGIC + 1}, {"format_version": 0}, {"format_version": 2},
+        {"span": 0}, {"span": 4095}, {"magic": MAGIC + 1}, {"format_version": 0}, {"format_version": 1},
         {"span": 4097}, {"span": 2**64 - 4096}, {"span": 2**64 - POSITION}, {"frames": 2}, {"frames": 2**32 - 1},
         {"used": HEADER},
     ],

@@ -79,6 +79,7 @@ POINTS = [
     Point("s.stop.asked", S, Way.STOP, hits=(1,)),
     Point("s.stop.written", S, Way.STOP, hits=(1,)),
     Point("rec.decided", S, Way.START, hits=(1,)),
+    Point("rec.claimed", S, Way.START, hits=(1,)),
     Point("rec.carried", S, Way.START, hits=(1,)),
     Point("rec.barrier", S, Way.START, hits=(1,)),
     Point("rec.synced", S, Way.START, hits=(1,)),

@@ -205,10 +205,12 @@ def test_stale_blocks_of_an_unfinished_attempt_never_show(log: LogWriter) -> Non
     # An attempt at epoch 2 got further than this one will: its blocks are valid, right behind the barrier.
     attempt = LogWriter(log.directory, recover_copy(log))
     attempt.directory = log.directory
+    claimed = dataclasses.replace(log.manifest, claimed=attempt.manifest.claimed)  # what it did first
+    manifests.store(log_at(log.directory), claimed)
     attempt.put((0, b"stale"))
     attempt.put((0, b"stale too"))
     recovered = recover(log_at(log.directory), CONFIG)
-    assert recovered.epoch == attempt.manifest.epoch and recovered.epoch_begin == SIZE
+    assert recovered.epoch == attempt.manifest.epoch + 1 and recovered.epoch_begin == SIZE
     recover(log_at(log.directory), CONFIG)
     assert contents(log.directory) == {"s0": [b"a"]}
 

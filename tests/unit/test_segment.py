@@ -39,7 +39,7 @@ def test_a_new_segment_is_a_header_and_zeros(tmp_path: Path, direct: bool) -> No
     path = tmp_path / "segments" / "00000000000000000005.seg"
     data = path.read_bytes()
     magic, version, _, uuid, number, size, created, digest = struct.unpack_from("<8sII16sQQQQ", data)
-    assert (magic, version, uuid, number, size) == (b"RWSEGMT1", 1, bytes(range(16)), 5, SIZE)
+    assert (magic, version, uuid, number, size) == (b"RWSEGMT1", 2, bytes(range(16)), 5, SIZE)
     assert created > 0 and digest == xxhash.xxh3_64_intdigest(data[:56])
     assert not any(data[64:]) and len(data) == PAGE + SIZE
     assert path.stat().st_blocks * 512 >= PAGE + SIZE, "its blocks must exist before it is used"
@@ -139,17 +139,6 @@ def test_orphans_go_and_nothing_else(made: tuple[Path, Manifest]) -> None:
     assert segment.remove_orphans(log_at(directory), state) == [1]
     assert segment.numbers(log_at(directory)) == [0]
     assert (directory / SEGMENTS / "notes.txt").exists()
-
-
-def test_washing_leaves_the_header_and_zeros(made: tuple[Path, Manifest]) -> None:
-    directory, _ = made
-    path = path_of(directory, 0)
-    before = path.read_bytes()
-    with path.open("r+b") as file:
-        file.seek(PAGE + 100)
-        file.write(b"stale")
-    segment.wash(log_at(directory), 0, SIZE, direct=False)
-    assert path.read_bytes() == before
 
 
 def test_direct_io_is_used_where_a_real_write_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

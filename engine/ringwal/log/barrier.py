@@ -7,8 +7,8 @@
 
 Carried records are written and synced first, then the barrier, whose watermark covers them; only then does the manifest
 name the epoch. So no crash can leave a torn barrier or a torn carried block in an epoch that the manifest names, and
-recovery takes either for damage. Until the manifest names it, nothing of the epoch counts: the next recovery writes it
-anew, over zeros.
+recovery takes either for damage. Until the manifest names it, nothing of the epoch counts: the next recovery claims
+another number, which is in every checksum, and writes over it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,12 @@ class EpochWriter:
             ConfigError: the barrier does not fit into a segment.
             OSError: a write or sync failed.
         """
+        # Before anything is written: no other attempt, before or after, has this number, so whatever one leaves behind is
+        # told from the rest by its checksums.
+        claimed = dataclasses.replace(self.manifest, claimed=self.manifest.claimed + 1)
+        self.manifest = manifests.store(self._directory, claimed)
+        point("rec.claimed")
         try:
-            self._wash()
             self._open_segment(self._first)
             self._barrier(watermark=0, write=False)
             if self._walk.scan.kept:
@@ -79,8 +83,9 @@ class EpochWriter:
             self._close()
         switched = dataclasses.replace(
             self.manifest,
-            epoch=self.manifest.epoch + 1,
-            epoch_segment=self._first,
+            epoch=self.manifest.claimed,
+            epoch_begin=self.begin,
+            checkpoint_position=self.begin,
             window_bytes=window_bytes,
         )
         point("rec.synced")
@@ -136,7 +141,7 @@ class EpochWriter:
     def _draft_block(self, capacity: int) -> None:
         # The memory outlives the draft, and is never resized: the address stays good when the view is released.
         with ffi.from_buffer("uint8_t[]", self._memory) as base:
-            lib.rw_draft_begin(self._draft, base, capacity, self.manifest.epoch + 1, self.position)
+            lib.rw_draft_begin(self._draft, base, capacity, self.manifest.claimed, self.position)
 
     def _seal_data(self) -> None:
         # What lies before is not on the disk yet, except for what the old epoch left.
@@ -152,12 +157,6 @@ class EpochWriter:
             write_all(self._fds[self.position // self._size], memoryview(self._memory)[:length], offset)
         self.position += like.span or length
         self.block_number += 1
-
-    def _wash(self) -> None:
-        """What an earlier attempt wrote for this same epoch must not show behind what this one writes."""
-        soiled = range(self._first, -(-self._walk.scan.soiled_end // self._size))
-        for number in soiled:
-            segment.wash(self._directory, number, self._size, direct=self._direct)
 
     def _open_segment(self, number: int) -> None:
         """Make sure that the segment exists and is named; open it."""

@@ -1,15 +1,8 @@
-"""The manifest: which segments exist, which epoch is the last, how far its blocks in flight could reach.
+"""The manifest: which segments exist, which epoch is in force, where its checkpoint is, which epoch numbers are used up.
 
-`DIR/manifest` has two copies, each in a page of its own. The copy with the higher counter holds; counters grow by one
-with each write and the counter's last bit picks the copy, so the copy in force is never the one being written. No clock
-decides.
-
-    0   magic            8   b"RWMANIF1"          48  epoch_segment  8
-    8   format version   4                        56  first_segment  8
-    12  zero             4                        64  named_end      8
-    16  counter          8                        72  segment_bytes  8
-    24  uuid            16                        80  window_bytes   8
-    40  epoch            8                        88  XXH3-64 of all bytes before  8
+`DIR/manifest` has two copies, each in a page of its own (docs/format.md has every byte). The copy with the higher counter
+holds; counters grow by one with each write and the counter's last bit picks the copy, so the copy in force is never the one
+being written. No clock decides.
 
 Every change is written to both copies, one after the other, each synced. Whatever one copy suffers later, the other says
 the same: an older state would make recovery overwrite what has been confirmed since.
@@ -35,8 +28,10 @@ NAME = "manifest"
 FILE_BYTES = 2 * PAGE
 """Of both copies."""
 _MAGIC = b"RWMANIF1"
-_COPY = struct.Struct("<8sIIQ16sQQQQQQ")
+_COPY = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQ")
 _DIGEST = struct.Struct("<Q")
+FEATURES = 0
+"""Bits of what a reader has to know beyond the format's version: none yet."""
 _NUMBERS_END = 1 << 62
 """Log positions, epochs and counters stay below: what is computed from them fits into 64 bits."""
 
@@ -51,14 +46,25 @@ class Manifest:
     """Data bytes of a segment; fixed when the directory was made."""
     window_bytes: int
     """Bound, in this epoch, on the log between the first block not persisted and the last block in flight."""
+    claimed: int = 0
+    """The last epoch number that any start has taken for itself, whether or not that epoch came into force."""
     epoch: int = 0
-    """The last epoch; 0 if there was none."""
-    epoch_segment: int = 0
-    """Where its barrier begins."""
+    """The epoch in force; 0 if there was none."""
+    epoch_begin: int = 0
+    """Log position of its first block."""
     first_segment: int = 0
     """The first segment that is still there."""
     named_end: int = 0
     """Segments below are whole and may be in use; a file at or above is an orphan."""
+    checkpoint_position: int = 0
+    """Log position that the checkpoint is about: it has everything that was before."""
+    checkpoint_bytes: int = 0
+    """Of the checkpoint's file, from its beginning; 0: there is none."""
+    checkpoint_digest: int = 0
+    checkpoint_file: int = 0
+    """Which of the two files has it."""
+    end: int = 0
+    """Where the log ends, if the engine stopped in order: its checkpoint is all there is. Else 0."""
     counter: int = 0
     """Of the newest copy."""
 
@@ -97,8 +103,10 @@ def load(directory: Directory) -> Manifest:
         VersionMismatch: written in a format that this build does not know.
         OSError: it cannot be read.
     """
-    good = [state for state in map(_decode, (0, 1), _read_copies(directory)) if state is not None]
+    pages = _read_copies(directory)
+    good = [state for state in map(_decode, (0, 1), pages) if state is not None]
     if not good:
+        _refuse_other_format(pages)
         raise CorruptionError(f"{directory.path / NAME}: neither copy is readable")
     if len({state.uuid for state in good}) > 1 or len({state.segment_bytes for state in good}) > 1:
         raise CorruptionError(f"{directory.path / NAME}: its two copies belong to different logs")
@@ -107,10 +115,34 @@ def load(directory: Directory) -> Manifest:
     return max(good, key=lambda state: state.counter)
 
 
+def check_features(features: int, what: str) -> None:
+    """Raises VersionMismatch if `what` needs something that this build does not know."""
+    if unknown := features & ~FEATURES:
+        raise VersionMismatch(f"{what} needs features ({unknown:#x}) that this build does not have: use a newer one")
+
+
 def _possible(m: Manifest) -> bool:
     """Could a program of ours have written it? A right digest alone does not say so."""
-    in_order = m.first_segment <= m.epoch_segment <= m.named_end - (m.epoch > 0)
-    return in_order and max(m.named_end * m.segment_bytes, m.window_bytes, m.epoch, m.counter) < _NUMBERS_END
+    if m.segment_bytes == 0 or m.segment_bytes % PAGE or m.checkpoint_file > 1 or m.epoch > m.claimed:
+        return False
+    places = [m.first_segment * m.segment_bytes, m.epoch_begin, m.checkpoint_position, m.named_end * m.segment_bytes]
+    if m.epoch and (places != sorted(places) or m.epoch_begin % PAGE or m.checkpoint_position % PAGE):
+        return False
+    if m.end not in (0, m.checkpoint_position):
+        return False
+    return max(*places, m.window_bytes, m.claimed, m.counter, m.checkpoint_bytes) < _NUMBERS_END
+
+
+def _refuse_other_format(pages: tuple[bytes, bytes]) -> None:
+    """Raises VersionMismatch if both copies say that they are of the same other format."""
+    said = {_COPY.unpack_from(page)[:2] for page in pages}
+    magic, version = said.pop()
+    if said or magic != _MAGIC or version == lib.RW_FORMAT_VERSION:
+        return
+    raise VersionMismatch(
+        f"the log has format {version}, this build reads format {lib.RW_FORMAT_VERSION}: read it with the version of ringwal"
+        " that wrote it, and append its records to a new log"
+    )
 
 
 def _read_copies(directory: Directory) -> tuple[bytes, bytes]:
@@ -140,15 +172,22 @@ def _encode(m: Manifest) -> bytes:
     body = _COPY.pack(
         _MAGIC,
         lib.RW_FORMAT_VERSION,
-        0,
+        FEATURES,
         m.counter,
         m.uuid,
+        m.claimed,
         m.epoch,
-        m.epoch_segment,
+        m.epoch_begin,
         m.first_segment,
         m.named_end,
         m.segment_bytes,
         m.window_bytes,
+        m.checkpoint_position,
+        m.checkpoint_bytes,
+        m.checkpoint_digest,
+        m.checkpoint_file,
+        0,
+        m.end,
     )
     return (body + _DIGEST.pack(xxhash.xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
 
@@ -157,19 +196,25 @@ def _decode(copy: int, page: bytes) -> Manifest | None:
     """The state in a copy, or None if the copy is bad. Raises VersionMismatch."""
     body = page[: _COPY.size]
     (digest,) = _DIGEST.unpack_from(page, _COPY.size)
-    magic, version, _, counter, uuid, epoch, epoch_segment, first, named_end, size, window = _COPY.unpack(body)
+    magic, version, features, counter, uuid, *numbers = _COPY.unpack(body)
+    claimed, epoch, epoch_begin, first, named_end, size, window, position, length, its_digest, file, _, end = numbers
     # A copy's counter belongs to its place: so two copies never have the same one.
-    if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body) or counter % 2 != copy:
+    if magic != _MAGIC or version != lib.RW_FORMAT_VERSION or digest != xxhash.xxh3_64_intdigest(body) or counter % 2 != copy:
         return None
-    if version != lib.RW_FORMAT_VERSION:
-        raise VersionMismatch(f"the log has format {version}, this build reads format {lib.RW_FORMAT_VERSION}")
+    check_features(features, "the log")
     return Manifest(
         uuid=uuid,
         segment_bytes=size,
         window_bytes=window,
+        claimed=claimed,
         epoch=epoch,
-        epoch_segment=epoch_segment,
+        epoch_begin=epoch_begin,
         first_segment=first,
         named_end=named_end,
+        checkpoint_position=position,
+        checkpoint_bytes=length,
+        checkpoint_digest=its_digest,
+        checkpoint_file=file,
+        end=end,
         counter=counter,
     )

@@ -4,11 +4,7 @@
 segment P // segment_bytes, at byte 4096 + P % segment_bytes of its file. The data area is written with zeros ahead of
 time, because a durable write into blocks that exist is much faster than one that has to make them; under a load that
 would spend too much of the disk on zeros it is reserved only (pace.py), which reads as zeros too.
-
-    0   magic            8   b"RWSEGMT1"          32  number         8
-    8   format version   4                        40  segment_bytes  8
-    12  zero             4                        48  created_ns     8   wall clock, for people
-    16  uuid            16                        56  XXH3-64 of all bytes before  8
+docs/format.md has every byte of the header.
 """
 
 from __future__ import annotations
@@ -95,13 +91,6 @@ def create(
     except BaseException:
         unlink(name, at=at)
         raise
-
-
-def wash(directory: Directory, number: int, segment_bytes: int, *, direct: bool) -> None:
-    """Write zeros over all data of a segment that holds nothing anybody believes in, durably. Raises OSError."""
-    with opened(name_of(number), os.O_WRONLY | (os.O_DIRECT if direct else 0), at=directory.segments) as fd:
-        _fill(fd, b"", segment_bytes)
-        os.fsync(fd)
 
 
 def prepare(
@@ -227,13 +216,12 @@ def _reserve(fd: int, size: int) -> bool:
 
 
 def _fill(fd: int, header: bytes, segment_bytes: int, meanwhile: Callable[[], None] | None = None) -> None:
-    """Write the header page (kept as it is if `header` is empty) and zeros behind it."""
+    """Write the header page and zeros behind it."""
     end = HEADER_BYTES + segment_bytes
     zeros = memoryview(page_buffer(_FILL_BYTES))
-    if header:
-        zeros[: len(header)] = header
-        write_all(fd, zeros[:HEADER_BYTES], 0)
-        zeros[: len(header)] = bytes(len(header))
+    zeros[: len(header)] = header
+    write_all(fd, zeros[:HEADER_BYTES], 0)
+    zeros[: len(header)] = bytes(len(header))
     for offset in range(HEADER_BYTES, end, _FILL_BYTES):
         write_all(fd, zeros[: min(_FILL_BYTES, end - offset)], offset)
         point("seg.filling")
@@ -242,7 +230,7 @@ def _fill(fd: int, header: bytes, segment_bytes: int, meanwhile: Callable[[], No
 
 
 def _encode(uuid: bytes, number: int, segment_bytes: int) -> bytes:
-    body = _HEADER.pack(_MAGIC, lib.RW_FORMAT_VERSION, 0, uuid, number, segment_bytes, time.time_ns())
+    body = _HEADER.pack(_MAGIC, lib.RW_FORMAT_VERSION, manifests.FEATURES, uuid, number, segment_bytes, time.time_ns())
     return body + _DIGEST.pack(xxhash.xxh3_64_intdigest(body))
 
 
@@ -259,11 +247,12 @@ def _check(fd: int, manifest: Manifest, number: int, place: tuple[int, int]) -> 
         raise CorruptionError(f"the segment's header cannot be read: {error.strerror}", *place) from error
     body = page[: _HEADER.size]
     (digest,) = _DIGEST.unpack_from(page, _HEADER.size)
-    magic, version, _, uuid, its_number, its_bytes, _ = _HEADER.unpack(body)
+    magic, version, features, uuid, its_number, its_bytes, _ = _HEADER.unpack(body)
     if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body):
         raise CorruptionError("the segment's header is damaged", *place)
     if version != lib.RW_FORMAT_VERSION:
         raise VersionMismatch(f"segment {number} has format {version}, this build reads {lib.RW_FORMAT_VERSION}")
+    manifests.check_features(features, f"segment {number}")
     if uuid != manifest.uuid:
         raise CorruptionError("the segment belongs to another log", *place)
     if its_number != number:

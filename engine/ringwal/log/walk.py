@@ -28,7 +28,7 @@ class Walk:
         self._window = Window(directory, manifest, direct=direct)
         self.damage: CorruptionError | None = None
         self.size = manifest.segment_bytes
-        self.begin = manifest.epoch_segment * self.size
+        self.begin = manifest.epoch_begin
         self.end = manifest.named_end * self.size
         self.scan: Any = lib.rw_recovery_open(
             manifest.uuid, manifest.epoch, self.begin, manifest.segment_bytes, max_streams
