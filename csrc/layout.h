@@ -81,7 +81,7 @@ typedef struct rw_control {
     uint64_t segment_bytes; /* [bytes] S > all: log bytes of a segment file */
     /* 64 */
     uint8_t uuid[16]; /* [bytes] S > all: of the log */
-    uint64_t epoch_begin; /* [log position] S > C: where this epoch's barrier begins */
+    uint64_t epoch_begin; /* [log position] S > C: of this epoch's first block */
     uint64_t max_record_bytes; /* [bytes] S > W C: the payload limit that the log ring sets */
     /* [ns, wall clock] S > W: start, or the log's newest time if later; no stamp is earlier */
     uint64_t started_ns;
@@ -278,7 +278,7 @@ typedef struct rw_request {
 
 /* ---------------------------------------------------------- log: same bytes in ring and on disk */
 
-enum rw_block_kind { RW_BLOCK_DATA = 1, RW_BLOCK_BARRIER = 2, RW_BLOCK_END = 3 };
+enum rw_block_kind { RW_BLOCK_DATA = 1, RW_BLOCK_EPOCH = 2, RW_BLOCK_END = 3 };
 
 typedef struct rw_block {
     uint64_t magic; /* [constant] W > all: RW_BLOCK_MAGIC */
@@ -290,19 +290,20 @@ typedef struct rw_block {
     uint32_t length; /* [bytes] W > all: a multiple of 4096 */
     uint32_t used; /* [bytes] W > all: header and frames; the rest is zero */
     uint32_t frames; /* [count] W > all: in the block */
-    uint32_t kind; /* [enum rw_block_kind] W > all: data, barrier or end of a segment */
+    uint32_t kind; /* [enum rw_block_kind] W > all: data, first of an epoch, end of a segment */
     uint64_t span; /* [bytes] W > all: log bytes covered; the next block is at position + span */
     /* [log position] W > all: every block below was persisted when this one was submitted */
     uint64_t watermark;
     uint64_t number; /* [block number] W > all: since the memory of its engine was made */
-    /* [log position] S > all: barrier: where the previous epoch ends; else 0 */
+    /* [log position] S > all: EPOCH: where the epoch before ends, its cut; else 0 */
     uint64_t previous_end;
-    /* [number] S > all: barrier: running, the last one has RW_BARRIER_LAST set */
-    uint64_t sequence;
+    /* [number] S > all: EPOCH: of the epoch before, 0 if this is the first; else 0 */
+    uint64_t previous_epoch;
     uint64_t timestamp_ns; /* [ns, wall clock] W > all: when it was composed */
-    RW_PAD(pad0, 112, 128);
+    /* [log position] S > all: EPOCH: where the epoch before begins; else 0 */
+    uint64_t previous_begin;
+    RW_PAD(pad0, 120, 128);
 } rw_block;
-#define RW_BARRIER_LAST (1ull << 63)
 
 enum rw_frame_kind { RW_FRAME_BATCH = 1, RW_FRAME_STREAM = 2 };
 
@@ -327,6 +328,18 @@ typedef struct rw_frame {
     uint64_t producer_id; /* [number] W > all: as the request has it */
     uint64_t producer_sequence; /* [number] W > all: as the request has it */
 } rw_frame;
+
+/* What a checkpoint says of one stream, as of the checkpoint's log position (docs/format.md). */
+typedef struct rw_checkpoint_stream {
+    uint32_t id; /* [stream id] W S > S: of the stream */
+    uint16_t state; /* [enum rw_stream_state] W S > S: RW_STREAM_OPEN */
+    uint16_t name_bytes; /* [bytes] W S > S: of the name */
+    uint64_t next_offset; /* [offset] W S > S: of the next record */
+    uint64_t start_offset; /* [offset] W S > S: records below are dropped */
+    uint64_t payload_bytes; /* [bytes] W S > S: of all its batches so far */
+    uint64_t timestamp_ns; /* [ns, wall clock] W S > S: of the newest one; 0: none */
+    uint8_t name[RW_STREAM_NAME_MAX]; /* [bytes] W S > S: UTF-8, then zeros */
+} rw_checkpoint_stream;
 
 #define RW_AT(type, field, at) _Static_assert(offsetof(type, field) == (at), #type "." #field)
 #define RW_SIZE(type, size)    _Static_assert(sizeof(type) == (size), #type)
@@ -358,6 +371,9 @@ RW_SIZE(rw_block, 128);
 RW_AT(rw_block, epoch, 32);
 RW_AT(rw_block, length, 48);
 RW_AT(rw_block, span, 64);
+RW_AT(rw_block, previous_begin, 112);
+RW_SIZE(rw_checkpoint_stream, 160);
+RW_AT(rw_checkpoint_stream, name, 40);
 RW_SIZE(rw_frame, 80);
 RW_AT(rw_frame, persisted, 5);
 RW_AT(rw_frame, base_offset, 24);

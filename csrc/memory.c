@@ -247,7 +247,7 @@ void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t
     s->start_offset = start_offset;
     s->next_offset = next_offset;
     s->confirmed_offset = next_offset;
-    /* the barrier holds its definition: any position at or below the first block's says so */
+    /* the checkpoint holds its definition: any position at or below the first block's says so */
     s->defined_end = 1;
     rw_stream_open(c, id, name, name_bytes);
 }

@@ -51,7 +51,7 @@ int rw_unmap(void *header_at, uint64_t header, uint64_t data);
 void rw_prefault(void *at, uint64_t bytes, int writable);
 
 /* `c` is fresh, zeroed memory of rw_control_bytes(g). `position` is where the next block goes,
- * `block_number` its number; `epoch_begin` is the position of the epoch's barrier. */
+ * `block_number` its number; `epoch_begin` is the position of the epoch's first block. */
 void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[16], uint64_t epoch,
                        uint64_t epoch_begin, uint64_t position, uint64_t block_number);
 /* RW_OK or RW_MISMATCH. `bytes` is the size of the mapped object. */

@@ -20,7 +20,7 @@ rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t b
     s->epoch = epoch;
     s->segment_bytes = segment_bytes;
     s->max_streams = max_streams;
-    s->position = s->valid_end = begin;
+    s->position = s->valid_end = s->taken_end = begin;
     s->wanted = RW_PAGE;
     s->streams = streams;
     return s;
@@ -31,6 +31,52 @@ void rw_recovery_close(rw_recovery *s)
     if (s != NULL)
         free(s->streams);
     free(s);
+}
+
+int rw_recovery_seed(rw_recovery *s, const rw_checkpoint_stream *rows, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        rw_checkpoint_stream r;
+        memcpy(&r, rows + i, sizeof r); /* the caller's bytes need not be aligned */
+        if (r.id >= s->max_streams) {
+            s->finding = RW_RECOVERY_TOO_MANY;
+            s->finding_stream = r.id;
+            return RW_BAD;
+        }
+        rw_recovery_stream *t = &s->streams[r.id];
+        t->state = t->cut_state = RW_RECOVERY_STREAM_DEFINED;
+        t->next_offset = t->cut_offset = r.next_offset;
+        t->start_offset = r.start_offset;
+        t->payload_bytes = r.payload_bytes;
+        t->timestamp_ns = r.timestamp_ns;
+        t->name_bytes = r.name_bytes <= RW_STREAM_NAME_MAX ? r.name_bytes : RW_STREAM_NAME_MAX;
+        memcpy(t->name, r.name, t->name_bytes);
+        if (r.id >= s->stream_end)
+            s->stream_end = r.id + 1;
+    }
+    return RW_OK;
+}
+
+uint32_t rw_recovery_rows(const rw_recovery *s, rw_checkpoint_stream *rows)
+{
+    uint32_t count = 0;
+    for (uint32_t id = 0; id < s->stream_end; id++) {
+        const rw_recovery_stream *t = &s->streams[id];
+        if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
+            continue;
+        rw_checkpoint_stream *r = &rows[count++];
+        *r = (rw_checkpoint_stream){
+            .id = id,
+            .state = RW_STREAM_OPEN,
+            .name_bytes = (uint16_t)t->name_bytes,
+            .next_offset = t->next_offset,
+            .start_offset = t->start_offset,
+            .payload_bytes = t->payload_bytes,
+            .timestamp_ns = t->timestamp_ns,
+        };
+        memcpy(r->name, t->name, t->name_bytes);
+    }
+    return count;
 }
 
 const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id)
@@ -77,16 +123,15 @@ static enum verdict stop(rw_recovery *s, uint32_t finding, uint32_t stream)
     return STOP;
 }
 
-/* A barrier defines streams at any offset, later blocks at 0: a stream begins with the block that
- * defines it. */
-static enum verdict take_definition(rw_recovery *s, const rw_frame *r, const uint8_t *name,
-                                    bool in_barrier)
+/* A stream begins with the block that defines it, at offset 0. A definition is carried over with
+ * the first records. */
+static enum verdict take_definition(rw_recovery *s, const rw_frame *r, const uint8_t *name)
 {
     bool prefix = s->pass == RW_RECOVERY_PREFIX;
     if (r->stream >= s->max_streams)
         return stop(s, RW_RECOVERY_TOO_MANY, r->stream);
     rw_recovery_stream *t = &s->streams[r->stream];
-    if (t->state == RW_RECOVERY_STREAM_UNKNOWN && r->base_offset != 0 && !in_barrier)
+    if (t->state == RW_RECOVERY_STREAM_UNKNOWN && r->base_offset != 0)
         return prefix ? stop(s, RW_RECOVERY_GAP, r->stream) : DROP;
     if (t->name_bytes == 0) {
         t->name_bytes = r->payload_bytes;
@@ -100,16 +145,20 @@ static enum verdict take_definition(rw_recovery *s, const rw_frame *r, const uin
     if (prefix && r->base_offset != t->next_offset)
         return stop(s, r->base_offset > t->next_offset ? RW_RECOVERY_GAP : RW_RECOVERY_REPEAT,
                     r->stream);
-    if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
-        t->state = RW_RECOVERY_STREAM_DEFINED;
-    return DROP; /* the next barrier holds it */
+    if (t->state != RW_RECOVERY_STREAM_UNKNOWN)
+        return DROP;
+    t->state = RW_RECOVERY_STREAM_DEFINED;
+    return KEEP;
 }
 
+/* Will this frame be carried over? */
 static bool is_next(const rw_recovery *s, const rw_frame *r)
 {
-    if (r->kind != RW_FRAME_BATCH || r->stream >= s->stream_end)
+    if (r->stream >= s->stream_end)
         return false;
     const rw_recovery_stream *t = &s->streams[r->stream];
+    if (r->kind != RW_FRAME_BATCH)
+        return t->state == RW_RECOVERY_STREAM_UNKNOWN && r->base_offset == 0;
     return t->state == RW_RECOVERY_STREAM_DEFINED && r->base_offset == t->next_offset;
 }
 
@@ -134,6 +183,11 @@ static enum verdict take_batch(rw_recovery *s, const rw_frame *r)
 
 static void count_batch(rw_recovery *s, const rw_frame *r, enum verdict v)
 {
+    if (v == KEEP && s->pass != RW_RECOVERY_CARRY) {
+        rw_recovery_stream *t = &s->streams[r->stream];
+        t->payload_bytes += r->payload_bytes;
+        t->timestamp_ns = r->timestamp_ns > t->timestamp_ns ? r->timestamp_ns : t->timestamp_ns;
+    }
     if (s->pass == RW_RECOVERY_PREFIX) {
         s->records += r->count;
     } else if (s->pass == RW_RECOVERY_TAIL && v == KEEP) {
@@ -148,10 +202,10 @@ static void count_batch(rw_recovery *s, const rw_frame *r, enum verdict v)
 
 /* The request that brought the batch is gone with its lane: ticket, number, slot, generation name
  * nothing any more. */
-static void draft_batch(rw_draft *d, const rw_frame *r, const uint8_t *payload)
+static void draft_frame(rw_draft *d, const rw_frame *r, const uint8_t *payload)
 {
     rw_frame copy = {
-        .kind = RW_FRAME_BATCH,
+        .kind = r->kind,
         .payload_bytes = r->payload_bytes,
         .count = r->count,
         .stream = r->stream,
@@ -177,10 +231,8 @@ static bool placed(const rw_recovery *s, const rw_block *h)
     } else if (h->span != h->length || h->position + h->length > end - RW_PAGE) {
         return false;
     }
-    if (s->pass != RW_RECOVERY_PREFIX || s->barrier_whole)
-        return h->kind == RW_BLOCK_DATA || h->kind == RW_BLOCK_END;
-    return h->kind == RW_BLOCK_BARRIER && (h->sequence & ~RW_BARRIER_LAST) == s->barrier_blocks &&
-           (s->barrier_blocks == 0 || h->previous_end == s->previous_end);
+    /* The EPOCH block lies before every checkpoint. */
+    return h->kind == RW_BLOCK_DATA || h->kind == RW_BLOCK_END;
 }
 
 static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, rw_draft *draft)
@@ -196,17 +248,15 @@ static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, 
             return RW_FULL;
         enum verdict v;
         if (r.kind == RW_FRAME_STREAM)
-            v = take_definition(s, &r, payload, h->kind == RW_BLOCK_BARRIER);
-        else if (h->kind == RW_BLOCK_DATA)
-            v = take_batch(s, &r);
+            v = take_definition(s, &r, payload);
         else
-            v = stop(s, RW_RECOVERY_MISPLACED, r.stream);
+            v = take_batch(s, &r);
         if (v == STOP)
             return RW_BAD;
         if (r.kind == RW_FRAME_BATCH)
             count_batch(s, &r, v);
         if (s->pass == RW_RECOVERY_CARRY && v == KEEP)
-            draft_batch(draft, &r, payload);
+            draft_frame(draft, &r, payload);
         at += frame;
     }
     s->resume = 0;
@@ -215,7 +265,7 @@ static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, 
 
 static void count_block(rw_recovery *s, const rw_block *h)
 {
-    s->valid_end = h->position + h->span;
+    s->valid_end = s->taken_end = h->position + h->span;
     s->blocks++;
     s->bytes += h->length;
     if (h->timestamp_ns > s->timestamp_ns)
@@ -223,11 +273,6 @@ static void count_block(rw_recovery *s, const rw_block *h)
     if (s->in_hole)
         s->holes++;
     s->in_hole = 0;
-    if (h->kind == RW_BLOCK_BARRIER) {
-        s->previous_end = h->previous_end;
-        s->barrier_blocks++;
-        s->barrier_whole = (h->sequence & RW_BARRIER_LAST) != 0;
-    }
 }
 
 static int take_block(rw_recovery *s, const rw_block *h, const uint8_t *block, rw_draft *draft)
@@ -245,16 +290,9 @@ static int take_block(rw_recovery *s, const rw_block *h, const uint8_t *block, r
     return RW_OK;
 }
 
-static bool page_is_blank(const uint8_t *page)
-{
-    uint64_t first;
-    memcpy(&first, page, sizeof first);
-    return first == 0 && memcmp(page, page + sizeof first, RW_PAGE - sizeof first) == 0;
-}
-
 /* No valid block here. In the tail the walk goes on behind it: an intact header says where the next
  * block was put, otherwise the next page may hold one. */
-static int pass_over(rw_recovery *s, const uint8_t *place, uint64_t span)
+static int pass_over(rw_recovery *s, uint64_t span, bool intact)
 {
     if (s->pass == RW_RECOVERY_PREFIX) {
         s->finding = RW_RECOVERY_TORN;
@@ -262,8 +300,8 @@ static int pass_over(rw_recovery *s, const uint8_t *place, uint64_t span)
     }
     if (s->pass == RW_RECOVERY_TAIL) {
         s->in_hole = 1;
-        if (span > RW_PAGE || !page_is_blank(place))
-            s->soiled_end = s->position + span;
+        if (intact)
+            s->taken_end = s->position + span;
     }
     s->position += span;
     return RW_OK;
@@ -291,7 +329,7 @@ int rw_recovery_step(rw_recovery *s, const uint8_t *window, uint64_t available, 
         }
         const uint8_t *place = window + (s->position - begin);
         if (rw_block_check(place, UINT64_MAX, s->uuid, s->epoch, s->position) != RW_OK) {
-            rc = pass_over(s, place, RW_PAGE);
+            rc = pass_over(s, RW_PAGE, false);
             continue;
         }
         rw_block h;
@@ -303,7 +341,7 @@ int rw_recovery_step(rw_recovery *s, const uint8_t *window, uint64_t available, 
         }
         note_watermark(s, &h);
         if (!crosses && s->resume == 0 && rw_block_verify(place) != RW_OK)
-            rc = pass_over(s, place, h.span);
+            rc = pass_over(s, h.span, true);
         else
             rc = take_block(s, &h, place, draft);
     }
@@ -323,21 +361,6 @@ void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoc
         .used = sizeof(rw_block),
         .seed = rw_frame_seed(epoch, position),
     };
-}
-
-uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from)
-{
-    for (; from < s->stream_end; from++) {
-        const rw_recovery_stream *t = &s->streams[from];
-        if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
-            continue;
-        if (d->capacity - d->used < rw_frame_bytes(t->name_bytes))
-            break;
-        d->used += rw_definition_put(d->base + d->used, from, t->name, t->name_bytes, t->cut_offset,
-                                     s->timestamp_ns, d->seed);
-        d->frames++;
-    }
-    return from;
 }
 
 uint64_t rw_draft_seal(rw_draft *d, const uint8_t uuid[16], const rw_block *like)

@@ -1,18 +1,18 @@
 /* Reading a log back: per-record work of recovery. No I/O, no policy: engine/ringwal/log/ reads the
  * bytes, asks, and decides.
  *
- * A recovery walks the blocks of one epoch in log order, in three passes over the same streams:
+ * A recovery begins with the streams of a checkpoint and walks the blocks of one epoch from its
+ * position on, in log order, in three passes:
  *
- *   PREFIX  from the epoch's first byte to the first place without a valid block, the cut. Every
- *           record must follow its predecessor; whatever does not is a finding, and the walk stops
- *           there.
- *   TAIL    from the cut to the end of the last segment. Valid blocks may follow a hole: they were
+ *   PREFIX  from the checkpoint to the first place without a valid block, the cut. Every record
+ *           must follow its predecessor; whatever does not is a finding, and the walk stops there.
+ *   TAIL    from the cut on, as far as the caller goes. Valid blocks may follow a hole: they were
  *           in flight together. Of their records those count that are still next in their stream;
  *           the rest is dropped.
  *   CARRY   the tail once more, this time copying what counts into blocks of the next epoch.
  *
- * A stream's life here: unknown, then defined at an offset, then its next offset grows; in the tail
- * it is broken by the first record that does not fit, and takes no more.
+ * A stream's life here: unknown, then defined (in the checkpoint, or at offset 0), then its next
+ * offset grows; in the tail it is broken by the first record that does not fit, and takes no more.
  *
  * The caller shows a window of the log and steps. It remembers its place; blocks that run past the
  * window are asked for again (`wanted`), so the caller needs a window as large as the largest block
@@ -30,7 +30,7 @@ enum rw_recovery_pass { RW_RECOVERY_PREFIX = 0, RW_RECOVERY_TAIL = 1, RW_RECOVER
 enum rw_recovery_finding {
     RW_RECOVERY_NOTHING = 0,
     RW_RECOVERY_TORN,      /* no valid block at this place (PREFIX only) */
-    RW_RECOVERY_MISPLACED, /* kind, span or sequence does not belong here */
+    RW_RECOVERY_MISPLACED, /* kind or span does not belong here */
     RW_RECOVERY_GAP,       /* offsets are missing before this record (PREFIX only) */
     RW_RECOVERY_REPEAT,    /* this record's offset was given out already */
     RW_RECOVERY_UNKNOWN,   /* a record of a stream that was never defined (PREFIX only) */
@@ -47,6 +47,9 @@ enum rw_recovery_stream_state {
 typedef struct rw_recovery_stream {
     uint64_t next_offset;
     uint64_t cut_offset; /* next_offset at the cut */
+    uint64_t start_offset;
+    uint64_t payload_bytes; /* with what is carried over */
+    uint64_t timestamp_ns;
     uint32_t state;
     uint32_t cut_state;
     uint32_t name_bytes;
@@ -66,17 +69,14 @@ typedef struct rw_recovery {
     uint32_t finding;
     uint32_t finding_stream;
     uint32_t stream_end; /* defined streams have ids below */
-    uint32_t barrier_whole;
-    uint64_t barrier_blocks;
-    uint64_t previous_end; /* from the barrier */
 
     uint64_t watermark; /* highest one in any header that is intact */
     uint64_t watermark_at;
     uint64_t valid_end;  /* end of the last valid block */
-    uint64_t soiled_end; /* end of the last page beyond the cut that is not all zeros */
+    uint64_t taken_end;  /* end of the last block with an intact header, whole or torn */
     uint64_t timestamp_ns; /* newest one in any valid block */
 
-    uint64_t blocks, records, bytes; /* prefix, barrier included; blocks valid beyond the cut too */
+    uint64_t blocks, records, bytes; /* prefix; blocks valid beyond the cut too */
     uint64_t holes;                  /* stretches without a valid block and with one behind */
     uint64_t kept, dropped;          /* records beyond the cut */
     uint64_t largest_frame;          /* among those kept */
@@ -102,6 +102,12 @@ typedef struct rw_draft {
 rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin,
                               uint64_t segment_bytes, uint32_t max_streams);
 void rw_recovery_close(rw_recovery *s);
+/* Before the walk: the streams of the checkpoint. RW_OK; RW_BAD and s->finding: there is an id
+ * beyond max_streams. */
+int rw_recovery_seed(rw_recovery *s, const rw_checkpoint_stream *rows, uint32_t count);
+/* After it: a row for every stream that is defined, in order of ids, with what is carried over
+ * counted in. `rows` has room for s->stream_end of them. Returns how many. */
+uint32_t rw_recovery_rows(const rw_recovery *s, rw_checkpoint_stream *rows);
 const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id);
 
 /* Walks on through `window`, whose first byte is at s->position and of which `available` bytes may
@@ -122,11 +128,8 @@ void rw_recovery_carry(rw_recovery *s, uint64_t cut);
 
 void rw_draft_begin(rw_draft *d, uint8_t *base, uint64_t capacity, uint64_t epoch,
                     uint64_t position);
-/* Puts definitions of streams `from`.. with their offsets at the cut until the draft is full.
- * Returns the first id that did not fit, or s->stream_end. */
-uint32_t rw_draft_definitions(rw_draft *d, const rw_recovery *s, uint32_t from);
 /* Fills in the header, from `like` what is not known here (kind, span (0: the length), watermark,
- * number, previous_end, sequence, timestamp_ns), and pads. Returns the block's length. */
+ * number, timestamp_ns, what an EPOCH block says), and pads. Returns the block's length. */
 uint64_t rw_draft_seal(rw_draft *d, const uint8_t uuid[16], const rw_block *like);
 
 #endif

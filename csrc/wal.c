@@ -65,7 +65,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
                                ? c->started_ns
                                : rw_block_entry_of(c, c->sealed - 1)->timestamp_ns;
     if (c->sealed == c->block_seed)
-        w->idle_watermark_end = c->sealed_end; /* the barrier covers what was before */
+        w->idle_watermark_end = c->sealed_end; /* the checkpoint covers what was before */
     w->segment_announced = c->sealed_end / c->segment_bytes;
     rw_store32(&c->io_direct, o->direct);
     rw_store32(&c->wal_pid, (uint32_t)getpid());

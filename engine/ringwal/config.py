@@ -21,10 +21,10 @@ PAGE = 4096
 
 LANE_BYTES_MIN = 64 * KIB
 LANE_BYTES_MAX = GIB
-# What one stream's definition takes in a barrier: a record header and the longest name, rounded up.
+# What one stream's definition takes in the log: a record header and the longest name, rounded up.
 STREAM_DEFINITION_BYTES = 80 + 128
-# Block headers and padding of barrier and carried records, over and above their content.
-BARRIER_SLACK_BYTES = MIB
+# Block headers and padding of carried records, over and above their content.
+CARRY_SLACK_BYTES = MIB
 BLOCK_LIMIT_MAX = ((lib.RW_PENDING_MAX - 1) * ffi.sizeof("rw_frame") - PAGE) // PAGE * PAGE
 """As csrc/log_ring.c reckons: a block of `n` bytes has at most 1 + (n + PAGE) / sizeof(rw_frame) requests."""
 
@@ -131,8 +131,8 @@ class Config:
                 f" as the engine can keep account of, and a quarter of ring_bytes ({format_size(self.ring_bytes)}) is, too;"
                 f" lower block_bytes to {BLOCK_LIMIT_MAX // MIB}MiB"
             )
-        # Recovery writes a definition per stream and what it carries over, up to a whole ring, into one segment.
-        needed = self.ring_bytes + self.max_streams * STREAM_DEFINITION_BYTES + BARRIER_SLACK_BYTES
+        # Recovery may carry over a whole ring, and the definitions of streams that are new in it.
+        needed = self.ring_bytes + self.max_streams * STREAM_DEFINITION_BYTES + CARRY_SLACK_BYTES
         if self.segment_bytes < needed:
             yield (
                 f"segment_bytes ({format_size(self.segment_bytes)}) cannot hold what recovery may write at once:"
@@ -157,7 +157,7 @@ class Config:
         ring = self.ring_bytes
         if isinstance(ring, Unsaid) and ring > ring_bytes:
             ring = changes["ring_bytes"] = ring_bytes
-        left = (segment_bytes - ring - BARRIER_SLACK_BYTES) // STREAM_DEFINITION_BYTES
+        left = (segment_bytes - ring - CARRY_SLACK_BYTES) // STREAM_DEFINITION_BYTES
         if isinstance(self.max_streams, Unsaid) and 0 < left < self.max_streams:
             changes["max_streams"] = left
         return dataclasses.replace(self, **changes)

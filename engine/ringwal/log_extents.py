@@ -1,12 +1,12 @@
-"""Which bytes of the segment files are the log: segment after segment, epoch after epoch, each up to its cut.
+"""Which bytes of the segment files are the log: epoch after epoch, each up to its cut.
 
-An epoch begins with a barrier at the start of a segment. The barrier names the log position at which the epoch before
-it ends, its cut; bytes of that epoch at or beyond the cut are never believed, whatever they look like. Following the
-barriers back from the live epoch gives the extents of the whole history::
+A checkpoint has a row for every epoch: where it begins, and where it ends, its cut; bytes of an epoch at or beyond its cut
+are never believed, whatever they look like. Epochs begin anywhere in a segment, so a segment may have parts of several;
+an *extent* is what one segment has of one epoch::
 
-    segment        7               8               9              10
-            | epoch 3 ......|... cut  xxxxx | xxxxxxxxxxxxx | barrier, epoch 4 ...
-    extent     7: all of it    8: to the cut   9: none         10: live, to the end of what is on disk
+    segment        7               8                       9
+            | epoch 3 ......|... cut  xxxx | epoch 4 .|... epoch 4, live ...
+    extents    (7, 3)        (8, 3)          (8, 4)     (9, 4): to the end of what is on disk
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, Error, NotRunning
+from ringwal.log import checkpoint_file
 from ringwal.log import manifest as manifests
 from ringwal.log import segment as segments
+from ringwal.log.checkpoint import EpochRow
 from ringwal.log.directory import Directory
 
 PAGE = 4096
@@ -27,19 +29,12 @@ _ANY_LENGTH = (1 << 64) - 1
 
 
 class Extent(NamedTuple):
-    """The part of one segment that belongs to the log: from the segment's start to ``end``, all of one epoch."""
+    """The part of one segment that belongs to one epoch: log positions begin <= position < end. It begins with a block."""
 
     segment: int
     epoch: int
+    begin: int
     end: int
-
-
-class FirstBlock(NamedTuple):
-    """Header fields of the first block of a segment (csrc/layout.h, rw_block)."""
-
-    epoch: int
-    kind: int
-    previous_end: int
 
 
 class SegmentFiles:
@@ -89,6 +84,19 @@ class SegmentFiles:
         finally:
             os.close(fd)
 
+    def epochs(self) -> tuple[EpochRow, ...]:
+        """The epochs with a byte in the log, as the checkpoint in force has them.
+
+        Raises CorruptionError if manifest or checkpoint are damaged, NotRunning if the log is no longer in its directory.
+        """
+        try:
+            found = checkpoint_file.look(self._directory, self.uuid)
+        except FileNotFoundError:
+            found = None
+        if found is None:
+            raise self._gone()
+        return found.epochs
+
     def _missing(self, position: int) -> Error:
         """What it means that the segment's file is not there: only the manifest can tell."""
         try:
@@ -97,21 +105,10 @@ class SegmentFiles:
             gone = True
         except CorruptionError:  # of the manifest, too
             gone = False
-        if gone:
-            return NotRunning(f"the log that this client reads is no longer in {self._directory.path}: deleted or replaced")
-        return self.damaged(position, "the segment file is missing")
+        return self._gone() if gone else self.damaged(position, "the segment file is missing")
 
-    def first_block(self, segment: int) -> FirstBlock:
-        """What the segment's first block says, whatever its epoch; CorruptionError if it is damaged."""
-        position = self.start_of(segment)
-        page = bytearray(PAGE)
-        block = ffi.from_buffer("uint8_t[]", page)
-        header = ffi.cast("const rw_block *", block)
-        for fresh in (False, True):
-            self.read(position, memoryview(page), fresh=fresh)
-            if lib.rw_block_check(block, _ANY_LENGTH, self.uuid, header.epoch, position) == lib.RW_OK:
-                return FirstBlock(header.epoch, header.kind, header.previous_end)
-        raise self.damaged(position, "the first block of the segment is damaged")
+    def _gone(self) -> NotRunning:
+        return NotRunning(f"the log that this client reads is no longer in {self._directory.path}: deleted or replaced")
 
 
 class Extents:
@@ -121,72 +118,53 @@ class Extents:
         self._files = files
         self._epoch = epoch
         self._epoch_begin = epoch_begin
-        self._live = files.segment_of(epoch_begin)
-        self._older: list[Extent] | None = None
+        self._older: tuple[list[EpochRow], list[Extent]] | None = None
 
     def at(self, position: int, disk_end: int) -> Extent | None:
         """The extent that holds the log byte at ``position``, or else the next one; None if there is none.
 
         ``disk_end`` is how far the live epoch is on disk.
         """
-        segment = self._files.segment_of(position)
-        if segment >= self._live:
-            return self._live_extent(segment, disk_end) if position < disk_end else None
-        older = self._history()
-        place = bisect.bisect_left(older, segment, key=_segment)
-        if place < len(older) and older[place].segment == segment and position >= older[place].end:
-            place += 1
-        return older[place] if place < len(older) else self._live_extent(self._live, disk_end)
+        if position < self._epoch_begin:
+            rows, _ = self._history()
+            place = bisect.bisect_right(rows, position, key=_begin) - 1
+            if place < 0 or position >= rows[place].end:
+                place, position = place + 1, 0
+            if place < len(rows):
+                row = rows[place]
+                return self._extent(row.epoch, row.begin, row.end, max(position, row.begin))
+        position = max(position, self._epoch_begin)
+        return self._extent(self._epoch, self._epoch_begin, disk_end, position) if position < disk_end else None
 
     def all(self, disk_end: int) -> list[Extent]:
         """Every extent, oldest first, with the live epoch ending at ``disk_end``."""
-        files = self._files
-        live = range(self._live, files.segment_of(max(disk_end, 1) - 1) + 1)
-        return self._history() + [self._live_extent(segment, disk_end) for segment in live]
+        _, older = self._history()
+        return older + self._extents(self._epoch, self._epoch_begin, disk_end)
 
     def grows(self, extent: Extent) -> bool:
-        """May the same segment have a longer extent later?"""
-        return extent.segment >= self._live and extent.end < self._files.start_of(extent.segment + 1)
+        """May the same extent be longer later?"""
+        return extent.epoch == self._epoch and extent.end < self._files.start_of(extent.segment + 1)
 
-    def _live_extent(self, segment: int, disk_end: int) -> Extent:
-        return Extent(segment, self._epoch, min(self._files.start_of(segment + 1), disk_end))
+    def _extent(self, epoch: int, begin: int, end: int, position: int) -> Extent:
+        """The one that has `position`, of an epoch from begin to end."""
+        segment = self._files.segment_of(position)
+        first, behind = self._files.start_of(segment), self._files.start_of(segment + 1)
+        return Extent(segment, epoch, max(begin, first), min(end, behind))
 
-    def _history(self) -> list[Extent]:
+    def _extents(self, epoch: int, begin: int, end: int) -> list[Extent]:
+        segment_of, start_of = self._files.segment_of, self._files.start_of
+        segments = range(segment_of(begin), segment_of(end - 1) + 1) if begin < end else ()
+        return [self._extent(epoch, begin, end, max(begin, start_of(segment))) for segment in segments]
+
+    def _history(self) -> tuple[list[EpochRow], list[Extent]]:
+        """The epochs before the live one, with their limits, and their extents."""
         older = self._older
-        if older is None:
-            older = self._older = self._walk_back()  # a signal handler or another thread may do the same: it finds the same
+        if older is None:  # a signal handler or another thread may do the same: it finds the same
+            rows = [row for row in self._files.epochs() if row.epoch < self._epoch]
+            if rows and not rows[-1].begin < rows[-1].end <= self._epoch_begin:
+                raise CorruptionError(f"the checkpoint does not know epoch {self._epoch}, which is live")
+            older = self._older = rows, [extent for row in rows for extent in self._extents(*row)]
         return older
-
-    def _walk_back(self) -> list[Extent]:
-        files = self._files
-        found: list[Extent] = []
-        epoch, begin = self._epoch, self._epoch_begin
-        while (cut := self._cut_before(begin, epoch)) > 0:
-            segment, end = files.segment_of(cut - 1), cut
-            older = files.first_block(segment).epoch
-            if older >= epoch:
-                raise files.damaged(files.start_of(segment), f"the segment should be older than epoch {epoch}")
-            while True:
-                header = files.first_block(segment)
-                if header.epoch != older:
-                    raise files.damaged(files.start_of(segment), f"a segment of epoch {older} is missing here")
-                found.append(Extent(segment, older, end))
-                if header.kind == lib.RW_BLOCK_BARRIER:
-                    break
-                if segment == 0:
-                    raise files.damaged(0, f"epoch {older} has no beginning")
-                end = files.start_of(segment)
-                segment -= 1
-            epoch, begin = older, files.start_of(segment)
-        found.reverse()
-        return found
-
-    def _cut_before(self, begin: int, epoch: int) -> int:
-        """Where the epoch before the one that begins at ``begin`` ends; 0: there is none."""
-        header = self._files.first_block(self._files.segment_of(begin))
-        if header.kind != lib.RW_BLOCK_BARRIER or header.epoch != epoch or header.previous_end > begin:
-            raise self._files.damaged(begin, f"the barrier of epoch {epoch} is damaged")
-        return header.previous_end
 
 
 class Chunk:
@@ -243,5 +221,5 @@ def new_walk(files: SegmentFiles, epoch: int, position: int) -> Any:
     return walk
 
 
-def _segment(extent: Extent) -> int:
-    return extent.segment
+def _begin(row: EpochRow) -> int:
+    return row.begin

@@ -1,8 +1,9 @@
-"""Where in the segment files a record is: one index per segment, made by one pass over it, kept while there is room.
+"""Where in the segment files a record is: one index per extent (what a segment has of one epoch), made by one pass over it,
+kept while there is room.
 
 An index has one entry per stream and block (``rw_index_entry``), sorted, so that a question is one binary search in C.
-Offsets of a stream grow with log position, so the right segment is found by binary search too: each probe asks one
-index for the span of offsets that its segment has of the stream. Spans once known are kept when the index is dropped.
+Offsets of a stream grow with log position, so the right extent is found by binary search too: each probe asks one
+index for the span of offsets that its extent has of the stream. Spans once known are kept when the index is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _FIRST_CAPACITY = 1024
 
 
 class Span(NamedTuple):
-    """Offsets of one stream that one segment holds: first <= offset < next."""
+    """Offsets of one stream that one extent holds: first <= offset < next."""
 
     first: int
     next: int
@@ -34,7 +35,7 @@ class SegmentIndex:
 
     def __init__(self, files: SegmentFiles, extent: Extent) -> None:
         self._files = files
-        self._walk = new_walk(files, extent.epoch, files.start_of(extent.segment))
+        self._walk = new_walk(files, extent.epoch, extent.begin)
         self._capacity = _FIRST_CAPACITY
         self._entries: Any = ffi.new("rw_index_entry[]", self._capacity)
         self._count = ffi.new("uint32_t *")
@@ -80,7 +81,7 @@ class SegmentIndex:
         return int(lib.rw_index_before(self._entries, self._count[0], stream, offset))
 
     def span(self, stream: int) -> Span | None:
-        """What the segment holds of the stream, None if nothing."""
+        """What the extent holds of the stream, None if nothing."""
         begin, end = self._before(stream, 0), self._before(stream + 1, 0)
         if begin == end:
             return None
@@ -141,7 +142,7 @@ class Search:
         low, high = 0, len(extents)
         while low < high:
             middle = probe = (low + high) // 2
-            # Segments without the stream say nothing about where to go on: ask the one before.
+            # Extents without the stream say nothing about where to go on: ask the one before.
             while (span := self._span(extents[probe], stream, offset)) is None and probe > low:
                 probe -= 1
             if span is None or offset >= span.next:
@@ -153,7 +154,7 @@ class Search:
         raise CorruptionError(f"offset {offset} of stream {stream} is confirmed, and in no segment")
 
     def _span(self, extent: Extent, stream: int, offset: int) -> Span | None:
-        key = (extent.segment, stream)
+        key = (extent.begin, stream)
         if key in self._spans:
             return self._spans[key]
         index = self._index(extent)
@@ -161,7 +162,7 @@ class Search:
         if (span is None or offset >= span.next) and index.end < extent.end:
             if index.damage is not None:
                 raise index.damage  # the record may lie behind the damage
-            index.extend(extent.end, self._scratch)  # the segment has grown since
+            index.extend(extent.end, self._scratch)  # the extent has grown since
             return self._span(extent, stream, offset)
         if index.end >= extent.end and not self._extents.grows(extent):
             if len(self._spans) >= SPANS_MAX:
@@ -170,12 +171,12 @@ class Search:
         return span
 
     def _index(self, extent: Extent) -> SegmentIndex:
-        """The segment's index. It covers what the extent was when the index was made, or more."""
-        index = self._indexes.get(extent.segment)
+        """The extent's index. It covers what the extent was when the index was made, or more."""
+        index = self._indexes.get(extent.begin)
         if index is None:
-            index = self._indexes[extent.segment] = SegmentIndex(self._files, extent)
+            index = self._indexes[extent.begin] = SegmentIndex(self._files, extent)
             index.extend(extent.end, self._scratch)
-        self._indexes.move_to_end(extent.segment)
+        self._indexes.move_to_end(extent.begin)
         while len(self._indexes) > 1 and sum(i.bytes for i in self._indexes.values()) > INDEX_BYTES:
             self._indexes.popitem(last=False)
         return index

@@ -208,9 +208,8 @@ class Cursor:
         if extent is None:
             what = f"record {walk.next_offset} of stream {walk.stream} is confirmed, and not on disk"
             raise reader.files.damaged(walk.position, what)
-        begin = reader.files.start_of(extent.segment)
-        if walk.position < begin:  # the walk has come to a cut
-            walk.position, walk.frame_at = begin, 0
+        if walk.position < extent.begin:  # the walk has come to a cut
+            walk.position, walk.frame_at = extent.begin, 0
         if self._in_ring or walk.epoch != extent.epoch:
             walk.epoch, walk.data_at, self._in_ring = extent.epoch, 0, False
         if self._chunk is None:

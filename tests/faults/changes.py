@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.faults.decode import BLOCK, MANIFEST, PAGE, RECORD, SEGMENT, crc32c
 
 WORD = struct.Struct("<Q")
-BLOCK_FIELDS = ((12, 4), (32, 8), (40, 8), *((at, 4) for at in range(48, 64, 4)), *((at, 8) for at in range(64, 112, 8)))
+BLOCK_FIELDS = ((12, 4), (32, 8), (40, 8), *((at, 4) for at in range(48, 64, 4)), *((at, 8) for at in range(64, 128, 8)))
 RECORD_FIELDS = ((4, 1), (5, 1), (6, 2), (8, 4), (12, 4), (16, 4), (20, 4), (24, 8), (32, 8), (48, 8))
-MANIFEST_FIELDS = ((8, 4), (16, 8), (40, 8), (48, 8), (56, 8), (64, 8), (72, 8), (80, 8))
+MANIFEST_FIELDS = ((8, 4), (12, 4), (16, 8), *((at, 8) for at in range(40, 120, 8)), (120, 4), (128, 8))
+CHECKPOINT_FIELDS = ((8, 4), (12, 4), *((at, 8) for at in range(32, 64, 8)), (64, 4), (68, 4), (72, 4), (80, 8))
 SEGMENT_FIELDS = ((8, 4), (32, 8), (40, 8), (48, 8))
 """Place and width in the structs of decode.py; uuids, magics and checksums are for accidents."""
 
@@ -81,6 +82,11 @@ class Change:
         elif self.kind == "forge manifest":
             self._set(page, 0, MANIFEST_FIELDS)
             page[MANIFEST.size - 8 : MANIFEST.size] = WORD.pack(xxhash.xxh3_64_intdigest(bytes(page[: MANIFEST.size - 8])))
+        elif self.kind == "forge checkpoint":
+            self._set(page, 0, CHECKPOINT_FIELDS)
+            blank = bytes(page[:88]) + bytes(8) + bytes(page[96:]) + (log / self.place.file).read_bytes()[PAGE:]
+            size = int.from_bytes(page[80:88], "little")
+            page[88:96] = WORD.pack(xxhash.xxh3_64_intdigest(blank[:size]))
         elif self.kind == "forge segment":
             self._set(page, 0, SEGMENT_FIELDS)
             page[SEGMENT.size - 8 : SEGMENT.size] = WORD.pack(xxhash.xxh3_64_intdigest(bytes(page[: SEGMENT.size - 8])))
@@ -124,13 +130,14 @@ RELATIVE = st.sampled_from([True])
 NEAR = st.sampled_from([-8192, -4096, -8, -1, 1, 8, 4096, 8192, 4 << 20])
 
 
-def changes(blocks: Sequence[Place], segments: Sequence[str]) -> st.SearchStrategy[list[Change]]:
-    """Of a log with these first pages of blocks, and these segment files."""
+def changes(blocks: Sequence[Place], segments: Sequence[str], checkpoint: str) -> st.SearchStrategy[list[Change]]:
+    """Of a log with these first pages of blocks, these segment files, and this checkpoint."""
     heads = st.sampled_from([Place(file, 0) for file in segments])
     slots = st.sampled_from([Place("manifest", 0), Place("manifest", 1)])
     block = st.sampled_from(blocks)
-    anywhere = st.one_of(block, block, block, heads, slots)
-    files = st.sampled_from([Place(file, 0) for file in (*segments, "manifest")])
+    known = st.sampled_from([Place(checkpoint, 0), Place(checkpoint, 1)])
+    anywhere = st.one_of(block, block, block, heads, slots, known)
+    files = st.sampled_from([Place(file, 0) for file in (*segments, "manifest", checkpoint)])
 
     def forge(kind: str, place: st.SearchStrategy[Place]) -> st.SearchStrategy[Change]:
         at = st.integers(0, 63)
@@ -150,5 +157,6 @@ def changes(blocks: Sequence[Place], segments: Sequence[str]) -> st.SearchStrate
         forge("forge payload", block),
         forge("forge manifest", slots),
         forge("forge segment", heads),
+        forge("forge checkpoint", st.just(Place(checkpoint, 0))),
     )
     return st.lists(one, min_size=1, max_size=4)

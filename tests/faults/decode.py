@@ -1,4 +1,4 @@
-"""Reads a log from its files, by the format that ARCHITECTURE.md states and by nothing else.
+"""Reads a log from its files, by the format that docs/format.md states and by nothing else.
 
 It shares no code with the engine: own CRC, own walk, the `xxhash` package for digests. What it accepts is what a careful
 stranger with the documentation would accept.
@@ -17,13 +17,16 @@ import xxhash
 PAGE = 4096
 MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQQ")
 SEGMENT = struct.Struct("<8sII16sQQQQ")
-BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQ16s")
+CHECKPOINT = struct.Struct("<8sII16sQQQQIIIIQQ")
+STREAM_ROW = struct.Struct("<IHHQQQQ120s")
+EPOCH_ROW = struct.Struct("<QQQ")
+BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQQQ")
 RECORD = struct.Struct("<IBBHIIIIQQQQQQQ")
 VERSION = 2
 BLOCK_MAGIC = 0x314B434F4C425752
-DATA, BARRIER, END = 1, 2, 3
+DATA, EPOCH, END = 1, 2, 3
 BATCH, DEFINITION = 1, 2
-LAST = 1 << 63
+OPEN = 1
 
 
 def _crc_table() -> list[int]:
@@ -69,6 +72,11 @@ class Manifest(NamedTuple):
     epoch: int
     named_end: int
     segment_bytes: int
+    position: int
+    """That the checkpoint is about."""
+    bytes: int
+    digest: int
+    file: int
 
 
 class Frame(NamedTuple):
@@ -85,14 +93,53 @@ def manifest(directory: Path) -> Manifest:
     best: tuple[int, Manifest] | None = None
     for at in (0, PAGE):
         slot = raw[at : at + MANIFEST.size]
-        magic, version, features, counter, uuid, _, epoch, _, _, end, size, *_, digest = MANIFEST.unpack(slot)
+        magic, version, features, counter, uuid, _, epoch, _, _, end, size, _, *named, _, _, digest = MANIFEST.unpack(slot)
         if magic != b"RWMANIF1" or version != VERSION or features or digest != xxhash.xxh3_64_intdigest(slot[:-8]):
             continue
         if best is None or counter > best[0]:
-            best = counter, Manifest(uuid, epoch, end, size)
+            best = counter, Manifest(uuid, epoch, end, size, *named)
     if best is None:
         raise DecodeError("no valid copy of the manifest")
     return best[1]
+
+
+class StreamRow(NamedTuple):
+    name: str
+    next_offset: int
+    start_offset: int
+    payload_bytes: int
+    timestamp_ns: int
+
+
+class Checkpoint(NamedTuple):
+    """Streams by id, and (epoch, begin, end) of every epoch; the last one's end is 0."""
+
+    position: int
+    streams: dict[int, StreamRow]
+    epochs: list[tuple[int, int, int]]
+
+
+def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
+    """The one that the manifest names."""
+    raw = (directory / f"checkpoint-{state.file}").read_bytes()[: state.bytes]
+    if len(raw) < PAGE:
+        raise DecodeError("the checkpoint is too short")
+    magic, version, features, uuid, epoch, position, _, _, *sizes, digest = CHECKPOINT.unpack_from(raw)
+    streams, owners, epochs, _, size = sizes
+    blank = raw[: CHECKPOINT.size - 8] + bytes(8) + raw[CHECKPOINT.size :]
+    if magic != b"RWCHKPT1" or digest != xxhash.xxh3_64_intdigest(blank) or digest != state.digest:
+        raise DecodeError("the checkpoint is damaged")
+    if (version, features, uuid, epoch, position, owners) != (VERSION, 0, state.uuid, state.epoch, state.position, 0):
+        raise DecodeError("the checkpoint is another one")
+    rows_end = PAGE + streams * STREAM_ROW.size
+    if size != len(raw) or size != rows_end + epochs * EPOCH_ROW.size:
+        raise DecodeError("the checkpoint's sizes do not add up")
+    rows = {}
+    for stream, row_state, name_bytes, *numbers, name in STREAM_ROW.iter_unpack(raw[PAGE:rows_end]):
+        if row_state != OPEN or stream in rows or not 0 < name_bytes <= len(name):
+            raise DecodeError(f"the checkpoint's row of stream {stream} makes no sense")
+        rows[stream] = StreamRow(_name(name[:name_bytes]), *numbers)
+    return Checkpoint(position, rows, list(EPOCH_ROW.iter_unpack(raw[rows_end:])))
 
 
 class Block(NamedTuple):
@@ -100,8 +147,7 @@ class Block(NamedTuple):
     position: int
     span: int
     kind: int
-    previous_end: int
-    sequence: int
+    previous: tuple[int, int, int]  # epoch, begin, end
     frames: list[tuple[int, int, int, int, bytes]]  # kind, stream id, base offset, count, payload
 
 
@@ -111,6 +157,7 @@ class Log:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.manifest = manifest(directory)
+        self.checkpoint = checkpoint(directory, self.manifest) if self.manifest.epoch else Checkpoint(0, {}, [])
         self._open: tuple[int, bytes] = (-1, b"")
 
     def _segment(self, number: int) -> bytes:
@@ -132,13 +179,14 @@ class Log:
             return None
         raw, at = self._segment(position // size), PAGE + position % size
         head = raw[at : at + BLOCK.size]
-        magic, crc, version, uuid, own, place, length, used, count, kind, span, _, _, previous, seq, _, _ = BLOCK.unpack(head)
+        magic, crc, version, uuid, own, place, length, used, count, kind, span, _, _, *rest = BLOCK.unpack(head)
         if magic != BLOCK_MAGIC or version != VERSION or uuid != self.manifest.uuid or place != position:
             return None
         if crc != crc32c(head[:8] + bytes(4) + head[12:]) or (epoch is not None and own != epoch):
             return None
         frames = self._frames(raw[at : at + length], used, count, crc32c(struct.pack("<QQ", own, position)))
-        return None if frames is None else Block(own, position, span, kind, previous, seq, frames)
+        cut, before, _, before_begin, _ = rest
+        return None if frames is None else Block(own, position, span, kind, (before, before_begin, cut), frames)
 
     def _frames(self, raw: bytes, used: int, count: int, seed: int) -> list[tuple[int, int, int, int, bytes]] | None:
         frames, at = [], BLOCK.size
@@ -157,29 +205,25 @@ class Log:
         return frames if at == used else None
 
     def epochs(self) -> list[tuple[int, int, int | None]]:
-        """(epoch, first position, cut) of each; the last one's cut is None."""
-        size = self.manifest.segment_bytes
-        found: list[tuple[int, int, int | None]] = []
-        for number in range(self.manifest.named_end):
-            block = self.block(number * size)
-            if block is not None and block.kind == BARRIER and block.sequence & ~LAST == 0:
-                if block.epoch > self.manifest.epoch:
-                    continue
-                if found:
-                    found[-1] = (found[-1][0], found[-1][1], block.previous_end)
-                found.append((block.epoch, block.position, None))
-        return found
+        """(epoch, first position, cut) of each; the last one's cut is None. The first block of each says the same of the one
+        before."""
+        rows = self.checkpoint.epochs
+        for before, (epoch, begin, _) in zip([(0, 0, 0), *rows], rows, strict=False):
+            first = self.block(begin, epoch)
+            if first is None or first.kind != EPOCH or first.previous != before:
+                raise DecodeError(f"epoch {epoch} does not begin at {begin}, behind {before}")
+        return [(epoch, begin, end or None) for epoch, begin, end in rows]
 
     def records(self) -> Iterator[Frame]:
         """Every record of every epoch, as far as each is to be believed, in log order."""
+        names: dict[int, str] = {}
         for epoch, begin, cut in self.epochs():
-            names: dict[int, str] = {}
             position = begin
             while cut is None or position < cut:
                 block = self.block(position, epoch)
                 if block is None:
-                    if cut is not None:
-                        raise DecodeError(f"epoch {epoch} has no valid block at {position}, before its cut {cut}")
+                    if cut is not None or position < self.checkpoint.position:
+                        raise DecodeError(f"epoch {epoch} has no valid block at {position}, before its end")
                     break
                 for kind, stream, base, count, payload in block.frames:
                     if kind == DEFINITION:
@@ -190,6 +234,9 @@ class Log:
                     for i, data in enumerate(split(payload, count)):
                         yield Frame(names[stream], base + i, data)
                 position += block.span
+        for stream, row in self.checkpoint.streams.items():
+            if names.get(stream, row.name) != row.name:
+                raise DecodeError(f"stream {stream} is {names[stream]} in the log and {row.name} in the checkpoint")
 
 
 def _name(payload: bytes) -> str:

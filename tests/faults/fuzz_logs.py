@@ -36,11 +36,10 @@ class Original:
         self.base = media.make(directory)
         self.log = decode.Log(self.base.directory)
         self.epoch = self.log.manifest.epoch
-        self.last_segment = self.base.blocks[0] // self.base.size
-        self.older = {f"segments/{number:020d}.seg" for number in range(self.last_segment)}
         places = [*self._older_blocks(), *self.base.blocks, self.base.blocks[-1] + decode.PAGE]
         names = sorted(f"segments/{path.name}" for path in (self.base.directory / "segments").iterdir())
-        self.changes = changes([self._place(position) for position in places], names)
+        checkpoint = f"checkpoint-{self.log.manifest.file}"
+        self.changes = changes([self._place(position) for position in places], names, checkpoint)
 
     def _older_blocks(self) -> list[int]:
         found = []
@@ -55,6 +54,14 @@ class Original:
         file, at = self.base.place(position)
         return Place(file, at // decode.PAGE)
 
+    def is_old(self, place: Place) -> bool:
+        """Does it lie below the checkpoint, where recovery does not look?"""
+        size, position = self.base.size, self.log.checkpoint.position
+        if not place.file.startswith("segments/"):
+            return False
+        number = int(place.file.removeprefix("segments/").removesuffix(".seg"))
+        return number * size + max(0, place.page - 1) * decode.PAGE < position
+
     def proven(self, at: Path) -> dict[str, int]:
         """How many records of each stream intact headers of the last epoch in ``at`` say were on the disk."""
         watermark = 0
@@ -63,12 +70,12 @@ class Original:
             pages = [read(path / file, offset, HEADER) for path in (self.base.directory, at)]
             if pages[0] == pages[1]:
                 watermark = max(watermark, int.from_bytes(pages[0][WATERMARK], "little"))
-        names: dict[int, str] = {}
+        names = {stream: row.name for stream, row in self.log.checkpoint.streams.items()}
         counts: dict[str, int] = {}
         for position in self.base.blocks:
             block = self.log.block(position, self.epoch)
             assert block is not None
-            if position + block.span > watermark and block.kind != decode.BARRIER:
+            if position + block.span > watermark and block.kind != decode.EPOCH:
                 break
             for kind, stream, offset, count, payload in block.frames:
                 if kind == decode.DEFINITION:
@@ -96,11 +103,11 @@ def attempt(at: Path) -> Recovered | None:
 
 
 def contents(original: Original, at: Path, what: list[Change]) -> dict[str, list[bytes]] | None:
-    """None if they cannot be read where only readers look: in an older epoch, or where somebody forged. Raises Broken."""
+    """None if they cannot be read where only readers look: below the checkpoint, or where somebody forged. Raises Broken."""
     try:
         return decode.streams(at)
     except (decode.DecodeError, OSError) as error:
-        if any(change.forged or change.place.file in original.older for change in what):
+        if any(change.forged or original.is_old(change.place) for change in what):
             return None
         raise Broken(f"accepted, and then: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -108,8 +109,8 @@ def digest(directory: Path) -> str:
 
 
 def trial(base: Base, scratch: Path, damage: Damage, label: str, verdict: Verdict, *, must: str) -> None:
-    """Damages a copy and recovers it. ``must``: "refuse", "harmless", "either", or "end": the last block may be missing,
-    as a torn one would be."""
+    """Damages a copy and recovers it. ``must``: "refuse", "harmless", "either", "end": the last block may be missing,
+    as a torn one would be, or "noticed": accepted, and found by whoever reads it."""
     at = copy_of(base, scratch / "log")
     damage(at)
     before = digest(at)
@@ -124,8 +125,18 @@ def trial(base: Base, scratch: Path, damage: Damage, label: str, verdict: Verdic
         verdict.notes.append(f"{label}: {type(error).__name__}: {error}")
     else:
         verdict.expect(must != "refuse", f"{label}: accepted")
+        if must == "noticed":
+            _must_be_noticed(at, label, verdict)
+            shutil.rmtree(at)
+            return
         _compare(base.content, decode.streams(at), label, verdict, short=1 if must == "end" else 0)
     shutil.rmtree(at)
+
+
+def _must_be_noticed(at: Path, label: str, verdict: Verdict) -> None:
+    with contextlib.suppress(decode.DecodeError):
+        decode.streams(at)
+        verdict.notes.append(f"{label}: nobody noticed")
 
 
 def _compare(expected: dict[str, list[bytes]], found: dict[str, list[bytes]], label: str, verdict: Verdict, short: int) -> None:
@@ -192,7 +203,8 @@ def faults(tier: str) -> list[Fault]:
         row("bits of the manifest's slots", manifest_bits, 20, 2 * COPY_BITS),
         row("both copies of the manifest", manifest_gone, 4, 200),
         row("bits of a segment header", segment_bits, 12, 512),
-        row("bits of the barrier", barrier_bits, 15, 1024),
+        row("bits of an epoch's first block", epoch_bits, 15, 1024),
+        row("bits of the checkpoint", checkpoint_bits, 15, 1024),
         row("truncation in the last two blocks", truncations, 20, 8192),
         row("missing, doubled and foreign segments", segments, 10, 10),
         row("stale content behind the end", stale, 10, 100),
@@ -214,7 +226,7 @@ def _always(must: str) -> Callable[[int], str]:
     return lambda _: must
 
 
-ALWAYS = {must: _always(must) for must in ("refuse", "harmless", "end")}
+ALWAYS = {must: _always(must) for must in ("refuse", "harmless", "end", "noticed")}
 
 
 def _bits(base: Base, position: int, bits: Iterable[int], must: Callable[[int], str]) -> Iterable[tuple[str, Damage, str]]:
@@ -257,8 +269,14 @@ def padding_bits(base: Base, scratch: Path, count: int, chance: random.Random) -
         yield from _bits(base, chance.choice(base.blocks[1:]), [8 * chance.randrange(4000, 4096)], ALWAYS["harmless"])
 
 
-def barrier_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
-    return _bits(base, base.blocks[0], sample(range(1024), count, chance), ALWAYS["refuse"])
+def epoch_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+    return _bits(base, base.blocks[0], sample(range(1024), count, chance), ALWAYS["noticed"])
+
+
+def checkpoint_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
+    state = decode.manifest(base.directory)
+    for bit in sample(range(8 * state.bytes), count, chance):
+        yield f"bit {bit} of the checkpoint", flip(f"checkpoint-{state.file}", bit), "refuse"
 
 
 def segment_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
@@ -345,7 +363,7 @@ def _late(base: Base, position: int) -> bytes:
 
 
 def older(count: int, directory: Path, seed: int) -> Verdict:
-    """Recovery believes the last epoch's barrier and need not read the older ones; whoever reads them hears of damage."""
+    """Recovery believes the checkpoint and does not read what is below; whoever reads that hears of damage."""
     chance = random.Random(f"{seed}/older")
     base = make(directory)
     verdict = Verdict()

@@ -57,7 +57,7 @@ def _punch(base: Path) -> bool:
     """Removes a block that, as far as the disk can tell, was still in flight at the kill; False if there is none."""
     log = decode.Log(base)
     size = log.manifest.segment_bytes
-    epoch, position, _ = log.epochs()[-1]
+    (epoch, _, _), position = log.epochs()[-1], log.checkpoint.position
     found: list[tuple[int, int]] = []  # position, watermark
     while (block := log.block(position, epoch)) is not None:
         with (base / "segments" / f"{position // size:020d}.seg").open("rb") as file:

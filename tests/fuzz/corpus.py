@@ -57,10 +57,10 @@ def write(at: Path, life: int, chance: random.Random) -> None:
 
 
 def pieces(log: decode.Log) -> list[bytes]:
-    """Of every epoch its beginning, shown in windows and asked for in ways that differ."""
+    """Of every epoch what comes behind its first block, shown in windows and asked for in ways that differ."""
     found = []
-    for number, (epoch, begin, _) in enumerate(log.epochs()):
-        position = begin
+    for number, (epoch, first, _) in enumerate(log.epochs()):
+        begin = position = first + decode.PAGE
         while (block := log.block(position, epoch)) is not None and position - begin < PAGES_MAX * decode.PAGE:
             position += block.span
         size = min(position + 2 * decode.PAGE - begin, PAGES_MAX * decode.PAGE)
@@ -68,7 +68,7 @@ def pieces(log: decode.Log) -> list[bytes]:
             file.seek(decode.PAGE + begin % log.manifest.segment_bytes)
             raw = file.read(size)
         for way in range(3):
-            wanted = (number, 300, 31, way, way, 5 + 100 * way)  # stream, streams, pages: segment, window, draft; limit
+            wanted = (number, 300, 31, way, way, 5 + 101 * way)  # stream, streams, pages: segment, window, draft; limit
             found.append(HEAD.pack(log.manifest.uuid, epoch, begin, 2 * way, 1 << 20, *wanted) + raw)
     return found
 

@@ -170,32 +170,38 @@ static int run(rw_recovery *s, const uint8_t *from, uint64_t begin, uint64_t byt
     return 1;
 }
 
-static void put_barrier(epoch *e, const rw_recovery *s, uint64_t cut)
+/* The streams as they were at the cut: what the next epoch's checkpoint would have without the
+ * records behind it. */
+static void seed_from(rw_recovery *s, const rw_recovery *decided)
 {
-    uint32_t stream = 0;
-    uint64_t sequence = 0;
-    do {
-        stream = rw_draft_definitions(&e->draft, s, stream);
-        uint64_t last = stream == s->stream_end ? RW_BARRIER_LAST : 0;
-        seal_draft(e, (rw_block){.kind = RW_BLOCK_BARRIER,
-                                 .previous_end = cut,
-                                 .sequence = sequence++ | last});
-    } while (stream < s->stream_end);
+    for (uint32_t id = 0; id < decided->stream_end; id++) {
+        const rw_recovery_stream *t = rw_recovery_stream_of(decided, id);
+        if (t->cut_state == RW_RECOVERY_STREAM_UNKNOWN)
+            continue;
+        rw_checkpoint_stream row = {
+            .id = id, .name_bytes = (uint16_t)t->name_bytes, .next_offset = t->cut_offset};
+        memcpy(row.name, t->name, t->name_bytes);
+        FUZZ_REQUIRE(rw_recovery_seed(s, &row, 1) == RW_OK);
+    }
 }
 
-/* The epoch that recovery wrote begins with the streams that it decided on, and holds what it kept.
- */
+/* The epoch that recovery wrote goes on with the streams that it decided on, and holds what it
+ * kept. */
 static void recover_again(const epoch *e, const rw_recovery *decided, const uint64_t *offsets)
 {
     const uint64_t end = 1ull << 40;
-    rw_recovery *s = rw_recovery_open(head.uuid, head.epoch + 1, 0, end, decided->max_streams);
+    rw_recovery *s =
+        rw_recovery_open(head.uuid, head.epoch + 1, RW_PAGE, end, decided->max_streams);
     FUZZ_REQUIRE(s != NULL);
+    seed_from(s, decided);
     FUZZ_REQUIRE(run(s, e->bytes, 0, e->size, end, NULL) == 0 && s->finding == RW_RECOVERY_TORN);
-    FUZZ_REQUIRE(s->position == e->size && s->barrier_whole && s->records == decided->kept);
+    FUZZ_REQUIRE(s->position == e->size && s->records == decided->kept);
     FUZZ_REQUIRE(s->stream_end == decided->stream_end);
     for (uint32_t id = 0; id < s->stream_end; id++) {
         const rw_recovery_stream *a = rw_recovery_stream_of(s, id),
                                  *b = rw_recovery_stream_of(decided, id);
+        FUZZ_REQUIRE((a->state == RW_RECOVERY_STREAM_UNKNOWN) ==
+                     (b->state == RW_RECOVERY_STREAM_UNKNOWN));
         if (a->state == RW_RECOVERY_STREAM_DEFINED)
             FUZZ_REQUIRE(a->next_offset == offsets[id] && a->name_bytes == b->name_bytes &&
                          memcmp(a->name, b->name, a->name_bytes) == 0);
@@ -213,7 +219,7 @@ static void carry(rw_recovery *s, uint64_t cut, uint64_t end)
     epoch e = {.capacity = capacity > least ? capacity : least};
     e.memory = fuzz_bytes(e.capacity);
     open_draft(&e);
-    put_barrier(&e, s, cut);
+    seal_draft(&e, (rw_block){.kind = RW_BLOCK_EPOCH, .previous_end = cut});
     rw_recovery_carry(s, cut);
     FUZZ_REQUIRE(run(s, log_bytes, head.begin, size, end, &e));
     if (e.draft.frames != 0)
@@ -221,6 +227,9 @@ static void carry(rw_recovery *s, uint64_t cut, uint64_t end)
     for (uint32_t id = 0; id < s->stream_end; id++)
         FUZZ_REQUIRE(rw_recovery_stream_of(s, id)->next_offset == offsets[id]);
     recover_again(&e, s, offsets);
+    rw_checkpoint_stream *rows = (rw_checkpoint_stream *)fuzz_bytes(s->stream_end * sizeof *rows);
+    FUZZ_REQUIRE(rw_recovery_rows(s, rows) <= s->stream_end);
+    free(rows);
     free(e.bytes);
     free(e.memory);
     free(offsets);
@@ -231,19 +240,46 @@ static int consistent(const rw_recovery *s)
     return s->finding == RW_RECOVERY_NOTHING || s->finding == RW_RECOVERY_TORN;
 }
 
+/* A checkpoint that fits: each stream of the first blocks at the offset at which it goes on there. */
+static void seed(rw_recovery *s)
+{
+    uint64_t at = 0, left;
+    while ((left = size - at) >= RW_PAGE &&
+           rw_block_check(log_bytes + at, left, head.uuid, head.epoch, head.begin + at) == RW_OK &&
+           rw_block_verify(log_bytes + at) == RW_OK) {
+        uint64_t frame_at = sizeof(rw_block);
+        rw_frame_info f;
+        while (rw_block_frames(log_bytes + at, &frame_at, &f, 1) == 1) {
+            if (f.kind != RW_FRAME_BATCH || f.stream >= s->max_streams ||
+                s->streams[f.stream].state != RW_RECOVERY_STREAM_UNKNOWN)
+                continue;
+            rw_checkpoint_stream row = {
+                .id = f.stream, .name_bytes = 1, .next_offset = f.base_offset, .name = "s"};
+            FUZZ_REQUIRE(rw_recovery_seed(s, &row, 1) == RW_OK);
+        }
+        rw_block h;
+        memcpy(&h, log_bytes + at, sizeof h);
+        if (h.span >= left)
+            break;
+        at += h.span;
+    }
+}
+
 /* As engine/ringwal/log/recovery.py does it. */
 static void recover(void)
 {
-    uint64_t end = head.begin + (size + segment_bytes - 1) / segment_bytes * segment_bytes;
+    uint64_t end = (head.begin + size + segment_bytes - 1) / segment_bytes * segment_bytes;
     rw_recovery *s = rw_recovery_open(head.uuid, head.epoch, head.begin, segment_bytes,
                                       1 + head.max_streams % 300);
     FUZZ_REQUIRE(s != NULL);
+    if (head.limit % 2)
+        seed(s);
     run(s, log_bytes, head.begin, size, end, NULL);
     uint64_t cut = s->position;
-    if (s->barrier_whole && consistent(s)) {
+    if (consistent(s)) {
         rw_recovery_cut(s);
         if (run(s, log_bytes, head.begin, size, end, NULL)) {
-            FUZZ_REQUIRE(s->valid_end <= end && s->soiled_end <= end);
+            FUZZ_REQUIRE(s->valid_end <= s->taken_end && s->taken_end <= end);
             carry(s, cut, end);
         }
     }
@@ -257,7 +293,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     memcpy(&head, data, sizeof head);
     segment_bytes = (uint64_t)RW_PAGE * (1 + head.segment_pages % SEGMENT_PAGES_MAX);
     head.begin %= 1ull << 62; /* positions do not come near their end; epochs neither */
-    head.begin -= head.begin % segment_bytes;
+    head.begin -= head.begin % RW_PAGE;
     head.epoch %= 1ull << 62;
     size = (bytes - sizeof head) & ~(uint64_t)(RW_PAGE - 1);
     uint8_t *copy = fuzz_copy(data + sizeof head, size);

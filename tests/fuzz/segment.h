@@ -10,8 +10,7 @@
 typedef struct segment_head {
     uint8_t uuid[16];
     uint64_t epoch;
-    /* log position of the first byte that follows; rounded down to a segment's beginning */
-    uint64_t begin;
+    uint64_t begin; /* log position of the first byte that follows; rounded down to a page */
     uint64_t next_offset, below; /* records that are asked for */
     uint32_t stream;
     uint32_t max_streams;

@@ -91,7 +91,8 @@ static void change_header(uint8_t *block)
         FIELD(rw_block, format_version), FIELD(rw_block, epoch),    FIELD(rw_block, position),
         FIELD(rw_block, length),         FIELD(rw_block, used),     FIELD(rw_block, frames),
         FIELD(rw_block, kind),           FIELD(rw_block, span),     FIELD(rw_block, watermark),
-        FIELD(rw_block, previous_end),   FIELD(rw_block, sequence), FIELD(rw_block, timestamp_ns),
+        FIELD(rw_block, previous_end),   FIELD(rw_block, previous_epoch),
+        FIELD(rw_block, timestamp_ns),
     };
     change_field(block, fields, sizeof fields / sizeof *fields);
 }

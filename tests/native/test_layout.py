@@ -24,6 +24,7 @@ SIZES = {
     "rw_block_entry": 64,
     "rw_stream": 256,
     "rw_lane": 4096,
+    "rw_checkpoint_stream": 160,
     "rw_request": 64,
     "rw_block": 128,
     "rw_frame": 80,

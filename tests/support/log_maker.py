@@ -5,6 +5,7 @@ Position, order and damage of every block are the test's choice, and no process 
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import os
 from collections.abc import Sequence
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
+from ringwal.log import checkpoint_file
 from ringwal.log import manifest as manifests
 from ringwal.log import segment as segments
+from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, pack
 from ringwal.log.directory import SEGMENTS
 from ringwal.log.manifest import Manifest
 from ringwal.reader import Reader, Record
@@ -46,7 +49,7 @@ def block_bytes(
     number: int = 0,
     kind: int = lib.RW_BLOCK_DATA,
     span: int = 0,
-    previous_end: int = 0,
+    previous: EpochRow | None = None,
 ) -> bytes:
     """One block as it stands in the ring and on disk."""
     block = ffi.new("rw_block *")
@@ -63,9 +66,9 @@ def block_bytes(
         at += lib.rw_frame_put(memory + at, record, payload, lib.rw_frame_seed(epoch, position))
     block.magic, block.format_version, block.epoch, block.position = BLOCK_MAGIC, lib.RW_FORMAT_VERSION, epoch, position
     block.length, block.used, block.frames, block.kind = length, used, len(frames), kind
-    block.span, block.number, block.previous_end = span or length, number, previous_end
-    if kind == lib.RW_BLOCK_BARRIER:
-        block.sequence = lib.RW_BARRIER_LAST
+    block.span, block.number = span or length, number
+    if previous is not None:
+        block.previous_epoch, block.previous_begin, block.previous_end = previous
     ffi.memmove(block.uuid, UUID, len(UUID))
     lib.rw_block_stamp(block)
     ffi.memmove(memory, block, ffi.sizeof("rw_block"))
@@ -92,9 +95,10 @@ class LogMaker:
         self.control: Any = None
         self.ring: Any = None
         self._memory: mmap.mmap | None = None
+        self._epochs: list[EpochRow] = []
         (directory / SEGMENTS).mkdir(parents=True)
         made = Manifest(uuid=UUID, segment_bytes=segment_bytes, window_bytes=ring_bytes)
-        manifests.create(log_at(directory), made)
+        self._manifest = manifests.create(log_at(directory), made)
 
     def close(self) -> None:
         if self.ring is not None:
@@ -104,17 +108,33 @@ class LogMaker:
     def begin_epoch(
         self, *, previous_end: int | None = None, segment: int | None = None, carried: Sequence[Frame] = ()
     ) -> None:
-        """A barrier at the start of `segment` (the next one), the records carried over, and fresh memory."""
-        if previous_end is None:
-            previous_end = self.position
-        if segment is None:
-            segment = -(-self.position // self.segment_bytes)
+        """The epoch's first block, here or at the start of `segment`, what is carried over, a checkpoint, and fresh memory."""
+        previous = self._epochs[-1]._replace(end=previous_end or self.position) if self._epochs else EpochRow(0, 0, 0)
+        if segment is not None:
+            self.position = segment * self.segment_bytes
+        elif self.segment_bytes - self.position % self.segment_bytes < 2 * PAGE:
+            self.position += self.segment_bytes - self.position % self.segment_bytes
         self.epoch += 1
-        begin = self.position = segment * self.segment_bytes
-        self._put([], kind=lib.RW_BLOCK_BARRIER, previous_end=previous_end)
+        begin = self.position
+        self._epochs = [*self._epochs[:-1], *([previous] if self._epochs else []), EpochRow(self.epoch, begin, 0)]
+        self._put([], kind=lib.RW_BLOCK_EPOCH, previous=previous)
         if carried:
             self._put(carried)
+        self._store_checkpoint(begin)
         self._create_memory(begin)
+
+    def _store_checkpoint(self, begin: int) -> None:
+        rows = [StreamRow(stream, f"s{stream}", offset, 0, 0, 0) for stream, offset in enumerate(self.next_offset)]
+        made = Checkpoint(
+            uuid=UUID, epoch=self.epoch, position=self.position, block_number=self.number, timestamp_ns=0, streams=pack(rows),
+            epochs=tuple(self._epochs),
+        )  # fmt: skip
+        log = log_at(self.directory)
+        named = checkpoint_file.put(log, self._manifest, made, self.streams)
+        end = self.position // self.segment_bytes + 1
+        self._manifest = manifests.store(
+            log, dataclasses.replace(named, epoch=self.epoch, claimed=self.epoch, epoch_begin=begin, named_end=end)
+        )
 
     def _create_memory(self, begin: int) -> None:
         self.close()
@@ -154,11 +174,11 @@ class LogMaker:
             file.write(bytes([old ^ 1]))
 
     def _put(
-        self, frames: Sequence[Frame], *, kind: int = lib.RW_BLOCK_DATA, span: int = 0, previous_end: int = 0
+        self, frames: Sequence[Frame], *, kind: int = lib.RW_BLOCK_DATA, span: int = 0, previous: EpochRow | None = None
     ) -> bytes:
         """A block at the end of the log, on disk only."""
         where = {"epoch": self.epoch, "position": self.position, "number": self.number}
-        block = block_bytes(frames, kind=kind, span=span, previous_end=previous_end, **where)
+        block = block_bytes(frames, kind=kind, span=span, previous=previous, **where)
         self.write_file(self.position, block)
         self.position += span or len(block)
         self.number += 1

@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 from ringwal._native import ffi, lib
 from ringwal.config import Config
+from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
-from ringwal.log import segment
+from ringwal.log.checkpoint import EpochRow
 from ringwal.log.recovery import Recovered
 from tests.support.log_place import log_at, path_of
 
@@ -21,7 +22,7 @@ MIB = 1 << 20
 CONFIG = Config(
     ring_bytes=MIB, segment_bytes=3 * MIB, max_streams=64, block_bytes=64 << 10, lane_quota_bytes=4096, max_outstanding=16
 )
-HEADER = struct.Struct("<QII16sQQIIIIQQQQQQ")  # rw_block up to timestamp_ns
+HEADER = struct.Struct("<QII16sQQIIIIQQQQQQQ")  # rw_block up to previous_begin
 
 # What became of a block: on the disk; never written; written but for a byte of its first frame, or of its header.
 State: TypeAlias = Literal["whole", "missing", "torn", "header"]
@@ -151,8 +152,8 @@ class LogWriter:
 
 
 def _header(data: bytes, at: int) -> dict[str, Any]:
-    names = "magic crc version uuid epoch position length used records kind span watermark number previous_end sequence"
-    return dict(zip([*names.split(), "timestamp_ns"], HEADER.unpack_from(data, at), strict=True))
+    names = "magic crc version uuid epoch position length used records kind span watermark number previous_end previous_epoch"
+    return dict(zip([*names.split(), "timestamp_ns", "previous_begin"], HEADER.unpack_from(data, at), strict=True))
 
 
 def _log_bytes(directory: Path, state: manifests.Manifest) -> bytes:
@@ -160,30 +161,29 @@ def _log_bytes(directory: Path, state: manifests.Manifest) -> bytes:
     return b"".join(pieces)
 
 
-def _epochs(data: bytes, state: manifests.Manifest) -> list[tuple[int, int, int | None]]:
-    """Number, begin and end (None: unknown, the last one) of each epoch, from the barriers alone."""
-    found: list[tuple[int, int, int]] = []
-    for at in range(0, len(data), state.segment_bytes):
-        head = _header(data, at)
-        if head["kind"] == lib.RW_BLOCK_BARRIER and head["uuid"] == state.uuid and head["position"] == at:
-            found.append((head["epoch"], at, head["previous_end"]))
-    ends: list[int | None] = [cut for _, _, cut in found[1:]]
-    return [(epoch, at, end) for (epoch, at, _), end in zip(found, [*ends, None], strict=True)]
+def _epochs(directory: Path, data: bytes, state: manifests.Manifest) -> list[EpochRow]:
+    """Of each epoch, from the checkpoint; the first block of each says the same."""
+    rows = checkpoint_file.load(log_at(directory), state).epochs
+    for previous, row in zip([EpochRow(0, 0, 0), *rows], rows, strict=False):
+        head = _header(data, row.begin)
+        assert (head["kind"], head["epoch"], head["position"]) == (lib.RW_BLOCK_EPOCH, row.epoch, row.begin)
+        assert (head["previous_epoch"], head["previous_begin"], head["previous_end"]) == previous
+    return list(rows)
 
 
 def blocks(directory: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Header and bytes of every block that counts, oldest epoch first; each must be valid up to its epoch's cut."""
     state = manifests.load(log_at(directory))
     data = _log_bytes(directory, state)
-    for epoch, begin, end in _epochs(data, state):
+    for epoch, begin, end in _epochs(directory, data, state):
         at = begin
-        while at < (len(data) if end is None else end):
+        while at < (end or len(data)):
             piece = data[at : at + PAGE]
             good = lib.rw_block_check(piece, 1 << 40, state.uuid, epoch, at) == lib.RW_OK
             head = _header(data, at)
             piece = data[at : at + head["length"]] if good else b""
             if not good or lib.rw_block_verify(piece) != lib.RW_OK:
-                assert end is None, f"epoch {epoch} ends at {at}, not at {end}"
+                assert end == 0, f"epoch {epoch} ends at {at}, not at {end}"
                 break
             yield head, piece
             at += head["span"]
@@ -191,17 +191,17 @@ def blocks(directory: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 def contents(directory: Path) -> dict[str, list[bytes]]:
     """Every record that counts, by stream name, in order of offsets, which must be dense."""
-    names: dict[tuple[int, int], str] = {}
+    names: dict[int, str] = {}
     records: dict[str, list[bytes]] = {}
-    for head, piece in blocks(directory):
+    for _, piece in blocks(directory):
         at, seen = ffi.new("uint64_t *", 128), ffi.new("rw_frame_info *")
         while lib.rw_block_frames(piece, at, seen, 1):
             payload = piece[seen.at + 80 : seen.at + 80 + seen.payload_bytes]
             if seen.kind == lib.RW_FRAME_STREAM:
-                names[head["epoch"], seen.stream] = payload.decode()
+                names[seen.stream] = payload.decode()
                 records.setdefault(payload.decode(), [])
                 continue
-            stream = records[names[head["epoch"], seen.stream]]
+            stream = records[names[seen.stream]]
             assert seen.base_offset == len(stream)
             stream.extend(_split(payload, seen.count))
     return records

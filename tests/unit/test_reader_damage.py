@@ -71,12 +71,22 @@ def test_a_cut_at_the_end_of_a_segment(log: LogMaker) -> None:
     assert [len(record.data) for record in found] == [1 + 4 * PAGE] * last + [10] * 3
 
 
-def test_a_damaged_barrier_is_named(log: LogMaker) -> None:
+def test_a_damaged_checkpoint_is_named_and_denies_older_epochs_only(log: LogMaker) -> None:
+    three_epochs(log)
+    for path in log.directory.glob("checkpoint-*"):
+        path.write_bytes(bytes(8192))
+    with pytest.raises(CorruptionError, match=r"checkpoint-0.*damaged"):
+        log.reader().read(1, 0)
+    check(log.reader().read(1, 120), 1, 120, 3, 900)
+
+
+def test_damage_to_the_first_block_of_an_epoch_is_named(log: LogMaker) -> None:
     three_epochs(log)
     begin = log.control.epoch_begin
+    fill_ring(log)
     log.damage(begin, 100)
     with pytest.raises(CorruptionError) as caught:
-        log.reader().read(1, 0)
+        log.reader().read(1, 120)
     assert (caught.value.segment, caught.value.position) == (begin // log.segment_bytes, begin)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -32,10 +33,9 @@ def test_a_new_directory_becomes_an_empty_log_in_epoch_one(tmp_path: Path) -> No
     assert (recovered.epoch, recovered.epoch_begin, recovered.position, recovered.streams) == (1, 0, PAGE, ())
     assert recovered.block_number == 1 and recovered.manifest == manifests.load(log_at(tmp_path / "log"))
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700
-    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["manifest", "segments"]
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["checkpoint-0", "manifest", "segments"]
     ((head, _),) = blocks(tmp_path / "log")
-    assert head["kind"] == lib.RW_BLOCK_BARRIER and head["sequence"] == lib.RW_BARRIER_LAST
-    assert head["previous_end"] == 0
+    assert head["kind"] == lib.RW_BLOCK_EPOCH and head["previous_epoch"] == head["previous_end"] == 0
 
 
 def test_a_clean_log_comes_back_whole(log: LogWriter) -> None:
@@ -43,10 +43,10 @@ def test_a_clean_log_comes_back_whole(log: LogWriter) -> None:
     end = log.put((0, b"b" * 10_000)).end
     recovered = recover(log_at(log.directory), CONFIG)
     assert offsets(recovered) == {"s0": 2, "s1": 3}
-    assert (recovered.epoch, recovered.epoch_begin, recovered.previous_end) == (2, SIZE, end)
+    assert (recovered.epoch, recovered.epoch_begin, recovered.previous_end) == (2, end, end)
     assert recovered.timestamp_ns == 2_002
     stats = recovered.statistics
-    assert (stats.blocks, stats.records, stats.bytes, stats.holes) == (3, 5, end, 0)
+    assert (stats.blocks, stats.records, stats.bytes, stats.holes) == (2, 5, end - PAGE, 0)
     assert contents(log.directory) == {"s0": [b"a", b"b" * 10_000], "s1": [b"x", b"", b"yy"]}
 
 
@@ -54,7 +54,7 @@ def test_epochs_follow_each_other_without_losing_anything(log: LogWriter) -> Non
     for epoch in range(2, 6):
         log.put((0, b"%d" % epoch), (epoch, b"new"))
         recovered = recover(log_at(log.directory), CONFIG)
-        assert recovered.epoch == epoch and recovered.epoch_begin % SIZE == 0
+        assert recovered.epoch == epoch and recovered.epoch_begin == log.position
         log = LogWriter(log.directory, recovered)
     assert contents(log.directory)["s0"] == [b"2", b"3", b"4", b"5"]
     assert offsets(recovered) == {"s0": 4, "s2": 1, "s3": 1, "s4": 1, "s5": 1}
@@ -67,7 +67,7 @@ def test_a_log_goes_on_over_the_end_of_a_segment(log: LogWriter) -> None:
     assert log.manifest.named_end > 2
     recovered = recover(log_at(log.directory), CONFIG)
     assert contents(log.directory) == {"s0": big}
-    assert recovered.epoch_begin == log.manifest.named_end * SIZE
+    assert recovered.epoch_begin == log.position and recovered.manifest.named_end == log.manifest.named_end
 
 
 def test_an_end_block_at_the_very_end_makes_the_next_segment_the_first_of_the_epoch(log: LogWriter) -> None:
@@ -165,7 +165,7 @@ def test_carrying_more_than_a_segment_has_room_for_uses_the_next_one(log: LogWri
     assert contents(directory) == {"s1": sent}
 
 
-def test_a_barrier_of_many_blocks_is_read_back(tmp_path: Path) -> None:
+def test_as_many_streams_as_there_may_be_come_back(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, max_streams=3000)
     log = LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), config))
     for first in range(0, 3000, 1000):
@@ -174,8 +174,81 @@ def test_a_barrier_of_many_blocks_is_read_back(tmp_path: Path) -> None:
     for _ in range(2):
         recovered = recover(log_at(log.directory), config)
         assert len(recovered.streams) == 3000 and all(s.next_offset == 1 for s in recovered.streams)
-    barrier = [head for head, _ in blocks(log.directory) if head["epoch"] == 3]
-    assert len(barrier) > 1 and [head["sequence"] & 0xFF for head in barrier] == list(range(len(barrier)))
+    assert {name: len(records) for name, records in contents(log.directory).items()} == {f"s{n}": 1 for n in range(3000)}
+
+
+def test_what_is_known_of_a_stream_is_counted_over_epochs(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, [b"xx", b"yyy"]))  # a batch has four bytes of length for each
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    hole = log.put((0, b"lost"), state="missing")
+    log.put((1, b"zzzz"), watermark=hole.position)
+    for _ in range(3):
+        one, other = recover(log_at(log.directory), CONFIG).streams
+        assert (one.payload_bytes, one.timestamp_ns) == (1, 1_000)
+        assert (other.payload_bytes, other.timestamp_ns) == (13 + 4, 1_002)
+
+
+def test_a_start_costs_a_page(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    files = 0
+    for start in range(1, 30):
+        recovered = recover(log_at(log.directory), CONFIG)
+        assert recovered.position == log.position + start * PAGE
+        files = files or sum(1 for _ in log.directory.rglob("*"))
+    assert recovered.epoch == 30 and recovered.manifest.named_end == 1
+    assert sum(1 for _ in log.directory.rglob("*")) == files
+    assert contents(log.directory) == {"s0": [b"a"]}
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_an_epoch_begins_wherever_there_is_room_for_its_first_block_and_an_end(log: LogWriter, left: int) -> None:
+    while SIZE - log.position > (left + 1) * PAGE:
+        pages = min((SIZE - log.position) // PAGE - left - 1, 200)
+        log.put((0, bytes(pages * PAGE - 400)))
+    assert SIZE - log.position == (left + 1) * PAGE
+    recovered = recover(log_at(log.directory), CONFIG)
+    assert recovered.epoch_begin == (log.position if left else SIZE)
+    log = LogWriter(log.directory, recovered)
+    log.put((0, b"a"), (1, b"b"))
+    recovered = recover(log_at(log.directory), CONFIG)
+    assert contents(log.directory)["s1"] == [b"b"] and contents(log.directory)["s0"][-1] == b"a"
+
+
+def test_a_segment_that_a_copy_shares_is_not_written(log: LogWriter, tmp_path: Path) -> None:
+    log.put((0, b"a"))
+    os.link(log.file(0), tmp_path / "copied")
+    before = log.file(0).read_bytes()
+    recovered = recover(log_at(log.directory), CONFIG)
+    assert recovered.epoch_begin == SIZE and log.file(0).read_bytes() == before
+    assert contents(log.directory) == {"s0": [b"a"]}
+
+
+def test_no_segment_below_the_checkpoint_is_opened(log: LogWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(4):
+        log.put((0, b"0" * (MIB - 5000)))
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    assert log.position > SIZE
+    real, opened = os.open, []
+
+    def seen(path: Any, *arguments: Any, **keywords: Any) -> int:
+        opened.append(path)
+        return real(path, *arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", seen)
+        recover(log_at(log.directory), CONFIG)
+    assert segment.name_of(1) in opened and segment.name_of(0) not in opened
+
+
+def test_an_orderly_end_is_believed_and_cleared_by_the_next_start(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    state = manifests.load(log_at(log.directory))
+    ended = manifests.store(log_at(log.directory), dataclasses.replace(state, end=state.checkpoint_position))
+    recovered = recover(log_at(log.directory), CONFIG)
+    assert recovered.statistics.blocks == recovered.manifest.end == 0
+    assert (recovered.previous_end, recovered.epoch_begin) == (ended.end, ended.end)
+    assert offsets(recovered) == {"s0": 1} and contents(log.directory) == {"s0": [b"a"]}
 
 
 def test_two_holes_count_from_the_first(log: LogWriter) -> None:
@@ -191,7 +264,7 @@ def test_two_holes_count_from_the_first(log: LogWriter) -> None:
 
 def test_orphans_are_removed_and_the_window_follows_the_settings(log: LogWriter) -> None:
     log.put((0, b"a"))
-    segment.create(log_at(log.directory), log.manifest.uuid, 1, SIZE, direct=False)
+    log.manifest = segment.prepare(log_at(log.directory), log.manifest, 1, direct=False)
     segment.create(log_at(log.directory), log.manifest.uuid, 2, SIZE, direct=False)
     log.manifest = manifests.store(log_at(log.directory), dataclasses.replace(log.manifest, window_bytes=5 * MIB))
     recovered = recover(log_at(log.directory), dataclasses.replace(CONFIG, direct_io="off"))
@@ -202,7 +275,7 @@ def test_orphans_are_removed_and_the_window_follows_the_settings(log: LogWriter)
 def test_stale_blocks_of_an_unfinished_attempt_never_show(log: LogWriter) -> None:
     log.put((0, b"a"))
     log.manifest = segment.prepare(log_at(log.directory), log.manifest, 1, direct=False)
-    # An attempt at epoch 2 got further than this one will: its blocks are valid, right behind the barrier.
+    # An attempt at epoch 2 got further than this one will: its blocks are valid, right behind its first one.
     attempt = LogWriter(log.directory, recover_copy(log))
     attempt.directory = log.directory
     claimed = dataclasses.replace(log.manifest, claimed=attempt.manifest.claimed)  # what it did first
@@ -210,7 +283,7 @@ def test_stale_blocks_of_an_unfinished_attempt_never_show(log: LogWriter) -> Non
     attempt.put((0, b"stale"))
     attempt.put((0, b"stale too"))
     recovered = recover(log_at(log.directory), CONFIG)
-    assert recovered.epoch == attempt.manifest.epoch + 1 and recovered.epoch_begin == SIZE
+    assert recovered.epoch == attempt.manifest.epoch + 1 and recovered.epoch_begin == attempt.begin
     recover(log_at(log.directory), CONFIG)
     assert contents(log.directory) == {"s0": [b"a"]}
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ringwal._native import ffi, lib
+from ringwal._native import lib
 from ringwal.errors import ConfigError, CorruptionError
+from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
-from ringwal.log import segment
 from ringwal.log.recovery import recover
 from tests.support.log_place import log_at, path_of
 from tests.support.log_writer import CONFIG, MIB, PAGE, LogWriter, offsets
@@ -41,6 +41,14 @@ def refused(log: LogWriter, match: str, position: int) -> None:
     assert snapshot(log.directory) == before
 
 
+def refused_whole(log: LogWriter, match: str) -> None:
+    """The same, where the damage is in no segment."""
+    before = snapshot(log.directory)
+    with pytest.raises(CorruptionError, match=match):
+        recover(log_at(log.directory), CONFIG)
+    assert snapshot(log.directory) == before
+
+
 @pytest.mark.parametrize("bit", range(8))
 def test_a_flipped_bit_below_a_watermark_is_refused(log: LogWriter, bit: int) -> None:
     first = log.put((0, b"a" * 100))
@@ -63,7 +71,8 @@ def test_a_carried_block_is_never_taken_for_a_torn_tail(log: LogWriter) -> None:
     recovered = recover(log_at(log.directory), CONFIG)
     log = LogWriter(log.directory, recovered)
     log.flip(recovered.position - PAGE + 200)
-    refused(log, "that was on the disk is damaged", recovered.position - PAGE)
+    again = recover(log_at(log.directory), CONFIG)  # it lies below the checkpoint: whoever reads it finds out
+    assert (again.previous_end, offsets(again)) == (recovered.position, {"s1": 2})
 
 
 def test_a_hole_is_tolerated_up_to_the_window_and_not_beyond(log: LogWriter) -> None:
@@ -84,7 +93,7 @@ def test_a_hole_is_tolerated_up_to_the_window_and_not_beyond(log: LogWriter) -> 
     [
         ({"offset": 2}, "does not follow"),
         ({"offset": 0}, "that another record has"),
-        ({"kind": lib.RW_BLOCK_BARRIER}, "does not belong"),
+        ({"kind": lib.RW_BLOCK_EPOCH}, "does not belong"),
         ({"span": 3 * PAGE}, "does not belong"),
         ({"kind": lib.RW_BLOCK_END}, "does not belong"),
         ({"kind": 9}, "does not belong"),
@@ -113,7 +122,7 @@ def test_a_stream_that_is_renamed_is_refused(log: LogWriter) -> None:
 def test_two_streams_of_one_name_are_refused(log: LogWriter) -> None:
     log.put((0, b"a"))
     log.put((1, b"a"), name="s0")
-    refused(log, "two streams have the name", 0)
+    refused(log, "two streams have the name", log.begin + PAGE)
 
 
 def test_an_offset_given_out_twice_is_refused_beyond_a_hole_too(log: LogWriter) -> None:
@@ -123,27 +132,43 @@ def test_an_offset_given_out_twice_is_refused_beyond_a_hole_too(log: LogWriter) 
     refused(log, "that another record has", bad.position)
 
 
-@pytest.mark.parametrize("at", [0, 8, 40, 130, 200])
-def test_a_damaged_barrier_is_refused(log: LogWriter, at: int) -> None:
+@pytest.mark.parametrize("bit", range(0, 8 * 200, 37))
+def test_a_damaged_checkpoint_is_refused(log: LogWriter, bit: int) -> None:
     log.put((0, b"a"))
     log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
-    log.flip(log.begin + at, 1)
-    refused(log, "barrier that begins the epoch", log.begin)
+    path = log.directory / checkpoint_file.name_of(log.manifest.checkpoint_file)
+    data = bytearray(path.read_bytes())
+    data[bit // 8 if bit < 800 else PAGE + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    refused_whole(log, "checkpoint")
 
 
-def test_a_barrier_block_out_of_sequence_is_refused(log: LogWriter) -> None:
-    image = ffi.new("uint8_t[]", log.file(0).read_bytes()[PAGE : 2 * PAGE])
-    header = ffi.cast("rw_block *", image)
-    header.sequence = lib.RW_BARRIER_LAST | 1
-    lib.rw_block_stamp(header)
-    log.write_at(0, bytes(ffi.buffer(image)))
-    refused(log, "does not belong", 0)
+def test_a_missing_checkpoint_is_refused(log: LogWriter) -> None:
+    (log.directory / checkpoint_file.name_of(log.manifest.checkpoint_file)).unlink()
+    refused_whole(log, "missing: the manifest names it")
 
 
-def test_a_missing_barrier_is_not_an_empty_log(log: LogWriter) -> None:
+def test_the_other_checkpoint_is_not_taken_for_the_one_that_is_named(log: LogWriter) -> None:
     log.put((0, b"a"))
-    log.write_at(0, bytes(PAGE))
-    refused(log, "barrier that begins the epoch", 0)
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    named, other = (log.directory / checkpoint_file.name_of(n) for n in (1, 0))
+    assert log.manifest.checkpoint_file == 1
+    named.write_bytes(other.read_bytes())
+    refused_whole(log, "checkpoint")
+
+
+@pytest.mark.parametrize("ends", [0, 1, 2])
+def test_damage_that_has_eaten_more_than_was_in_flight_is_not_the_end_of_the_log(log: LogWriter, ends: int) -> None:
+    first = log.put((0, b"0"))
+    for _ in range(2):
+        log.put((0, b"1" * (MIB - 5000)), watermark=first.end)
+    for _ in range(ends):
+        log.end(watermark=first.end)
+    last = log.put((0, b"2"), watermark=first.end)
+    assert last.position // SIZE == ends
+    for position in range(first.end, last.position, PAGE):
+        log.write_at(position, bytes(PAGE))
+    refused(log, "further on than was in flight", first.end)
 
 
 def shorten(path: Path) -> None:
@@ -151,16 +176,27 @@ def shorten(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "match"), [(Path.unlink, "missing"), (shorten, "bytes instead of")])
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_every_named_segment_must_be_there(
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_segment_from_the_checkpoint_on_must_be_there(
     log: LogWriter, number: int, damage: Callable[[Path], None], match: str
 ) -> None:
-    for _ in range(2):
-        log.put((0, b"a"))
-        log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    log.end()
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    log.end()
     damage(log.file(number))
-    at = number * SIZE + (MIB if damage is shorten else 0)
-    refused(log, match, at)
+    refused(log, match, number * SIZE + (MIB if damage is shorten else 0))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, shorten])
+def test_a_segment_below_the_checkpoint_is_told_and_hinders_nobody(log: LogWriter, damage: Callable[[Path], None]) -> None:
+    log.put((0, b"a"))
+    for _ in range(2):
+        log.end()
+        log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    damage(log.file(1))
+    for _ in range(2):
+        recovered = recover(log_at(log.directory), CONFIG)
+        assert recovered.statistics.missing_segments == (1,) and offsets(recovered) == {"s0": 1}
 
 
 def test_segments_of_another_log_and_copies_are_refused(log: LogWriter, tmp_path: Path) -> None:

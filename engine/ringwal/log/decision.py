@@ -27,13 +27,11 @@ class Evidence:
     """What the scan found, reduced to what decides."""
 
     segments_whole: bool
-    """Every segment that the manifest names is there, of the right size, and ours."""
+    """Every segment from the checkpoint's on that the manifest names is there, of the right size, and ours."""
     has_epoch: bool
     """The manifest names an epoch."""
     consistent: bool
     """No valid block contradicts the blocks before it."""
-    barrier_whole: bool
-    """The epoch's barrier was read to its last block."""
     hole: bool
     """There is a place without a valid block (False: valid blocks fill all named segments)."""
     covered: bool
@@ -60,22 +58,20 @@ class Row:
 
 
 ROWS: Final[tuple[Row, ...]] = (
-    # segments_whole, has_epoch, consistent, barrier_whole, hole, covered, later, in_window
-    Row("SEGMENT", "0-------", Outcome.CORRUPT, "a segment that the manifest names is missing or damaged"),
-    Row("NO_EPOCH", "10------", Outcome.START),
-    Row("CONTRADICTION", "110-----", Outcome.CORRUPT, "a valid block contradicts the blocks before it"),
-    # The barrier was synced before the manifest named its epoch, so no crash can have torn it.
-    Row("BARRIER", "1110----", Outcome.CORRUPT, "the barrier that begins the epoch is damaged"),
-    # Everything below a watermark was on the disk; the same goes for what the barrier says was carried over.
-    Row("LOST", "111111--", Outcome.CORRUPT, "a block that was on the disk is damaged"),
-    Row("UNNAMED", "111101--", Outcome.CORRUPT, "blocks were persisted beyond the last named segment"),
-    Row("FULL", "11110001", Outcome.ACCEPT),
-    Row("FULL_YET_FAR", "11110000", Outcome.IMPOSSIBLE),
-    Row("FULL_YET_LATER", "1111001-", Outcome.IMPOSSIBLE),
-    Row("END", "11111001", Outcome.ACCEPT),
-    Row("END_YET_FAR", "11111000", Outcome.IMPOSSIBLE),
-    Row("HOLE", "11111011", Outcome.CARRY),
-    Row("FAR", "11111010", Outcome.CORRUPT, "blocks are missing, and valid ones follow further on than was in flight"),
+    # segments_whole, has_epoch, consistent, hole, covered, later, in_window
+    Row("SEGMENT", "0------", Outcome.CORRUPT, "a segment that the manifest names is missing or damaged"),
+    Row("NO_EPOCH", "10-----", Outcome.START),
+    Row("CONTRADICTION", "110----", Outcome.CORRUPT, "a valid block contradicts the blocks before it"),
+    # Everything below a watermark was on the disk.
+    Row("LOST", "11111--", Outcome.CORRUPT, "a block that was on the disk is damaged"),
+    Row("UNNAMED", "11101--", Outcome.CORRUPT, "blocks were persisted beyond the last named segment"),
+    Row("FULL", "1110001", Outcome.ACCEPT),
+    Row("FULL_YET_FAR", "1110000", Outcome.IMPOSSIBLE),
+    Row("FULL_YET_LATER", "111001-", Outcome.IMPOSSIBLE),
+    Row("END", "1111001", Outcome.ACCEPT),
+    Row("END_YET_FAR", "1111000", Outcome.IMPOSSIBLE),
+    Row("HOLE", "1111011", Outcome.CARRY),
+    Row("FAR", "1111010", Outcome.CORRUPT, "blocks are missing, and valid ones follow further on than was in flight"),
 )
 
 

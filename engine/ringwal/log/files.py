@@ -108,6 +108,17 @@ def write_all(fd: int, data: memoryview, offset: int) -> None:
         offset += written
 
 
+def reserve(fd: int, size: int) -> bool:
+    """Ask for all the room at once: it is contiguous then, and its lack shows before the long write. False: cannot be."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        return False
+    return True
+
+
 def open_synced(name: str, *, at: int, direct: bool = True) -> int:
     """Open `name`, in the directory open as `at`, for reading what is on the disk, not what the page cache says is there.
 

@@ -1,21 +1,25 @@
 """Recovery: from whatever a crash left to a new epoch that nobody has appended to.
 
-    1  read the manifest, look at every segment it names
-    2  walk the last epoch from its barrier to the first place without a valid block: the cut
-    3  walk on to the end: what was in flight together with what is missing
+    1  read the manifest, and the checkpoint that it names
+    2  walk the epoch in force from the checkpoint to the first place without a valid block: the cut
+    3  walk on behind it: what was in flight together with what is missing
     4  decide (decision.py); up to here nothing on the disk has been changed
-    5  write the next epoch's barrier and what is carried over (barrier.py), then name the epoch in the manifest
+    5  claim an epoch number, write the new epoch's beginning behind all that, put it in force in the manifest (epoch.py)
 
-Nothing of the old epoch is ever changed, and the manifest's switch is the only step that counts. So a crash at any
+After an orderly stop the checkpoint is all there is: 2 and 3 fall away. No segment below the checkpoint is opened, so a start
+takes the same time however long the log is; one that is missing there is told, and denies its own records only.
+
+No block of the old epoch is ever changed, and the manifest's last change is the only step that counts. So a crash at any
 point, any number of times, leads to what one recovery without a crash leads to.
 
 Records beyond the cut that are not carried over are gone for good: blocks carry their epoch, and the old epoch is
-believed up to its cut only, which the new epoch's barrier states.
+believed up to its cut only, which every later checkpoint states.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from typing import Any
@@ -23,15 +27,17 @@ from typing import Any
 from ringwal._native import lib
 from ringwal.config import Config, format_size
 from ringwal.errors import ConfigError, CorruptionError
+from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
-from ringwal.log import segment
-from ringwal.log.barrier import EpochWriter
 from ringwal.log.decision import Evidence, Outcome, Row, decide
 from ringwal.log.directory import Directory
+from ringwal.log.epoch import EpochWriter
 from ringwal.log.files import sync_directory, use_direct
 from ringwal.log.manifest import Manifest
 from ringwal.log.walk import Walk
 from ringwal.points import point
+
+LOG = logging.getLogger("ringwal")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +47,11 @@ class RecoveredStream:
     id: int
     name: str
     next_offset: int
+    start_offset: int = 0
+    payload_bytes: int = 0
+    """Of all its batches so far."""
+    timestamp_ns: int = 0
+    """Of the newest one; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +64,8 @@ class Statistics:
     holes: int = 0
     carried: int = 0
     dropped: int = 0
+    missing_segments: tuple[int, ...] = ()
+    """Below the checkpoint: missing, or of a wrong size. Their records are denied to whoever reads them."""
     seconds: float = 0.0
 
 
@@ -63,7 +76,7 @@ class Recovered:
     manifest: Manifest
     """In force now; its epoch is the new one."""
     epoch_begin: int
-    """Log position of the new epoch's barrier."""
+    """Log position of the new epoch's first block."""
     previous_end: int
     """The cut: log position at which the epoch before ends."""
     position: int
@@ -96,21 +109,27 @@ def recover(directory: Directory, config: Config) -> Recovered:
         CorruptionError: damage that no crash explains; nothing has been changed.
         ConfigError: `config` does not fit the log; nothing has been changed.
         VersionMismatch: the log is of another format; nothing has been changed.
-        StorageFull: there is no room for the new epoch's segment; try again when there is.
+        StorageFull: there is no room for the new epoch's segment or checkpoint; try again when there is.
         OSError: a read of the directory, or a write or sync failed.
     """
     began = time.monotonic()
     manifest = _load_or_create(directory, config)
     _check_fit(manifest, config)
-    with Walk(directory, manifest, config.max_streams, direct=config.direct_io != "off") as walk:
+    known = checkpoint_file.load(directory, manifest) if manifest.epoch else None
+    if known is not None:
+        known.rows()  # C believes them
+    with Walk(directory, manifest, known, config.max_streams, direct=config.direct_io != "off") as walk:
         cut = _scan(walk, manifest)
         streams = _streams(walk)
+        lost = segment.missing(directory, manifest, walk.begin // walk.size)
+        if lost:
+            LOG.warning("%s: segments %s are missing or of a wrong size; their records cannot be read",
+                        directory.path, ", ".join(map(str, lost)))  # fmt: skip
         point("rec.decided")
         direct = _settle(directory, manifest, config)
-        first = -(-walk.scan.valid_end // walk.size)
-        segment.unshare(directory, manifest, first, direct=direct)
-        writer = EpochWriter(directory, manifest, walk, cut, first, direct=direct)
-        switched = writer.write(config.ring_bytes)
+        segment.unshare(directory, manifest, -(-walk.scan.taken_end // walk.size), direct=direct)
+        writer = EpochWriter(directory, manifest, walk, cut, known.epochs if known else (), direct=direct)
+        switched = writer.write(config.ring_bytes, config.max_streams)
         point("rec.switched")
         return Recovered(
             manifest=switched,
@@ -121,7 +140,7 @@ def recover(directory: Directory, config: Config) -> Recovered:
             timestamp_ns=walk.scan.timestamp_ns,
             streams=streams,
             direct=direct,
-            statistics=_statistics(walk.scan, time.monotonic() - began),
+            statistics=_statistics(walk.scan, tuple(lost), time.monotonic() - began),
         )
 
 
@@ -161,28 +180,30 @@ def _scan(walk: Walk, manifest: Manifest) -> int:
     """Walk the epoch and what lies beyond it; the cut, if the log is accepted. Raises CorruptionError, ConfigError."""
     scan = walk.scan
     whole = walk.damage is None
-    hole = whole and manifest.epoch > 0 and not walk.run()
+    walks = whole and manifest.epoch > 0 and not manifest.end and _consistent(scan)
+    hole = bool(manifest.end) or (walks and not walk.run_prefix())
     cut = scan.position
-    if whole and (scan.barrier_whole or manifest.epoch == 0) and _consistent(scan):
-        lib.rw_recovery_cut(scan)
-        walk.run()
+    beyond = None
+    if walks and _consistent(scan):
+        walk.begin_tail()
+        beyond = walk.first_beyond() if walk.run_tail() else None
     if scan.finding == lib.RW_RECOVERY_TOO_MANY:
         raise ConfigError(f"the log has a stream {scan.finding_stream}; raise max_streams to {scan.finding_stream + 1}")
-    later = scan.valid_end > cut
+    far_end = scan.valid_end if beyond is None else beyond
+    later = far_end > cut
     row = decide(
         Evidence(
             segments_whole=whole,
             has_epoch=manifest.epoch > 0,
             consistent=_consistent(scan),
-            barrier_whole=bool(scan.barrier_whole),
             hole=hole,
             covered=scan.watermark > cut,
             later=later,
-            in_window=not later or scan.valid_end - cut <= manifest.window_bytes,
+            in_window=not later or far_end - cut <= manifest.window_bytes,
         )
     )
     if row.outcome is Outcome.CORRUPT:
-        raise walk.damage or _corruption(walk, row, cut)
+        raise walk.damage or _corruption(walk, row, cut, far_end)
     return int(cut)
 
 
@@ -191,7 +212,7 @@ def _consistent(scan: Any) -> bool:
 
 
 _CONTRADICTIONS = {
-    lib.RW_RECOVERY_MISPLACED: "its kind, span or sequence does not belong there",
+    lib.RW_RECOVERY_MISPLACED: "its kind or span does not belong there",
     lib.RW_RECOVERY_GAP: "it has a record of stream {} that does not follow the one before",
     lib.RW_RECOVERY_REPEAT: "it has a record of stream {} at an offset that another record has",
     lib.RW_RECOVERY_UNKNOWN: "it has a record of stream {}, which was never defined",
@@ -199,7 +220,7 @@ _CONTRADICTIONS = {
 }
 
 
-def _corruption(walk: Walk, row: Row, cut: int) -> CorruptionError:
+def _corruption(walk: Walk, row: Row, cut: int, far_end: int) -> CorruptionError:
     scan = walk.scan
     place, detail = cut, ""
     if row.label == "CONTRADICTION":
@@ -207,13 +228,13 @@ def _corruption(walk: Walk, row: Row, cut: int) -> CorruptionError:
     elif row.label in ("LOST", "UNNAMED"):
         detail = f"the block at position {scan.watermark_at} says that all before {scan.watermark} was on the disk"
     elif row.label == "FAR":
-        detail = f"valid blocks reach to position {scan.valid_end}"
+        detail = f"valid blocks reach to position {far_end}"
     segment_number = min(place, walk.end - 1) // walk.size
     return CorruptionError(f"{row.message}: {detail}" if detail else row.message, segment_number, place)
 
 
 def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
-    """Every stream that the epoch defines, with what is carried over counted in. Raises CorruptionError."""
+    """Every stream that checkpoint and epoch define, with what is carried over counted in. Raises CorruptionError."""
     found: list[RecoveredStream] = []
     names: set[str] = set()
     for stream in range(walk.scan.stream_end):
@@ -224,7 +245,9 @@ def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
         if name in names:
             raise CorruptionError(f"two streams have the name {name!r}", *walk.place(walk.begin))
         names.add(name)
-        found.append(RecoveredStream(stream, name, entry.next_offset))
+        found.append(
+            RecoveredStream(stream, name, entry.next_offset, entry.start_offset, entry.payload_bytes, entry.timestamp_ns)
+        )
     return tuple(found)
 
 
@@ -234,7 +257,7 @@ def _settle(directory: Directory, manifest: Manifest, config: Config) -> bool:
     return use_direct(directory, config.direct_io)
 
 
-def _statistics(scan: Any, seconds: float) -> Statistics:
+def _statistics(scan: Any, missing: tuple[int, ...], seconds: float) -> Statistics:
     return Statistics(
         blocks=scan.blocks,
         records=scan.records,
@@ -242,5 +265,6 @@ def _statistics(scan: Any, seconds: float) -> Statistics:
         holes=scan.holes,
         carried=scan.kept,
         dropped=scan.dropped,
+        missing_segments=missing,
         seconds=seconds,
     )

@@ -31,6 +31,7 @@ from ringwal.log.files import (
     page_buffer,
     page_up,
     read_all,
+    reserve,
     storage_full,
     sync_directory,
     unlink,
@@ -82,7 +83,7 @@ def create(
     try:
         with storage_full(f"cannot make segment {number}"):
             with opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0), at=at) as fd:
-                reserved = _reserve(fd, HEADER_BYTES + segment_bytes)
+                reserved = reserve(fd, HEADER_BYTES + segment_bytes)
                 point("seg.reserved")
                 _fill(fd, _encode(uuid, number, segment_bytes), segment_bytes if fill or not reserved else 0, meanwhile)
                 point("seg.filled")
@@ -190,8 +191,25 @@ def unshare(directory: Directory, manifest: Manifest, first: int, *, direct: boo
     """Make segments from `first` on anew that have several names: in a copy made of hard links they are the original's files,
     too. They hold nothing that anybody believes in. Raises StorageFull, OSError."""
     for number in range(first, manifest.named_end):
-        if os.stat(name_of(number), dir_fd=directory.segments).st_nlink > 1:
+        if is_shared(directory, number):
             create(directory, manifest.uuid, number, manifest.segment_bytes, direct=direct)
+
+
+def is_shared(directory: Directory, number: int) -> bool:
+    """Does the file have several names? Then a copy made of hard links has it, too. Raises OSError."""
+    return os.stat(name_of(number), dir_fd=directory.segments).st_nlink > 1
+
+
+def missing(directory: Directory, manifest: Manifest, end: int) -> list[int]:
+    """Numbers of named segments below `end` whose files are not there, or are of a wrong size. Nothing else is looked at: there
+    may be very many. Raises OSError."""
+    there = set(numbers(directory))
+    expected = HEADER_BYTES + manifest.segment_bytes
+
+    def whole(number: int) -> bool:
+        return number in there and os.stat(name_of(number), dir_fd=directory.segments).st_size == expected
+
+    return [number for number in range(manifest.first_segment, end) if not whole(number)]
 
 
 def _begins_with_block(directory: Directory, manifest: Manifest, number: int) -> bool:
@@ -202,17 +220,6 @@ def _begins_with_block(directory: Directory, manifest: Manifest, number: int) ->
     epoch = ffi.cast("const rw_block *", block).epoch
     position = number * manifest.segment_bytes
     return bool(lib.rw_block_check(block, _ANY_LENGTH, manifest.uuid, epoch, position) == lib.RW_OK)
-
-
-def _reserve(fd: int, size: int) -> bool:
-    """Ask for all the room at once: it is contiguous then, and its lack shows before the long write. False: cannot be."""
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        return False
-    return True
 
 
 def _fill(fd: int, header: bytes, segment_bytes: int, meanwhile: Callable[[], None] | None = None) -> None:

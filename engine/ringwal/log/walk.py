@@ -1,4 +1,4 @@
-"""Showing an epoch's blocks to the core, piece by piece."""
+"""Showing the blocks of the epoch in force to the core, from its checkpoint on, piece by piece."""
 
 from __future__ import annotations
 
@@ -10,35 +10,45 @@ from typing import Any
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import segment
+from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
 from ringwal.log.directory import Directory
+from ringwal.log.files import PAGE, page_up
 from ringwal.log.manifest import Manifest
 from ringwal.log.window import Window
 
+_ANY_LENGTH = (1 << 64) - 1
+
 
 class Walk:
-    """One scan of the last epoch of a log (csrc/recover.h) and the files it reads. A context manager.
+    """One scan of the last epoch of a log (csrc/recover.h). A context manager.
 
-    `damage` is what is wrong with a named segment's file (None: nothing); no bytes may be walked then.
+    `damage` is what is wrong with a segment's file that may be needed (None: nothing); no bytes may be walked then.
     """
 
-    def __init__(self, directory: Directory, manifest: Manifest, max_streams: int, *, direct: bool) -> None:
+    def __init__(
+        self, directory: Directory, manifest: Manifest, checkpoint: Checkpoint | None, max_streams: int, *, direct: bool
+    ) -> None:
+        """`checkpoint` is the one that `manifest` names; None: there is no epoch."""
         self._directory = directory
         self._manifest = manifest
         self._direct = direct
         self._window = Window(directory, manifest, direct=direct)
+        self._limit = 0  # of the tail
         self.damage: CorruptionError | None = None
         self.size = manifest.segment_bytes
-        self.begin = manifest.epoch_begin
+        self.begin = manifest.checkpoint_position
         self.end = manifest.named_end * self.size
-        self.scan: Any = lib.rw_recovery_open(
-            manifest.uuid, manifest.epoch, self.begin, manifest.segment_bytes, max_streams
-        )
+        self.scan: Any = lib.rw_recovery_open(manifest.uuid, manifest.epoch, self.begin, self.size, max_streams)
         if self.scan == ffi.NULL:
             raise MemoryError("no memory for the table of streams")
+        if checkpoint is not None:
+            self.scan.timestamp_ns = checkpoint.timestamp_ns
+            with ffi.from_buffer("rw_checkpoint_stream[]", checkpoint.streams) as rows:
+                lib.rw_recovery_seed(self.scan, rows, len(checkpoint.streams) // STREAM_BYTES)
 
     def __enter__(self) -> Walk:
         try:
-            for number in range(self._manifest.first_segment, self._manifest.named_end):
+            for number in range(self.begin // self.size, self._manifest.named_end):
                 os.close(segment.open_for_reading(self._directory, self._manifest, number, direct=self._direct))
         except CorruptionError as damage:
             self.damage = damage
@@ -53,28 +63,49 @@ class Walk:
         self.close()
 
     def close(self) -> None:
-        """Release files and memory; may be called again."""
+        """Release file and memory; may be called again."""
         self._window.close()
         if self.scan != ffi.NULL:
             lib.rw_recovery_close(self.scan)
             self.scan = ffi.NULL
 
-    def run(self, draft: Any = ffi.NULL, on_full: Callable[[], None] | None = None) -> bool:
+    def run_prefix(self) -> bool:
         """Walk on to the end of the named segments; True if it was reached, False at a finding (`scan.finding`).
-
-        `draft` takes the records of a CARRY pass; `on_full` has to replace it when it is full.
 
         Raises:
             CorruptionError: the disk cannot read a place.
         """
-        while self.scan.position < self.end:
-            status = self._step(draft)
-            if status == lib.RW_BAD:
-                return False
-            if status == lib.RW_FULL:
-                assert on_full is not None
-                on_full()
-        return True
+        return self._run(self.end, ffi.NULL, None)
+
+    def begin_tail(self) -> None:
+        """The cut is where the walk stands."""
+        lib.rw_recovery_cut(self.scan)
+        # Two windows: what was in flight together, and a block that begins at the end of it. To the end of that segment: where
+        # damage has eaten more of it than could be in flight, what follows must not be overwritten as if nothing were there.
+        last = self.scan.position + 2 * self._manifest.window_bytes
+        self._limit = min(self.end, (page_up(last) // self.size + 1) * self.size)
+
+    def run_tail(self, draft: Any = ffi.NULL, on_full: Callable[[], None] | None = None) -> bool:
+        """Walk on from the cut, as far as a block can lie that was in flight with what is missing there. True: done, False: a
+        finding.
+
+        `draft` takes the records of a CARRY pass; `on_full` has to replace it when it is full. Raises as `run_prefix`.
+        """
+        return self._run(self._limit, draft, on_full)
+
+    def first_beyond(self) -> int | None:
+        """Log position of a valid block in front of a segment that the tail does not reach; None: there is none.
+
+        Raises:
+            CorruptionError: the disk cannot read a place.
+        """
+        for position in range(self._limit, self.end, self.size):
+            skip, _ = self._window.show(position, PAGE)
+            with ffi.from_buffer("uint8_t[]", self._window.memory) as memory:
+                uuid, epoch = self._manifest.uuid, self._manifest.epoch
+                if lib.rw_block_check(memory + skip, _ANY_LENGTH, uuid, epoch, position) == lib.RW_OK:
+                    return position
+        return None
 
     def offsets(self) -> list[int]:
         """Every stream's next offset, by id."""
@@ -89,6 +120,16 @@ class Walk:
             return raw.decode()
         except UnicodeDecodeError:
             raise CorruptionError(f"stream {stream} has a name that is not UTF-8: {raw!r}") from None
+
+    def _run(self, end: int, draft: Any, on_full: Callable[[], None] | None) -> bool:
+        while self.scan.position < end:
+            status = self._step(draft)
+            if status == lib.RW_BAD:
+                return False
+            if status == lib.RW_FULL:
+                assert on_full is not None
+                on_full()
+        return True
 
     def _step(self, draft: Any) -> int:
         skip, held = self._window.show(self.scan.position, self.scan.wanted)

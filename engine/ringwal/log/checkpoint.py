@@ -1,0 +1,178 @@
+"""A checkpoint: what the log says up to one position, so that nobody has to read what is before. Pure bytes.
+
+    +--------+--------------------+------------------+
+    | header | a row per stream   | a row per epoch  |
+    | 4096   | 160 each           | 24 each          |
+    +--------+--------------------+------------------+
+
+docs/format.md has every byte. One digest covers all of it; it is repeated in the manifest, which names the file
+(checkpoint_file.py). Rows of streams stay bytes until somebody asks: C writes them and C reads them (csrc/layout.h).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import xxhash
+
+from ringwal._native import lib
+from ringwal.errors import CorruptionError, VersionMismatch
+from ringwal.log import manifest as manifests
+
+HEADER_BYTES = 4096
+STREAM_BYTES = 160
+_MAGIC = b"RWCHKPT1"
+_HEADER = struct.Struct("<8sII16sQQQQIIIIQ")
+_DIGEST = struct.Struct("<Q")
+_STREAM = struct.Struct("<IHHQQQQ120s")
+_EPOCH = struct.Struct("<QQQ")
+_NUMBERS_END = 1 << 62
+
+
+class EpochRow(NamedTuple):
+    """One epoch: its log positions are begin <= position < end. `end` is its cut, 0 for the one in force."""
+
+    epoch: int
+    begin: int
+    end: int
+
+
+class StreamRow(NamedTuple):
+    """One stream, as of the checkpoint's position."""
+
+    id: int
+    name: str
+    next_offset: int
+    start_offset: int
+    payload_bytes: int
+    """Of all its batches so far."""
+    timestamp_ns: int
+    """Of the newest one; 0: none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint says."""
+
+    uuid: bytes
+    epoch: int
+    position: int
+    """It has everything below this log position, and nothing else."""
+    block_number: int
+    """Of the next block."""
+    timestamp_ns: int
+    """No block has a newer one."""
+    streams: bytes
+    """Rows of all streams, in order of ids: `rows`."""
+    epochs: tuple[EpochRow, ...]
+    """All that have a byte in the log, oldest first; the last one is the one in force."""
+
+    def rows(self) -> list[StreamRow]:
+        """Every stream, in order of ids.
+
+        Raises:
+            CorruptionError: they are not what anybody of ours wrote, whatever the digest says.
+        """
+        found: list[StreamRow] = []
+        names: set[str] = set()
+        last = -1
+        for number, state, name_bytes, following, start, size, newest, raw in _STREAM.iter_unpack(self.streams):
+            try:
+                name = raw[:name_bytes].decode()
+            except UnicodeDecodeError:
+                raise CorruptionError(f"the checkpoint has a stream {number} with a name that is not UTF-8") from None
+            good = last < number and state == lib.RW_STREAM_OPEN and 0 < name_bytes <= len(raw) and start <= following
+            if not good or max(following, size, newest) >= _NUMBERS_END or name in names:
+                raise CorruptionError(f"the checkpoint's row of stream {number} contradicts itself or the others")
+            last = number
+            names.add(name)
+            found.append(StreamRow(number, name, following, start, size, newest))
+        return found
+
+
+def pack(rows: Sequence[StreamRow]) -> bytes:
+    """`Checkpoint.streams` of these rows."""
+    return b"".join(_packed(*row) for row in rows)
+
+
+def _packed(number: int, name: str, following: int, start: int, size: int, newest: int) -> bytes:
+    raw = name.encode()
+    return _STREAM.pack(number, lib.RW_STREAM_OPEN, len(raw), following, start, size, newest, raw)
+
+
+def encode(c: Checkpoint) -> tuple[bytes, int]:
+    """Its bytes, and their digest."""
+    epochs = b"".join(_EPOCH.pack(*row) for row in c.epochs)
+    head = _HEADER.pack(
+        _MAGIC,
+        lib.RW_FORMAT_VERSION,
+        manifests.FEATURES,
+        c.uuid,
+        c.epoch,
+        c.position,
+        c.block_number,
+        c.timestamp_ns,
+        len(c.streams) // STREAM_BYTES,
+        0,
+        len(c.epochs),
+        0,
+        HEADER_BYTES + len(c.streams) + len(epochs),
+    )
+    data = bytearray(b"".join((head.ljust(HEADER_BYTES, b"\0"), c.streams, epochs)))
+    digest = xxhash.xxh3_64_intdigest(data)
+    _DIGEST.pack_into(data, _HEADER.size, digest)
+    return bytes(data), digest
+
+
+def digest_of(data: bytes | bytearray) -> int:
+    """The digest that these bytes, a header at least, say they have."""
+    (digest,) = _DIGEST.unpack_from(data, _HEADER.size)
+    return int(digest)
+
+
+def decode(data: bytes) -> Checkpoint:
+    """What these bytes say.
+
+    Raises:
+        CorruptionError: they are not a checkpoint, or a damaged one.
+        VersionMismatch: whole, and written in a format that this build does not know.
+    """
+    if len(data) < HEADER_BYTES:
+        raise CorruptionError(f"a checkpoint of {len(data)} bytes is too short")
+    magic, version, features, uuid, *numbers = _HEADER.unpack_from(data)
+    epoch, position, number, newest, streams, owners, epochs, _, total = numbers
+    blank = bytearray(data)
+    _DIGEST.pack_into(blank, _HEADER.size, 0)
+    if magic != _MAGIC or digest_of(data) != xxhash.xxh3_64_intdigest(blank):
+        raise CorruptionError("the checkpoint is damaged")
+    if version != lib.RW_FORMAT_VERSION:
+        raise VersionMismatch(f"the checkpoint has format {version}, this build reads {lib.RW_FORMAT_VERSION}")
+    manifests.check_features(features, "the checkpoint")
+    rows_end = HEADER_BYTES + streams * STREAM_BYTES
+    if owners or len(data) != total or total != rows_end + epochs * _EPOCH.size:
+        raise CorruptionError("the checkpoint's sizes contradict each other")
+    found = Checkpoint(
+        uuid=uuid,
+        epoch=epoch,
+        position=position,
+        block_number=number,
+        timestamp_ns=newest,
+        streams=data[HEADER_BYTES:rows_end],
+        epochs=tuple(EpochRow(*row) for row in _EPOCH.iter_unpack(data[rows_end:])),
+    )
+    _check_epochs(found)
+    return found
+
+
+def _check_epochs(c: Checkpoint) -> None:
+    """Could a program of ours have written it?"""
+    rows = c.epochs
+    in_order = all(a.epoch < b.epoch and a.begin < a.end <= b.begin for a, b in itertools.pairwise(rows))
+    last = rows[-1] if rows else EpochRow(0, 0, 0)
+    good = in_order and 0 < last.epoch == c.epoch and last.end == 0 and last.begin < c.position
+    if not good or max(c.position, c.epoch, c.block_number, c.timestamp_ns) >= _NUMBERS_END:
+        raise CorruptionError("the checkpoint's epochs contradict each other")
