@@ -125,6 +125,9 @@ static int take(rw_wal *w, uint32_t k, const rw_request *q)
     r->requests++;
     w->defined[q->stream] |= 1;
     w->next_offset[q->stream] += q->count;
+    w->composed_bytes[q->stream] += q->payload_bytes;
+    if (w->composed_ns[q->stream] < f.timestamp_ns)
+        w->composed_ns[q->stream] = f.timestamp_ns;
     if (w->touched_in[q->stream] != w->c->sealed + 1) {
         w->touched_in[q->stream] = w->c->sealed + 1;
         w->touched[w->touched_count++] = q->stream;
@@ -210,6 +213,8 @@ void rw_publish_block(rw_wal *w)
         uint32_t id = w->touched[i];
         rw_stream *s = rw_stream_of(c, id);
         RW_ASSERT(w->next_offset[id] >= s->next_offset);
+        rw_store64(&s->composed_ns, w->composed_ns[id]);
+        rw_store64(&s->composed_bytes, w->composed_bytes[id]);
         rw_store64(&s->next_offset, w->next_offset[id]);
         if (s->defined_end == 0 || s->defined_end > c->sealed_end)
             rw_store64(&s->defined_end, c->sealed_end);
@@ -323,5 +328,6 @@ int rw_compose_idle_watermark(rw_wal *w, uint32_t thread, rw_block_job *job)
         return RW_PENDING; /* no room in the ring yet */
     w->idle_watermark_end = w->c->sealed_end;
     hand_out(w, job, fd);
+    rw_signal_fd(w->maintenance_fd); /* a log at rest gets a checkpoint */
     return RW_OK;
 }

@@ -147,7 +147,8 @@ FIELD(rw_stream           , 8, uint64_t, start_offset);
 FIELD(rw_stream           , 16, uint8_t[48], pad0);
 FIELD(rw_stream           , 64, uint64_t, next_offset);
 FIELD(rw_stream           , 72, uint64_t, defined_end);
-FIELD(rw_stream           , 80, uint8_t[16], pad1);
+FIELD(rw_stream           , 80, uint64_t, composed_bytes);
+FIELD(rw_stream           , 88, uint64_t, composed_ns);
 FIELD(rw_stream           , 96, uint64_t, confirmed_offset);
 FIELD(rw_stream           , 104, uint64_t, confirmed_bytes);
 FIELD(rw_stream           , 112, uint64_t, last_timestamp_ns);
@@ -234,4 +235,4 @@ FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 
-uint64_t rw_fingerprint(void) { return 0x150d69012f80195aull; }
+uint64_t rw_fingerprint(void) { return 0x1f2c438db9640fc3ull; }

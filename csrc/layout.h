@@ -217,12 +217,13 @@ typedef struct rw_stream {
     uint64_t next_offset; /* [offset] W > W: of the next record in a sealed block */
     /* [log position] W > W: end of its definition's block, trusted below sealed_end; 0: none */
     uint64_t defined_end;
-    RW_PAD(pad1, 16, 32);
+    uint64_t composed_bytes; /* [bytes] W > W: payload of all its batches; before next_offset */
+    uint64_t composed_ns; /* [ns, wall clock] W > W: of the newest record; 0: none */
     /* 96: drain */
     /* [offset] D > C: records below are confirmed; its low half is a futex */
     uint64_t confirmed_offset;
-    uint64_t confirmed_bytes; /* [bytes] D > C: payload confirmed in this epoch */
-    /* [ns, wall clock] D > C: of the record confirmed last; 0: none in this epoch */
+    uint64_t confirmed_bytes; /* [bytes] D > C: payload of all that was ever confirmed */
+    /* [ns, wall clock] D > C: of the record confirmed last; 0: none */
     uint64_t last_timestamp_ns;
     RW_PAD(pad2, 24, 32);
     /* 128: supervisor */

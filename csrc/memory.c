@@ -234,22 +234,22 @@ void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t na
     RW_ASSERT(s->state == RW_STREAM_FREE && name_bytes <= RW_STREAM_NAME_MAX);
     memcpy(s->name, name, name_bytes);
     s->name_bytes = name_bytes;
-    /* last: who sees it open sees its name and its offsets */
-    rw_store32(&s->state, RW_STREAM_OPEN);
     if (id >= c->stream_count)
         rw_store32(&c->stream_count, id + 1);
+    /* last: who sees it open sees its name and its offsets, and counts it */
+    rw_store32(&s->state, RW_STREAM_OPEN);
 }
 
-void rw_stream_restore(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes,
-                       uint64_t start_offset, uint64_t next_offset)
+void rw_stream_restore(rw_control *c, const rw_checkpoint_stream *row)
 {
-    rw_stream *s = rw_stream_of(c, id);
-    s->start_offset = start_offset;
-    s->next_offset = next_offset;
-    s->confirmed_offset = next_offset;
+    rw_stream *s = rw_stream_of(c, row->id);
+    s->start_offset = row->start_offset;
+    s->next_offset = s->confirmed_offset = row->next_offset;
+    s->composed_bytes = s->confirmed_bytes = row->payload_bytes;
+    s->composed_ns = s->last_timestamp_ns = row->timestamp_ns;
     /* the checkpoint holds its definition: any position at or below the first block's says so */
     s->defined_end = 1;
-    rw_stream_open(c, id, name, name_bytes);
+    rw_stream_open(c, row->id, row->name, row->name_bytes);
 }
 
 /* The word that holds the owner's thread number is looked for, as every C library has it at another

@@ -14,8 +14,13 @@ static void restore_last_block(rw_wal *w, const uint8_t *block)
     rw_frame_info f;
     while (rw_block_frames(block, &at, &f, 1) == 1) {
         w->defined[f.stream] = 1;
-        if (w->next_offset[f.stream] < f.base_offset + f.count)
+        if (w->next_offset[f.stream] < f.base_offset + f.count) {
             w->next_offset[f.stream] = f.base_offset + f.count;
+            /* once too often after a death between the two stores */
+            w->composed_bytes[f.stream] += f.payload_bytes;
+            if (w->composed_ns[f.stream] < f.timestamp_ns)
+                w->composed_ns[f.stream] = f.timestamp_ns;
+        }
         /* no block composed from now on has this stamp */
         if (w->touched_in[f.stream] != UINT64_MAX) {
             w->touched_in[f.stream] = UINT64_MAX;

@@ -93,6 +93,8 @@ void rw_view_stream(const rw_stream *from, rw_stream_view *out)
     out->last_timestamp_ns = rw_load64(&from->last_timestamp_ns);
     out->next_offset = rw_load64(&from->next_offset);
     out->defined_end = rw_load64(&from->defined_end);
+    out->composed_bytes = rw_load64(&from->composed_bytes);
+    out->composed_ns = rw_load64(&from->composed_ns);
 }
 
 void rw_view_lane(const rw_lane *from, rw_lane_view *out)

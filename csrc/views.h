@@ -93,6 +93,8 @@ typedef struct rw_stream_view {
     uint64_t last_timestamp_ns;
     uint64_t next_offset;
     uint64_t defined_end;
+    uint64_t composed_bytes;
+    uint64_t composed_ns;
 } rw_stream_view;
 
 typedef struct rw_lane_view {

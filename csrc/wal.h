@@ -92,6 +92,23 @@ uint64_t rw_wal_segment(const rw_wal *w);
 /* errno while no segment can be prepared, 0 when one could again. */
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
 
+/* CHECKPOINTS. What is composed up to a position that no block crosses, and that no stream's record
+ * lies beyond. It may be named when all below has been persisted. */
+typedef struct rw_wal_snapshot {
+    uint64_t position;
+    uint64_t block_number; /* of the next block */
+    uint64_t timestamp_ns; /* no block below has a newer one */
+    uint32_t count;        /* rows */
+    uint32_t pad_;
+} rw_wal_snapshot;
+/* `rows`: for as many streams as there may be, already touched: the compose lock is held while they
+ * are filled. */
+void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot *out);
+/* All below this log position is persisted. */
+uint64_t rw_wal_persisted_end(rw_wal *w);
+/* The last block is the idle watermark, or there is none yet in this memory. */
+bool rw_wal_rests(rw_wal *w);
+
 /* The body of the pool's thread with that number, from 0. RW_OK after rw_wal_finish, RW_IO after a
  * failed write. */
 int rw_wal_work(rw_wal *w, uint32_t thread);

@@ -33,6 +33,8 @@ struct rw_wal {
     uint32_t lanes_end; /* slots below may be active */
     uint32_t next_lane; /* whose turn it is */
     uint64_t *next_offset;
+    uint64_t *composed_bytes; /* by stream, as rw_stream has them */
+    uint64_t *composed_ns;
     uint8_t *defined;
     uint32_t *touched; /* streams with records in the block being composed */
     uint64_t *touched_in; /* by stream: block number + 1 that listed it */

@@ -140,10 +140,11 @@ class Search:
         """As `LogIndex.locate`."""
         extents = self._extents.all(disk_end)
         low, high = 0, len(extents)
+        suspects: dict[int, CorruptionError] = {}  # the record may lie there, behind the damage
         while low < high:
             middle = probe = (low + high) // 2
-            # Extents without the stream say nothing about where to go on: ask the one before.
-            while (span := self._span(extents[probe], stream, offset)) is None and probe > low:
+            # Extents without the stream, or of which damage hides that, say nothing about where to go on: ask the one before.
+            while (span := self._span(extents[probe], probe, stream, offset, suspects)) is None and probe > low:
                 probe -= 1
             if span is None or offset >= span.next:
                 low = middle + 1
@@ -151,19 +152,24 @@ class Search:
                 high = probe
             else:
                 return self._index(extents[probe]).find(stream, offset)
+        if hiding := [place for place in suspects if place < high]:
+            raise suspects[max(hiding)]
         raise CorruptionError(f"offset {offset} of stream {stream} is confirmed, and in no segment")
 
-    def _span(self, extent: Extent, stream: int, offset: int) -> Span | None:
+    def _span(
+        self, extent: Extent, place: int, stream: int, offset: int, suspects: dict[int, CorruptionError]
+    ) -> Span | None:
+        """What is known of the extent, which is the one at `place`, and whether damage hides the rest of it."""
         key = (extent.begin, stream)
         if key in self._spans:
             return self._spans[key]
         index = self._index(extent)
         span = index.span(stream)
         if (span is None or offset >= span.next) and index.end < extent.end:
-            if index.damage is not None:
-                raise index.damage  # the record may lie behind the damage
-            index.extend(extent.end, self._scratch)  # the extent has grown since
-            return self._span(extent, stream, offset)
+            if index.damage is None:
+                index.extend(extent.end, self._scratch)  # the extent has grown since
+                return self._span(extent, place, stream, offset, suspects)
+            suspects[place] = index.damage
         if index.end >= extent.end and not self._extents.grows(extent):
             if len(self._spans) >= SPANS_MAX:
                 self._spans.clear()

@@ -49,9 +49,9 @@ class StreamInfo(NamedTuple):
     """Offset of the next record to be confirmed: all below are on stable storage."""
     records: int
     confirmed_bytes: int
-    """Payload bytes confirmed since this engine started."""
+    """Payload bytes of all that was ever confirmed; a batch of several records has four more for each."""
     last_timestamp_ns: int
-    """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none since its start."""
+    """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none."""
 
 
 class Stream:

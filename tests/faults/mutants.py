@@ -436,6 +436,27 @@ RECOVERING = [
         units("tests/unit/test_reader_damage.py"),
     ),
     Mutant(
+        "a checkpoint is named before everything below it is persisted",
+        "engine/ringwal/processes/checkpoints.py",
+        "lib.rw_wal_persisted_end(self._wal) < self._taken.position",
+        "lib.rw_wal_persisted_end(self._wal) < 0",
+        units("tests/native/test_checkpoints.py::test_a_checkpoint_waits_for_what_is_still_being_written"),
+    ),
+    Mutant(
+        "a segment that damage hides ends the search",
+        "engine/ringwal/log_index.py",
+        "            suspects[place] = index.damage\n",
+        "            raise index.damage\n",
+        units("tests/unit/test_reader_damage.py"),
+    ),
+    Mutant(
+        "a successor goes on behind an end that is marked",
+        "engine/ringwal/processes/wal.py",
+        "if self.manifest.end:",
+        "if self.manifest.end < 0:",
+        units("tests/integration/test_starts.py::test_an_end_that_is_marked_is_cleared_before_anybody_writes_on"),
+    ),
+    Mutant(
         "the checkpoint that is named is written over",
         "engine/ringwal/log/checkpoint_file.py",
         "number = 1 - manifest.checkpoint_file if manifest.checkpoint_bytes else 0",

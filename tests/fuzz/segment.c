@@ -240,7 +240,7 @@ static int consistent(const rw_recovery *s)
     return s->finding == RW_RECOVERY_NOTHING || s->finding == RW_RECOVERY_TORN;
 }
 
-/* A checkpoint that fits: each stream of the first blocks at the offset at which it goes on there. */
+/* A checkpoint that fits: each stream of the first blocks at the offset at which it goes on. */
 static void seed(rw_recovery *s)
 {
     uint64_t at = 0, left;

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import ringwal
+from ringwal.log import manifest as manifests
 from tests.support import shm_names
+from tests.support.log_place import log_at
 from tests.support.rig import CHECKOUT, WAIT, Engine, append_and_hold, children_of, environment, read_all, state_of, until
 
 AUTOSTART = """
@@ -89,6 +91,8 @@ def test_an_idle_engine_sleeps(directory: Path, start: Callable[..., Engine]) ->
     pids = {running.process.pid, *children_of(running.process.pid)}
     assert len(pids) == 3
     until(lambda: not running.status()["clients"], "the last client has gone")
+    first = 4096  # behind the first block of the epoch
+    until(lambda: manifests.load(log_at(directory)).checkpoint_position > first, "the log at rest has its checkpoint")
     before = switches(pids)
     # Three seconds in which nothing happens, and the engine has nothing to say.
     assert running.process.stdout is not None

@@ -144,7 +144,8 @@ class LogMaker:
         lib.rw_control_create(self.control, geometry, UUID, self.epoch, begin, self.position, self.number)
         for stream, offset in enumerate(self.next_offset):
             name = f"s{stream}".encode()
-            lib.rw_stream_restore(self.control, stream, name, len(name), 0, offset)
+            row = {"id": stream, "name": name, "name_bytes": len(name), "next_offset": offset}
+            lib.rw_stream_restore(self.control, ffi.new("rw_checkpoint_stream *", row))
         fd = os.memfd_create("ring")
         os.truncate(fd, self.ring_bytes)
         self.ring = ffi.cast("uint8_t *", lib.rw_map(fd, 0, self.ring_bytes, 1))

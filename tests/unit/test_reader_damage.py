@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from ringwal._native import ffi
@@ -143,3 +145,35 @@ def test_a_batch_begun_in_the_ring_is_checked_again_on_disk(log: LogMaker) -> No
     with pytest.raises(CorruptionError) as caught:
         cursor.next()
     assert caught.value.position == place
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_segment_that_is_gone_or_damaged_denies_its_own_records_only(log: LogMaker, missing: bool) -> None:
+    places: list[int] = []
+    while log.position < 9 * log.segment_bytes:
+        places.append(add(log, 1, size=5000))
+        if len(places) % 60 == 0:
+            add(log, 2)
+    rare = log.next_offset[2]
+    fill_ring(log)
+    for segment in (2, 4, 5):
+        if missing:
+            log.segment_file(segment).unlink()
+        else:
+            log.write_file(segment * log.segment_bytes, bytes(PAGE))
+    gone = [offset for offset, place in enumerate(places) if place // log.segment_bytes in (2, 4, 5)]
+    for offset, place in enumerate(places):
+        reading = log.reader().cursor(1, offset)
+        if offset in gone:
+            with pytest.raises(CorruptionError) as caught:
+                reading.next(1)
+            # Of two in a row, nobody can say which has it.
+            assert caught.value.segment in ({2} if place // log.segment_bytes == 2 else {4, 5})
+        else:
+            check(reading.next(1), 1, offset, 1, 5000)
+    found = 0
+    for offset in range(rare):
+        with contextlib.suppress(CorruptionError):
+            check(log.reader().cursor(2, offset).next(1), 2, offset, 1)
+            found += 1
+    assert 0 < found < rare

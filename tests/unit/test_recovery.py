@@ -33,7 +33,8 @@ def test_a_new_directory_becomes_an_empty_log_in_epoch_one(tmp_path: Path) -> No
     assert (recovered.epoch, recovered.epoch_begin, recovered.position, recovered.streams) == (1, 0, PAGE, ())
     assert recovered.block_number == 1 and recovered.manifest == manifests.load(log_at(tmp_path / "log"))
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700
-    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["checkpoint-0", "manifest", "segments"]
+    made = sorted(path.name for path in (tmp_path / "log").iterdir())
+    assert made == ["checkpoint-0", "checkpoint-1", "manifest", "segments"]
     ((head, _),) = blocks(tmp_path / "log")
     assert head["kind"] == lib.RW_BLOCK_EPOCH and head["previous_epoch"] == head["previous_end"] == 0
 

@@ -18,7 +18,6 @@ from ringwal.log.checkpoint import HEADER_BYTES, STREAM_BYTES, Checkpoint
 from ringwal.log.directory import Directory
 from ringwal.log.files import open_synced, opened, page_up, read_all, storage_full, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
-from ringwal.points import point
 
 _EPOCHS_BYTES = 64 << 10
 _READS_MAX = 100
@@ -30,6 +29,18 @@ def name_of(number: int) -> str:
     return f"checkpoint-{number}"
 
 
+def prepare(directory: Directory, max_streams: int) -> None:
+    """Make both files as long as they may have to be; what they hold stays as it is. Raises StorageFull, OSError."""
+    for number in (0, 1):
+        name = name_of(number)
+        with storage_full(f"cannot make {name}"), opened(name, os.O_WRONLY | os.O_CREAT, at=directory.fd) as fd:
+            found = os.fstat(fd)
+            if found.st_size < _room(max_streams) and found.st_nlink == 1:
+                _allocate(fd, _room(max_streams))
+                os.fsync(fd)
+                sync_directory(directory.fd)
+
+
 def put(directory: Directory, manifest: Manifest, what: Checkpoint, max_streams: int) -> Manifest:
     """Write `what` to the file that `manifest` does not name, durably. Returns a manifest that names it, not stored yet.
 
@@ -39,10 +50,8 @@ def put(directory: Directory, manifest: Manifest, what: Checkpoint, max_streams:
     """
     number = 1 - manifest.checkpoint_file if manifest.checkpoint_bytes else 0
     data, digest = checkpoint.encode(what)
-    room = page_up(HEADER_BYTES + max_streams * STREAM_BYTES + _EPOCHS_BYTES)
     with storage_full(f"cannot make {name_of(number)}"):
-        _write(directory, name_of(number), data, max(room, page_up(len(data))))
-    point("ckpt.written")
+        _write(directory, name_of(number), data, max(_room(max_streams), page_up(len(data))))
     return dataclasses.replace(
         manifest,
         checkpoint_position=what.position,
@@ -102,6 +111,10 @@ def look(directory: Directory, uuid: bytes) -> Checkpoint | None:
     return load(directory, manifest)
 
 
+def _room(max_streams: int) -> int:
+    return page_up(HEADER_BYTES + max_streams * STREAM_BYTES + _EPOCHS_BYTES)
+
+
 def _write(directory: Directory, name: str, data: bytes, room: int) -> None:
     at = directory.fd
     try:
@@ -113,8 +126,9 @@ def _write(directory: Directory, name: str, data: bytes, room: int) -> None:
         made = os.fstat(fd).st_size < room
         if made:
             _allocate(fd, room)
+            os.fsync(fd)
         write_all(fd, memoryview(data), 0)
-        os.fsync(fd)
+        os.fdatasync(fd)
     if made:
         sync_directory(at)
 

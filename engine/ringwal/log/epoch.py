@@ -66,6 +66,7 @@ class EpochWriter:
             StorageFull: a segment or a checkpoint's file is needed and there is no room for it.
             OSError: a write or sync failed.
         """
+        checkpoint_file.prepare(self._directory, max_streams)
         # Before anything is written: no other attempt, before or after, has this number.
         claimed = dataclasses.replace(self.manifest, claimed=self.manifest.claimed + 1, end=0)
         self.manifest = manifests.store(self._directory, claimed)
@@ -83,6 +84,7 @@ class EpochWriter:
         finally:
             self._close()
         named = checkpoint_file.put(self._directory, self.manifest, self._checkpoint(), max_streams)
+        point("rec.checkpoint")
         in_force = dataclasses.replace(
             named,
             epoch=self.manifest.claimed,

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from ringwal import views
-from ringwal._native import lib
+from ringwal._native import ffi, lib
 from ringwal.errors import NoSuchStream, ShmUnavailable
 from ringwal.protocol.messages import check_stream_name
 
 
 class KnownStream(Protocol):
-    """What recovery says of a stream."""
+    """What recovery says of a stream: a row of a checkpoint."""
 
     @property
     def id(self) -> int: ...
@@ -20,6 +20,12 @@ class KnownStream(Protocol):
     def name(self) -> str: ...
     @property
     def next_offset(self) -> int: ...
+    @property
+    def start_offset(self) -> int: ...
+    @property
+    def payload_bytes(self) -> int: ...
+    @property
+    def timestamp_ns(self) -> int: ...
 
 
 class StreamTable:
@@ -30,9 +36,13 @@ class StreamTable:
         self._control = control
         self._limit = int(views.engine(control).max_streams)
         self._ids: dict[str, int] = {}
+        row = ffi.new("rw_checkpoint_stream *")
         for stream in recovered:
             name = stream.name.encode()
-            lib.rw_stream_restore(control, stream.id, name, len(name), 0, stream.next_offset)
+            row.id, row.name_bytes, row.name = stream.id, len(name), name.ljust(len(row.name), b"\0")
+            row.next_offset, row.start_offset = stream.next_offset, stream.start_offset
+            row.payload_bytes, row.timestamp_ns = stream.payload_bytes, stream.timestamp_ns
+            lib.rw_stream_restore(control, row)
             self._ids[stream.name] = stream.id
         # A stream that was opened and never appended to left no trace; its id is free again.
         self._next = max(self._ids.values(), default=-1) + 1

@@ -6,6 +6,7 @@ eventfd: lanes that come and go, segments prepared ahead, an orderly end.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import select
@@ -20,6 +21,7 @@ from ringwal.config import Config
 from ringwal.errors import Error, StorageFull
 from ringwal.log import manifest, segment
 from ringwal.log.pace import Pace
+from ringwal.processes.checkpoints import WAIT_SECONDS, Checkpoints
 from ringwal.processes.context import FINISH, EngineContext
 
 IDLE_WATERMARK_NS = 1_000_000_000
@@ -68,6 +70,7 @@ class WalProcess:
         self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.doorbell_fd, context.maintenance_fd)
         if self.wal == ffi.NULL:
             raise MemoryError("no memory for the WAL process")
+        self.checkpoints = Checkpoints(context, self.wal, self.manifest)
         self.threads = [
             threading.Thread(target=lib.rw_wal_work, args=(self.wal, i), name=f"wal-{i}", daemon=True)
             for i in range(self.config.blocks_in_flight)
@@ -76,6 +79,10 @@ class WalProcess:
     def run(self) -> int:
         """Works until FINISH or a failed write. Returns the exit code of the process."""
         self._follow_membership()
+        if self.manifest.end:  # a predecessor died after it had marked the end; the log may go on now
+            self.manifest = manifest.store(
+                self.context.directory, dataclasses.replace(self.manifest, end=0), fd=self.context.ownership.manifest
+            )
         if self.context.replacement and lib.rw_wal_restore(self.wal) < 0:
             return os.EX_SOFTWARE  # shared memory is not what it should be: only the disk is to be believed
         self._add_segments(early=False)
@@ -89,7 +96,8 @@ class WalProcess:
             if lib.rw_engine_wal_error(self.control):
                 return os.EX_IOERR
             self._maintain()
-        return os.EX_OK
+        self.manifest = self.checkpoints.finish(self.manifest)
+        return os.EX_IOERR if lib.rw_engine_wal_error(self.control) else os.EX_OK
 
     def _on_stop(self, number: int, frame: object) -> None:
         self.stopping = True
@@ -97,6 +105,8 @@ class WalProcess:
 
     def _wait_for_requests(self) -> None:
         timeout = 0.01 if self.stopping or self._closing() else self.look_again
+        if self.checkpoints.waits:
+            timeout = min(timeout or WAIT_SECONDS, WAIT_SECONDS)
         if self.requests.poll(None if timeout is None else timeout * 1e3):
             os.eventfd_read(self.context.maintenance_fd)
 
@@ -106,6 +116,7 @@ class WalProcess:
         if stopping and not self.finishing:
             self.finishing = True
             lib.rw_wal_finish(self.wal)
+        self.manifest = self.checkpoints.work(self.manifest)
         self._add_segments(early=not self.stopping)
         self._drop_segments()
 
@@ -179,6 +190,12 @@ class WalProcess:
         self.pace.look(lib.rw_wal_segment(self.wal), lib.rw_engine_sealed_end(self.control))
         while self.segments_end <= (current := lib.rw_wal_segment(self.wal)) + self.config.segments_ahead:
             missing, needed = self.segments_end >= self.manifest.named_end, self.segments_end <= current + 1
+            if not self.checkpoints.allows(self.manifest, self.segments_end):
+                self.manifest = self.checkpoints.work(self.manifest, wanted=True)
+                if not self.checkpoints.allows(self.manifest, self.segments_end):
+                    self.look_again = RETRY_SECONDS if self.checkpoints.no_room else LOOK_SECONDS
+                    lib.rw_wal_storage_full(self.wal, self.checkpoints.no_room if needed else 0)
+                    return
             if missing and not needed:
                 self.look_again = LOOK_SECONDS
                 if not early or not self.pace.can_be_spared():

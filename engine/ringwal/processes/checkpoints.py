@@ -1,0 +1,119 @@
+"""Checkpoints while the log is written: taken by the WAL process's main thread beside the threads that append.
+
+    take    under the compose lock the threads' own table is copied, and the position that it is about      csrc/housekeeping.c
+    name    when all below that position is persisted: the free file is written, then named in the manifest
+
+So no append waits for a file, and the manifest names nothing that a crash could contradict. One is taken after every so many
+bytes of log, when the log comes to rest, and at an orderly stop, which also marks the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ringwal._native import ffi, lib
+from ringwal.errors import StorageFull
+from ringwal.log import checkpoint_file
+from ringwal.log import manifest as manifests
+from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
+from ringwal.log.manifest import Manifest
+from ringwal.points import point
+from ringwal.processes.context import EngineContext
+
+INTERVAL_BYTES = 128 << 20
+"""Of log, at most, between one and the next; recovery reads what is behind the last one."""
+
+INTERVAL_SEGMENTS = 2
+"""A log with small segments has one more often: it writes its manifest for each segment anyway."""
+
+SIZES = 16
+"""A checkpoint that is larger than so small a part of that comes less often."""
+
+WAIT_SECONDS = 0.005
+"""How often it is looked whether what was taken is persisted."""
+
+
+class Checkpoints:
+    """What the WAL process knows of them. For its main thread."""
+
+    def __init__(self, context: EngineContext, wal: Any, manifest: Manifest) -> None:
+        self._context = context
+        self._wal = wal
+        self._control = context.control.pointer
+        self._epochs = checkpoint_file.load(context.directory, manifest).epochs
+        self._rows = ffi.new("rw_checkpoint_stream[]", context.config.max_streams)  # zeros: touched before the turn is taken
+        self._taken: Checkpoint | None = None
+        self._told_no_room = False
+        self.no_room = 0
+        """errno while there is no room for one."""
+
+    @property
+    def waits(self) -> bool:
+        """One is taken and not named yet."""
+        return self._taken is not None
+
+    def allows(self, manifest: Manifest, segment: int) -> bool:
+        """May that segment be used before there is another checkpoint? Else recovery would have to read too much."""
+        size = manifest.segment_bytes
+        most = max(2 * self._interval(manifest), (self._context.config.segments_ahead + INTERVAL_SEGMENTS) * size)
+        return segment * size <= manifest.checkpoint_position + most
+
+    def work(self, manifest: Manifest, *, wanted: bool = False) -> Manifest:
+        """Take one if it is due (or `wanted`), name the one that is taken if it may be. Returns the manifest in force.
+
+        Raises OSError: a write or sync failed; end the epoch.
+        """
+        end = lib.rw_engine_sealed_end(self._control)
+        if self._taken is None and end > manifest.checkpoint_position:
+            grown = end - manifest.checkpoint_position
+            if wanted or grown >= self._interval(manifest) or lib.rw_wal_rests(self._wal):
+                self._take()
+        if self._taken is None or lib.rw_wal_persisted_end(self._wal) < self._taken.position:
+            return manifest
+        taken, self._taken = self._taken, None
+        return self._name(manifest, taken, end=0)
+
+    def finish(self, manifest: Manifest) -> Manifest:
+        """The threads have ended in order: all is written, and nobody writes any more. Raises as `work`."""
+        self._take()
+        assert self._taken is not None
+        taken, self._taken = self._taken, None
+        if lib.rw_wal_persisted_end(self._wal) != taken.position:
+            return manifest  # a write has failed meanwhile
+        return self._name(manifest, taken, end=taken.position)
+
+    def _interval(self, manifest: Manifest) -> int:
+        usual = min(INTERVAL_BYTES, INTERVAL_SEGMENTS * manifest.segment_bytes)
+        return max(usual, SIZES * manifest.checkpoint_bytes)
+
+    def _take(self) -> None:
+        found = ffi.new("rw_wal_snapshot *")
+        lib.rw_wal_take_snapshot(self._wal, self._rows, found)
+        self._taken = Checkpoint(
+            uuid=self._context.uuid,
+            epoch=self._context.epoch,
+            position=found.position,
+            block_number=found.block_number,
+            timestamp_ns=found.timestamp_ns,
+            streams=bytes(ffi.buffer(self._rows, found.count * STREAM_BYTES)),
+            epochs=self._epochs,
+        )
+        point("ckpt.taken")
+
+    def _name(self, manifest: Manifest, what: Checkpoint, *, end: int) -> Manifest:
+        directory, config = self._context.directory, self._context.config
+        try:
+            named = checkpoint_file.put(directory, manifest, what, config.max_streams)
+        except StorageFull as error:  # only where there are more epochs than there was room for
+            self.no_room = error.errno
+            if not self._told_no_room:
+                self._context.log.warning("no checkpoint: %s", error)
+            self._told_no_room = True
+            return manifest
+        self.no_room = 0
+        point("ckpt.written")
+        named = dataclasses.replace(named, end=end)
+        stored = manifests.store(directory, named, fd=self._context.ownership.manifest)
+        point("ckpt.named")
+        return stored

@@ -1,0 +1,131 @@
+"""Checkpoints beside the threads that write: what they say, and when the manifest may name them."""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringwal._native import ffi, lib
+from ringwal.config import Config
+from ringwal.log import checkpoint_file
+from ringwal.log import manifest as manifests
+from ringwal.log.checkpoint import Checkpoint, EpochRow
+from ringwal.log.manifest import Manifest
+from ringwal.processes.checkpoints import Checkpoints
+from tests.support.core import BEGIN, EPOCH, SEGMENT, UUID, Memory, Wal, Writer, take
+from tests.support.log_place import log_at
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    with Memory() as memory:
+        yield memory
+
+
+def named(directory: Path) -> Manifest:
+    """A manifest that names a checkpoint of where the memory begins."""
+    log = log_at(directory)
+    sizes = {"segment_bytes": SEGMENT, "window_bytes": MIB}
+    state = Manifest(uuid=UUID, **sizes, epoch=EPOCH, claimed=EPOCH, epoch_begin=BEGIN - 4096, named_end=BEGIN // SEGMENT + 9)
+    first = Checkpoint(
+        uuid=UUID, epoch=EPOCH, position=BEGIN, block_number=1, timestamp_ns=0, streams=b"",
+        epochs=(EpochRow(EPOCH, BEGIN - 4096, 0),),
+    )  # fmt: skip
+    return manifests.create(log, checkpoint_file.put(log, state, first, 16))
+
+
+def checkpoints(memory: Memory, wal: Wal, directory: Path, state: Manifest) -> Checkpoints:
+    context = types.SimpleNamespace(
+        uuid=UUID,
+        epoch=EPOCH,
+        directory=log_at(directory),
+        config=Config(max_streams=64),
+        control=types.SimpleNamespace(pointer=memory.control),
+        ownership=types.SimpleNamespace(manifest=None),
+        log=logging.getLogger("ringwal"),
+    )
+    return Checkpoints(context, wal.wal, state)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_waits_for_what_is_still_being_written(memory: Memory, tmp_path: Path) -> None:
+    state = named(tmp_path)
+    writer = Writer(memory, 0)
+    for block in range(3):
+        assert writer.append(b"x" * 100, stream=block) == lib.RW_OK
+        take(memory, tmp_path)
+    memory.entry(2).state = lib.RW_BLOCK_SEALED  # as a predecessor leaves it that died in the write
+    for record in memory.records(2):
+        record.persisted = 0
+    with Wal(memory, tmp_path) as wal:
+        wal.add_segments(range(BEGIN // SEGMENT, BEGIN // SEGMENT + 2))
+        found = checkpoints(memory, wal, tmp_path, state)
+        for _ in range(3):
+            assert found.work(state, wanted=True) == state and found.waits
+        assert lib.rw_wal_rewrite(wal.wal) == lib.RW_OK
+        after = found.work(state)
+        assert not found.waits and manifests.load(log_at(tmp_path)) == after
+        assert after.checkpoint_position == memory.control.sealed_end == lib.rw_wal_persisted_end(wal.wal)
+        assert found.work(after, wanted=True) == after, "nothing has been written since"
+
+
+def test_it_says_what_was_composed(memory: Memory, tmp_path: Path) -> None:
+    state = named(tmp_path)
+    writer = Writer(memory, 0)
+    for size in (10, 0, 7):
+        assert writer.append(b"x" * size, stream=5) == lib.RW_OK
+    assert writer.append(b"y", stream=2) == lib.RW_OK
+    take(memory, tmp_path)
+    with Wal(memory, tmp_path) as wal:
+        after = checkpoints(memory, wal, tmp_path, state).work(state, wanted=True)
+    said = checkpoint_file.load(log_at(tmp_path), after)
+    assert (said.position, said.block_number, said.epochs) == (
+        memory.control.sealed_end, memory.control.sealed, (EpochRow(EPOCH, BEGIN - 4096, 0),)
+    )  # fmt: skip
+    rows = {row.id: row for row in said.rows()}
+    assert {stream: (row.next_offset, row.payload_bytes) for stream, row in rows.items()} == {2: (1, 1), 5: (3, 17)}
+    assert 0 < rows[5].timestamp_ns <= said.timestamp_ns
+    names = {number: bytes(ffi.buffer(lib.rw_stream_of(memory.control, number).name, 120)).rstrip(b"\0") for number in rows}
+    assert {stream: row.name.encode() for stream, row in rows.items()} == names
+
+
+def test_a_successor_counts_on(memory: Memory, tmp_path: Path) -> None:
+    state = named(tmp_path)
+    writer = Writer(memory, 0)
+    for size in (10, 20, 30):
+        assert writer.append(b"x" * size, stream=5) == lib.RW_OK
+        take(memory, tmp_path)
+    with Wal(memory, tmp_path) as wal:
+        assert lib.rw_wal_restore(wal.wal) == 0
+        after = checkpoints(memory, wal, tmp_path, state).work(state, wanted=True)
+    (row,) = checkpoint_file.load(log_at(tmp_path), after).rows()
+    assert (row.next_offset, row.payload_bytes) == (3, 60)
+
+
+def test_an_orderly_end_is_marked_only_where_all_is_written(memory: Memory, tmp_path: Path) -> None:
+    state = named(tmp_path)
+    writer = Writer(memory, 0)
+    assert writer.append(b"x", stream=5) == lib.RW_OK
+    take(memory, tmp_path)
+    last = memory.control.sealed - 1
+    memory.entry(last).state = lib.RW_BLOCK_SEALED
+    with Wal(memory, tmp_path) as wal:
+        assert checkpoints(memory, wal, tmp_path, state).finish(state) == state
+    memory.entry(last).state = lib.RW_BLOCK_PERSISTED
+    with Wal(memory, tmp_path) as wal:
+        after = checkpoints(memory, wal, tmp_path, state).finish(state)
+    assert after.end == after.checkpoint_position == memory.control.sealed_end
+
+
+def test_no_segment_is_used_that_recovery_could_not_read_in_time(memory: Memory, tmp_path: Path) -> None:
+    state = named(tmp_path)
+    with Wal(memory, tmp_path) as wal:
+        found = checkpoints(memory, wal, tmp_path, state)
+        allowed = [number for number in range(BEGIN // SEGMENT, 2000 * MIB // SEGMENT) if found.allows(state, number)]
+    assert allowed == list(range(allowed[0], allowed[-1] + 1))
+    assert allowed[-1] == BEGIN // SEGMENT + 4, "twice the two segments between checkpoints"
