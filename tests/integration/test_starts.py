@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import xxhash
 
 import ringwal
+from ringwal._native import lib
 from ringwal.log import checkpoint_file
 from ringwal.log import manifest as manifests
+from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, pack
 from ringwal.log.manifest import Manifest
-from tests.support.log_place import log_at
-from tests.support.rig import WAIT, Engine, until
+from tests.support.log_maker import UUID, Frame, block_bytes
+from tests.support.log_place import log_at, path_of
+from tests.support.rig import WAIT, Engine, arm, until
 
 MIB = 1 << 20
 SMALL = {"ring_bytes": "1MiB", "segment_bytes": "3MiB", "max_streams": 16}
@@ -183,3 +188,67 @@ def test_an_end_that_is_marked_is_cleared_before_anybody_writes_on(directory: Pa
     start(**SMALL)
     with ringwal.connect(directory) as client:
         assert [record.data for record in client.stream("s").read(0)] == [b"x", b"y"]
+
+
+def many_segments(directory: Path, count: int) -> None:
+    """A log that was stopped in order, with a record in each of so many segments of 3 MiB, which are holes for the rest."""
+    (directory / "segments").mkdir(parents=True)
+    size, log = 3 * MIB, log_at(directory)
+    made = Manifest(uuid=UUID, segment_bytes=size, window_bytes=MIB)
+    position = 0
+    for number in range(count):
+        with path_of(directory, number).open("wb") as file:
+            head = struct.pack("<8sII16sQQQ", b"RWSEGMT1", 2, 0, UUID, number, size, 1)
+            file.write(head + struct.pack("<Q", xxhash.xxh3_64_intdigest(head)))
+            file.truncate(4096 + size)
+            file.seek(4096)
+            if number == 0:
+                none = EpochRow(0, 0, 0)
+                position += file.write(block_bytes([], epoch=1, position=0, kind=lib.RW_BLOCK_EPOCH, previous=none))
+            position += file.write(block_bytes([Frame(0, number, [b"%d" % number])], epoch=1, position=position))
+            if number < count - 1:
+                left = size - position % size
+                file.write(block_bytes([], epoch=1, position=position, kind=lib.RW_BLOCK_END, span=left))
+                position += left
+    known = Checkpoint(
+        uuid=UUID, epoch=1, position=position, block_number=0, timestamp_ns=1, epochs=(EpochRow(1, 0, 0),),
+        streams=pack([StreamRow(0, "s", count, 0, 0, 1)]),
+    )  # fmt: skip
+    made = dataclasses.replace(made, claimed=1, epoch=1, named_end=count, end=position)
+    manifests.create(log, dataclasses.replace(checkpoint_file.put(log, made, known, 16), end=position))
+
+
+def test_more_segments_than_open_files(directory: Path, start: Callable[..., Engine]) -> None:
+    count = 10_000
+    many_segments(directory, count)
+    few_files = ("prlimit", "--nofile=256:256")
+    running = start(wrapper=few_files, ring_bytes="1MiB", segment_bytes="3MiB", max_streams=16, max_clients=4)
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        for offset in (0, 1, count // 3, count // 2, count - 2, count - 1):
+            assert stream.read(offset, 1)[0].data == b"%d" % offset
+        assert stream.append(b"on").result(WAIT).offset == count
+        cursor = iter(stream.tail(0))
+        assert [next(cursor).data for _ in range(100)] == [b"%d" % n for n in range(100)]
+    running.kill()
+    running = start(wrapper=few_files, ring_bytes="1MiB", segment_bytes="3MiB", max_streams=16, max_clients=4)
+    with ringwal.connect(directory) as client:
+        assert client.stream("s").read(count)[0].data == b"on"
+    assert running.terminate() == 0
+
+
+@pytest.mark.parametrize("point", ["ckpt.taken", "ckpt.written", "ckpt.named"])
+def test_a_stop_whose_wal_process_dies_at_its_checkpoint_is_an_orderly_one_all_the_same(
+    point: str, points_build: Path, directory: Path, start: Callable[..., Engine]
+) -> None:
+    once = directory.parent / "once"
+    running = start(points_build, once=once, **SMALL)
+    append(directory, 100, b"x" * 5000)
+    arm(once, f"{point}:1:kill")
+    assert running.terminate() == 0
+    assert not once.exists(), "nobody came by"
+    ended = state(directory)
+    assert ended.end == ended.checkpoint_position > 500_000
+    assert start(**SMALL).status()["recovery"]["blocks"] == 0
+    with ringwal.connect(directory) as client:
+        assert client.stream("s").stat().confirmed_offset == 100
