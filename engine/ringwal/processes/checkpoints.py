@@ -42,7 +42,8 @@ class Checkpoints:
         self._wal = wal
         self._control = context.control.pointer
         self._epochs = checkpoint_file.load(context.directory, manifest).epochs
-        self._rows = ffi.new("rw_checkpoint_stream[]", context.config.max_streams)  # zeros: touched before the turn is taken
+        self._rows = ffi.new("rw_checkpoint_stream[]", context.config.max_streams)
+        lib.rw_wal_take_snapshot(wal, self._rows, ffi.new("rw_wal_snapshot *"))  # so that its memory is there by the first one
         self._taken: Checkpoint | None = None
         self._told_no_room = False
         self.no_room = 0
