@@ -424,8 +424,8 @@ RECOVERING = [
     Mutant(
         "an epoch begins at the cut, over what lies behind it",
         "engine/ringwal/log/epoch.py",
-        "_begin(directory, manifest, walk.scan.taken_end)",
-        "_begin(directory, manifest, cut)",
+        "begin_of(directory, manifest, walk.scan.taken_end)",
+        "begin_of(directory, manifest, cut)",
         units("tests/unit/test_recovery_crash.py"),
     ),
     Mutant(

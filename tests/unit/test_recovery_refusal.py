@@ -276,3 +276,31 @@ def test_settings_that_do_not_fit_the_log_are_refused(log: LogWriter) -> None:
         recover(log_at(log.directory), dataclasses.replace(CONFIG, max_streams=63))
     assert snapshot(log.directory) == before
     assert len(recover(log_at(log.directory), CONFIG).streams) == 2
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_an_older_manifest_is_refused_before_a_later_epoch_is_written_over(log: LogWriter, orderly: bool) -> None:
+    log.put((0, b"a"))
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    if orderly:
+        log.manifest = dataclasses.replace(log.manifest, end=log.manifest.checkpoint_position)
+        log.manifest = manifests.store(log_at(log.directory), log.manifest)
+    else:
+        log.put((0, b"b"))
+    end = log.position
+    names = ("manifest", checkpoint_file.name_of(log.manifest.checkpoint_file))
+    older = {name: (log.directory / name).read_bytes() for name in names}
+    log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    log.put((0, b"confirmed since"))
+    for name, content in older.items():
+        (log.directory / name).write_bytes(content)
+    refused(log, "manifest is older than the log", end)
+
+
+def test_an_older_manifest_whose_checkpoint_was_written_over_is_named_as_that(log: LogWriter) -> None:
+    older = (log.directory / "manifest").read_bytes()
+    for _ in range(2):
+        log.put((0, b"a"))
+        log = LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+    (log.directory / "manifest").write_bytes(older)
+    refused_whole(log, "manifest is older than the log")

@@ -134,6 +134,11 @@ def digest_of(data: bytes | bytearray) -> int:
     return int(digest)
 
 
+def size_of(data: bytes) -> int:
+    """How long the checkpoint is that begins these bytes, as its header says: not more than there are."""
+    return min(int(_HEADER.unpack_from(data)[-1]), len(data)) if len(data) >= HEADER_BYTES else 0
+
+
 def decode(data: bytes) -> Checkpoint:
     """What these bytes say.
 

@@ -70,12 +70,28 @@ def load(directory: Directory, manifest: Manifest) -> Checkpoint:
         VersionMismatch: it is of another format.
         OSError: it cannot be read.
     """
+    path = directory.path / name_of(manifest.checkpoint_file)
+    data = _read(directory, manifest, manifest.checkpoint_bytes)
+    try:
+        found = checkpoint.decode(data)
+    except CorruptionError as damage:
+        _refuse_older_manifest(directory, manifest)
+        raise CorruptionError(f"{path}: {damage}") from None
+    named = (manifest.uuid, manifest.epoch, manifest.checkpoint_position, manifest.checkpoint_digest)
+    if (found.uuid, found.epoch, found.position, checkpoint.digest_of(data)) != named:
+        _refuse_older_manifest(directory, manifest)
+        raise CorruptionError(f"{path} is not the checkpoint that the manifest names")
+    return found
+
+
+def _read(directory: Directory, manifest: Manifest, size: int | None = None) -> bytes:
+    """The first `size` bytes of the file that is named, or all of it."""
     name = name_of(manifest.checkpoint_file)
     try:
         fd = open_synced(name, at=directory.fd, direct=False)
     except FileNotFoundError:
         raise CorruptionError(f"{directory.path / name} is missing: the manifest names it") from None
-    data = bytearray(manifest.checkpoint_bytes)
+    data = bytearray(os.fstat(fd).st_size if size is None else size)
     try:
         length = read_all(fd, memoryview(data), 0)
     except OSError as error:
@@ -84,14 +100,18 @@ def load(directory: Directory, manifest: Manifest) -> Checkpoint:
         raise CorruptionError(f"{directory.path / name} cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
+    return bytes(data[:length])
+
+
+def _refuse_older_manifest(directory: Directory, manifest: Manifest) -> None:
+    """Raises CorruptionError if a later checkpoint of the same log is where the one is looked for."""
     try:
-        found = checkpoint.decode(bytes(data[:length]))
-    except CorruptionError as damage:
-        raise CorruptionError(f"{directory.path / name}: {damage}") from None
-    named = (manifest.uuid, manifest.epoch, manifest.checkpoint_position, manifest.checkpoint_digest)
-    if (found.uuid, found.epoch, found.position, checkpoint.digest_of(data)) != named:
-        raise CorruptionError(f"{directory.path / name} is not the checkpoint that the manifest names")
-    return found
+        data = _read(directory, manifest)
+        found = checkpoint.decode(data[: checkpoint.size_of(data)])
+    except CorruptionError:
+        return
+    if found.uuid == manifest.uuid and found.position > manifest.checkpoint_position:
+        raise CorruptionError("the manifest is older than the log: a later checkpoint stands where it names one")
 
 
 def look(directory: Directory, uuid: bytes) -> Checkpoint | None:

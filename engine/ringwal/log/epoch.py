@@ -50,7 +50,7 @@ class EpochWriter:
         self._epochs = epochs
         self._direct = direct
         self._size = manifest.segment_bytes
-        self.begin = _begin(directory, manifest, walk.scan.taken_end)
+        self.begin = begin_of(directory, manifest, walk.scan.taken_end)
         self.position = self.begin
         self.block_number = 0
         self._fds: dict[int, int] = {}
@@ -186,8 +186,8 @@ class EpochWriter:
         self._fds.clear()
 
 
-def _begin(directory: Directory, manifest: Manifest, taken_end: int) -> int:
-    """Where the epoch begins: at once, if there is room for its first block and an END, and nobody else has this file."""
+def begin_of(directory: Directory, manifest: Manifest, taken_end: int) -> int:
+    """Where the next epoch begins: at once, if there is room for its first block and an END, and nobody else has this file."""
     size = manifest.segment_bytes
     number, used = divmod(taken_end, size)
     if used == 0:

@@ -31,7 +31,7 @@ from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
 from ringwal.log.decision import Evidence, Outcome, Row, decide
 from ringwal.log.directory import Directory
-from ringwal.log.epoch import EpochWriter
+from ringwal.log.epoch import EpochWriter, begin_of
 from ringwal.log.files import sync_directory, use_direct
 from ringwal.log.manifest import Manifest
 from ringwal.log.walk import Walk
@@ -121,6 +121,7 @@ def recover(directory: Directory, config: Config) -> Recovered:
     with Walk(directory, manifest, known, config.max_streams, direct=config.direct_io != "off") as walk:
         cut = _scan(walk, manifest)
         streams = _streams(walk)
+        _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
         lost = segment.missing(directory, manifest, walk.begin // walk.size)
         if lost:
             LOG.warning("%s: segments %s are missing or of a wrong size; their records cannot be read",
@@ -249,6 +250,19 @@ def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
             RecoveredStream(stream, name, entry.next_offset, entry.start_offset, entry.payload_bytes, entry.timestamp_ns)
         )
     return tuple(found)
+
+
+def _refuse_older_manifest(directory: Directory, manifest: Manifest, begin: int) -> None:
+    """Raises CorruptionError: where the next epoch is to begin lies one that the manifest has not claimed."""
+    if begin >= manifest.named_end * manifest.segment_bytes:
+        return
+    found = segment.block_at(directory, manifest, begin)
+    if found is not None and found > manifest.claimed:
+        raise CorruptionError(
+            f"the manifest is older than the log: it knows no epoch {found}, which goes on here",
+            begin // manifest.segment_bytes,
+            begin,
+        )
 
 
 def _settle(directory: Directory, manifest: Manifest, config: Config) -> bool:

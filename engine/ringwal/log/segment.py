@@ -177,7 +177,7 @@ def remove_orphans(directory: Directory, manifest: Manifest) -> list[int]:
     """
     orphans = [number for number in numbers(directory) if number >= manifest.named_end]
     for number in orphans:
-        if _begins_with_block(directory, manifest, number):
+        if block_at(directory, manifest, number * manifest.segment_bytes) is not None:
             place = (number, number * manifest.segment_bytes)
             raise CorruptionError("the manifest is older than the log: it does not name this segment, which is in use", *place)
     for number in orphans:
@@ -212,14 +212,15 @@ def missing(directory: Directory, manifest: Manifest, end: int) -> list[int]:
     return [number for number in range(manifest.first_segment, end) if not whole(number)]
 
 
-def _begins_with_block(directory: Directory, manifest: Manifest, number: int) -> bool:
+def block_at(directory: Directory, manifest: Manifest, position: int) -> int | None:
+    """The epoch of the block at this log position, whichever it is, if its header is a block's; else None. Raises OSError."""
     page = bytearray(PAGE)
-    with opened(name_of(number), os.O_RDONLY, at=directory.segments) as fd:
-        read_all(fd, memoryview(page), HEADER_BYTES)
+    with opened(name_of(position // manifest.segment_bytes), os.O_RDONLY, at=directory.segments) as fd:
+        read_all(fd, memoryview(page), HEADER_BYTES + position % manifest.segment_bytes)
     block = ffi.from_buffer("uint8_t[]", page)
-    epoch = ffi.cast("const rw_block *", block).epoch
-    position = number * manifest.segment_bytes
-    return bool(lib.rw_block_check(block, _ANY_LENGTH, manifest.uuid, epoch, position) == lib.RW_OK)
+    epoch = int(ffi.cast("const rw_block *", block).epoch)
+    good = lib.rw_block_check(block, _ANY_LENGTH, manifest.uuid, epoch, position) == lib.RW_OK
+    return epoch if good else None
 
 
 def _fill(fd: int, header: bytes, segment_bytes: int, meanwhile: Callable[[], None] | None = None) -> None:
