@@ -14,7 +14,7 @@ from tests.faults.table import Fault, often
 from tests.support import shm_names
 from tests.support.host import SMALL, Engine, until, writers
 
-FILES = {"lock", "manifest", "home", "last-status.json", "segments"}
+FILES = {"lock", "manifest", "checkpoint-0", "checkpoint-1", "home", "last-status.json", "segments"}
 STREAMS = [["hot", f"own-{i}"] for i in range(2)]
 ROUND = 50
 """Crashes before a new log is begun: nothing is trimmed, so a log only grows."""
