@@ -7,6 +7,7 @@ From the time until clients can connect is taken off what the start of an empty 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import device, subject
+from ringwal.log import manifest, segment
+from ringwal.log.directory import Directory
 
 MIB = 1024 * 1024
 RECORD_BYTES = 1024
@@ -58,17 +61,35 @@ def measure(directory: Path, quick: bool, say: Callable[[str], None]) -> dict[st
 
 
 def _keep_log(place: Path) -> Callable[[], None]:
-    """Undoes what a recovery wrote, so that the next one has the same work: manifest back, later segments gone."""
-    manifest = (place / "manifest").read_bytes()
+    """Undoes what a recovery wrote, so that the next one has the same work: its epoch blank, later segments gone, manifest and
+    checkpoints back."""
+    named = [place / name for name in ("manifest", "checkpoint-0", "checkpoint-1")]
+    contents = [path.read_bytes() for path in named]
     before = {path.name for path in (place / "segments").iterdir()}
 
     def undo() -> None:
-        (place / "manifest").write_bytes(manifest)
+        with contextlib.closing(Directory(place)) as log:
+            written = manifest.load(log)
+        _blank(place, written)
+        for path, content in zip(named, contents, strict=True):
+            path.write_bytes(content)
         for path in (place / "segments").iterdir():
             if path.name not in before:
                 path.unlink()
 
     return undo
+
+
+def _blank(place: Path, written: manifest.Manifest) -> None:
+    """Zeros over the epoch of an engine that was stopped in order."""
+    size, position = written.segment_bytes, written.epoch_begin
+    while position < written.end:
+        length = min(written.end, (position // size + 1) * size) - position
+        with (place / "segments" / segment.name_of(position // size)).open("r+b") as file:
+            file.seek(segment.HEADER_BYTES + position % size)
+            file.write(bytes(length))
+            os.fsync(file.fileno())
+        position += length
 
 
 def _fill(place: Path, size: int, directory: Path) -> int:

@@ -32,7 +32,8 @@ def test_recovery_scan(benchmark: Any, tmp_path: Path) -> None:
     def setup() -> tuple[tuple[Directory, ringwal.Config], dict[str, Any]]:
         copy = next(copies)
         copy.mkdir()
-        shutil.copy(tmp_path / "engine" / "manifest", copy)
+        for name in ("manifest", "checkpoint-0", "checkpoint-1"):
+            shutil.copy(tmp_path / "engine" / name, copy)
         shutil.copytree(tmp_path / "engine" / "segments", copy / "segments")
         return (Directory(copy), ringwal.Config()), {}
 
