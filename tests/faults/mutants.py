@@ -431,8 +431,8 @@ RECOVERING = [
     Mutant(
         "an epoch is walked without its limit",
         "engine/ringwal/log_extents.py",
-        "return Extent(segment, epoch, max(begin, first), min(end, behind))",
-        "return Extent(segment, epoch, max(begin, first), behind if epoch < self._epoch else min(end, behind))",
+        "rows = [row for row in self._files.epochs() if row.epoch < self._epoch]",
+        "rows = [row._replace(end=self._epoch_begin) for row in self._files.epochs() if row.epoch < self._epoch]",
         units("tests/unit/test_reader_damage.py"),
     ),
     Mutant(
