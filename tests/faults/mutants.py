@@ -94,6 +94,13 @@ WRITING = [
         row("recorder", "cut at a request, ext4, direct_io off", "nightly"),
     ),
     Mutant(
+        "a checkpoint is named before it is synced",
+        "engine/ringwal/log/checkpoint_file.py",
+        "write_all(fd, memoryview(data), 0)\n        os.fdatasync(fd)\n",
+        "write_all(fd, memoryview(data), 0)\n",
+        row("recorder", "cut at a request, ext4, direct_io auto", "nightly"),
+    ),
+    Mutant(
         "a failed sync is forgotten",
         "csrc/block_io.c",
         "if (!direct && fdatasync(fd) != 0)",
