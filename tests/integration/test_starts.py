@@ -252,3 +252,12 @@ def test_a_stop_whose_wal_process_dies_at_its_checkpoint_is_an_orderly_one_all_t
     assert start(**SMALL).status()["recovery"]["blocks"] == 0
     with ringwal.connect(directory) as client:
         assert client.stream("s").stat().confirmed_offset == 100
+
+
+def test_no_checkpoint_is_put_into_a_directory_that_is_being_deleted(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(**SMALL)
+    append(directory, 1, b"x")
+    for name in ("checkpoint-0", "checkpoint-1", "manifest"):
+        (directory / name).unlink()
+    assert running.terminate() == os.EX_OSFILE, "the stop wants a checkpoint at once"
+    assert not list(directory.glob("checkpoint-*"))

@@ -50,7 +50,7 @@ def checkpoints(memory: Memory, wal: Wal, directory: Path, state: Manifest) -> C
         ownership=types.SimpleNamespace(manifest=None),
         log=logging.getLogger("ringwal"),
     )
-    return Checkpoints(context, wal.wal, state)  # type: ignore[arg-type]
+    return Checkpoints(context, wal.wal, state, lambda: None)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_waits_for_what_is_still_being_written(memory: Memory, tmp_path: Path) -> None:

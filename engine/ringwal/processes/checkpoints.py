@@ -10,6 +10,7 @@ bytes of log, when the log comes to rest, and at an orderly stop, which also mar
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from ringwal._native import ffi, lib
@@ -37,9 +38,11 @@ WAIT_SECONDS = 0.005
 class Checkpoints:
     """What the WAL process knows of them. For its main thread."""
 
-    def __init__(self, context: EngineContext, wal: Any, manifest: Manifest) -> None:
+    def __init__(self, context: EngineContext, wal: Any, manifest: Manifest, check: Callable[[], None]) -> None:
+        """`check` is called before a file is written: it raises if the directory is not the engine's any more."""
         self._context = context
         self._wal = wal
+        self._check = check
         self._control = context.control.pointer
         self._epochs = checkpoint_file.load(context.directory, manifest).epochs
         self._rows = ffi.new("rw_checkpoint_stream[]", context.config.max_streams)
@@ -104,6 +107,7 @@ class Checkpoints:
 
     def _name(self, manifest: Manifest, what: Checkpoint, *, end: int) -> Manifest:
         directory, config = self._context.directory, self._context.config
+        self._check()
         try:
             named = checkpoint_file.put(directory, manifest, what, config.max_streams)
         except StorageFull as error:  # only where there are more epochs than there was room for

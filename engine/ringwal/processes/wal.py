@@ -70,7 +70,7 @@ class WalProcess:
         self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.doorbell_fd, context.maintenance_fd)
         if self.wal == ffi.NULL:
             raise MemoryError("no memory for the WAL process")
-        self.checkpoints = Checkpoints(context, self.wal, self.manifest)
+        self.checkpoints = Checkpoints(context, self.wal, self.manifest, self._check_directory)
         self.threads = [
             threading.Thread(target=lib.rw_wal_work, args=(self.wal, i), name=f"wal-{i}", daemon=True)
             for i in range(self.config.blocks_in_flight)
