@@ -1,7 +1,7 @@
 /* THE BLOCK AHEAD. No more than two blocks are in flight into a segment that is only reserved
- * (wal.c), and a device that has too little to do while the next one is composed loses a tenth of
- * its bandwidth. So one more is composed while two are being written, and is put here; who has
- * written one of the two takes it and writes on. It crosses threads, but none has to wake up.
+ * (wal_threads.c), and a device that has too little to do while the next one is composed loses a
+ * tenth of its bandwidth. So one more is composed while two are being written, and is put here; who
+ * has written one of the two takes it and writes on. It crosses threads, but none has to wake up.
  *
  *   put, under the compose lock   NONE -> the job -> THERE;           then the look at `writing`
  *   take, by anybody      THERE -> TAKEN -> a copy -> NONE;   `writing` went down before the look

@@ -4,18 +4,13 @@
 #include <sched.h>
 #include <stdlib.h>
 
-#define CALLERS_PER_PROCESSOR 4u
-
-/* Long enough for a caller that has to wait for a processor to be seen. */
-#define WINDOW_NS 10000000u
-
 bool rw_callers_open(rw_callers *k, rw_control *c)
 {
     cpu_set_t mine;
     int processors = sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 1;
     *k = (rw_callers){.window = 1, .last = calloc(c->max_clients, sizeof *k->last)};
     rw_store32(&c->callers, 0);
-    rw_store32(&c->contention, (uint32_t)processors * CALLERS_PER_PROCESSOR);
+    rw_store32(&c->contention, (uint32_t)processors * RW_CALLERS_PER_PROCESSOR);
     return k->last != NULL;
 }
 
@@ -28,8 +23,8 @@ void rw_callers_publish(rw_callers *k, rw_control *c, uint64_t now_ns)
         rw_store32(&c->callers, callers);
     if (now_ns < k->end_ns)
         return;
-    k->before = now_ns - k->end_ns < WINDOW_NS ? k->now : 0;
+    k->before = now_ns - k->end_ns < RW_CALLERS_WINDOW_NS ? k->now : 0;
     k->now = 0;
     k->window++;
-    k->end_ns = now_ns + WINDOW_NS;
+    k->end_ns = now_ns + RW_CALLERS_WINDOW_NS;
 }

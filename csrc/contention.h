@@ -9,7 +9,7 @@
  *   callers        sleep at once, unless writes are long (lane.c)
  *   the drain      sleeps while blocks are written (sequencer.c)
  *   a WAL thread   gathers: it sleeps for moments until most callers have appended again, or no
- *                  more do (wal.c)
+ *                  more do (wal_threads.c)
  *
  * Where a write takes long, processors are not what is short: the callers' own work is done before
  * it ends, and what counts is that the next event finds somebody awake. There callers stay awake,
@@ -25,18 +25,12 @@
 
 #include "atomics.h"
 #include "layout.h"
+#include "tuning.h"
 
 static inline bool rw_contended(const rw_control *c)
 {
     return rw_load32(&c->callers) > rw_load32(&c->contention);
 }
-
-/* Measured with 16 callers awake: writes of 90 us and more made them 1.4 to 1.6 times as fast, and
- * all alike; with writes of 30 to
- * 50 us (simulated) they were 1.3 to 1.8 times as fast and the slowest had half to three quarters
- *    of what the fastest had. */
-#define RW_LONG_WRITE_NS 70000u
-#define RW_SMALL_WRITE   (32u * 1024u)
 
 static inline bool rw_writes_are_long(const rw_control *c)
 {

@@ -10,7 +10,7 @@
  * rang, so that one lane rings at most once for one state of the doorbell; the eventfd keeps the
  * ring until the sentinel takes it.
  *
- * WAL threads (wal.c):
+ * WAL threads (wal_threads.c):
  *   watch           look at the lanes; take the compose lock; compose; seal
  *   leave to write  watchers - 1; rouse a helper if enough for another block is left
  *   sleep           if no block is being written and there is no sentinel: become it (watchers

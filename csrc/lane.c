@@ -7,6 +7,7 @@
 #include "memory.h"
 #include "points.h"
 #include "frame.h"
+#include "tuning.h"
 #include "wait.h"
 
 #include <limits.h>
@@ -35,18 +36,6 @@ struct rw_writer {
     uint32_t spins_missed;
     int doorbell_fd;
 };
-
-/* Once so many waits outlasted their spin, only every so many-th still spins: waiting takes long
- * here, and the processor is better left to those that are waited for. */
-#define SPINS_MISSED_MAX 4u
-#define SPIN_RETRY       16u
-#define MANY_UNDER_WAY   8
-
-/* Where writes are long (contention.h): what is many there, and how much longer than a few callers
- * those of a crowd stay awake, as they wait for each other, too. With shorter spins some of them
- * slept and some did not, which was slower than either. */
-#define MANY_UNDER_LONG_WRITES 256
-#define CONTENTION_SPINS            2
 
 rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int doorbell_fd)
 {
@@ -337,11 +326,12 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
         return rc;
     uint32_t missed = rw_peek32(&w->spins_missed);
     bool contended = rw_contended(w->c), long_writes = rw_writes_are_long(w->c);
-    if ((missed >= SPINS_MISSED_MAX && missed % SPIN_RETRY != 0) || (contended && !long_writes) ||
-        more_under_way(w, long_writes ? MANY_UNDER_LONG_WRITES : MANY_UNDER_WAY))
+    if ((missed >= RW_SPINS_MISSED_MAX && missed % RW_SPIN_RETRY != 0) ||
+        (contended && !long_writes) ||
+        more_under_way(w, long_writes ? RW_MANY_UNDER_LONG_WRITES : RW_MANY_UNDER_WAY))
         spin_ns = 0;
     else if (contended)
-        spin_ns *= CONTENTION_SPINS;
+        spin_ns *= RW_CONTENTION_SPINS;
     if (spin_ns > timeout_ns)
         spin_ns = timeout_ns;
     rw_store32(&w->spins_missed, missed + 1);

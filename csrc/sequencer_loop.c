@@ -1,16 +1,10 @@
 /* When the drain process looks again, and when it sleeps. */
 #include "atomics.h"
 #include "sequencer_state.h"
+#include "tuning.h"
 #include "wait.h"
 
 #include <sched.h>
-
-/* How long the drain stays awake after its last progress when nothing is in flight: the next block
- * of a caller that waits for each append comes sooner. Waking the drain costs the WAL thread about
- * 4 us before every such write. */
-#define LULL_NS 100000u
-#define FEW_REQUESTS 64u
-#define FEW_BYTES    (128u * 1024u)
 
 int rw_sequencer_idle(const rw_sequencer *s)
 {
@@ -37,8 +31,8 @@ static int park(rw_sequencer *s, uint64_t timeout_ns)
  * and WAL threads need, and it is woken once per block, which is then a large one. */
 static bool few_under_way(const rw_sequencer *s)
 {
-    return !rw_contended(s->c) && s->waiting <= FEW_REQUESTS &&
-           rw_peek64(&s->c->sealed_end) - s->c->released_end <= FEW_BYTES;
+    return !rw_contended(s->c) && s->waiting <= RW_FEW_REQUESTS &&
+           rw_peek64(&s->c->sealed_end) - s->c->released_end <= RW_FEW_BYTES;
 }
 
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
@@ -53,7 +47,7 @@ int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
         if (rc > 0) {
             rw_callers_publish(&s->callers, s->c, now);
             spin_until = now + spin_ns;
-            lull_until = now + LULL_NS;
+            lull_until = now + RW_LULL_NS;
         } else if (few_under_way(s) &&
                    now < (s->incomplete < s->registered ? spin_until : lull_until)) {
             sched_yield();

@@ -1,5 +1,5 @@
-/* What the threads of the WAL process share; private to wal.c, compose.c, restore.c and
- * housekeeping.c. */
+/* What the threads of the WAL process share; private to wal_threads.c, wal_compose.c, wal_restore.c
+ * and wal_maintenance.c. */
 #ifndef RW_WAL_STATE_H
 #define RW_WAL_STATE_H
 
@@ -82,7 +82,7 @@ static inline void compose_unlock(rw_wal *w)
     rw_store32(&w->compose_lock, 0);
 }
 
-/* compose.c, under the compose lock */
+/* wal_compose.c, under the compose lock */
 /* For the thread of that number. RW_OK: *job is sealed; RW_PENDING: no request; RW_FULL: requests
  * wait for ring space; RW_MAINTENANCE: for a segment. */
 int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job);
@@ -107,7 +107,7 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread);
  * stream offsets. */
 void rw_publish_block(rw_wal *w);
 
-/* wal.c */
+/* wal_threads.c */
 int rw_write_job(rw_wal *w, const rw_block_job *job);
 /* The write of this sealed block has completed, by this process or by the one before: its bytes,
  * its state, the drain. */

@@ -12,7 +12,7 @@ from tests.faults.mutation import Mutant, control, row, run, units
 from tests.faults.table import Fault
 
 TOO_EARLY = (
-    *("csrc/wal.c", "    int error =\n        rw_block_write(job->fd,"),
+    *("csrc/wal_threads.c", "    int error =\n        rw_block_write(job->fd,"),
     "    rw_persist_block(job->block);\n    rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_PERSISTED);\n"
     "    rw_tell_drain(w);\n    int error =\n        rw_block_write(job->fd,",
 )
@@ -25,7 +25,7 @@ WRITING = [
     ),
     Mutant(
         "a sync counts for a write still in flight",
-        "csrc/wal.c",
+        "csrc/wal_threads.c",
         '    (void)RW_POINT("l.sync.done_unpublished");',
         "    rw_block_entry *before = rw_block_entry_of(w->c, job->number - 1);\n"
         "    if (before->number == job->number - 1 && before->state == RW_BLOCK_SEALED) {\n"
@@ -43,7 +43,7 @@ WRITING = [
     ),
     Mutant(
         "the WAL threads share a segment's descriptor",
-        "csrc/compose.c",
+        "csrc/wal_compose.c",
         "s->number == number ? s->fds[thread] : -1",
         "s->number == number ? s->fds[thread * 0] : -1",
         row("io", "blocks that cannot be written back"),
@@ -164,21 +164,21 @@ CONFIRMING = [
     ),
     Mutant(
         "a WAL thread stops watching without a second look",
-        "csrc/wal.c",
+        "csrc/wal_threads.c",
         "    rw_doorbell_change(&w->c->doorbell, -1, 0);\n    if (watched(w) && !ended(w) && !left_behind(w))",
         "    usleep(2000);\n    rw_doorbell_change(&w->c->doorbell, -1, 0);\n    if (watched(w) && !ended(w))",
         row("io", "lone appends"),
     ),
     Mutant(
         "a log at rest gets no watermark",
-        "csrc/wal.c",
+        "csrc/wal_threads.c",
         "due ? w->o.idle_watermark_ns : RW_NAP_NS",
         "due && w->o.idle_watermark_ns == 0 ? 0 : RW_NAP_NS",
         row("media", "log at rest"),
     ),
     Mutant(
         "a full segment gets no watermark",
-        "csrc/compose.c",
+        "csrc/wal_compose.c",
         "    else if (rc == RW_TOO_LARGE && rw_log_ring_begin_end(r) == RW_OK)",
         "    else if (rc == RW_TOO_LARGE && rc == RW_OK)",
         units("tests/native/test_wal.py::test_a_full_segment_gets_a_watermark_too"),
@@ -188,21 +188,21 @@ CONFIRMING = [
 REPLACING = [
     Mutant(
         "a successor does not write again what was in flight",
-        "csrc/restore.c",
+        "csrc/wal_restore.c",
         "if (e->state != RW_BLOCK_SEALED)",
         "if (e->state != 99)",
         row("points", "kill at l.write.submitted", "nightly"),
     ),
     Mutant(
         "a successor writes a block again of which a record is persisted",
-        "csrc/restore.c",
+        "csrc/wal_restore.c",
         "        if (rw_is_persisted(r))\n",
         "        if (rw_is_persisted(r) && frames.left == UINT32_MAX)\n",
         units("tests/native/test_wal.py::test_a_block_with_a_persisted_record_is_not_written_again"),
     ),
     Mutant(
         "a successor takes sealed requests again",
-        "csrc/restore.c",
+        "csrc/wal_restore.c",
         "e->cursor = end;",
         "(void)end;",
         row("points", "kill at l.heads.pre", "nightly"),
@@ -263,7 +263,7 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "times follow the wall clock",
-        "csrc/compose.c",
+        "csrc/wal_compose.c",
         "    if (now > w->last_timestamp_ns)\n",
         "",
         row("time", "clock steps under load"),
@@ -292,7 +292,7 @@ CLIENTS = [
     ),
     Mutant(
         "payloads are not checked when they are taken",
-        "csrc/compose.c",
+        "csrc/wal_compose.c",
         "if (rw_xxh3(copy, q->payload_bytes) != q->digest ||\n",
         "if (\n",
         row("clients", "payloads changed"),
@@ -445,8 +445,8 @@ RECOVERING = [
     Mutant(
         "a checkpoint is named before everything below it is persisted",
         "engine/ringwal/processes/checkpoints.py",
-        "lib.rw_wal_persisted_end(self._wal) < self._taken.position",
-        "lib.rw_wal_persisted_end(self._wal) < 0",
+        "lib.rw_wal_persisted_end(self._wal) >= self._taken.position",
+        "lib.rw_wal_persisted_end(self._wal) >= 0",
         units("tests/native/test_checkpoints.py::test_a_checkpoint_waits_for_what_is_still_being_written"),
     ),
     Mutant(
@@ -459,8 +459,8 @@ RECOVERING = [
     Mutant(
         "a successor goes on behind an end that is marked",
         "engine/ringwal/processes/wal.py",
-        "if self.manifest.end:",
-        "if self.manifest.end < 0:",
+        "if self.state.manifest.end:",
+        "if self.state.manifest.end < 0:",
         units("tests/integration/test_starts.py::test_an_end_that_is_marked_is_cleared_before_anybody_writes_on"),
     ),
     Mutant(

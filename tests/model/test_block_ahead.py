@@ -1,4 +1,4 @@
-"""Model of the block that is composed ahead (PAIR: ahead in ahead.h and wal.c).
+"""Model of the block that is composed ahead (PAIR: ahead in ahead.h and wal_threads.c).
 
 Roles
     Two threads that each write a block, and a third with the compose lock, which has blocks to compose: while two are being

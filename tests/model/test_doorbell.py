@@ -1,4 +1,4 @@
-"""Model of the doorbell and of the sleep of the WAL threads (doorbell.h, wal.c; PAIR: publish/doorbell, PAIR: release).
+"""Model of the doorbell and of the sleep of the WAL threads (doorbell.h, wal_threads.c; PAIR: publish/doorbell, PAIR: release).
 
 Roles
     Writers publish requests into lanes of their own and ring an eventfd if the doorbell says so. WAL threads watch the
@@ -107,7 +107,10 @@ def drain(blocks: int, mutant: str) -> Process:
 
 
 class WalThread:
-    """wal.c, one step per access to a shared word. `found` is what a look at the lanes came to, `seen` a value of idle_seq."""
+    """wal_threads.c, one step per access to a shared word.
+
+    `found` is what a look at the lanes came to, `seen` a value of idle_seq.
+    """
 
     def __init__(self, lanes: int, room: int | None, mutant: str) -> None:
         self.lanes = lanes

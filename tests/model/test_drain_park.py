@@ -1,4 +1,4 @@
-"""Model of the drain's park and wake (PAIR: completions in wal.c and sequencer.c).
+"""Model of the drain's park and wake (PAIR: completions in wal_threads.c and sequencer.c).
 
 Roles
     WAL threads, each with one block: store that it is persisted, add 1 to `completions`, load `drain_parked`, and

@@ -1,4 +1,4 @@
-"""Model of replacing the WAL process (compose.c, log_ring.c, wal.c, restore.c).
+"""Model of replacing the WAL process (wal_compose.c, log_ring.c, wal_threads.c, wal_restore.c).
 
 Roles
     Two lanes hold two and one requests of one shared stream. The WAL process composes a block from any requests that

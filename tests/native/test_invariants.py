@@ -164,8 +164,8 @@ def a_persisted_byte_that_changes_its_mind(memory: Memory, tmp_path: Path) -> No
 CASES: list[tuple[Break, str, str]] = [
     (more_in_the_ring_than_it_holds, "log_ring.c", "used <= r->c->ring_bytes"),
     (more_released_than_sealed, "log_ring.c", "blocks <= RW_BLOCK_ENTRIES"),
-    (a_lane_head_that_went_on_alone, "compose.c", "e->cursor - slot->head <= e->bytes"),
-    (a_next_offset_that_went_on_alone, "compose.c", "w->next_offset[id] >= s->next_offset"),
+    (a_lane_head_that_went_on_alone, "wal_compose.c", "e->cursor - slot->head <= e->bytes"),
+    (a_next_offset_that_went_on_alone, "wal_compose.c", "w->next_offset[id] >= s->next_offset"),
     (an_entry_of_another_block, "log_ring.c", "e->number == r->prefix"),
     (watchers_below_none, "doorbell.h", "RW_DOORBELL_WATCHERS"),
     (an_offset_that_is_not_the_next, "sequencer.c", "r->base_offset == stream->confirmed_offset"),

@@ -4,6 +4,7 @@
 #include "digest.h"
 #include "points.h"
 #include "wait.h"
+#include "wal_policy.h"
 #include "wal_state.h"
 
 #include <limits.h>
@@ -189,12 +190,9 @@ bool rw_wal_segment_filled(const rw_wal *w)
     return w->segments[rw_wal_segment(w) % RW_WAL_SEGMENTS].filled;
 }
 
-/* Where as many blocks are in flight as there are threads, two that are half as large keep the
- * device busier than one: large ones end together, and while all writers append again the device
- * waits for the first of them to be composed. */
 static uint64_t full_block(const rw_wal *w)
 {
-    return rw_wal_segment_filled(w) ? w->o.block_bytes / 2 : w->o.block_bytes;
+    return rw_policy_block_bytes(w->o.block_bytes, rw_wal_segment_filled(w));
 }
 
 int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
@@ -204,7 +202,7 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
 }
 
 /* Lane heads and stream offsets, after seal. A successor repeats this for the last sealed block
- * (restore.c), which is the only one that can lack it: the compose lock is held from compose to
+ * (wal_restore.c), which is the only one that can lack it: the compose lock is held from compose to
  * here. */
 void rw_publish_block(rw_wal *w)
 {

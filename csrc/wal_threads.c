@@ -7,7 +7,9 @@
 #include "memory.h"
 #include "persisted.h"
 #include "points.h"
+#include "tuning.h"
 #include "wait.h"
+#include "wal_policy.h"
 #include "wal_state.h"
 
 #include <errno.h>
@@ -18,17 +20,6 @@
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
-
-/* A sentinel and idle threads look again on their own after this long; nothing relies on it. The
- * native tests make it so long that a lost wake-up hangs them. */
-#ifndef RW_NAP_NS
-#define RW_NAP_NS 60000000000ull
-#endif
-#define GATHER_YIELDS 3
-#define GATHER_NAPS   10
-#define GATHER_NAP_NS 20000
-#define RW_SLOW_NS 20000000ull
-#define RESERVED_AT_ONCE 2u
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int doorbell_fd,
                     int maintenance_fd)
@@ -236,7 +227,8 @@ static bool left_behind(rw_wal *w)
 /* A block is put aside only while others are written, and waits for nobody who is stuck. */
 static bool ahead_due(const rw_wal *w)
 {
-    return rw_ahead_there(&w->ahead) && (rw_load32_seq(&w->writing) < RESERVED_AT_ONCE || slow(w));
+    return rw_ahead_there(&w->ahead) &&
+           (rw_load32_seq(&w->writing) < RW_RESERVED_AT_ONCE || slow(w));
 }
 
 /* Gives up watching until somebody rings or wakes this thread; watches again on return. */
@@ -274,27 +266,18 @@ static void sleep_until_roused(rw_wal *w)
         rw_store32_seq(&w->guard, 0);
 }
 
-/* How many blocks may be in flight into the segment that is written now. Measured: into one that is
- * only reserved more than two do not pay, as each write there also changes the file's extents. Two
- * in flight leave no more of them than an ext4 inode holds; with three the file system makes and
- * frees a block for them, over and over. */
 static uint32_t blocks_at_once(const rw_wal *w)
 {
-    return rw_wal_segment_filled(w) ? w->o.threads : RESERVED_AT_ONCE;
+    return rw_policy_blocks_at_once(w->o.threads, rw_wal_segment_filled(w));
 }
 
-/* Under the compose lock: do the lanes hold enough for another block beside those that are being
- * written? The second one hides the time in which nothing would be on its way. Measured, a third
- * one only pays if it is full, which in a filled segment is half of block_bytes: a device has so
- * much bandwidth, and many small blocks get less of it than what gathers while two large ones are
- * written. The block ahead pays from there on as well. */
+/* Under the compose lock. */
 static bool worth_a_block(const rw_wal *w)
 {
     uint32_t writing = rw_load32_seq(&w->writing);
-    if (writing < 2)
-        return rw_lanes_backlog(w) >= w->o.pipeline_bytes;
     bool room = writing < blocks_at_once(w) || rw_ahead_none(&w->ahead);
-    return room && rw_lanes_backlog(w) >= w->o.block_bytes / 2;
+    return rw_policy_worth_a_block(writing, room, rw_lanes_backlog(w), w->o.pipeline_bytes,
+                                   w->o.block_bytes);
 }
 
 /* For a thread that is counted in `writing`. */
@@ -410,14 +393,15 @@ static void gather(rw_wal *w, const rw_block_job *job)
     if (job->requests <= 1 || job->length >= w->o.pipeline_bytes)
         return;
     if (!rw_contended(w->c)) {
-        for (int i = 0; i < GATHER_YIELDS; i++)
+        for (int i = 0; i < RW_GATHER_YIELDS; i++)
             sched_yield();
         return;
     }
-    const struct timespec nap = {.tv_nsec = GATHER_NAP_NS};
+    const struct timespec nap = {.tv_nsec = RW_GATHER_NAP_NS};
     uint32_t before = 0;
-    for (int i = 0; i < GATHER_NAPS && compose_trylock(w); i++) {
-        uint32_t most = rw_load32(&w->c->callers) / 4 * 3, ready = rw_lanes_ready(w, most);
+    for (int i = 0; i < RW_GATHER_NAPS && compose_trylock(w); i++) {
+        uint32_t most = rw_policy_gathered(rw_load32(&w->c->callers)),
+                 ready = rw_lanes_ready(w, most);
         compose_unlock(w);
         if (ready >= most || (i > 0 && ready == before))
             return;
