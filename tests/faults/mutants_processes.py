@@ -158,8 +158,8 @@ STARTED = [
 FILES = [
     Mutant(
         "segments that are over are closed after others are opened",
-        "engine/ringwal/processes/wal.py",
-        "            self._drop_segments()  # first,",
+        "engine/ringwal/processes/segment_supply.py",
+        "            self.drop()  # first,",
         "            # first,",
         units(f"{TROUBLE}::test_an_engine_opens_no_more_files_than_it_has_reckoned"),
     ),
@@ -194,10 +194,10 @@ FILES = [
     Mutant(
         "a successor needs room on the disk to begin",
         "engine/ringwal/processes/wal.py",
-        "        self.direct = context.direct\n",
-        "        self.direct = context.direct\n        if context.replacement:\n"
+        "        self.state = LogState(context)\n",
+        "        self.state = LogState(context)\n        if context.replacement:\n"
         "            from ringwal.log.files import use_direct\n\n"
-        "            self.direct = use_direct(context.directory, self.config.direct_io)\n",
+        "            use_direct(context.directory, self.config.direct_io)\n",
         row("surroundings", "disk full"),
     ),
     Mutant(

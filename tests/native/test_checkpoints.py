@@ -6,6 +6,7 @@ import logging
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import Checkpoint, EpochRow
 from ringwal.log.manifest import Manifest
 from ringwal.processes.checkpoints import Checkpoints
+from ringwal.processes.log_state import LogState
 from tests.support.core import BEGIN, EPOCH, SEGMENT, UUID, Memory, Wal, Writer, take
 from tests.support.log_place import log_at
 
@@ -40,21 +42,22 @@ def named(directory: Path) -> Manifest:
     return manifests.create(log, checkpoint_file.put(log, state, first, 16))
 
 
-def checkpoints(memory: Memory, wal: Wal, directory: Path, state: Manifest) -> Checkpoints:
-    context = types.SimpleNamespace(
+def checkpoints(memory: Memory, wal: Wal, directory: Path) -> tuple[Checkpoints, LogState]:
+    named(directory)
+    context: Any = types.SimpleNamespace(
         uuid=UUID,
         epoch=EPOCH,
         directory=log_at(directory),
         config=Config(max_streams=64),
         control=types.SimpleNamespace(pointer=memory.control),
-        ownership=types.SimpleNamespace(manifest=None),
+        ownership=types.SimpleNamespace(manifest=None, check=lambda _: ""),
         log=logging.getLogger("ringwal"),
     )
-    return Checkpoints(context, wal.wal, state, lambda: None)  # type: ignore[arg-type]
+    state = LogState(context)
+    return Checkpoints(context, wal.wal, state), state
 
 
 def test_a_checkpoint_waits_for_what_is_still_being_written(memory: Memory, tmp_path: Path) -> None:
-    state = named(tmp_path)
     writer = Writer(memory, 0)
     for block in range(3):
         assert writer.append(b"x" * 100, stream=block) == lib.RW_OK
@@ -64,26 +67,30 @@ def test_a_checkpoint_waits_for_what_is_still_being_written(memory: Memory, tmp_
         record.persisted = 0
     with Wal(memory, tmp_path) as wal:
         wal.add_segments(range(BEGIN // SEGMENT, BEGIN // SEGMENT + 2))
-        found = checkpoints(memory, wal, tmp_path, state)
+        found, state = checkpoints(memory, wal, tmp_path)
+        before = state.manifest
         for _ in range(3):
-            assert found.work(state, wanted=True) == state and found.waits
+            found.work(wanted=True)
+            assert state.manifest == before and found.waits
         assert lib.rw_wal_rewrite(wal.wal) == lib.RW_OK
-        after = found.work(state)
+        found.work()
+        after = state.manifest
         assert not found.waits and manifests.load(log_at(tmp_path)) == after
         assert after.checkpoint_position == memory.control.sealed_end == lib.rw_wal_persisted_end(wal.wal)
-        assert found.work(after, wanted=True) == after, "nothing has been written since"
+        found.work(wanted=True)
+        assert state.manifest == after, "nothing has been written since"
 
 
 def test_it_says_what_was_composed(memory: Memory, tmp_path: Path) -> None:
-    state = named(tmp_path)
     writer = Writer(memory, 0)
     for size in (10, 0, 7):
         assert writer.append(b"x" * size, stream=5) == lib.RW_OK
     assert writer.append(b"y", stream=2) == lib.RW_OK
     take(memory, tmp_path)
     with Wal(memory, tmp_path) as wal:
-        after = checkpoints(memory, wal, tmp_path, state).work(state, wanted=True)
-    said = checkpoint_file.load(log_at(tmp_path), after)
+        found, state = checkpoints(memory, wal, tmp_path)
+        found.work(wanted=True)
+    said = checkpoint_file.load(log_at(tmp_path), state.manifest)
     assert (said.position, said.block_number, said.epochs) == (
         memory.control.sealed_end, memory.control.sealed, (EpochRow(EPOCH, BEGIN - 4096, 0),)
     )  # fmt: skip
@@ -95,37 +102,40 @@ def test_it_says_what_was_composed(memory: Memory, tmp_path: Path) -> None:
 
 
 def test_a_successor_counts_on(memory: Memory, tmp_path: Path) -> None:
-    state = named(tmp_path)
     writer = Writer(memory, 0)
     for size in (10, 20, 30):
         assert writer.append(b"x" * size, stream=5) == lib.RW_OK
         take(memory, tmp_path)
     with Wal(memory, tmp_path) as wal:
         assert lib.rw_wal_restore(wal.wal) == 0
-        after = checkpoints(memory, wal, tmp_path, state).work(state, wanted=True)
-    (row,) = checkpoint_file.load(log_at(tmp_path), after).rows()
+        found, state = checkpoints(memory, wal, tmp_path)
+        found.work(wanted=True)
+    (row,) = checkpoint_file.load(log_at(tmp_path), state.manifest).rows()
     assert (row.next_offset, row.payload_bytes) == (3, 60)
 
 
 def test_an_orderly_end_is_marked_only_where_all_is_written(memory: Memory, tmp_path: Path) -> None:
-    state = named(tmp_path)
     writer = Writer(memory, 0)
     assert writer.append(b"x", stream=5) == lib.RW_OK
     take(memory, tmp_path)
     last = memory.control.sealed - 1
     memory.entry(last).state = lib.RW_BLOCK_SEALED
     with Wal(memory, tmp_path) as wal:
-        assert checkpoints(memory, wal, tmp_path, state).finish(state) == state
+        found, state = checkpoints(memory, wal, tmp_path)
+        before = state.manifest
+        found.finish()
+        assert state.manifest == before
     memory.entry(last).state = lib.RW_BLOCK_PERSISTED
     with Wal(memory, tmp_path) as wal:
-        after = checkpoints(memory, wal, tmp_path, state).finish(state)
+        found, state = checkpoints(memory, wal, tmp_path)
+        found.finish()
+    after = state.manifest
     assert after.end == after.checkpoint_position == memory.control.sealed_end
 
 
 def test_no_segment_is_used_that_recovery_could_not_read_in_time(memory: Memory, tmp_path: Path) -> None:
-    state = named(tmp_path)
     with Wal(memory, tmp_path) as wal:
-        found = checkpoints(memory, wal, tmp_path, state)
-        allowed = [number for number in range(BEGIN // SEGMENT, 2000 * MIB // SEGMENT) if found.allows(state, number)]
+        found, _ = checkpoints(memory, wal, tmp_path)
+        allowed = [number for number in range(BEGIN // SEGMENT, 2000 * MIB // SEGMENT) if found.allows(number)]
     assert allowed == list(range(allowed[0], allowed[-1] + 1))
     assert allowed[-1] == BEGIN // SEGMENT + 4, "twice the two segments between checkpoints"

@@ -1,6 +1,7 @@
 """Checkpoints while the log is written: taken by the WAL process's main thread beside the threads that append.
 
-    take    under the compose lock the threads' own table is copied, and the position that it is about      csrc/housekeeping.c
+    take    under the compose lock the threads' own table is copied, and the position that it is about
+            (csrc/wal_maintenance.c)
     name    when all below that position is persisted: the free file is written, then named in the manifest
 
 So no append waits for a file, and the manifest names nothing that a crash could contradict. One is taken after every so many
@@ -9,18 +10,15 @@ bytes of log, when the log comes to rest, and at an orderly stop, which also mar
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import StorageFull
 from ringwal.log import checkpoint_file
-from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
-from ringwal.log.manifest import Manifest
 from ringwal.points import point
 from ringwal.processes.context import EngineContext
+from ringwal.processes.log_state import LogState
 
 INTERVAL_BYTES = 128 << 20
 """Of log, at most, between one and the next; recovery reads what is behind the last one."""
@@ -38,13 +36,12 @@ WAIT_SECONDS = 0.005
 class Checkpoints:
     """What the WAL process knows of them. For its main thread."""
 
-    def __init__(self, context: EngineContext, wal: Any, manifest: Manifest, check: Callable[[], None]) -> None:
-        """`check` is called before a file is written: it raises if the directory is not the engine's any more."""
+    def __init__(self, context: EngineContext, wal: Any, state: LogState) -> None:
         self._context = context
         self._wal = wal
-        self._check = check
+        self._state = state
         self._control = context.control.pointer
-        self._epochs = checkpoint_file.load(context.directory, manifest).epochs
+        self._epochs = checkpoint_file.load(context.directory, state.manifest).epochs
         self._rows = ffi.new("rw_checkpoint_stream[]", context.config.max_streams)
         lib.rw_wal_take_snapshot(wal, self._rows, ffi.new("rw_wal_snapshot *"))  # so that its memory is there by the first one
         self._taken: Checkpoint | None = None
@@ -57,37 +54,35 @@ class Checkpoints:
         """One is taken and not named yet."""
         return self._taken is not None
 
-    def allows(self, manifest: Manifest, segment: int) -> bool:
+    def allows(self, segment: int) -> bool:
         """May that segment be used before there is another checkpoint? Else recovery would have to read too much."""
-        size = manifest.segment_bytes
-        most = max(2 * self._interval(manifest), (self._context.config.segments_ahead + INTERVAL_SEGMENTS) * size)
-        return segment * size <= manifest.checkpoint_position + most
+        size = self._state.manifest.segment_bytes
+        most = max(2 * self._interval(), (self._context.config.segments_ahead + INTERVAL_SEGMENTS) * size)
+        return segment * size <= self._state.manifest.checkpoint_position + most
 
-    def work(self, manifest: Manifest, *, wanted: bool = False) -> Manifest:
-        """Take one if it is due (or `wanted`), name the one that is taken if it may be. Returns the manifest in force.
+    def work(self, *, wanted: bool = False) -> None:
+        """Take one if it is due (or `wanted`), name the one that is taken if it may be.
 
-        Raises OSError: a write or sync failed; end the epoch.
+        Raises OSError: a write or sync failed; end the epoch. LostDirectory.
         """
-        end = lib.rw_engine_sealed_end(self._control)
-        if self._taken is None and end > manifest.checkpoint_position:
-            grown = end - manifest.checkpoint_position
-            if wanted or grown >= self._interval(manifest) or lib.rw_wal_rests(self._wal):
-                self._take()
-        if self._taken is None or lib.rw_wal_persisted_end(self._wal) < self._taken.position:
-            return manifest
-        taken, self._taken = self._taken, None
-        return self._name(manifest, taken, end=0)
+        end, known = lib.rw_engine_sealed_end(self._control), self._state.manifest.checkpoint_position
+        due = wanted or end - known >= self._interval() or lib.rw_wal_rests(self._wal)
+        if self._taken is None and end > known and due:
+            self._take()
+        if self._taken is not None and lib.rw_wal_persisted_end(self._wal) >= self._taken.position:
+            taken, self._taken = self._taken, None
+            self._name(taken, end=0)
 
-    def finish(self, manifest: Manifest) -> Manifest:
+    def finish(self) -> None:
         """The threads have ended in order: all is written, and nobody writes any more. Raises as `work`."""
         self._take()
         assert self._taken is not None
         taken, self._taken = self._taken, None
-        if lib.rw_wal_persisted_end(self._wal) != taken.position:
-            return manifest  # a write has failed meanwhile
-        return self._name(manifest, taken, end=taken.position)
+        if lib.rw_wal_persisted_end(self._wal) == taken.position:  # else a write has failed meanwhile
+            self._name(taken, end=taken.position)
 
-    def _interval(self, manifest: Manifest) -> int:
+    def _interval(self) -> int:
+        manifest = self._state.manifest
         usual = min(INTERVAL_BYTES, INTERVAL_SEGMENTS * manifest.segment_bytes)
         return max(usual, SIZES * manifest.checkpoint_bytes)
 
@@ -105,20 +100,18 @@ class Checkpoints:
         )
         point("ckpt.taken")
 
-    def _name(self, manifest: Manifest, what: Checkpoint, *, end: int) -> Manifest:
-        directory, config = self._context.directory, self._context.config
-        self._check()
+    def _name(self, what: Checkpoint, *, end: int) -> None:
+        self._state.check_directory()
         try:
-            named = checkpoint_file.put(directory, manifest, what, config.max_streams)
+            named = checkpoint_file.put(self._context.directory, self._state.manifest, what, self._context.config.max_streams)
         except StorageFull as error:  # only where there are more epochs than there was room for
             self.no_room = error.errno
             if not self._told_no_room:
                 self._context.log.warning("no checkpoint: %s", error)
             self._told_no_room = True
-            return manifest
+            return
         self.no_room = 0
         point("ckpt.written")
-        named = dataclasses.replace(named, end=end)
-        stored = manifests.store(directory, named, fd=self._context.ownership.manifest)
+        self._state.manifest = named
+        self._state.store(end=end)
         point("ckpt.named")
-        return stored
