@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ringwal.errors import CorruptionError
@@ -107,7 +107,12 @@ def judge(done: list[Written], barrier_end: int, window: int) -> Verdict:
     return Verdict(None, hole, streams)
 
 
+END_LOST = Plan(batches=((0, 1, 0),), state="missing", lag=9, ends_segment=True)
+AFTER_IT = Plan(batches=((0, 1, 0),), state="whole", lag=9, ends_segment=False)
+
+
 @settings(max_examples=60, deadline=None, database=None)
+@example(plans=[END_LOST, AFTER_IT], window=8 * KIB)  # the segment behind the lost END begins with a lost block, too
 @given(plans=st.lists(plan, max_size=14), window=st.sampled_from([8 * KIB, 100 * KIB, 1024 * KIB, 8192 * KIB]))
 def test_recovery_agrees_with_the_oracle(plans: list[Plan], window: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:

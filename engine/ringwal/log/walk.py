@@ -94,17 +94,17 @@ class Walk:
         return self._run(self._limit, draft, on_full)
 
     def first_beyond(self) -> int | None:
-        """Log position of a valid block in front of a segment that the tail does not reach; None: there is none.
+        """Log position of a valid block at the beginning, as far as one read goes, of a segment that the tail does not reach.
 
-        Raises:
-            CorruptionError: the disk cannot read a place.
+        None: there is none. Raises CorruptionError: the disk cannot read a place.
         """
-        for position in range(self._limit, self.end, self.size):
-            skip, _ = self._window.show(position, PAGE)
+        uuid, epoch = self._manifest.uuid, self._manifest.epoch
+        for begin in range(self._limit, self.end, self.size):
+            skip, held = self._window.show(begin, PAGE)
             with ffi.from_buffer("uint8_t[]", self._window.memory) as memory:
-                uuid, epoch = self._manifest.uuid, self._manifest.epoch
-                if lib.rw_block_check(memory + skip, _ANY_LENGTH, uuid, epoch, position) == lib.RW_OK:
-                    return position
+                for at in range(0, held, PAGE):
+                    if lib.rw_block_check(memory + skip + at, _ANY_LENGTH, uuid, epoch, begin + at) == lib.RW_OK:
+                        return begin + at
         return None
 
     def offsets(self) -> list[int]:
