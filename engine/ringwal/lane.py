@@ -40,6 +40,7 @@ NUMBERS = 1 << 32
 """Numbers of one lane: its generation is in the bits above."""
 
 _completion_wait = lib.rw_completion_wait
+_monotonic = time.monotonic
 
 
 class Lane:
@@ -77,6 +78,8 @@ class Lane:
         self._shut_for: Error | None = None  # said before the writer is shut, for those who meet it shut
         self.ending: dict[None, Ending] = {}  # at most one, which the first `end` puts here
         self._alive = alive
+        self.rests = patched()
+        """Threads are greenlets: no wait may hold them in C. Looked up again by each wait that takes long."""
         self._told: set[int] = set()  # failed appends whose caller knows
         self.retired = False
         """All numbers are given out and confirmed: whoever meets the lane's end for that takes the next lane."""
@@ -115,17 +118,29 @@ class Lane:
 
     def wait(self, results: Results, number: int, stream: str, timeout: float | None) -> int:
         """The offset, or `FAILED`. Raises `AckTimeout`."""
-        now = time.monotonic()
+        now = _monotonic()
+        # Most waits end with the first call of C: little is looked up before it.
+        if self.rests or results.kept is not None or self.ending or (timeout is not None and timeout < SLICE):
+            return self._wait(results, number, stream, timeout, now, None)
+        found: int = _completion_wait(self.writer, number, SPIN_NS, SLICE_NS)
+        return found if found >= 0 else self._wait(results, number, stream, timeout, now, found)
+
+    def _wait(
+        self, results: Results, number: int, stream: str, timeout: float | None, began: float, found: int | None
+    ) -> int:
+        """The rest of `wait`, which began then; `found`: what the first look has found, if there was one."""
+        now, spin, left = began, 0 if found is not None else SPIN_NS, SLICE_NS
         deadline = None if timeout is None else now + timeout
-        spin = SPIN_NS
-        rests = Rests() if patched() else None
-        while results.kept is None and not self.ending:  # most waits end with the first call of C: little is looked up before
-            left = SLICE_NS if deadline is None or deadline - now >= SLICE else max(0, int((deadline - now) * 1e9))
-            if rests is not None:
-                spin = left = 0
-            found: int = _completion_wait(self.writer, number, spin, left)
-            if found >= 0:
-                return found
+        self.rests = patched()
+        rests = Rests() if self.rests else None
+        while results.kept is None and not self.ending:
+            if found is None:
+                left = SLICE_NS if deadline is None or deadline - now >= SLICE else max(0, int((deadline - now) * 1e9))
+                if rests is not None:
+                    spin = left = 0
+                found = int(_completion_wait(self.writer, number, spin, left))
+                if found >= 0:
+                    return found
             spin = 0
             if found in (lib.RW_PENDING, lib.RW_INTERRUPTED):
                 if rests is not None:
@@ -137,6 +152,7 @@ class Lane:
                 self.end(self._why(found))
             if (offset := results.find(number)) != PENDING:
                 return offset
+            found = None
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 full = int(lib.rw_engine_storage_full(self.control))
