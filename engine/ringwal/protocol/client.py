@@ -258,7 +258,7 @@ class Registration:
                 look = min(2 * look, LONGEST_LOOK)
                 continue
             reply, arrival = received
-            ours = reply.get("tag") == tag
+            ours = reply.get("tag") == tag or _of_connection(reply)
             if ours and (reply.get("ok") is not True or len(arrival) == wanted):
                 return reply, arrival
             came = len(arrival)
@@ -279,6 +279,8 @@ class Registration:
                 self._socket.send(packet, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 self._await(select.POLLOUT, deadline, LONGEST_LOOK)
+            except ConnectionError:  # what the engine said before it hung up is to be read
+                return tag
             else:
                 return tag
 
@@ -291,6 +293,8 @@ class Registration:
             self._note(self._socket.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT))
             received = receive(self._socket.fileno())
         except BlockingIOError:  # somebody has met it meanwhile
+            return None
+        except ConnectionResetError:  # the engine hung up; the kernel says so once, and then gives what it had said before
             return None
         if received is None:
             raise ConnectionResetError
@@ -328,3 +332,8 @@ class Registration:
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError
         return False
+
+
+def _of_connection(reply: Message) -> bool:
+    """Is it a refusal of the whole connection, whatever was asked?"""
+    return reply.get("ok") is False and reply.get("tag") is None
