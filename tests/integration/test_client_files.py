@@ -78,6 +78,21 @@ def open_place(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+@needs_root
+def test_another_user_is_told_whose_the_engine_is(open_place: Path) -> None:
+    running = Engine(open_place / "log")
+    try:
+        (open_place / "log").chmod(0o755)
+        (open_place / "log" / "engine.sock").chmod(0o666)
+        for _ in range(50):
+            error = outcome_as(NOBODY, partial(ringwal.connect, open_place / "log", timeout=WAIT))
+            assert isinstance(error, ringwal.FileError), repr(error)
+            assert (error.errno, error.path, error.owner) == (errno.EACCES, str(open_place / "log"), 0)
+            assert "runs as user 0" in str(error) and f"is user {NOBODY}" in str(error)
+    finally:
+        running.close()
+
+
 # -------------------------------------------------------------------------------------------------------- paths
 
 

@@ -84,15 +84,23 @@ class Service:
         if connection is None:
             return
         if len(self._connections) >= self._limit:
-            self._refuse(connection, {"tag": 1}, ShmUnavailable(f"the engine serves {self._limit} connections already"))
-            connection.close()
+            self._turn_away(
+                connection,
+                f"the engine serves {self._limit} connections already; close some, or start it with a larger max_clients",
+            )
             return
         if connection.fileno() >= self._descriptors:  # the kernel gives out the lowest number that is free
-            self._refuse(connection, {"tag": 1}, ShmUnavailable("the engine may not open more files (RLIMIT_NOFILE)"))
-            connection.close()
+            self._turn_away(
+                connection,
+                "the engine may not open more files (RLIMIT_NOFILE); close some clients, or raise its limit (ulimit -n)",
+            )
             return
         self._connections[connection] = []
         self._selector.register(connection, selectors.EVENT_READ, connection)
+
+    def _turn_away(self, connection: Connection, why: str) -> None:
+        LOG.warning("refused a connection of process %d: %s", connection.pid, why)
+        connection.hang_up(ShmUnavailable(why))
 
     def serve(self, connection: Connection) -> None:
         """`connection` is readable: one request, or its end."""
@@ -155,7 +163,7 @@ class Service:
     def leave(self) -> None:
         """In a stranger's child: nothing of the clients stays open."""
         for connection in self._connections:
-            connection.close()
+            connection.leave()
         for *_, begun in self._making.values():
             begun.draft.close()
         os.close(self._reopened)

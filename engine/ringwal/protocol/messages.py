@@ -18,17 +18,15 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
 
 The values of a request are plain (no lists, no objects) and short, and its tag is a whole number of 64 bits, so what is
 sent back fits. Every reply has "ok", and the request's "tag", so that the answer to a request that timed out is never
-taken for the answer to another. A refusal is {"ok": false, "error": class name, "message", facts}. The connection stays
-open as long as the client lives; what is no request ends it.
+taken for the answer to another. A refusal is {"ok": false, "error": class name, "message", facts}; without a tag it is
+about the connection, which ends with it, and may come before any request is read. The connection stays open as long as the
+client lives; what is no request, or carries descriptors, ends it. When it has ended, what was said last is still there.
 """
 
 from __future__ import annotations
 
-import array
 import json
-import os
 import socket
-from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from ringwal._native import lib
@@ -90,24 +88,6 @@ def check_request(message: Message) -> Message:
     if not isinstance(message.get("tag", 0), int | None):
         raise ConfigError("the tag of a request is a whole number")
     return message
-
-
-def receive_packet(connection: socket.socket, how: int = 0) -> tuple[bytes, list[int], int]:
-    """The next packet, the descriptors that came with it, and its flags. Descriptors are close-on-exec from the start."""
-    fds = array.array("i")
-    # Not socket.recv_fds(), which drops its flags.
-    packet, ancillary, flags, _ = connection.recvmsg(
-        MESSAGE_BYTES_MAX, socket.CMSG_SPACE(fds.itemsize * len(Descriptors._fields)), socket.MSG_CMSG_CLOEXEC | how
-    )
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return packet, list(fds), flags
-
-
-def close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 class Descriptors(NamedTuple):

@@ -10,8 +10,9 @@ import struct
 from collections.abc import Sequence
 
 from ringwal._native import lib
-from ringwal.errors import ConfigError, Error, NotRunning, VersionMismatch
-from ringwal.protocol.messages import SOCKET_NAME, Message, check_request, close_all, decode, encode, receive_packet
+from ringwal.errors import ConfigError, Error, FileError, VersionMismatch
+from ringwal.protocol import incoming
+from ringwal.protocol.messages import SOCKET_NAME, Message, check_request, decode, encode
 
 BACKLOG = 1024
 
@@ -20,6 +21,8 @@ class Connection:
     """The supervisor's end of one client's connection. Nothing here blocks: a peer that does not read is dropped."""
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(0)
+        incoming.prepare(connection)
         self._socket = connection
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid, self.uid, _ = struct.unpack("3i", credentials)
@@ -39,12 +42,11 @@ class Connection:
             ConfigError: the packet is not a message; the connection is of no use any more.
         """
         try:
-            packet, fds, flags = receive_packet(self._socket)
+            packet, flags = incoming.receive(self._socket)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             raise EOFError from error
-        close_all(fds)  # clients have no descriptor to give
         if not packet:
             raise EOFError
         return check_request(decode(packet, flags))
@@ -59,8 +61,18 @@ class Connection:
         tag = request.get("tag")
         self._send({**facts, "ok": False, "tag": tag, "error": type(error).__name__, "message": str(error)}, ())
 
+    def hang_up(self, error: Error) -> None:
+        """Tell the client why, and close."""
+        with contextlib.suppress(EOFError):
+            self.refuse({}, error)
+        self.close()
+
     def close(self) -> None:
-        """Hang up."""
+        """Hang up. What was sent is still read."""
+        incoming.hang_up(self._socket)
+
+    def leave(self) -> None:
+        """In the child of a fork: the connection stays its parent's."""
         self._socket.close()
 
     def _send(self, message: Message, fds: Sequence[int]) -> None:
@@ -115,7 +127,7 @@ class Listener:
         except BaseException:
             self._socket = before
             raise
-        before.close()
+        _close_listening(before)
 
     def fileno(self) -> int:
         """For polling."""
@@ -131,14 +143,23 @@ class Listener:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 return None  # the machine is short of something: those who are here go on, those who knock wait
             raise
-        accepted.settimeout(0)
         connection = Connection(accepted)
         if connection.uid in (os.geteuid(), 0):
             return connection
-        with contextlib.suppress(EOFError):
-            connection.refuse({"tag": 1}, NotRunning("the engine belongs to another user"))
-        connection.close()
+        connection.hang_up(self._other_user(connection.uid))
         return None
+
+    def _other_user(self, user: int) -> FileError:
+        path = "this directory"
+        with contextlib.suppress(OSError):
+            path = os.readlink(f"/proc/self/fd/{self._directory}")
+        own = os.geteuid()
+        return FileError(
+            f"the engine on {path} runs as user {own} and serves that user and root; this process is user {user}",
+            errno.EACCES,
+            path,
+            own,
+        )
 
     def leave(self) -> None:
         """Close the socket; its name stays whose it is."""
@@ -151,7 +172,18 @@ class Listener:
         with contextlib.suppress(OSError):
             if self.state() is None:
                 os.unlink(SOCKET_NAME, dir_fd=self._directory)
-        self._socket.close()
+        _close_listening(self._socket)
+
+
+def _close_listening(listener: socket.socket) -> None:
+    """Those who knocked and were not let in have sent something, too."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)  # nobody else knocks
+        while True:
+            accepted, _ = listener.accept()
+            incoming.prepare(accepted)
+            incoming.hang_up(accepted)
+    listener.close()
 
 
 def check_hello(request: Message) -> None:
