@@ -6,10 +6,10 @@ import contextlib
 import os
 import weakref
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ringwal import limits
 from ringwal.attachment import Attachment, Binding
 from ringwal.config import LANE_BYTES_MAX
 from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error, NotRunning
@@ -45,6 +45,7 @@ def connect(
         VersionMismatch: the engine was built from another version.
         ShmUnavailable: there is no shared memory, or no place, for another client.
         ValueError: a number outside of its limits.
+        ConfigError: a path that no file can have.
     """
     try:
         return Client(path, autostart=autostart, timeout=timeout, lane_bytes=lane_bytes, append_timeout=append_timeout)
@@ -72,8 +73,9 @@ class Client:
         lane_bytes: int | None = None,
         append_timeout: float | None = 5.0,
     ) -> None:
-        with FileErrors(Path(path), "find"):  # the current directory may be gone
-            self.path = Path(path).absolute()  # the same directory, wherever this process changes to
+        given = limits.path(path, error=ConfigError)
+        with FileErrors(given, "find"):  # the current directory may be gone
+            self.path = given.absolute()  # the same directory, wherever this process changes to
         self.options: dict[str, Any] = {
             "autostart": autostart,
             "timeout": seconds(timeout),

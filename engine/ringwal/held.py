@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ringwal import limits
 from ringwal._native import ffi, lib
 
 
@@ -19,10 +20,8 @@ class Held:
         self.cells = ffi.gc(ffi.new("rw_descriptors *"), lib.rw_descriptors_close)
 
     def open(self, path: str | os.PathLike[str], flags: int, *, at: int | None = None) -> int:
-        """Opens the path, relative to the directory that is open as ``at``, and returns its place. Raises OSError."""
-        name = os.fsencode(path)
-        if b"\0" in name:
-            raise ValueError("embedded null byte")
+        """Opens the path, relative to the directory that is open as ``at``; returns its place. Raises OSError, ValueError."""
+        name = os.fsencode(limits.path(path))  # in C it would end at a NUL
         place = int(lib.rw_descriptor_open(self.cells, -1 if at is None else at, name, flags))
         if place < 0:
             raise OSError(-place, os.strerror(-place), os.fspath(path))

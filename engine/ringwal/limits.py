@@ -1,7 +1,7 @@
-"""Numbers that a caller gives: what is taken, and what is said of the rest.
+"""Numbers and paths that a caller gives: what is taken, and what is said of the rest.
 
-It is always a ValueError that names the limits: not a number, endless where that means nothing, negative, a truth value, or
-more than the words of the system can count.
+It is always a ValueError that says what is taken: numbers that are none, endless where that means nothing, negative, a truth
+value, or more than the words of the system can count; paths that no file can have.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
+from pathlib import Path
 from typing import Any
 
 SECONDS_MAX = 1_000_000_000
@@ -38,6 +40,20 @@ def whole(value: Any, name: str, least: int, most: int = WHOLE_MAX, *, error: ty
     if number is None or not least <= number <= most:
         raise error(f"{name} is {shown(value)}; it must be a whole number from {least} to {most}")
     return number
+
+
+def path(value: str | os.PathLike[str], *, error: type[ValueError] = ValueError) -> Path:
+    """The path of a file that there could be. Raises ``error``; TypeError: it is no path."""
+    made = Path(value)
+    try:
+        encoded = os.fsencode(made)
+    except UnicodeEncodeError as unwritten:
+        why = f"has a character that {unwritten.encoding} cannot write"
+    else:
+        if b"\0" not in encoded:
+            return made
+        why = "contains a NUL character"
+    raise error(f"the path {shown(str(made))} {why}, so no file can have it; remove it")
 
 
 def shown(value: object) -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 import ringwal
+from ringwal.processes.supervisor import Supervisor
+from ringwal.protocol.client import Registration
 from tests.support.mounts import tmpfs
 from tests.support.rig import WAIT, Engine, arm, await_readable, read_all, stop_process, until
 
@@ -102,6 +104,22 @@ def test_paths_that_the_system_does_not_take(tmp_path: Path, autostart: bool) ->
     for name, number in (("loop", errno.ELOOP), ("n" * 300, errno.ENAMETOOLONG)):
         error = refusal(partial(ringwal.connect, tmp_path / name, autostart=autostart), number, tmp_path / name)
         assert isinstance(error, OSError)
+
+
+NO_PATHS = {"a NUL": ("log\0", "contains a NUL character"), "no UTF-8": ("log\ud800", "has a character that utf-8 cannot")}
+
+
+@pytest.mark.parametrize(("name", "says"), NO_PATHS.values(), ids=NO_PATHS)
+@pytest.mark.parametrize(
+    "take",
+    [ringwal.connect, ringwal.Client, partial(ringwal.connect, autostart=True), Supervisor, Registration],
+    ids=["connect", "Client", "autostart", "Supervisor", "Registration"],
+)
+def test_what_is_no_path_is_said_to_be_none(tmp_path: Path, name: str, says: str, take: Callable[[Path], object]) -> None:
+    with pytest.raises(ringwal.ConfigError, match=says) as caught:
+        take(tmp_path / name)
+    assert "remove it" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_that_leads_nowhere_says_that_no_engine_runs(tmp_path: Path) -> None:

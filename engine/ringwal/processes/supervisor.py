@@ -18,10 +18,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from ringwal import memory
+from ringwal import limits, memory
 from ringwal._native import lib
 from ringwal.config import Config
 from ringwal.errors import ConfigError
@@ -80,9 +79,12 @@ class Supervisor:
             config: the settings; None for the defaults.
             on_ready: called once, with the report (`pid`, `epoch`, ...), when clients are served.
             autostart: end when the last client has gone.
+
+        Raises ConfigError: a path that no file can have.
         """
+        given = limits.path(directory, error=ConfigError)
         hold_descriptors()  # before the first descriptor of ours could become a standard one
-        self.directory = Path(directory).absolute()
+        self.directory = given.absolute()
         self.config = Config() if config is None else config
         self._on_ready = on_ready
         self._autostart = autostart

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ringwal import lock_file
+from ringwal import limits, lock_file
 from ringwal._native import lib
-from ringwal.errors import NotRunning, ShmUnavailable, by_name
+from ringwal.errors import ConfigError, NotRunning, ShmUnavailable, by_name
 from ringwal.file_errors import FileErrors
 from ringwal.held import Held
 from ringwal.protocol.arrival import receive
@@ -75,7 +75,7 @@ class Registration:
             FileError: the system does not let this process there.
             VersionMismatch: the engine was built with another memory layout.
         """
-        self.directory = Path(directory).absolute()
+        self.directory = limits.path(directory, error=ConfigError).absolute()
         self.timeout = timeout
         self._lock = ThreadLock()
         self._tags = itertools.count(1)
