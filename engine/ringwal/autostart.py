@@ -3,6 +3,10 @@
 The engine outlives its starter and is nobody's child (processes/daemon.py): a program that waits for its children does not
 meet it. It is started by Python itself, so it cannot be where `sys.executable` is something else: a frozen program, or a
 server that has Python inside, would only start itself again.
+
+Until it has left its starter, a Python that starts slowly is the starter's child, and is waited for no longer than anything
+else. One that is not ready by then is ended, with all that it has started: a child that goes on unasked is what nobody
+expects. From then on an engine goes on starting, whoever waits for it, and the next one to connect finds it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -20,7 +25,7 @@ from typing import BinaryIO
 
 from ringwal import lock_file
 from ringwal.errors import FileError, NotRunning
-from ringwal.file_errors import FileErrors
+from ringwal.file_errors import FileErrors, file_error
 from ringwal.log.directory import give_to_owner
 from ringwal.log.files import make_directory
 from ringwal.observer import observe
@@ -31,6 +36,8 @@ SAID_BYTES = 4096
 """Of the end of that, what is looked at for its last line."""
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.1
+KILLED_SECONDS = 1.0
+"""How long the end of what was killed may take."""
 STARTING = "RINGWAL_STARTING"
 """Set in what is started here; who finds it set before an engine runs was taken for a Python, and is none."""
 
@@ -73,8 +80,7 @@ def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> R
                     raise NotRunning(f"the engine for {path} ended at once with exit code {code}{_said(path)}")
                 starter = None  # there was another one, or it has ended with its last client
             if starter is None and not _held(path):
-                with FileErrors(path, "start an engine on"):
-                    starter = stack.enter_context(contextlib.closing(_Starter(path)))
+                starter = stack.enter_context(contextlib.closing(_Starter(path, deadline, timeout)))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -82,36 +88,35 @@ def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> R
 class _Starter:
     """An engine that was started, and what it says of its end."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises NotRunning, FileError, OSError: an engine cannot be started from here."""
+    def __init__(self, path: Path, deadline: float | None, timeout: float | None) -> None:
+        """`timeout` is what the caller has said; at `deadline` it is over, and what has not left this process by then is ended.
+
+        Raises NotRunning, FileError: an engine cannot be started from here.
+        """
         python = _python()
         path = path.absolute()
-        _make_last(path)
-        # The engine must run the code that this process runs, whatever the current directory holds.
-        package = str(Path(__file__).resolve().parent.parent)
-        search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        self._status, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            with _open_log(path) as log:
-                _give_to_owner(log.fileno(), path)
-                code = subprocess.run(
-                    [python, "-P", "-m", "ringwal.processes.daemon", str(path), str(told)],
-                    check=False,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    pass_fds=[told],
-                    start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": search, STARTING: "1"},
-                ).returncode
-        except BaseException:
-            os.close(self._status)
-            raise
-        finally:
-            os.close(told)
-        if code != 0:
-            os.close(self._status)
-            raise NotRunning(f"no engine could be started for {path}: {python} ended with exit code {code}{_said(path)}")
+        with FileErrors(path, "start an engine on"):
+            _make_last(path)
+            self._status, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                with _open_log(path) as log:
+                    _give_to_owner(log.fileno(), path)
+                    child = _run(python, path, told, log)
+                code = _wait(child, deadline)
+            except BaseException:
+                os.close(self._status)
+                raise
+            finally:
+                os.close(told)
+        if code == 0:
+            return
+        os.close(self._status)
+        if code is None:
+            raise NotRunning(
+                f"no engine runs on {path}, and none was started within {timeout:g} s: {python} (process {child.pid}) was still"
+                f" loading and has been ended; connect with a longer timeout, or start one with `ringwal run {path}`"
+            )
+        raise NotRunning(f"no engine could be started for {path}: {python} ended with exit code {code}{_said(path)}")
 
     def ended(self) -> int | None:
         """The engine's exit code, -9 if it could not say; None while it runs."""
@@ -124,6 +129,41 @@ class _Starter:
     def close(self) -> None:
         """Nobody wants to know its end any more."""
         os.close(self._status)
+
+
+def _run(python: str, path: Path, told: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+    """Raises FileError: there is no such interpreter, or it cannot be run."""
+    # The engine must run the code that this process runs, whatever the current directory holds.
+    package = str(Path(__file__).resolve().parent.parent)
+    search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    try:
+        return subprocess.Popen(
+            [python, "-P", "-m", "ringwal.processes.daemon", str(path), str(told)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            pass_fds=[told],
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": search, STARTING: "1"},
+        )
+    except OSError as error:
+        refused = file_error(error, Path(python), "start an engine with the interpreter of this program (sys.executable),")
+        refused.args = (f"{refused}; put that right, or start one with `ringwal run`",)
+        raise refused from error
+
+
+def _wait(child: subprocess.Popen[bytes], deadline: float | None) -> int | None:
+    """Its exit code; None: not done at the deadline. Then, or after any exception, it is ended, with what it has begun."""
+    try:
+        return child.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # it leads a session of its own, which an engine on its way is still in
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel, which ends it some time
+                child.wait(KILLED_SECONDS)
 
 
 def _python() -> str:

@@ -35,13 +35,14 @@ def connect(
         path: the engine's directory.
         autostart: start an engine for the directory if none runs. It lives until its last client has gone. The directory is
             made if it is missing, what lies above it is not.
-        timeout: seconds to wait for the engine to answer, recovery included; ``None`` for ever.
+        timeout: seconds to wait for the engine to answer, recovery included; ``None`` for ever. A Python that has not loaded
+            the engine by then is ended; an engine that has begun to start goes on, and the next ``connect`` finds it.
         lane_bytes: size of this process's lane, up to 1 GiB; a record may take half of it. Rounded up to a power of two.
         append_timeout: seconds that an append waits for room before it raises `BackpressureTimeout`; ``None`` for ever.
 
     Raises:
         NotRunning: no engine serves the directory, and ``autostart`` is off; or it did not answer in time.
-        FileError: the system does not let this process use, or make, the directory.
+        FileError: the system does not let this process use, or make, the directory, or run the interpreter.
         VersionMismatch: the engine was built from another version.
         ShmUnavailable: there is no shared memory, or no place, for another client.
         ValueError: a number outside of its limits.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -250,6 +251,57 @@ def test_a_program_that_takes_the_place_of_python_is_started_once(directory: Pat
     done = subprocess.run([python], capture_output=True, text=True, check=False, timeout=WAIT, env=environment)
     assert "runs this program instead" in done.stderr
     assert runs.read_text().count("run") == 2
+
+
+def interpreter(place: Path, script: str) -> Path:
+    made = place / "python-of-a-test"
+    made.write_text(f"#!/bin/sh\n{script}\n")
+    made.chmod(0o755)
+    return made
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_an_interpreter_that_starts_slowly_is_waited_for_as_long_as_was_said(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: bool
+) -> None:
+    """And leaves nothing: neither itself nor an engine that it has started already."""
+    pids = tmp_path / "pids"
+    wait = f"sleep 3600 & echo $! >> {pids}; wait" if forked else "exec sleep 3600"
+    slow = interpreter(tmp_path, f"echo $$ >> {pids}\n{wait}")
+    monkeypatch.setattr(sys, "executable", str(slow))
+    with pytest.raises(ringwal.NotRunning, match=r"none was started within 2 s: .*python-of-a-test \(process \d+\).*ended"):
+        ringwal.connect(directory, autostart=True, timeout=2)
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) == 1 + forked
+    for pid in started:
+        rig.until(lambda pid=pid: rig.state_of(pid) in "XZ", "it has ended")  # type: ignore[misc]
+    monkeypatch.undo()
+    with ringwal.connect(directory, autostart=True, timeout=WAIT) as client:
+        assert client.stream("s").append(b"x").result(WAIT).offset == 0
+        engine = client.status()["pid"]
+    await_end(engine)
+
+
+def test_ctrl_c_while_an_interpreter_starts_ends_it(directory: Path, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    slow = interpreter(tmp_path, f"echo $$ > {pids}.new; mv {pids}.new {pids}; exec sleep 3600")
+    code = f"import sys, ringwal; sys.executable = {str(slow)!r}; ringwal.connect(sys.argv[1], autostart=True, timeout=None)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, directory], stderr=subprocess.DEVNULL, env=rig.environment(rig.CHECKOUT)
+    ) as program:
+        rig.until(pids.exists, "the interpreter runs")
+        program.send_signal(signal.SIGINT)
+        program.wait(WAIT)
+    rig.until(lambda: rig.state_of(int(pids.read_text())) in "XZ", "it has ended")
+
+
+def test_an_interpreter_that_is_missing_is_named(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = tmp_path / "removed" / "python3"
+    monkeypatch.setattr(sys, "executable", str(missing))
+    with pytest.raises(ringwal.FileError, match=r"cannot start an engine with the interpreter .*ringwal run") as caught:
+        ringwal.connect(directory, autostart=True, timeout=WAIT)
+    assert (caught.value.errno, caught.value.path) == (errno.ENOENT, str(missing))
+    assert str(directory) not in str(caught.value)
 
 
 def test_an_engine_that_cannot_start_is_told_at_once(directory: Path) -> None:
