@@ -28,6 +28,7 @@ CONSTANT(RW_LAYOUT_VERSION, 4u);
 CONSTANT(RW_LINE, 64u);
 CONSTANT(RW_PAGE, 4096u);
 CONSTANT(RW_PENDING_MAX, 131072u);
+CONSTANT(RW_PROGRESS_MAGIC, 3550894046158737953ull);
 CONSTANT(RW_RUNNING, 1u);
 CONSTANT(RW_SLOT_ACTIVE, 1u);
 CONSTANT(RW_SLOT_CLOSING, 2u);
@@ -106,6 +107,13 @@ FIELD(rw_control          , 552, uint64_t, drain_wakes);
 FIELD(rw_control          , 560, uint64_t, drain_parks);
 FIELD(rw_control          , 568, uint64_t, drain_longest_run);
 FIELD(rw_control          , 576, uint8_t[3520], tail);
+
+SIZE(rw_progress, 4096);
+FIELD(rw_progress         , 0, uint64_t, magic);
+FIELD(rw_progress         , 8, uint64_t, fingerprint);
+FIELD(rw_progress         , 16, uint64_t, done);
+FIELD(rw_progress         , 24, uint64_t, total);
+FIELD(rw_progress         , 32, uint8_t[4064], tail);
 
 SIZE(rw_slot, 256);
 FIELD(rw_slot             , 0, uint32_t, state);
@@ -235,4 +243,4 @@ FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 
-uint64_t rw_fingerprint(void) { return 0x1f2c438db9640fc3ull; }
+uint64_t rw_fingerprint(void) { return 0xd6c284441f962b6bull; }

@@ -1,6 +1,6 @@
 /* Every shared and every stored byte: the structs, their drawing, and who writes each word.
  *
- * SHARED MEMORY OF ONE ENGINE (three kinds of object, without names: they are handed over as
+ * SHARED MEMORY OF ONE ENGINE (these kinds of object, without names: they are handed over as
  * descriptors)
  *
  *   control                                            log ring                     lane k
@@ -12,7 +12,8 @@
  *   | rw_stream      256 x streams               |     | (mapped twice in a    |    | (data mapped twice in  |
  *   +--------------------------------------------+     |  row: never wraps)    |    |  a row: never wraps)   |
  *                                                      +-----------------------+    +------------------------+
- * The drawing is of addresses; in the lane's object the data comes first (memory.h: rw_map).
+ * The drawing is of addresses; in the lane's object the data comes first (memory.h: rw_map). While
+ * recovery reads the log and none of these exists, there is one of a single rw_progress.
  *
  * WHO WRITES WHAT. Fields are grouped on cache lines by their single writing role: S supervisor, W
  * WAL process, D drain process, C the client that owns the lane, K the kernel. Clients map control
@@ -44,6 +45,7 @@
 
 #define RW_CONTROL_MAGIC 0x314c525443575221ull
 #define RW_LANE_MAGIC    0x314e4c4c4e575221ull
+#define RW_PROGRESS_MAGIC 0x31474f5250575221ull
 #define RW_BLOCK_MAGIC   0x314b434f4c425752ull
 
 #define RW_PAGE            4096u
@@ -152,6 +154,16 @@ typedef struct rw_control {
     uint64_t drain_longest_run; /* [counter] D > S: most requests confirmed in one pass */
     RW_PAD(tail, 576, 4096);
 } rw_control;
+
+/* An object of its own: while recovery reads the log, there is no control area yet. DIR/lock says
+ * where it is (lock_file.py). */
+typedef struct rw_progress {
+    uint64_t magic; /* [constant] S > C: stored last; attach refuses anything else */
+    uint64_t fingerprint; /* [hash] S > C: as in rw_control */
+    uint64_t done; /* [bytes] S > C: of `total`, what recovery has read */
+    uint64_t total; /* [bytes] S > C: that it has to read, as far as it knows; 0: not known yet */
+    RW_PAD(tail, 32, 4096);
+} rw_progress;
 
 enum rw_slot_state { RW_SLOT_FREE = 0, RW_SLOT_ACTIVE = 1, RW_SLOT_CLOSING = 2 };
 
@@ -354,6 +366,7 @@ RW_AT(rw_control, completions, 320);
 RW_AT(rw_control, drain_parked, 384);
 RW_AT(rw_control, wal_blocks, 448);
 RW_AT(rw_control, drain_passes, 512);
+RW_SIZE(rw_progress, 4096);
 RW_SIZE(rw_slot, 256);
 RW_AT(rw_slot, head, 64);
 RW_AT(rw_slot, wake, 128);

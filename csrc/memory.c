@@ -161,6 +161,25 @@ int rw_control_attach(const rw_control *c, uint64_t bytes, const uint8_t uuid[16
     return fits ? RW_OK : RW_MISMATCH;
 }
 
+void rw_progress_create(rw_progress *p)
+{
+    p->fingerprint = rw_fingerprint();
+    rw_store64(&p->magic, RW_PROGRESS_MAGIC); /* PAIR: create/attach */
+}
+
+int rw_progress_attach(const rw_progress *p, uint64_t bytes)
+{
+    if (bytes < sizeof *p || rw_load64(&p->magic) != RW_PROGRESS_MAGIC) /* PAIR: create/attach */
+        return RW_MISMATCH;
+    return p->fingerprint == rw_fingerprint() ? RW_OK : RW_MISMATCH;
+}
+
+void rw_progress_tell(rw_progress *p, uint64_t done, uint64_t total)
+{
+    rw_store64(&p->total, total);
+    rw_store64(&p->done, done);
+}
+
 void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation,
                     uint64_t lane_bytes)
 {

@@ -1,4 +1,4 @@
-/* The three kinds of shared object: mapping them, filling in their headers, refusing what does not
+/* The kinds of shared object: mapping them, filling in their headers, refusing what does not
  * fit, and the stores that belong to the supervisor. Creating, sizing and unlinking the objects
  * themselves is engine/ringwal/memory.py's.
  *
@@ -56,6 +56,12 @@ void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[1
                        uint64_t epoch_begin, uint64_t position, uint64_t block_number);
 /* RW_OK or RW_MISMATCH. `bytes` is the size of the mapped object. */
 int rw_control_attach(const rw_control *c, uint64_t bytes, const uint8_t uuid[16], uint64_t epoch);
+
+/* `p` is fresh, zeroed memory. */
+void rw_progress_create(rw_progress *p);
+int rw_progress_attach(const rw_progress *p, uint64_t bytes);
+/* Recovery has read `done` of `total` bytes. */
+void rw_progress_tell(rw_progress *p, uint64_t done, uint64_t total);
 
 /* `l` is fresh, zeroed memory of rw_lane_object_bytes(lane_bytes). */
 void rw_lane_create(rw_lane *l, const rw_control *c, uint32_t slot, uint32_t generation,

@@ -67,6 +67,14 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->wal_rewrites = rw_load64(&from->wal_rewrites);
 }
 
+void rw_view_progress(const rw_progress *from, rw_progress_view *out)
+{
+    out->magic = rw_load64(&from->magic);
+    out->fingerprint = rw_load64(&from->fingerprint);
+    out->done = rw_load64(&from->done);
+    out->total = rw_load64(&from->total);
+}
+
 void rw_view_slot(const rw_slot *from, rw_slot_view *out)
 {
     out->state = rw_load32(&from->state);

@@ -69,6 +69,13 @@ typedef struct rw_engine_view {
     uint64_t wal_rewrites;
 } rw_engine_view;
 
+typedef struct rw_progress_view {
+    uint64_t magic;
+    uint64_t fingerprint;
+    uint64_t done;
+    uint64_t total;
+} rw_progress_view;
+
 typedef struct rw_slot_view {
     uint32_t state;
     uint32_t generation;
@@ -115,6 +122,7 @@ typedef struct rw_lane_view {
 } rw_lane_view;
 
 void rw_view_engine(const rw_control *from, rw_engine_view *out);
+void rw_view_progress(const rw_progress *from, rw_progress_view *out);
 void rw_view_slot(const rw_slot *from, rw_slot_view *out);
 void rw_view_stream(const rw_stream *from, rw_stream_view *out);
 void rw_view_lane(const rw_lane *from, rw_lane_view *out);

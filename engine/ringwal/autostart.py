@@ -28,7 +28,7 @@ from ringwal.errors import FileError, NotRunning
 from ringwal.file_errors import FileErrors, file_error
 from ringwal.log.directory import give_to_owner
 from ringwal.log.files import make_directory
-from ringwal.observer import observe
+from ringwal.observer import observe, recovering
 from ringwal.protocol.client import Registration
 
 LOG_NAME = "engine.log"
@@ -237,17 +237,15 @@ def _state_of(path: Path) -> str:
     finally:
         os.close(directory)
     if holder is not None:  # it describes its memory when it has recovered
-        return f"it (process {holder.pid}) is recovering{_read_so_far(holder.pid)}"
+        return f"it (process {holder.pid}) is recovering{_how_far(path)}"
     return "it cannot be seen from here" if held else "no engine holds the directory"
 
 
-def _read_so_far(pid: int) -> str:
-    """How far a recovering engine has come, as the kernel counts."""
-    try:
-        counts = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
-        return f", and has read {int(counts['rchar']) >> 20} MiB of the log so far"
-    except (OSError, ValueError, KeyError):
+def _how_far(path: Path) -> str:
+    seen = recovering(path)
+    if seen is None or seen.total == 0:
         return ""
+    return f", {100 * seen.done // seen.total} % ({seen.done >> 20} of {seen.total >> 20} MiB of the log read)"
 
 
 def _open_log(path: Path) -> BinaryIO:

@@ -4,7 +4,8 @@
     start 567890         when that process began, in the kernel's ticks since boot (/proc/PID/stat)
     lock 5               its descriptors, as /proc/PID/fd has them: of this file,
     control 9            of the control area,
-    ring 11              of the log ring
+    ring 11              of the log ring,
+    progress 7           while it recovers: of the words that say how far
 
 A pid alone may be anybody's by now. So `holder` believes the file only where the process that it names began at that
 moment and holds the lock of this very file: /proc/PID/fdinfo says so.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 NAME = "lock"
 _BYTES_MAX = 4096
-_FACTS = ("start", "lock", "control", "ring")
+_FACTS = ("start", "lock", "control", "ring", "progress")
 _STAT_START = 19
 """Field `starttime` of /proc/PID/stat, counted from behind the command's name."""
 
@@ -33,6 +34,7 @@ class Holder:
     lock: int | None = None
     control: int | None = None
     ring: int | None = None
+    progress: int | None = None
 
     def text(self) -> bytes:
         """The file's content."""

@@ -105,7 +105,7 @@ def lane_size(requested: int) -> int:
     return max(next_power_of_two(requested), LANE_BYTES_MIN)
 
 
-# ---------------------------------------------------------------------------------------------- the three kinds
+# -------------------------------------------------------------------------------------------------- the kinds
 
 
 def create_control(
@@ -142,6 +142,21 @@ def observe_control(fd: int) -> Mapping:
     seen = views.engine(control.pointer)
     _check(control, lib.rw_control_attach(control.pointer, size, seen.uuid, seen.epoch))
     return control
+
+
+def create_progress() -> Mapping:
+    """How far recovery is, writable, header complete. Raises ShmUnavailable."""
+    progress = _create("recovery's progress", lib.rw_system_page(), 0, "rw_progress *")
+    lib.rw_progress_create(progress.pointer)
+    return progress
+
+
+def observe_progress(fd: int) -> Mapping:
+    """The same, behind `fd`, for reading. Raises VersionMismatch: another build's, or something else."""
+    size = os.fstat(fd).st_size
+    progress = _attach("recovery's progress", fd, size, 0, "rw_progress *", writable=False)
+    _check(progress, lib.rw_progress_attach(progress.pointer, size))
+    return progress
 
 
 def create_log(config: Config) -> Mapping:

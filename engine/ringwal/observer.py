@@ -6,11 +6,13 @@ the lock file says it is: by the same user, in the same pid namespace, and only 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ringwal import lock_file, memory, views
 from ringwal._native import ffi, lib
@@ -75,29 +77,51 @@ def process_state(pid: int) -> str:
     return "stopped" if state in ("T", "t") else "gone" if state in ("Z", "X") else "running"
 
 
+class Recovering(NamedTuple):
+    """How far an engine is that recovers: bytes of its log that it has read, and that it has to read; 0: not known yet."""
+
+    pid: int
+    done: int
+    total: int
+
+
+def recovering(path: Path) -> Recovering | None:
+    """What the engine that holds the directory says of its recovery; None: there is none, or nothing can be seen of it."""
+    with _words(path, "progress", memory.observe_progress) as found:
+        if found is None:
+            return None
+        pid, words = found
+        seen = views.progress(words)
+        return Recovering(pid, min(seen.done, seen.total), seen.total)
+
+
 def observe(path: Path) -> dict[str, Any] | None:
     """`facts` of the engine that holds the directory, without asking it; None if there is none, or it cannot be seen."""
-    try:
-        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        holder = lock_file.holder(directory)
-        if holder is None or holder.control is None:
+    with _words(path, "control", memory.observe_control) as found:
+        if found is None:
             return None
-        fd = os.open(f"/proc/{holder.pid}/fd/{holder.control}", os.O_RDONLY | os.O_CLOEXEC)
+        pid, control = found
+        return {"directory": str(path.absolute()), **facts(control), "pid": pid}
+
+
+@contextlib.contextmanager
+def _words(path: Path, name: str, attach: Callable[[int], memory.Mapping]) -> Iterator[tuple[int, Any] | None]:
+    """The pid of the engine that holds the directory, and its shared words of that name, mapped; None: they cannot be seen."""
+    with contextlib.ExitStack() as stack:
         try:
-            # Once more, behind the open: until then the process may have ended, and its number be another's.
-            if lock_file.holder(directory) != holder:
-                return None
-            with memory.observe_control(fd) as control:
-                return {"directory": str(path.absolute()), **facts(control.pointer), "pid": holder.pid}
-        finally:
-            os.close(fd)
-    except (OSError, Error):
-        return None
-    finally:
-        os.close(directory)
+            directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, directory)
+            holder = lock_file.holder(directory)
+            found = None
+            if holder is not None and getattr(holder, name) is not None:
+                fd = os.open(f"/proc/{holder.pid}/fd/{getattr(holder, name)}", os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                # Once more, behind the open: until then the process may have ended, and its number be another's.
+                if lock_file.holder(directory) == holder:
+                    found = holder.pid, stack.enter_context(attach(fd)).pointer
+        except (OSError, Error):
+            found = None
+        yield found
 
 
 def last_status(path: Path) -> dict[str, Any] | None:

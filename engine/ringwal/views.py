@@ -19,6 +19,13 @@ def engine(control: Any) -> Any:
     return seen
 
 
+def progress(header: Any) -> Any:
+    """`rw_progress_view *` of a mapped `rw_progress *`."""
+    seen = ffi.new("rw_progress_view *")
+    lib.rw_view_progress(header, seen)
+    return seen
+
+
 def slot(control: Any, k: int) -> Any:
     """`rw_slot_view *` of the slot of that number, which must be below max_clients."""
     seen = ffi.new("rw_slot_view *")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -21,7 +22,7 @@ import ringwal
 from ringwal.processes.supervisor import Supervisor
 from ringwal.protocol.client import Registration
 from tests.support.mounts import tmpfs
-from tests.support.rig import WAIT, Engine, arm, await_readable, read_all, stop_process, until
+from tests.support.rig import WAIT, Engine, arm, await_readable, read_all, state_of, stop_process, until
 
 NOBODY = 65534
 
@@ -299,26 +300,35 @@ def test_an_engine_that_does_not_answer_is_said_to_stand_still(
 
 
 @pytest.mark.parametrize("autostart", [False, True])
-def test_an_engine_that_is_recovering_is_said_to_be(
-    points_build: Path, directory: Path, start: Callable[..., Engine], autostart: bool
+@pytest.mark.parametrize(("order", "some"), [("rec.walked:2:stop", True), ("s.recovered:1:stop", False)])
+def test_an_engine_that_is_recovering_says_how_far_it_is(
+    points_build: Path, directory: Path, start: Callable[..., Engine], autostart: bool, order: str, some: bool
 ) -> None:
-    start(points_build).kill()
+    before = start(points_build)
+    with ringwal.connect(directory) as client:  # four segments
+        for _ in range(450):
+            client.stream("s").append(bytes(30_000)).result(WAIT)
+        before.kill()
     once = directory.parent / "once"
-    arm(once, "s.recovered:1:stop")
-    recovering = subprocess.Popen(
+    arm(once, order)
+    recovers = subprocess.Popen(
         [sys.executable, "-m", "ringwal", "run", str(directory)],
         env={**os.environ, "PYTHONPATH": str(points_build / "engine"), "RINGWAL_POINT_ONCE": str(once)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(lambda: not once.exists(), "it has recovered")
+        until(lambda: state_of(recovers.pid) == "T", "it stands in its recovery")
         said = told_by_connecting(directory, autostart=autostart)
-        assert f"process {recovering.pid}) is recovering, and has read " in said
-        assert " MiB of the log" in said
+        found = re.search(r"process (\d+)\) is recovering, (\d+) % \((\d+) of (\d+) MiB of the log read\)", said)
+        assert found is not None, said
+        pid, share, done, total = map(int, found.groups())
+        assert pid == recovers.pid
+        assert total == 4 * len(list((directory / "segments").iterdir()))
+        assert 0 < share < 100 and 0 < done < total if some else share == 100 and done == total
     finally:
-        recovering.kill()
-        recovering.wait(WAIT)
+        recovers.kill()
+        recovers.wait(WAIT)
 
 
 @pytest.mark.parametrize("autostart", [False, True])

@@ -19,6 +19,7 @@ HANDLES = {line.split()[2] for line in CDEF.splitlines() if line.startswith("typ
 STRUCTS = sorted(name for name in ffi.list_types()[0] if ffi.typeof(name).kind == "struct" and name not in HANDLES)
 SIZES = {
     "rw_control": 4096,
+    "rw_progress": 4096,
     "rw_slot": 256,
     "rw_completion": 16,
     "rw_block_entry": 64,

@@ -81,6 +81,7 @@ POINTS = [
     Point("s.replace.pre", S, Way.WAL_DIES, hits=(1,)),
     Point("s.stop.asked", S, Way.STOP, hits=(1,)),
     Point("s.stop.written", S, Way.STOP, hits=(1,)),
+    Point("rec.walked", S, Way.START, hits=(1,)),
     Point("rec.decided", S, Way.START, hits=(1,)),
     Point("rec.claimed", S, Way.START, hits=(1,)),
     Point("rec.carried", S, Way.START, hits=(1,)),

@@ -19,7 +19,7 @@ HOW = "python tests/support/shared_words.py"
 SIZES = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8}
 ROLES = {"S": "supervisor", "W": "WAL", "D": "drain", "C": "client", "K": "kernel", "all": "all"}
 # What Python reads: struct, the view's name, and the fields that are no plain words.
-VIEWS = {"rw_control": "engine", "rw_slot": "slot", "rw_stream": "stream", "rw_lane": "lane"}
+VIEWS = {"rw_control": "engine", "rw_progress": "progress", "rw_slot": "slot", "rw_stream": "stream", "rw_lane": "lane"}
 NOT_VIEWED = {("rw_control", "life")}
 # What a loop in Python reads by itself.
 ALONE = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ringwal import memory
+from ringwal import memory, views
 from ringwal._native import ffi, lib
 from ringwal.config import KIB, MIB, Config
 from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch
@@ -230,6 +230,24 @@ def test_attach_refuses_control_of_another_engine_build_or_epoch(uuid: bytes, wh
             setattr(control.pointer, what, getattr(control.pointer, what) ^ 1)
         with pytest.raises(VersionMismatch):
             attach_control(control, other_uuid, other_epoch)
+
+
+@pytest.mark.parametrize("another", ["size", "magic", "fingerprint"])
+def test_how_far_recovery_is_can_be_read_and_nothing_else(another: str) -> None:
+    with memory.create_progress() as told:
+        lib.rw_progress_tell(told.pointer, 3, 8)
+        with memory.observe_progress(fd_of(told)) as seen:
+            words = views.progress(seen.pointer)
+            assert (words.done, words.total) == (3, 8)
+        if another == "size":
+            fd = os.memfd_create("another")
+            os.write(fd, b"short")
+            with os.fdopen(fd), pytest.raises(VersionMismatch):
+                memory.observe_progress(fd)
+            return
+        setattr(told.pointer, another, getattr(told.pointer, another) ^ 1)
+        with pytest.raises(VersionMismatch):
+            memory.observe_progress(fd_of(told))
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,15 @@ def test_a_new_directory_becomes_an_empty_log_in_epoch_one(tmp_path: Path) -> No
     assert head["kind"] == lib.RW_BLOCK_EPOCH and head["previous_epoch"] == head["previous_end"] == 0
 
 
+def test_recovery_tells_how_far_it_is(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    told: list[tuple[int, int]] = []
+    recover(log_at(log.directory), CONFIG, lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert {total for _, total in told} == {SIZE * len(list((log.directory / "segments").iterdir())) - SIZE}
+    assert told[-1][0] == told[-1][1]
+
+
 def test_a_clean_log_comes_back_whole(log: LogWriter) -> None:
     log.put((0, b"a"), (1, [b"x", b"", b"yy"]))
     end = log.put((0, b"b" * 10_000)).end

@@ -22,6 +22,7 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ringwal._native import lib
@@ -102,8 +103,13 @@ class Recovered:
         return self.manifest.epoch
 
 
-def recover(directory: Directory, config: Config) -> Recovered:
-    """Bring the log in `directory` into a new epoch; make the log if there is none. The caller holds the lock.
+def _nobody(done: int, total: int) -> None:
+    """Whom recovery tells how far it is, unless somebody wants to know."""
+
+
+def recover(directory: Directory, config: Config, tell: Callable[[int, int], object] = _nobody) -> Recovered:
+    """Bring the log in `directory` into a new epoch; make the log if there is none. The caller holds the lock. `tell` is called
+    again and again with how many bytes were read, and how many there are to read.
 
     Raises:
         CorruptionError: damage that no crash explains; nothing has been changed.
@@ -118,8 +124,9 @@ def recover(directory: Directory, config: Config) -> Recovered:
     known = checkpoint_file.load(directory, manifest) if manifest.epoch else None
     if known is not None:
         known.rows()  # C believes them
-    with Walk(directory, manifest, known, config.max_streams, direct=config.direct_io != "off") as walk:
+    with Walk(directory, manifest, known, config.max_streams, tell, direct=config.direct_io != "off") as walk:
         cut = _scan(walk, manifest)
+        tell(walk.end - walk.begin, walk.end - walk.begin)  # what lies behind the tail is not read
         streams = _streams(walk)
         _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
         lost = segment.missing(directory, manifest, walk.begin // walk.size)

@@ -15,6 +15,7 @@ from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, page_up
 from ringwal.log.manifest import Manifest
 from ringwal.log.window import Window
+from ringwal.points import point
 
 _ANY_LENGTH = (1 << 64) - 1
 
@@ -26,12 +27,21 @@ class Walk:
     """
 
     def __init__(
-        self, directory: Directory, manifest: Manifest, checkpoint: Checkpoint | None, max_streams: int, *, direct: bool
+        self,
+        directory: Directory,
+        manifest: Manifest,
+        checkpoint: Checkpoint | None,
+        max_streams: int,
+        tell: Callable[[int, int], object],
+        *,
+        direct: bool,
     ) -> None:
-        """`checkpoint` is the one that `manifest` names; None: there is no epoch."""
+        """`checkpoint` is the one that `manifest` names; None: there is no epoch. `tell` is called with the bytes that were
+        walked and those that there are to walk, before what is carried over."""
         self._directory = directory
         self._manifest = manifest
         self._direct = direct
+        self._tell = tell
         self._window = Window(directory, manifest, direct=direct)
         self._limit = 0  # of the tail
         self.damage: CorruptionError | None = None
@@ -124,6 +134,9 @@ class Walk:
     def _run(self, end: int, draft: Any, on_full: Callable[[], None] | None) -> bool:
         while self.scan.position < end:
             status = self._step(draft)
+            if draft == ffi.NULL:
+                self._tell(self.scan.position - self.begin, self.end - self.begin)
+                point("rec.walked")
             if status == lib.RW_BAD:
                 return False
             if status == lib.RW_FULL:

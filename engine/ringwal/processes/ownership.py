@@ -96,9 +96,9 @@ class Ownership:
         """What the children of the supervisor keep."""
         return {self.directory.fd, self.directory.segments, self.lock_fd, self._manifest}
 
-    def describe(self, control: int | None = None, ring: int | None = None) -> None:
+    def describe(self, control: int | None = None, ring: int | None = None, progress: int | None = None) -> None:
         """Say in the lock file who holds it, and where its memory is. Raises OSError."""
-        self._said = Holder(os.getpid(), lock_file.started(os.getpid()), self.lock_fd, control, ring)
+        self._said = Holder(os.getpid(), lock_file.started(os.getpid()), self.lock_fd, control, ring, progress)
         lock_file.write(self.lock_fd, self._said)
 
     @property

@@ -18,6 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from ringwal import limits, memory
@@ -127,12 +128,14 @@ class Supervisor:
             home = homes.settle(ownership.directory)
             _log_home(ownership.directory, home)
             config = fitted(ownership.directory, self.config)
-            recovered = recover(ownership.directory, config)
+            progress = stack.enter_context(_progress(ownership))
+            recovered = recover(ownership.directory, config, partial(lib.rw_progress_tell, progress.pointer))
             ownership.hold_manifest()  # if the log was made just now
             unlink(LAST_STATUS_NAME, at=ownership.directory.fd)
             _log_recovery(recovered)
             point("s.recovered")
             context = stack.enter_context(_shared_memory(ownership, config, recovered))
+            progress.close()  # from here on the control area says what there is to say
             return self._run(context, listener, recovered, home)
 
     def _run(self, context: EngineContext, listener: Listener, recovered: Recovered, home: Home) -> int:
@@ -258,6 +261,19 @@ def _log_recovery(recovered: Recovered) -> None:
         "recovered epoch %d: %d streams, %d blocks, %d records, %d holes, %d carried over, %d dropped, in %.3f s",
         recovered.epoch, len(recovered.streams), s.blocks, s.records, s.holes, s.carried, s.dropped, s.seconds,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _progress(ownership: Ownership) -> Iterator[memory.Mapping]:
+    """Where recovery says how far it is, for those who wait for it."""
+    with memory.create_progress() as progress:
+
+        def leave() -> None:
+            progress.leave(unmap=not ownership.private.here())
+
+        with ownership.private.held(leave):
+            ownership.describe(progress=progress.fd)
+            yield progress
 
 
 @contextlib.contextmanager
