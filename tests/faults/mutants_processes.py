@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.faults.mutation import Mutant, row, units
 
 REQUESTS = "tests/integration/test_requests.py"
+REFUSALS = "tests/integration/test_refusals.py"
 SURROUNDINGS = "tests/integration/test_surroundings.py"
 SANDBOX = "tests/integration/test_sandbox.py"
 TROUBLE = "tests/integration/test_trouble.py"
@@ -16,6 +17,20 @@ ASKED = [
         "return check_request(decode(packet, flags))",
         "return decode(packet, flags) if check_request else {}",
         units(f"{REQUESTS}::test_a_broken_request_ends_its_own_connection_only"),
+    ),
+    Mutant(
+        "a reset is the end of what the engine has said",
+        "engine/ringwal/protocol/client.py",
+        "except ConnectionResetError:  # the engine hung up",
+        "except ZeroDivisionError:  # the engine hung up",
+        units(f"{REFUSALS}::test_what_was_said_before_an_end_is_read"),
+    ),
+    Mutant(
+        "recovery says that it has read nothing",
+        "engine/ringwal/log/walk.py",
+        "self._tell(self.scan.position - self.begin, ",
+        "self._tell(self.end - self.end, ",
+        units("tests/unit/test_recovery.py::test_recovery_tells_how_far_it_is"),
     ),
     Mutant(
         "a fault in serving one client is everybody's",
