@@ -44,8 +44,8 @@ def test_recovery_tells_how_far_it_is(log: LogWriter) -> None:
     told: list[tuple[int, int]] = []
     recover(log_at(log.directory), CONFIG, lambda done, total: told.append((done, total)))
     assert told == sorted(told)
-    assert {total for _, total in told} == {SIZE * len(list((log.directory / "segments").iterdir())) - SIZE}
-    assert told[-1][0] == told[-1][1]
+    assert len({total for _, total in told}) == 1
+    assert 0 < told[0][0] <= told[-1][0] == told[-1][1]
 
 
 def test_a_clean_log_comes_back_whole(log: LogWriter) -> None:
