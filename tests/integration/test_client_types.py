@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import json
 import mmap
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,18 +61,39 @@ def check(stream: ringwal.Stream, view: memoryview) -> None:
 """
 
 
-def test_a_type_checker_takes_buffers_and_nothing_else(tmp_path: Path) -> None:
-    pytest.importorskip("mypy")
+def of_mypy(program: Path) -> set[int]:
+    """Numbers of the lines in which it finds an error."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(program.parent / "cache")]
+    done = run([*command, program.name], program.parent, MYPYPATH=str(CHECKOUT / "engine"))
+    lines = [line.split(":") for line in done.splitlines() if line.startswith(program.name + ":") and "error" in line]
+    return {int(line[1]) for line in lines}
+
+
+def of_pyright(program: Path) -> set[int]:
+    """The same, of the one that is in the wheel: nothing is fetched."""
+    settings = {"extraPaths": [str(CHECKOUT / "engine")], "typeCheckingMode": "standard", "include": [program.name]}
+    (program.parent / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson"]
+    done = run(command, program.parent, PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT="1", PATH=os.environ["PATH"])
+    found = json.loads(done)
+    assert found["summary"]["filesAnalyzed"] == 1
+    return {each["range"]["start"]["line"] + 1 for each in found["generalDiagnostics"] if each["severity"] == "error"}
+
+
+def run(command: list[str], place: Path, **environment: str) -> str:
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize(("name", "errors_of"), [("mypy", of_mypy), ("pyright", of_pyright)], ids=["mypy", "pyright"])
+def test_a_type_checker_takes_buffers_and_nothing_else(
+    tmp_path: Path, name: str, errors_of: Callable[[Path], set[int]]
+) -> None:
+    pytest.importorskip(name)
     program = tmp_path / "program.py"
     calls = [*GOOD, *BAD]
     program.write_text(HEAD + "".join(f"    {call}\n" for call in calls))
     first = HEAD.count("\n") + 1
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache"), str(program)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"MYPYPATH": str(CHECKOUT / "engine")}, capture_output=True, text=True, check=False
-    )
-    lines = [line.split(":") for line in done.stdout.splitlines() if line.startswith(program.name + ":") and "error" in line]
-    assert {calls[int(line[1]) - first] for line in lines} == set(BAD), done.stdout + done.stderr
+    assert {calls[line - first] for line in errors_of(program)} == set(BAD)
 
 
 class Words:
