@@ -1,5 +1,7 @@
 """Durable, ordered appends to many streams by many processes of one host."""
 
+from typing import TYPE_CHECKING
+
 from ringwal.client import Client, connect
 from ringwal.config import Config
 from ringwal.errors import (
@@ -25,6 +27,9 @@ from ringwal.reader import Record
 from ringwal.receipt import Ack, Receipt
 from ringwal.stream import EARLIEST, LATEST, Stream, StreamInfo
 from ringwal.version import __version__
+
+if TYPE_CHECKING:
+    from ringwal.processes.supervisor import Supervisor
 
 __all__ = [
     "EARLIEST",

@@ -212,9 +212,11 @@ def status_of(directory: Path, timeout: float) -> tuple[dict[str, Any], int]:
         seen = observe(directory)
         if seen is None:
             if last := last_status(directory):
+                refused = last.get("started") is False
                 error.add_note(
-                    f"the last one ended at {last.get('ended')} with code {last.get('exit_code')}"
-                    f"{': ' if last.get('reason') else ''}{last.get('reason') or ''}; its report is in {LAST_STATUS_NAME}"
+                    f"the last {'start was refused' if refused else 'one ended'} at {last.get('ended')} with code"
+                    f" {last.get('exit_code')}{': ' if last.get('reason') else ''}{last.get('reason') or ''};"
+                    f" {'this' if refused else 'its report'} is in {LAST_STATUS_NAME}"
                 )
             raise
         textio.say(f"ringwal: {textio.visible(message_of(error))}; what follows is read from its memory")

@@ -6,6 +6,7 @@ engine to be imported.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
              ("NoSuchStream", "NoSuchOffsetError", "OffsetTrimmed", "FileNotFoundError")),
     ExitCode(os.EX_UNAVAILABLE, "no engine is running on this directory", ("NotRunning",)),
     ExitCode(os.EX_SOFTWARE, "the engine gave up: its processes ended again and again, or found their memory damaged"),
-    ExitCode(os.EX_OSERR, "the engine ended because the system gave it no other process"),
+    ExitCode(os.EX_OSERR, "the system gives no other process, thread or memory; an engine has ended of that", ("MemoryError",)),
     ExitCode(os.EX_OSFILE, "the engine ended because its directory was moved, replaced or deleted"),
     ExitCode(os.EX_CANTCREAT, "shared memory or a file cannot be created", ("ShmUnavailable", "FileExistsError")),
     ExitCode(os.EX_IOERR, "a write, a sync or a read failed, or the disk is full",
@@ -51,6 +52,8 @@ def exit_code_of(error: BaseException) -> int:
     """The code of the table for `error`: its own row, or that of its nearest base class; 1 where none is named."""
     kind: type[BaseException] = type(error)
     if kind.__name__ == "FileError" and isinstance(error, OSError) and error.errno:
+        if error.errno in (errno.ENOMEM, errno.EAGAIN):
+            return os.EX_OSERR
         kind = type(OSError(error.errno, ""))  # PermissionError and its like: the number says which
     if getattr(error, "why", None) == "silent":  # there is an engine, so nobody may take its directory for free
         return os.EX_TEMPFAIL

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import mmap
 import os
+import resource
 import secrets
 import weakref
 from pathlib import Path
@@ -25,6 +26,7 @@ from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.config import KIB, LANE_BYTES_MAX, LANE_BYTES_MIN, MIB, Config, format_size, next_power_of_two
 from ringwal.errors import ConfigError, ShmUnavailable, VersionMismatch, of_code
+from ringwal.file_errors import advice
 
 try:
     import posix_ipc
@@ -53,7 +55,8 @@ class Mapping:
         base = lib.rw_map(fd, header, data, writable)
         if base == ffi.NULL:
             size = header + data
-            raise ShmUnavailable(f"cannot map {format_size(size)} of {name}: {os.strerror(ffi.errno)}", size)
+            number = ffi.errno
+            raise ShmUnavailable(f"cannot map {format_size(size)} of {name}: {os.strerror(number)}{advice(number)}", size)
         self.name = name
         self.header = header
         self.data = data
@@ -355,6 +358,9 @@ def _allocate(name: str, fd: int, part: int, size: int, *, at: int = 0) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise
+        if error.errno == errno.EFBIG and resource.getrlimit(resource.RLIMIT_FSIZE)[0] < size:
+            limited = f"shared memory, {name}, needs {format_size(size)}, and counts as a file{advice(error.errno)}"
+            raise ShmUnavailable(limited, size) from error
         usage = os.fstatvfs(fd)  # a memfd's file system has no size of its own
         where = f", and {SHM_DIRECTORY} has {usage.f_bavail * usage.f_frsize} bytes free" if usage.f_blocks else ""
         raise ShmUnavailable(

@@ -125,9 +125,22 @@ def _words(path: Path, name: str, attach: Callable[[int], memory.Mapping]) -> It
 
 
 def last_status(path: Path) -> dict[str, Any] | None:
-    """What the engine that ended there last has left: `ended`, `exit_code`, `reason` and its report; None: nothing."""
+    """What the engine that ended there last has left: `ended`, `exit_code`, `reason` and its report; None: nothing. After a
+    start that was refused (`started` is False) it is that, with the report of the engine `before`."""
     try:
-        fd = os.open(path / LAST_STATUS_NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return last_status_at(directory)
+    finally:
+        os.close(directory)
+
+
+def last_status_at(directory: int) -> dict[str, Any] | None:
+    """`last_status` of the directory that is open as that."""
+    try:
+        fd = os.open(LAST_STATUS_NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         with open(fd, encoding="utf-8") as file:  # noqa: PTH123
             found = json.load(file)
     except (OSError, ValueError, RecursionError):

@@ -14,21 +14,31 @@ STANDARD = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 def hold_descriptors() -> set[int]:
-    """Open /dev/null as those of 0, 1 and 2 that are closed. Returns which those were."""
+    """Open /dev/null as those of 0, 1 and 2 that are closed; a pipe with nobody at its other end where there is none. Returns
+    which those were. Raises OSError: this process may open no files at all."""
     held = set()
     for fd in range(len(STANDARD)):
         try:
             os.fstat(fd)
         except OSError:
-            with contextlib.suppress(OSError):  # no /dev/null here: there is nothing better
-                opened = os.open(os.devnull, os.O_RDWR)
-                if opened == fd:
-                    os.set_inheritable(fd, True)  # noqa: FBT003
-                else:
-                    os.dup2(opened, fd)
-                    os.close(opened)
-                held.add(fd)
+            opened = _nothing(writing=fd > 0)
+            if opened == fd:
+                os.set_inheritable(fd, True)  # noqa: FBT003
+            else:
+                os.dup2(opened, fd)
+                os.close(opened)
+            held.add(fd)
     return held
+
+
+def _nothing(*, writing: bool) -> int:
+    """A file that is at its end; or one that takes nothing, or keeps nothing."""
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError:  # a chroot, or a container, without devices
+        reader, writer = os.pipe()
+        os.close(reader if writing else writer)
+        return writer if writing else reader
 
 
 def hold_streams() -> set[int]:
@@ -36,7 +46,7 @@ def hold_streams() -> set[int]:
     held = hold_descriptors()
     for fd, (name, mode) in enumerate(STANDARD.items()):
         if getattr(sys, name) is None:  # a descriptor that is open nevertheless is somebody's file by now
-            stream = open(fd if fd in held else os.devnull, mode, closefd=fd not in held)  # noqa: SIM115
+            stream = open(fd if fd in held else _nothing(writing=fd > 0), mode, closefd=fd not in held)  # noqa: SIM115
             setattr(sys, name, stream)
     return held
 

@@ -94,8 +94,8 @@ STARTED = [
     Mutant(
         "closed standard descriptors become any file",
         "engine/ringwal/standard.py",
-        "opened = os.open(os.devnull, os.O_RDWR)",
-        'opened = os.open("/proc/self/stat", os.O_RDONLY)',
+        "return os.open(os.devnull, os.O_RDWR)",
+        'return os.open("/proc/self/stat", os.O_RDONLY)',
         row("surroundings", "standard descriptors closed"),
     ),
     Mutant(

@@ -140,6 +140,10 @@ def _run_child(
         _leave_parent(role, context, say)
         if lib.rw_die_with_parent(parent) == lib.RW_OK:
             code = main(context)
+    except MemoryError as error:
+        code = os.EX_OSERR
+        with contextlib.suppress(BaseException):
+            context.log.error("%s: %s", main.__module__, str(error) or os.strerror(errno.ENOMEM))
     except BaseException:  # reported, and the exit code says the rest
         with contextlib.suppress(BaseException):
             context.log.exception("%s has ended of a fault", main.__module__)

@@ -6,6 +6,7 @@
                        what was sealed
     74  (EX_IOERR)     a write or sync failed, in WAL or as drain sees in memory. The epoch is over
     72  (EX_OSFILE)    WAL only: the directory is not what it was (ownership.py). The epoch is over
+    71  (EX_OSERR)     the system gives it no thread or memory. The epoch is over
     70  (EX_SOFTWARE)  shared memory is not what it should be, or the process cannot work. The epoch is over
     any other death    the supervisor starts a successor, with `replacement` set
 

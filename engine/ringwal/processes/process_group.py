@@ -12,6 +12,7 @@ import signal
 import time
 
 from ringwal._native import lib
+from ringwal.file_errors import advice
 from ringwal.points import point
 from ringwal.processes.children import Child, Exit, RestartBudget, spawn
 from ringwal.processes.context import FINISH, LOG, EngineContext
@@ -92,7 +93,9 @@ class ProcessGroup:
         error = int(lib.rw_engine_wal_error(self._control))
         if ended.code == os.EX_IOERR or (child.role.writes_log and error):
             reason = os.strerror(error) if error else "see above"
-            self.fail(os.EX_IOERR, error, f"a write to the log failed ({reason}); nothing is confirmed any more")
+            self.fail(os.EX_IOERR, error, f"a write to the log failed ({reason}); nothing is confirmed any more{advice(error)}")
+        elif ended.code == os.EX_OSERR:
+            self._lacking(errno.ENOMEM, f"{child.role} process {child.pid} cannot work")
         elif ended.code == os.EX_OSFILE:
             self.lose_directory("is not what it was when the engine started, says its WAL process")
         elif ended.code == os.EX_SOFTWARE:
@@ -130,6 +133,9 @@ class ProcessGroup:
         for child in self._children.values():
             child.leave()
 
+    def _lacking(self, error: int, what: str) -> None:
+        self.fail(os.EX_OSERR, error, f"{what}: {os.strerror(error)}{advice(error)}")
+
     def _start(self, role: Role, *, replacement: bool = False) -> Child:
         child = spawn(role, self._context, self._lanes, replacement=replacement)
         self._children[role] = child
@@ -160,7 +166,7 @@ class ProcessGroup:
         try:
             child = self._start(dead.role, replacement=True)
         except OSError as error:
-            self.fail(os.EX_OSERR, error.errno or 0, f"no successor for {dead.role} process {dead.pid}: {error}")
+            self._lacking(error.errno or 0, f"no successor for {dead.role} process {dead.pid}")
             return
         took = (time.monotonic() - seen) * 1e3
         LOG.warning("replaced %s process %d (%s) with %d after %.0f ms", dead.role, dead.pid, ended, child.pid, took)

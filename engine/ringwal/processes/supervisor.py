@@ -10,12 +10,12 @@ descriptors.py, report.py.
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
+import errno
 import os
 import selectors
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,10 +24,11 @@ from typing import Any
 from ringwal import limits, memory
 from ringwal._native import lib
 from ringwal.config import Config
-from ringwal.errors import ConfigError
+from ringwal.errors import ConfigError, Error
+from ringwal.file_errors import FileErrors, check_proc, file_error
 from ringwal.log import home as homes
 from ringwal.log.directory import Directory
-from ringwal.log.files import replace_file, unlink
+from ringwal.log.files import unlink
 from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered, fitted, recover
 from ringwal.observer import LAST_STATUS_NAME
@@ -36,6 +37,7 @@ from ringwal.processes.children import Child, check_pidfd, reap_strangers
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
 from ringwal.processes.lanes import Lanes
+from ringwal.processes.last_status import Refusals, leave_status
 from ringwal.processes.ownership import Ownership
 from ringwal.processes.process_group import ProcessGroup
 from ringwal.processes.report import report
@@ -46,6 +48,7 @@ from ringwal.processes.watch import DirectoryWatch
 from ringwal.protocol.server import Connection, Listener
 from ringwal.standard import hold_descriptors
 
+DOING = "run an engine on"
 AUTOSTART_FIRST_SECONDS = 10.0
 """How long an engine that was started for a client waits for that client."""
 AUTOSTART_GRACE_SECONDS = 2.0
@@ -85,11 +88,14 @@ class Supervisor:
         """
         given = limits.path(directory, error=ConfigError)
         hold_descriptors()  # before the first descriptor of ours could become a standard one
-        self.directory = given.absolute()
         self.config = Config() if config is None else config
         self._on_ready = on_ready
+        self._of_callback: Exception | None = None
         self._autostart = autostart
-        self._wake, self._woken = socket.socketpair()
+        self._unused = threading.Lock()
+        with FileErrors(given, DOING):  # the current directory may be gone, or no descriptor be left
+            self.directory = given.absolute()
+            self._wake, self._woken = socket.socketpair()
         for end in (self._wake, self._woken):
             end.settimeout(0)
 
@@ -108,16 +114,45 @@ class Supervisor:
             CorruptionError, ConfigError, VersionMismatch, StorageFull: see `ringwal.log.recovery.recover`.
             ConfigError: the limit of open files is too low for the settings.
             ShmUnavailable: not enough shared memory.
-            OSError: the directory cannot be used.
+            FileError: the directory cannot be used; or the system gives no other process, or no memory.
+            Error: the system lacks what no engine can do without.
+            RuntimeError: it was run before.
+            What `on_ready` raises ends the engine, and is raised as it is.
         """
+        if not self._unused.acquire(blocking=False):
+            raise RuntimeError("an engine is run once: make another Supervisor to run one again")
+        try:
+            return self._start()
+        except Exception as error:
+            told = self._translated(error)
+            if told is error:
+                raise
+            raise told from error
+
+    def _translated(self, error: Exception) -> Exception:
+        """What the caller is told of it."""
+        if error is self._of_callback or isinstance(error, Error):
+            return error
+        if isinstance(error, MemoryError):
+            return file_error(OSError(errno.ENOMEM, ""), self.directory, DOING)
+        if isinstance(error, OSError):
+            named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
+            return file_error(error, self.directory, DOING, named=named)
+        return error
+
+    def _start(self) -> int:
         with contextlib.ExitStack() as stack:
             stack.callback(self._woken.close)
             stack.callback(self._wake.close)
+            check_proc()
             check_pidfd()
             allow_all_descriptors()
-            _check_descriptors(self.config)
+            if not self.directory.exists():  # else the refusal can be left there
+                _check_descriptors(self.config)
             ownership = Ownership(self.directory)
             stack.callback(ownership.release)
+            stack.enter_context(Refusals(ownership.directory, self._translated))
+            _check_descriptors(self.config)
             for end in (self._wake, self._woken):
                 stack.enter_context(ownership.private.held(end.close))
             stack.enter_context(_signals(self._wake, autostart=self._autostart))
@@ -176,11 +211,10 @@ class Supervisor:
                     "serving %s, epoch %d, WAL process %d, drain process %d, %s writes",
                     *(ready[key] for key in ("directory", "epoch", "wal_pid", "drain_pid", "io")),
                 )
-                if self._on_ready is not None:
-                    self._on_ready(ready)
+                self._tell_ready(ready)
                 code = watch.last_look(self._loop(selector, group, service, slots, watch))
                 if not group.directory_lost:
-                    _leave_status(context.directory, facts, code, group.reason)
+                    leave_status(context.directory, facts, code, group.reason)
                 LOG.info("ended with code %d", code)
                 return code
             finally:
@@ -189,6 +223,14 @@ class Supervisor:
                 group.kill()
                 stack.close()
                 service.close()
+
+    def _tell_ready(self, ready: dict[str, Any]) -> None:
+        if self._on_ready is not None:
+            try:
+                self._on_ready(ready)
+            except Exception as error:
+                self._of_callback = error
+                raise
 
     def _loop(
         self, selector: selectors.BaseSelector, group: ProcessGroup, service: Service, slots: SlotTable, watch: DirectoryWatch
@@ -320,16 +362,6 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
             doorbell_fd=doorbell_fd,
             maintenance_fd=maintenance_fd,
         )
-
-
-def _leave_status(directory: Directory, facts: Callable[[], dict[str, Any]], code: int, reason: str | None) -> None:
-    """What was known at the end, for whoever asks when nobody answers any more."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    try:
-        last = {"ended": now, "exit_code": code, "reason": reason, **facts()}
-        replace_file(LAST_STATUS_NAME, json.dumps(last, indent=1).encode() + b"\n", at=directory.fd)
-    except OSError as error:
-        LOG.warning("cannot leave %s: %s", directory.path / LAST_STATUS_NAME, error)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ringwal import memory, views
 from ringwal._native import ffi, lib
 from ringwal.config import Config
 from ringwal.errors import Error
+from ringwal.file_errors import NO_MORE, advice
 from ringwal.processes.checkpoints import WAIT_SECONDS, Checkpoints
 from ringwal.processes.context import FINISH, EngineContext
 from ringwal.processes.log_state import LogState, LostDirectory
@@ -75,8 +76,11 @@ class WalProcess:
         if self.context.replacement and lib.rw_wal_rewrite(self.wal) != lib.RW_OK:
             return os.EX_IOERR
         signal.signal(FINISH, self._on_stop)
-        for thread in self.threads:
-            thread.start()
+        for number, thread in enumerate(self.threads, 1):
+            try:
+                thread.start()
+            except RuntimeError as error:  # as Python tells it
+                raise MemoryError(f"thread {number} of {len(self.threads)} cannot be had") from error
         while not self.finishing or any(thread.is_alive() for thread in self.threads):
             self._wait_for_requests()
             if lib.rw_engine_wal_error(self.control):
@@ -170,7 +174,9 @@ def main(context: EngineContext) -> int:
     except WriteFailed:
         return os.EX_IOERR
     except OSError as error:  # a segment cannot be made or opened, or the directory not be read: as a failed write
-        context.log.error("WAL process: %s", error)
+        context.log.error("WAL process: %s%s", error, advice(error.errno or 0))
+        if error.errno in NO_MORE:
+            return os.EX_OSERR
         lib.rw_set_wal_error(context.control.pointer, error.errno or errno.EIO)
         return os.EX_IOERR
     except Error as error:

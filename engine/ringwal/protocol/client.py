@@ -18,7 +18,7 @@ from typing import Any
 from ringwal import limits, lock_file
 from ringwal._native import lib
 from ringwal.errors import ConfigError, NotRunning, ShmUnavailable, by_name
-from ringwal.file_errors import FileErrors
+from ringwal.file_errors import FileErrors, check_proc
 from ringwal.held import Held
 from ringwal.protocol.arrival import receive
 from ringwal.protocol.messages import (
@@ -198,7 +198,8 @@ class Registration:
         return Hello(**{**facts, "uuid": bytes.fromhex(reply["uuid"])})
 
     def _nobody(self) -> NotRunning:
-        """Why nobody answers at the socket of this directory."""
+        """Why nobody answers at the socket of this directory. Raises Error: here nobody could."""
+        check_proc()
         pid, held = self._holder()
         if pid is not None:
             return NotRunning(
