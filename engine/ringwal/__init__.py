@@ -1,7 +1,6 @@
 """Durable, ordered appends to many streams by many processes of one host."""
 
-from typing import TYPE_CHECKING
-
+from ringwal import interrupts  # noqa: F401  first: for a verb, signals have a meaning from here on
 from ringwal.client import Client, connect
 from ringwal.config import Config
 from ringwal.errors import (
@@ -28,6 +27,7 @@ from ringwal.receipt import Ack, Receipt
 from ringwal.stream import EARLIEST, LATEST, Stream, StreamInfo
 from ringwal.version import __version__
 
+TYPE_CHECKING = False  # type checkers know better
 if TYPE_CHECKING:
     from ringwal.processes.supervisor import Supervisor
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import logging
 import os
 import select
-import signal
 import socket
 import stat
 import struct
@@ -29,7 +27,9 @@ from ringwal import cli_kit as kit
 from ringwal import textio
 from ringwal.config import from_text
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
-from ringwal.ingest import Ingest, Interrupts, too_large
+from ringwal.file_errors import advice
+from ringwal.ingest import Ingest, tell, too_large
+from ringwal.interrupts import INTERRUPTS, Fate, is_lack_of_memory
 from ringwal.limits import WHOLE_MAX
 from ringwal.standard import Hasty, hold_streams, takes
 from ringwal.version import __version__
@@ -56,25 +56,36 @@ def cli() -> None:
 
 def main() -> Never:
     """The console script. Ends the process with a code of the table."""
-    textio.CLOSED.update(hold_streams())  # first of all
-    as_json = "--json" in sys.argv
+    INTERRUPTS.begin()  # it has begun already, unless this is called by a program
     try:
+        code = _code_of_verb("--json" in sys.argv)
+    finally:
+        INTERRUPTS.over()
+    sys.exit(code)
+
+
+def _code_of_verb(as_json: bool) -> int:
+    try:
+        textio.CLOSED.update(hold_streams())  # before any file is opened
         code = cli.main(prog_name="ringwal", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else os.EX_OK)
+        return code if isinstance(code, int) else os.EX_OK
     except click.ClickException as error:
-        words = io.StringIO()
-        error.show(words)
-        textio.say("\n".join(map(textio.visible, words.getvalue().rstrip("\n").split("\n"))))
-        sys.exit(error.exit_code)
+        kit.report_usage(error, as_json)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except Exception as error:
         if getattr(error, "errno", None) == errno.EPIPE and isinstance(error, textio.OutputFailedError):
             textio.die_of_broken_pipe()
-        if not kit.is_expected(error):
+        told: Exception = error
+        if is_lack_of_memory(error):
+            told = MemoryError(f"there is no memory left{advice(errno.ENOMEM)}")
+            if INTERRUPTS.fate is not None:
+                tell(told, INTERRUPTS.fate)
+        elif not kit.is_expected(error):
             raise
-        kit.report(error, as_json)
-        sys.exit(exit_code_of(error))
+        kit.report(told, as_json)
+        return exit_code_of(told)
 
 
 # --------------------------------------------------------------------------------------------------------- verbs
@@ -94,23 +105,8 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
 
     logging.basicConfig(level=logging.INFO, stream=Hasty(2), format="%(asctime)s ringwal %(levelname)s %(message)s")
 
-    begun = False
-
-    def stray(number: int, _: object) -> None:
-        """Of a signal that comes when the engine does not listen yet, or has ended already and is about to say its code."""
-        if not begun and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not begun:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stray)
-
     def ready(report: dict[str, Any]) -> None:
-        nonlocal begun
-        begun = True
+        INTERRUPTS.off()  # from here on they are the supervisor's, and at its end they change no code
         if not takes(1):  # the engine runs, and does not wait to say so
             logging.getLogger("ringwal").warning("ready; nobody reads standard output, so it is not said there")
             return
@@ -121,8 +117,7 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
                 output.line(f"ready: {textio.visible(str(directory))} pid {report['pid']} epoch {report['epoch']}")
 
     code = Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    INTERRUPTS.over()
     return code
 
 
@@ -225,26 +220,22 @@ def append(
     Returns when everything is confirmed, that is on stable storage. Ctrl-C and SIGTERM end it, too, and it says what is
     confirmed by then. The exit code speaks of the input, whatever becomes of the output.
     """
-    interrupts = Interrupts()
-    work: Ingest | None = None
     began = time.monotonic()
+    work: Ingest | None = None
     try:
-        with interrupts.raised(), contextlib.ExitStack() as stack:
+        with INTERRUPTS, contextlib.ExitStack() as stack:
             fd = _input(file, stack)
             client = stack.enter_context(kit.client(directory, timeout, lane_bytes))
-            limit = client.bind(stream).lane.record_limit
-            work = Ingest(client.stream(stream), timeout, limit, interrupts)
+            limit = client.attachment().lane(lane_bytes).record_limit
+            INTERRUPTS.fate = work = Ingest(client.stream(stream), timeout, limit, INTERRUPTS)
             work.run(_batches(fd, lines, limit), textio.Progress(os.fstat(fd).st_size or None))
-    except KeyboardInterrupt as error:
-        if work is None:
-            kit.nothing_appended(error)
-        elif not getattr(error, "__notes__", []):
-            work.tell(error)
-        kit.report(error, as_json)
-        return exit_code_of(error)
-    except Exception as error:
-        if work is None:
-            kit.nothing_appended(error)
+    except (Exception, KeyboardInterrupt) as error:
+        if not getattr(error, "__notes__", []) and not is_lack_of_memory(error):
+            tell(error, INTERRUPTS.fate or Fate())
+        if isinstance(error, KeyboardInterrupt):
+            kit.report(error, as_json)
+            INTERRUPTS.over()
+            return exit_code_of(error)
         raise
     with kit.output_apart(as_json) as output:
         _say_appended(output, stream, work, time.monotonic() - began, as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import itertools
 import math
 import os
@@ -20,6 +21,7 @@ from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size,
 from ringwal.demo import DemoError
 from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning
 from ringwal.exit_codes import exit_code_of
+from ringwal.interrupts import INTERRUPTS
 from ringwal.limits import SECONDS_MAX, WHOLE_MAX
 
 if TYPE_CHECKING:
@@ -160,15 +162,29 @@ def output_apart(as_json: bool) -> Iterator[textio.Output]:
         report(error, as_json)
 
 
-def nothing_appended(error: BaseException) -> None:
-    """Notes on the error that it came before anything of the input was on its way."""
-    facts: Any = error
-    facts.outcome = "not_appended"
-    error.add_note("nothing of the input was appended")
-
-
 def message_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def report_usage(error: click.ClickException, as_json: bool) -> None:
+    """A wrong command line, as click shows it; as JSON the message alone, and how the verb is called as notes."""
+    words = io.StringIO()
+    error.show(words)
+    lines = [line for line in words.getvalue().rstrip("\n").split("\n") if line]
+    if not as_json:
+        textio.say("\n".join(map(textio.visible, words.getvalue().rstrip("\n").split("\n"))))
+        return
+    fate = INTERRUPTS.fate
+    value = {
+        "error": type(error).__name__,
+        "message": error.format_message(),
+        "outcome": None if fate is None else fate.outcome(),
+        "retriable": False,
+        "exit_code": error.exit_code,
+        "notes": [line for line in lines if not line.startswith("Error")],
+        **({} if fate is None else fate.facts()),
+    }
+    textio.say(textio.json_text(value))
 
 
 def report(error: BaseException, as_json: bool) -> None:
@@ -181,6 +197,7 @@ def report(error: BaseException, as_json: bool) -> None:
             "retriable": getattr(error, "retriable", False),
             "exit_code": exit_code_of(error),
             "notes": notes,
+            **getattr(error, "progress", {}),
         }
         textio.say(textio.json_text(value))
         return

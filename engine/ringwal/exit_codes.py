@@ -10,6 +10,7 @@ import errno
 import os
 from typing import NamedTuple
 
+HUNG_UP = 129  # 128 + SIGHUP
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 TERMINATED = 143  # 128 + SIGTERM
 
@@ -41,6 +42,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(os.EX_PROTOCOL, "client and engine are of different versions", ("VersionMismatch",)),
     ExitCode(os.EX_NOPERM, "permission denied", ("PermissionError",)),
     ExitCode(os.EX_CONFIG, "a setting is wrong, or two settings contradict each other", ("ConfigError",)),
+    ExitCode(HUNG_UP, "ended by SIGHUP: its terminal has gone", ("Hangup",)),
     ExitCode(INTERRUPTED, "interrupted (Ctrl-C)", ("KeyboardInterrupt",)),
     ExitCode(TERMINATED, "ended by SIGTERM", ("Terminated",)),
 )

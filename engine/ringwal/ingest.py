@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ringwal.errors import AckTimeout, Error, RecordTooLarge, StorageFull
+from ringwal.interrupts import Fate, Interrupts
 from ringwal.textio import Progress
 
 if TYPE_CHECKING:
@@ -23,59 +22,7 @@ SETTLE_SECONDS = 1.0
 """How long an interrupted verb still waits for what is on its way."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised as SIGINT is."""
-
-
-class Interrupts:
-    """SIGINT and SIGTERM as exceptions in the main thread, until `off`: then the verb is at its last words anyway."""
-
-    def __init__(self) -> None:
-        self._held = self._off = False
-        self._came: int | None = None
-
-    @contextlib.contextmanager
-    def raised(self) -> Iterator[None]:
-        """While the body runs. A signal that the parent has switched off stays so."""
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-        before = [(number, signal.signal(number, self._handle)) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in before:
-                signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """What the body does is done as one: a signal that comes meanwhile is raised at its end."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        self.check()
-
-    def check(self) -> None:
-        """Raises what has come while it was held, or was lost where Python lets nothing out (a destructor)."""
-        if self._came is not None and not self._off:
-            self._raise()
-
-    def off(self) -> None:
-        """From now on nothing is raised."""
-        self._off = True
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._came = self._came or number
-        if not self._held and not self._off:
-            self._raise()
-
-    def _raise(self) -> NoReturn:
-        if self._came == signal.SIGTERM:
-            raise Terminated("ended by SIGTERM")
-        raise KeyboardInterrupt("interrupted")
-
-
-class Ingest:
+class Ingest(Fate):
     """Appends to one stream in order. `records`, `bytes` and the offsets speak of what is confirmed, nothing else."""
 
     def __init__(self, stream: ringwal.Stream, timeout: float, limit: int, interrupts: Interrupts) -> None:
@@ -116,12 +63,13 @@ class Ingest:
     def _confirm(self, timeout: float) -> None:
         receipt, size = self._pending[0]
         ack = receipt.result(timeout)
-        with self._interrupts.held():
-            self._pending.popleft()
-            self.records += ack.count
-            self.bytes += size
-            self.first_offset = ack.offset if self.first_offset is None else self.first_offset
-            self.last_offset = ack.offset + ack.count - 1
+        self._interrupts.hold()
+        self._pending.popleft()
+        self.records += ack.count
+        self.bytes += size
+        self.first_offset = ack.offset if self.first_offset is None else self.first_offset
+        self.last_offset = ack.offset + ack.count - 1
+        self._interrupts.let_go()
 
     def _settle(self, seconds: float) -> None:
         """After an error: counts what is confirmed all the same, or is so by then, up to the first append that is not."""
@@ -130,20 +78,29 @@ class Ingest:
             while self._pending:
                 self._confirm(max(0.0, deadline - time.monotonic()))
 
+    def notes(self) -> list[str]:
+        unknown = self._begun - self.records
+        said = []
+        if self.records:
+            said.append(f"confirmed before that: the first {_counted(self.records)} ({self.bytes} bytes) of the input")
+        if unknown:
+            said.append(f"{_counted(unknown)} {'after these' if self.records else 'of the input'}: outcome unknown")
+        else:
+            said.append("nothing after these was appended" if self.records else "nothing of the input was appended")
+        return said
+
+    def facts(self) -> dict[str, int | None]:
+        return {
+            "records": self.records,
+            "bytes": self.bytes,
+            "first_offset": self.first_offset,
+            "last_offset": self.last_offset,
+            "unknown_records": self._begun - self.records,
+        }
+
     def tell(self, error: BaseException) -> None:
         """Notes on the error what became of the input: it may know the fate of its own append only."""
-        unknown = self._begun - self.records
-        if self.records:
-            error.add_note(f"confirmed before that: the first {_counted(self.records)} ({self.bytes} bytes) of the input")
-        if unknown:
-            error.add_note(f"{_counted(unknown)} {'after these' if self.records else 'of the input'}: outcome unknown")
-        else:
-            error.add_note("nothing after these was appended" if self.records else "nothing of the input was appended")
-        facts: Any = error
-        if unknown and isinstance(error, Error):
-            facts.outcome, facts.retriable = "unknown", False
-        elif not isinstance(error, Error):
-            facts.outcome = "unknown" if unknown else "not_appended"
+        tell(error, self)
 
     def finish(self) -> None:
         """Waits until everything is confirmed."""
@@ -166,7 +123,6 @@ class Ingest:
             self.tell(told)
             raise told from None
         except KeyboardInterrupt as error:
-            self._interrupts.off()
             self._settle(SETTLE_SECONDS)
             self.tell(error)
             raise
@@ -189,6 +145,19 @@ class Ingest:
             f"not confirmed within {self._timeout:g} s: the engine cannot prepare another segment ({reason}); "
             "when there is space in its directory it goes on by itself", number,
         )
+
+
+def tell(error: BaseException, fate: Fate) -> None:
+    """Notes on the error what became of the input, in words and, as `progress`, in numbers."""
+    for note in fate.notes():
+        error.add_note(note)
+    facts: Any = error
+    facts.progress = fate.facts()
+    outcome = fate.outcome()
+    if outcome == "unknown" or not isinstance(error, Error):
+        facts.outcome = outcome
+    if outcome == "unknown" and isinstance(error, Error):
+        facts.retriable = False
 
 
 def _counted(records: int) -> str:

@@ -128,6 +128,20 @@ def test_a_wrong_command_line_is_2_and_says_why_on_stderr(arguments: tuple[str, 
     assert b"Error" in done.stderr
 
 
+@pytest.mark.parametrize(("arguments", "outcome"), [
+    (("nonsense",), None), (("run",), None), (("read", "d", "s", "--start", "x"), None), (("ls", "d", "--bad"), None),
+    (("read", "d", "s", "--raw"), None), (("append", "d"), "not_appended"),
+])
+def test_a_wrong_command_line_as_json(tmp_path: Path, arguments: tuple[str, ...], outcome: str | None) -> None:
+    plain, done = ringwal(*arguments), ringwal(*arguments, "--json")
+    value = json.loads(done.stderr)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert (value["exit_code"], value["outcome"], value["retriable"]) == (2, outcome, False)
+    if arguments[-1] != "--raw":  # which --json alone contradicts
+        assert value["message"] in " ".join(plain.stderr.decode().split())
+    assert any(note.startswith("Usage: ") for note in value["notes"])
+
+
 @pytest.mark.parametrize("arguments", [("status",), ("ls",), ("stop",)])
 def test_without_an_engine_69(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = ringwal(*arguments, tmp_path)
@@ -210,8 +224,19 @@ def test_one_record_from_stdin(served: Path) -> None:
     ]
 
 
-def test_nothing_to_append_is_fine(served: Path) -> None:
+def test_nothing_to_append_is_fine_and_makes_no_stream(served: Path) -> None:
     assert ringwal("append", served, "s", "--lines").returncode == 0
+    assert ringwal("ls", served).stdout == b""
+
+
+def test_an_append_that_is_refused_makes_no_stream(served: Path, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(3_000_000))
+    for arguments in (["/nonexistent/file"], [tmp_path / "large"], ["--lines", tmp_path / "large"]):
+        done = ringwal("append", served, "s", "--json", *arguments)
+        assert done.returncode != 0
+        value = json.loads(done.stderr)
+        assert [value[key] for key in ("records", "bytes", "first_offset", "unknown_records")] == [0, 0, None, 0]
+    assert ringwal("ls", served).stdout == b""
 
 
 def test_a_missing_file_is_66(served: Path) -> None:
@@ -254,6 +279,8 @@ def test_an_engine_that_is_killed_under_an_append_leaves_its_outcome_unknown(
     assert (value["error"], value["outcome"], value["retriable"]) == (error, "unknown", False)
     assert "the first 1 record " in value["notes"][0]
     assert value["notes"][1].endswith("outcome unknown")
+    assert (value["records"], value["bytes"], value["first_offset"], value["last_offset"]) == (1, 5, 0, 0)
+    assert value["unknown_records"] >= 2
     again = start("run", tmp_path / "d", *SMALL)
     line_of(again)
     assert ringwal("read", tmp_path / "d", "s").stdout == b"first\n"

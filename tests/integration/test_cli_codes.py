@@ -169,6 +169,7 @@ PROVOKED: dict[int, Callable[[Path], int]] = {
     os.EX_PROTOCOL: other_format,
     os.EX_NOPERM: somebody_elses,
     os.EX_CONFIG: bad_setting,
+    129: lambda directory: signalled(directory, signal.SIGHUP),
     130: lambda directory: signalled(directory, signal.SIGINT),
     143: lambda directory: signalled(directory, signal.SIGTERM),
 }

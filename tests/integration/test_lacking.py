@@ -107,3 +107,12 @@ def test_a_limit_on_memory_ends_an_engine_with_its_code(directory: Path) -> None
         assert done.returncode in (os.EX_OSERR, os.EX_CANTCREAT), done.stderr
         seen.add(done.returncode)
     assert os.EX_OSERR in seen
+
+
+def test_a_limit_on_memory_ends_an_append_with_its_code(directory: Path) -> None:
+    with serving(directory):
+        for kilobytes in range(16_000, 42_000, 2_000):
+            done = within(f'ulimit -v {kilobytes} && exec "$@"', "append", directory, "s")
+            sentence(done, done.returncode, "ulimit -v", "nothing of the input was appended")
+            assert done.returncode in (os.EX_OSERR, os.EX_CANTCREAT), done.stderr
+        assert ringwal("ls", directory).stdout == b""

@@ -28,6 +28,7 @@ SLEEPER = "tests/support/host.py"
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "_native": (0, {"ringwal._native"}),
     "errors": (1, {"ringwal.errors"}),
+    "interrupts": (0, {"ringwal.interrupts"}),
     "plain": (
         1,
         {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"}
@@ -50,7 +51,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
     "cli": (9, {"ringwal.cli", "ringwal.cli_kit"}),
-    "__main__": (10, {"ringwal.__main__"}),
+    "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
 }
 BUILD_ONLY = {"ringwal.build_native"}
 # Of the engine's processes nobody knows but those who start them; all others meet them in memory, on the socket, on the disk.

@@ -22,7 +22,7 @@ from ringwal.demo import DemoError, corpus
 from ringwal.demo.host import EngineProcess, Writers
 from ringwal.demo.journal import Kind, Row, read
 from ringwal.demo.oracle import Oracle, Verdict
-from ringwal.exit_codes import TERMINATED
+from ringwal.exit_codes import HUNG_UP, TERMINATED
 
 TARGETS = ("wal", "drain", "writer", "wal", "drain")
 LABELS = {"wal": "the WAL process", "drain": "the drain process", "writer": "a writer"}
@@ -116,7 +116,7 @@ def play(seed: int, seconds: float, writers: int, parent: Path | None, say: Say)
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM unwind everything, so that nothing is left behind.
+    """Ctrl-C, SIGTERM and SIGHUP unwind everything, so that nothing is left behind.
 
     An exception that a signal handler raises is lost where Python runs a finalizer at that moment. So the signal is noted
     too, and the function this yields raises what was lost.
@@ -125,13 +125,14 @@ def _interruptible() -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if noted:
-            raise KeyboardInterrupt if noted[0] == signal.SIGINT else SystemExit(TERMINATED)
+            codes = {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
+            raise SystemExit(codes[signal.Signals(noted[0])]) if noted[0] in codes else KeyboardInterrupt
 
     def leave(number: int, _frame: object) -> None:
         noted.append(number)
         check()
 
-    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, leave) for number in heeded}
     try:
         yield check
