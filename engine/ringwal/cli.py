@@ -325,7 +325,7 @@ def read(
 @click.option("--max-records", type=kit.Number(int, 1, WHOLE_MAX), metavar="N",
               help="Stop after N records.  [default: never]")
 @click.option("-F", "--follow", "lasting", is_flag=True,
-              help="Go on over restarts of the engine, and wait for the stream if there is none yet.")
+              help="Wait for the engine and for the stream where there is none yet, and go on over restarts of the engine.")
 @kit.raw_option
 @kit.timeout_option
 @kit.json_option
@@ -333,9 +333,12 @@ def tail(
     *, directory: Path, stream: str, start: int | str, max_records: int | None, lasting: bool, raw: bool, timeout: float,
     as_json: bool,
 ) -> None:
-    """Follow STREAM: print records as they are confirmed, until Ctrl-C, or until nobody reads them any more."""
+    """Follow STREAM: print records as they are confirmed, until Ctrl-C, or until nobody reads them any more.
+
+    Ends at once where there is no engine or no such stream, and with its engine, unless -F is given.
+    """
     form, output = kit.formatter(as_json, raw), textio.Output()
-    with kit.client(directory, timeout) as client:
+    with kit.awaited_client(directory, timeout, output, lasting) as client:
         follower = kit.Follower(client, stream, start, output, lasting)
         left = max_records
         while left is None or left > 0:

@@ -213,6 +213,25 @@ def client(directory: Path, timeout: float, lane_bytes: int | None = None) -> It
         yield client
 
 
+@contextlib.contextmanager
+def awaited_client(directory: Path, timeout: float, output: textio.Output, lasting: bool) -> Iterator[ringwal.Client]:
+    """`client`; with `lasting`, of an engine, on a directory, that need not be there yet: the output is watched meanwhile."""
+    told = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                attached = stack.enter_context(client(directory, timeout))
+                break
+            except NotRunning as error:
+                if not lasting:
+                    raise
+                if not told:
+                    textio.say(f"ringwal: {textio.visible(message_of(error))}; waiting for it")
+                    told = True
+                output.watch(AGAIN_SECONDS)
+        yield attached
+
+
 def status_of(directory: Path, timeout: float) -> tuple[dict[str, Any], int]:
     """The engine's report and 0; EX_TEMPFAIL with one that cannot vouch for confirmations, or, if it does not answer,
     with what its memory says. Raises Error."""

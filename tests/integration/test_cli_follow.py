@@ -70,6 +70,38 @@ def test_follow_waits_for_a_stream_and_misses_nothing_of_it(served: Path) -> Non
     assert end(follower, signal.SIGINT) == (130, b"", b"")
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_follow_waits_for_the_first_engine(tmp_path: Path, made: bool) -> None:
+    directory = tmp_path / "d"
+    if made:
+        directory.mkdir()
+    follower = start("tail", "-F", directory, "s")
+    assert said_of(follower).startswith(b"ringwal: no engine runs on ")
+    with serving(directory):
+        assert b"no stream named 's'" in said_of(follower)
+        for line in (b"one\n", b"two\n"):
+            ringwal("append", directory, "s", "--lines", stdin=line)
+            assert line_of(follower) == line
+        assert end(follower, signal.SIGINT) == (130, b"", b"")
+
+
+def test_a_follower_that_waits_for_an_engine_ends_with_its_reader_and_at_a_signal(tmp_path: Path) -> None:
+    follower = start("tail", "-F", tmp_path / "d", "s")
+    assert said_of(follower)
+    assert end(follower, signal.SIGTERM) == (143, b"", b"")
+    follower = start("tail", "-F", tmp_path / "d", "s")
+    assert said_of(follower)
+    assert follower.stdout is not None
+    follower.stdout.close()
+    follower.stdout = None
+    assert follower.wait(DEADLINE) == -signal.SIGPIPE
+    follower.communicate()
+
+
+def test_without_follow_no_engine_is_69_at_once(tmp_path: Path) -> None:
+    assert ringwal("tail", tmp_path, "s").returncode == os.EX_UNAVAILABLE
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_follow_goes_on_over_a_restart_where_it_was(tmp_path: Path, number: int) -> None:
     directory = tmp_path / "d"
