@@ -33,6 +33,7 @@ def steal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     monkeypatch.setattr(host, "STEP_SECONDS", 0.0)
     monkeypatch.setattr(host, "SPIN_SECONDS", 0.0)
+    monkeypatch.setattr(host, "SLOWER_MAX", float("inf"))  # a disk that others use would cost another two looks
     return steal
 
 
@@ -107,8 +108,11 @@ def test_a_turn_begins_when_the_host_is_calm(tmp_path: Path, steal: Callable[...
     assert runner.host.waited > 0
 
 
-def test_a_disk_that_became_slow_is_waited_for(tmp_path: Path, steal: Callable[..., None]) -> None:
+def test_a_disk_that_became_slow_is_waited_for(
+    tmp_path: Path, steal: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     steal()
+    monkeypatch.setattr(host, "SLOWER_MAX", 2.0)
     took = iter([0.01, 0.05, 0.03, 0.012])
     found = host.Host(tmp_path, 100, lambda _: None)
     found._disk_seconds = lambda: next(took)  # type: ignore[method-assign]  # the disk is what is made up
