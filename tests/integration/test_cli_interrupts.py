@@ -218,8 +218,10 @@ def test_a_second_signal_ends_what_the_first_one_waits_for(tmp_path: Path, numbe
             os.kill(report["wal_pid"], signal.SIGCONT)
         assert (feeder.returncode, out) == (code, b"")
         value = json.loads(err.splitlines()[-1])
-        assert (value["records"], value["bytes"], value["unknown_records"]) == (1, 3, 2)
-        assert (value["first_offset"], value["last_offset"], value["outcome"]) == (0, 0, "unknown")
+        seen = value["records"]  # the first one is confirmed; whether it has looked is a matter of luck
+        assert (seen, value["bytes"], value["unknown_records"]) in [(0, 0, 3), (1, 3, 2)]
+        offset = 0 if seen else None
+        assert (value["first_offset"], value["last_offset"], value["outcome"]) == (offset, offset, "unknown")
 
 
 def end_soon(feeder: subprocess.Popen[bytes], number: int) -> tuple[bytes, bytes]:
