@@ -99,9 +99,7 @@ int rw_block_verify(const uint8_t *block)
         const uint8_t *payload = block + at + sizeof r;
         if (r.digest != rw_xxh3(payload, r.payload_bytes))
             return RW_BAD;
-        if (r.kind == RW_FRAME_BATCH ? rw_batch_check(payload, r.payload_bytes, r.count) != RW_OK
-                                      : r.kind != RW_FRAME_STREAM || r.payload_bytes == 0 ||
-                                            r.payload_bytes > RW_STREAM_NAME_MAX)
+        if (rw_frame_sort_check(&r, payload) != RW_OK)
             return RW_BAD;
         at += rw_frame_bytes(r.payload_bytes);
     }
@@ -126,7 +124,7 @@ uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame_info *out,
             .stream = r.stream,
             .count = r.count,
             .payload_bytes = r.payload_bytes,
-            .generation = r.generation,
+            .place = r.place,
             .slot = r.slot,
             .kind = r.kind,
         };

@@ -4,7 +4,7 @@
  *   block (position P, a multiple of 4096)
  *   +----------+--------+-----------+--------+-----------+-- - - --+----------------------+
  *   | rw_block | header | payload   | header | payload   |         | zeros                |
- *   | 128      | 80     | up to 8x  | 80     | up to 8x  |         | up to 4096x          |
+ *   | 128      | 88     | up to 8x  | 88     | up to 8x  |         | up to 4096x          |
  *   +----------+--------+-----------+--------+-----------+-- - - --+----------------------+
  *   |<------------------------------- used ----------------------->|
  *   |<------------------------------- length --------------------------------------------->|
@@ -17,7 +17,7 @@
  *   4. every one of its `frames` frames has a right CRC (seeded with epoch and position, so no
  *   frame of another
  *      block fits), lies inside `used`, and they end at `used`,
- *   5. every payload has the digest in its frame.
+ *   5. every payload has the digest in its frame, and is what a frame of that kind has.
  * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 5
  * (rw_block_verify).
  *
@@ -45,7 +45,7 @@ typedef struct rw_frame_info {
     uint32_t stream;
     uint32_t count;
     uint32_t payload_bytes;
-    uint32_t generation;
+    uint32_t place;
     uint32_t slot;
     uint32_t kind;
 } rw_frame_info;

@@ -40,6 +40,35 @@ int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t coun
     return sum == payload_bytes ? RW_OK : RW_BAD;
 }
 
+int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload)
+{
+    if (r->flags != 0)
+        return RW_BAD;
+    if (r->kind == RW_FRAME_BATCH)
+        return rw_batch_check(payload, r->payload_bytes, r->count);
+    bool right = false;
+    switch (r->kind) {
+    case RW_FRAME_STREAM:
+        right = r->payload_bytes != 0 && r->payload_bytes <= RW_STREAM_NAME_MAX;
+        break;
+    case RW_FRAME_TRIM:
+        right = r->payload_bytes == sizeof(uint64_t);
+        break;
+    case RW_FRAME_DELETE:
+        right = r->payload_bytes == 0;
+        break;
+    case RW_FRAME_VERDICT:
+        right = r->payload_bytes == sizeof(rw_verdict);
+        break;
+    case RW_FRAME_DROP:
+        right = r->payload_bytes != 0 && r->payload_bytes % sizeof(rw_drop_row) == 0;
+        break;
+    default:
+        break;
+    }
+    return right && r->count == 0 ? RW_OK : RW_BAD;
+}
+
 uint64_t rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload, uint32_t seed)
 {
     rw_frame copy = *r;
@@ -53,13 +82,15 @@ uint64_t rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload, ui
     return frame;
 }
 
-uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes,
-                           uint64_t next_offset, uint64_t timestamp_ns, uint32_t seed)
+uint64_t rw_definition_put(uint8_t *at, uint32_t place, uint32_t stream, const uint8_t *name,
+                           uint32_t name_bytes, uint64_t next_offset, uint64_t timestamp_ns,
+                           uint32_t seed)
 {
     const rw_frame r = {
         .kind = RW_FRAME_STREAM,
         .payload_bytes = name_bytes,
         .stream = stream,
+        .place = place,
         .base_offset = next_offset,
         .timestamp_ns = timestamp_ns,
         .digest = rw_xxh3(name, name_bytes),

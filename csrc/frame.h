@@ -7,14 +7,17 @@
 #include "layout.h"
 #include "status.h"
 
+#include <stdbool.h>
+
 /* Writes header and payload of one frame at `at`, zero-pads to the frame size, stamps the CRC. The
  * digest is taken from `r`. Returns the frame size. */
 uint64_t rw_frame_put(uint8_t *at, const rw_frame *r, const uint8_t *payload, uint32_t seed);
 
 /* A stream's definition: a frame with its name, and the offset of its next record. Returns the
  * frame size. */
-uint64_t rw_definition_put(uint8_t *at, uint32_t stream, const uint8_t *name, uint32_t name_bytes,
-                           uint64_t next_offset, uint64_t timestamp_ns, uint32_t seed);
+uint64_t rw_definition_put(uint8_t *at, uint32_t place, uint32_t stream, const uint8_t *name,
+                           uint32_t name_bytes, uint64_t next_offset, uint64_t timestamp_ns,
+                           uint32_t seed);
 
 uint32_t rw_frame_seed(uint64_t epoch, uint64_t position);
 uint32_t rw_frame_crc(const rw_frame *r, uint32_t seed);
@@ -23,6 +26,26 @@ uint32_t rw_request_crc(const rw_request *q);
 /* A batch of more than one record holds its lengths first: do they add up to the payload? RW_OK or
  * RW_BAD. */
 int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count);
+
+/* Is this what a frame of its kind looks like? RW_OK or RW_BAD. */
+int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload);
+
+/* A request stands behind it, and its writer waits for a completion. */
+static inline bool rw_frame_answers(uint32_t kind)
+{
+    return kind == RW_FRAME_BATCH || kind == RW_FRAME_TRIM || kind == RW_FRAME_DELETE ||
+           kind == RW_FRAME_VERDICT;
+}
+/* It is confirmed in its stream's order. */
+static inline bool rw_frame_queued(uint32_t kind)
+{
+    return kind == RW_FRAME_BATCH || kind == RW_FRAME_TRIM || kind == RW_FRAME_DELETE;
+}
+/* The generation of the slot of its writer. */
+static inline uint32_t rw_frame_generation(const rw_frame *r)
+{
+    return (uint32_t)(r->number >> 32);
+}
 
 uint64_t rw_lengths_sum(const uint32_t *lengths, uint32_t count);
 /* The same of lengths below 256, one a byte, which are stored to `lengths`. */

@@ -7,6 +7,7 @@
 #include "memory.h"
 #include "points.h"
 #include "frame.h"
+#include "stream.h"
 #include "tuning.h"
 #include "wait.h"
 
@@ -112,13 +113,15 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
 }
 
 /* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
-static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload, uint32_t count,
+static void publish(rw_writer *w, uint64_t at, uint64_t stream, uint64_t payload, uint32_t count,
                     uint64_t number)
 {
     rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
     rw_request h = {
         .valid = rw_lane_valid(w->salt, at),
-        .stream = stream,
+        .stream = rw_handle_number(stream),
+        .place = rw_handle_place(stream),
+        .kind = RW_FRAME_BATCH,
         .payload_bytes = (uint32_t)payload,
         .count = count,
         .digest = rw_xxh3((const uint8_t *)(q + 1), payload),
@@ -143,7 +146,7 @@ static void publish(rw_writer *w, uint64_t at, uint32_t stream, uint64_t payload
     }
 }
 
-static void put_one(rw_writer *w, uint64_t at, uint32_t stream, const uint8_t *data, uint64_t bytes,
+static void put_one(rw_writer *w, uint64_t at, uint64_t stream, const uint8_t *data, uint64_t bytes,
                     uint64_t number)
 {
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
@@ -153,7 +156,7 @@ static void put_one(rw_writer *w, uint64_t at, uint32_t stream, const uint8_t *d
     publish(w, at, stream, bytes, 1, number);
 }
 
-static void put_batch(rw_writer *w, uint64_t at, uint32_t stream, const uint32_t *lengths,
+static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t *lengths,
                       uint32_t count, const uint8_t *data, uint64_t bytes, uint64_t number)
 {
     uint64_t table = count > 1 ? 4ull * count : 0;
@@ -164,7 +167,7 @@ static void put_batch(rw_writer *w, uint64_t at, uint32_t stream, const uint32_t
     publish(w, at, stream, table + bytes, count, number);
 }
 
-int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
+int rw_append(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
 {
     uint64_t at;
     int rc = claim(w, bytes, &at);
@@ -173,7 +176,7 @@ int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes
     return rc;
 }
 
-int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+int rw_append_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
                    const uint8_t *data, uint64_t bytes, uint64_t number)
 {
     uint64_t at;
@@ -191,7 +194,7 @@ int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint3
  * holes. A number that was taken first and could not be used would be waited for in vain. So next
  * <= taken <= granted, and once next is granted, every permit has become a number and none can come
  * back: whoever takes a lane out of use waits for that. */
-static int64_t start(rw_writer *w, uint32_t stream, uint64_t payload, uint64_t *at)
+static int64_t start(rw_writer *w, uint64_t stream, uint64_t payload, uint64_t *at)
 {
     uint64_t taken = rw_load64(&w->taken);
     do {
@@ -204,11 +207,11 @@ static int64_t start(rw_writer *w, uint32_t stream, uint64_t payload, uint64_t *
         return rc;
     }
     uint64_t number = rw_add64(&w->next, 1);
-    rw_store32(&w->streams[number & w->mask], stream);
+    rw_store32(&w->streams[number & w->mask], rw_handle_number(stream));
     return (int64_t)number;
 }
 
-int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes)
+int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes)
 {
     uint64_t at;
     int64_t number = start(w, stream, bytes, &at);
@@ -217,7 +220,7 @@ int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t b
     return number;
 }
 
-int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
                        const uint8_t *data, uint64_t bytes)
 {
     uint64_t at;
@@ -251,9 +254,10 @@ void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, 
         out[i] = rw_completion_poll(w, first + i);
 }
 
-uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, uint64_t to)
+uint64_t rw_submitted_next(const rw_writer *w, uint64_t stream, uint64_t from, uint64_t to)
 {
-    while (from < to && stream != RW_ANY_STREAM && rw_load32(&w->streams[from & w->mask]) != stream)
+    while (from < to && stream != RW_ANY_STREAM &&
+           rw_load32(&w->streams[from & w->mask]) != rw_handle_number(stream))
         from++;
     return from;
 }
@@ -294,6 +298,8 @@ int64_t rw_completion_poll(const rw_writer *w, uint64_t number)
     rw_fence_acquire();
     if (rw_peek64(&cell->number) != number)
         return RW_PENDING;
+    if (found == RW_DELETED_OFFSET)
+        return RW_DELETED;
     return found == RW_FAILED_OFFSET ? RW_FAILED_REQUEST : (int64_t)found;
 }
 
@@ -374,19 +380,14 @@ int64_t rw_completion_settle(rw_writer *w, uint64_t number, uint64_t timeout_ns)
     return rc;
 }
 
-uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream)
-{
-    return rw_load64_seq(&rw_stream_of((rw_control *)c, stream)->confirmed_offset);
-}
-
 /* A place in the lane's table of streams that threads tail, or RW_TAIL_INTERESTS if all are taken.
  */
-static uint32_t interest_take(rw_lane *lane, uint32_t stream)
+static uint32_t interest_take(rw_lane *lane, uint32_t place)
 {
     uint32_t i = 0;
     for (; i < RW_TAIL_INTERESTS; i++) {
         uint32_t empty = 0;
-        if (rw_cas32(&lane->tail_streams[i], &empty, stream + 1))
+        if (rw_cas32(&lane->tail_streams[i], &empty, place + 1))
             return i;
     }
     rw_add32(&lane->tail_any, 1);
@@ -401,29 +402,41 @@ static void interest_drop(rw_lane *lane, uint32_t i)
         rw_sub32(&lane->tail_any, 1);
 }
 
-int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
+/* RW_OK: confirmed beyond `seen`; RW_PENDING: not yet; RW_DELETED. */
+static int tail_look(const rw_writer *w, uint64_t stream, uint64_t seen)
+{
+    rw_stream_bounds now;
+    if (rw_stream_look(w->c, stream, &now) != RW_OK)
+        return RW_DELETED;
+    return now.confirmed_offset > seen ? RW_OK : RW_PENDING;
+}
+
+int rw_tail_wait(rw_writer *w, uint64_t stream, uint64_t seen, uint64_t spin_ns,
                  uint64_t timeout_ns)
 {
-    const rw_stream *s = rw_stream_of(w->c, stream);
-    if (rw_load64(&s->confirmed_offset) > seen)
-        return RW_OK;
-    for (uint64_t end = rw_now_ns() + spin_ns; spin_ns != 0 && rw_now_ns() < end;) {
+    const rw_stream *s = rw_stream_of(w->c, rw_handle_place(stream));
+    int found = tail_look(w, stream, seen);
+    for (uint64_t end = rw_now_ns() + spin_ns;
+         found == RW_PENDING && spin_ns != 0 && rw_now_ns() < end;) {
         sched_yield();
-        if (rw_load64(&s->confirmed_offset) > seen)
-            return RW_OK;
+        found = tail_look(w, stream, seen);
     }
+    if (found != RW_PENDING)
+        return found;
     int rc = RW_OK;
-    uint32_t place = interest_take(w->lane, stream);
+    uint32_t place = interest_take(w->lane, rw_handle_place(stream));
     /* PAIR: tail. The drain stores confirmed_offset (and bumps `wake` for those in tail_any), then
-     * looks at the tables. */
+     * looks at the tables. A DELETE changes no word that is slept on: one that comes between the
+     * look and the sleep is noticed with the next look only. */
     const uint32_t *word =
         place < RW_TAIL_INTERESTS ? rw_low_half(&s->confirmed_offset) : &w->slot->wake;
     uint32_t value = rw_load32_seq(word);
-    if (rw_load64_seq(&s->confirmed_offset) <= seen && waitable(w) == RW_OK)
+    if (tail_look(w, stream, seen) == RW_PENDING && waitable(w) == RW_OK)
         rc = rw_park(word, value, timeout_ns);
     interest_drop(w->lane, place);
-    if (rw_load64(&s->confirmed_offset) > seen)
-        return RW_OK;
+    found = tail_look(w, stream, seen);
+    if (found != RW_PENDING)
+        return found;
     if (waitable(w) != RW_OK)
         return waitable(w);
     return rc == RW_OK ? RW_PENDING : rc;
@@ -442,13 +455,23 @@ bool rw_lane_ready(const rw_lane_taker *e)
     return rw_load64_seq(&at_cursor(e)->valid) == rw_lane_valid(e->salt, e->cursor);
 }
 
+/* Control requests come from the engine's own lanes only. */
+static bool sort_is_right(const rw_lane_taker *e, const rw_request *q)
+{
+    if (q->kind == RW_FRAME_BATCH)
+        return q->count != 0;
+    return e->trusted && q->count == 0 &&
+           ((q->kind == RW_FRAME_TRIM && q->payload_bytes == sizeof(uint64_t)) ||
+            (q->kind == RW_FRAME_DELETE && q->payload_bytes == 0));
+}
+
 int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
 {
     memcpy(out, at_cursor(e), sizeof *out);
     if (out->valid != rw_lane_valid(e->salt, e->cursor) || out->crc != rw_request_crc(out))
         return RW_BAD;
     if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||
-        out->count == 0)
+        out->flags != 0 || out->pad_ != 0 || !sort_is_right(e, out))
         return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;
 }

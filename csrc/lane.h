@@ -44,7 +44,7 @@
 #include "layout.h"
 #include "status.h"
 
-#define RW_ANY_STREAM UINT32_MAX
+#define RW_ANY_STREAM UINT64_MAX
 
 /* ----------------------------------------------------------------------------- the writer's end */
 
@@ -61,13 +61,15 @@ void rw_writer_shut(rw_writer *w);
 /* Largest payload that one request of this lane can hold. */
 uint64_t rw_writer_record_limit(const rw_writer *w);
 
-/* Publishes one request under the next number, which is returned (>= 0). RW_MAINTENANCE: no number
+/* `stream` is its handle (stream.h), here and below.
+ *
+ * Publishes one request under the next number, which is returned (>= 0). RW_MAINTENANCE: no number
  * is free, grant some. RW_FULL, RW_TOO_LARGE, RW_GONE, RW_FAULT as below; RW_BAD: the lengths are
  * not those of the data, which the WAL process would refuse, and the lane with it. Nothing is
  * written, and no number used, unless one is returned. Numbers begin at generation << 32 and have
  * no holes; a thread's numbers are in the order of its requests. */
-int64_t rw_submit(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes);
-int64_t rw_submit_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes);
+int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
                        const uint8_t *data, uint64_t bytes);
 
 /* Before the first grant: leaves out so many numbers, to be near the last one. */
@@ -87,14 +89,14 @@ void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, 
 
 /* The first submitted number in [from, to) that belongs to the stream (RW_ANY_STREAM: to any), or
  * `to`. All of them must be among the last completions_per_client that were given out. */
-uint64_t rw_submitted_next(const rw_writer *w, uint32_t stream, uint64_t from, uint64_t to);
+uint64_t rw_submitted_next(const rw_writer *w, uint64_t stream, uint64_t from, uint64_t to);
 
 /* With a number of the caller's choice; only where nothing is submitted. RW_OK; RW_FULL: no room
  * now; RW_TOO_LARGE; RW_GONE; RW_FAULT. Nothing is written unless RW_OK. */
-int rw_append(rw_writer *w, uint32_t stream, const uint8_t *data, uint64_t bytes, uint64_t number);
+int rw_append(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes, uint64_t number);
 
 /* The same for a batch: `data` holds the records one behind the other. */
-int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint32_t count,
+int rw_append_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
                    const uint8_t *data, uint64_t bytes, uint64_t number);
 
 /* Sleeps until there may be room for a payload of this size. RW_OK, RW_PENDING, RW_INTERRUPTED,
@@ -103,7 +105,8 @@ int rw_append_many(rw_writer *w, uint32_t stream, const uint32_t *lengths, uint3
  * that came quicker than confirmations piled up on the stack. */
 int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns);
 
-/* The offset of the request's first record (>= 0), RW_PENDING or RW_FAILED_REQUEST. */
+/* The offset of the request's first record (>= 0), RW_PENDING, RW_FAILED_REQUEST, or RW_DELETED: it
+ * was refused, as its stream is deleted. */
 int64_t rw_completion_poll(const rw_writer *w, uint64_t number);
 
 /* Spins for spin_ns, giving the processor away, then parks. As poll, and RW_INTERRUPTED, RW_GONE,
@@ -113,11 +116,9 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
 /* The same without a spin, for an append that needs the number's cell. */
 int64_t rw_completion_settle(rw_writer *w, uint64_t number, uint64_t timeout_ns);
 
-uint64_t rw_stream_confirmed(const rw_control *c, uint32_t stream);
-
-/* Sleeps until the stream is confirmed beyond `seen`. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE.
- */
-int rw_tail_wait(rw_writer *w, uint32_t stream, uint64_t seen, uint64_t spin_ns,
+/* Sleeps until the stream is confirmed beyond `seen`. RW_OK, RW_PENDING, RW_INTERRUPTED, RW_GONE,
+ * RW_DELETED. */
+int rw_tail_wait(rw_writer *w, uint64_t stream, uint64_t seen, uint64_t spin_ns,
                  uint64_t timeout_ns);
 
 /* ------------------------------------------------------------------------ the WAL process's end */
@@ -131,6 +132,7 @@ typedef struct rw_lane_taker {
     uint64_t cursor;
     uint32_t generation;
     uint32_t active;
+    uint32_t trusted; /* the engine's own: may make control requests */
     uint32_t touched; /* taken from for the block being composed */
     uint64_t taken;   /* requests taken since this end was attached */
 } rw_lane_taker;

@@ -40,7 +40,7 @@
 
 /* Bumped when a word changes its meaning and no field does; the fingerprint sees everything else by
  * itself. */
-#define RW_LAYOUT_VERSION 4u
+#define RW_LAYOUT_VERSION 5u
 #define RW_FORMAT_VERSION 2u
 
 #define RW_CONTROL_MAGIC 0x314c525443575221ull
@@ -52,6 +52,7 @@
 #define RW_LINE            64u
 #define RW_BLOCK_ENTRIES   1024u   /* power of two; bounds blocks sealed and not yet released */
 #define RW_STREAM_NAME_MAX 120u
+#define RW_NO_STREAM       0xffffffffu /* is no stream's number */
 #define RW_TAIL_INTERESTS  8u
 #define RW_PENDING_MAX     131072u /* power of two; bounds requests sealed and not yet released */
 
@@ -90,13 +91,16 @@ typedef struct rw_control {
     uint32_t confirm_order; /* [0 stream, 1 log] S > D: what a confirmation waits for */
     uint32_t supervisor_pid; /* [pid] S > all: for people; never proof of life or death */
     uint32_t life_at; /* [index + 1] S > C: which word of `life` the kernel marks; 0: none */
-    RW_PAD(pad0, 52, 64);
+    uint32_t client_slots; /* [slots] S > all: slots below are clients', the others the engine's */
+    /* [stream number] S > C: of the next stream that is made; changes with each */
+    uint32_t next_number;
+    RW_PAD(pad0, 60, 64);
     /* 128: supervisor */
     uint32_t state; /* [enum rw_engine_state] S > all: what the engine is doing */
     uint32_t error; /* [errno] S > C: why it failed; stored before the state */
     /* [changes] S > W D: bumped when a slot changes; look at the slots again */
     uint32_t membership;
-    uint32_t stream_count; /* [streams] S > C: streams below may be open */
+    uint32_t stream_count; /* [streams] S > W C: places below may be open */
     /* [mutex] S K > C: held by the supervisor; the kernel marks its death (memory.h) */
     uint64_t life[6];
     /* 192: WAL, read by every publisher */
@@ -110,7 +114,9 @@ typedef struct rw_control {
     uint64_t reserve_end;
     uint64_t block_seed; /* [block number] S > W C: first block of this memory */
     uint64_t position_seed; /* [log position] S > W C: of that block */
-    RW_PAD(pad3, 40, 64);
+    /* [stream number] W > W: no stream in a sealed block has it or a larger one */
+    uint32_t numbers_end;
+    RW_PAD(pad3, 44, 64);
     /* 320: WAL */
     /* [changes] W > D: futex, bumped after the persisted bytes of a block are set */
     uint32_t completions;
@@ -195,10 +201,11 @@ typedef struct rw_slot {
  * that finds its number before and after it read `offset` has the right result. */
 typedef struct rw_completion {
     uint64_t number; /* [request number] D > C: stored 0 first, and this last */
-    /* [offset] D > C: of the first record; RW_FAILED_OFFSET: certainly not confirmed */
+    /* [offset] D > C: of the first record; or one of those below, which say why there is none */
     uint64_t offset;
 } rw_completion;
-#define RW_FAILED_OFFSET UINT64_MAX
+#define RW_FAILED_OFFSET  UINT64_MAX       /* certainly not confirmed */
+#define RW_DELETED_OFFSET (UINT64_MAX - 1) /* certainly not written: its stream is deleted */
 
 enum rw_block_state { RW_BLOCK_SEALED = 1, RW_BLOCK_PERSISTED = 2, RW_BLOCK_BAD = 3 };
 
@@ -218,13 +225,19 @@ typedef struct rw_block_entry {
 
 enum rw_stream_state { RW_STREAM_FREE = 0, RW_STREAM_OPEN = 1 };
 
+/* A place in the table of streams: one stream's after the other (stream.h, PLACES). */
 typedef struct rw_stream {
-    /* 0: supervisor */
+    /* 0: supervisor; then what WAL and drain seldom store */
     /* [enum rw_stream_state] S > W C: stored last; who sees it open sees name and offsets */
     uint32_t state;
     uint32_t name_bytes; /* [bytes] S > W C: of the name */
-    uint64_t start_offset; /* [offset] S > C: of the first record that the stream still has */
-    RW_PAD(pad0, 16, 64);
+    /* [stream number] S > all: whose place this is; RW_NO_STREAM: nobody's, or being made anew */
+    uint32_t number;
+    uint32_t ended; /* [stream number] W > W: whose DELETE is in a sealed block */
+    uint64_t trimmed_offset; /* [offset] W > W: start_offset as the sealed blocks will have it */
+    uint64_t start_offset; /* [offset] D > S C: of the first record that the stream still has */
+    uint32_t deleted; /* [stream number] D > S W C: whose DELETE is confirmed: its place is free */
+    RW_PAD(pad0, 36, 64);
     /* 64: WAL */
     uint64_t next_offset; /* [offset] W > W: of the next record in a sealed block */
     /* [log position] W > W: end of its definition's block, trusted below sealed_end; 0: none */
@@ -266,7 +279,7 @@ typedef struct rw_lane {
     uint32_t room_waiters; /* [threads] C > W: that sleep on rw_slot.head */
     /* [threads] C > D: that tail beyond the table below: they sleep on rw_slot.wake */
     uint32_t tail_any;
-    /* [stream id + 1] C > D: that a thread sleeps on; 0: free */
+    /* [place + 1] C > D: of a stream that a thread sleeps on; 0: free */
     uint32_t tail_streams[RW_TAIL_INTERESTS];
     RW_PAD(pad2, 44, 64);
     RW_PAD(tail, 192, 4096);
@@ -279,10 +292,14 @@ typedef struct rw_lane {
 typedef struct rw_request {
     uint64_t valid; /* [lane position + 1, salted] C > W: stored last, with release */
     uint32_t crc; /* [CRC-32C] C > W: of this header with valid's final value and crc = 0 */
-    uint32_t stream; /* [stream id] C > W: that the batch goes to */
+    uint32_t stream; /* [stream number] C > W: that the request goes to */
     uint32_t payload_bytes; /* [bytes] C > W: behind this header */
-    uint32_t count; /* [records] C > W: in the batch */
-    uint64_t timestamp_ns; /* [ns, wall clock] C > W: 0: the WAL process gives it */
+    uint32_t count; /* [records] C > W: in the batch; 0 in a control request */
+    /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes TRIM and DELETE, too */
+    uint8_t kind;
+    uint8_t pad_;
+    uint16_t flags; /* [bits] C > W: 0 */
+    uint32_t place; /* [index] C > W: where the stream's words are */
     uint64_t digest; /* [XXH3-64] C > W: of the payload */
     uint64_t number; /* [generation << 32 | running number] C > W: chooses its completion cell */
     uint64_t producer_id; /* [number] C > W: stored with the record */
@@ -318,33 +335,60 @@ typedef struct rw_block {
     RW_PAD(pad0, 120, 128);
 } rw_block;
 
-enum rw_frame_kind { RW_FRAME_BATCH = 1, RW_FRAME_STREAM = 2 };
+/* All but BATCH are control frames, of count 0. BATCH, TRIM and DELETE go through their stream's
+ * queue, in order; the others belong to none. */
+enum rw_frame_kind {
+    RW_FRAME_BATCH = 1,
+    RW_FRAME_STREAM = 2, /* definition; payload: the name */
+    RW_FRAME_TRIM = 3, /* payload: u64, offset below which records are dropped */
+    RW_FRAME_DELETE = 4, /* no payload; the stream's last frame */
+    RW_FRAME_VERDICT = 5, /* payload: rw_verdict; what became of a request that was refused alone */
+    RW_FRAME_DROP = 6 /* payload: rw_drop_row, one or more: what the engine drops by itself */
+};
 
 /* A frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
- * its count lengths (u32 each) first in the payload, then the data. A stream definition has the
- * name as payload. */
+ * its count lengths (u32 each) first in the payload, then the data. */
 typedef struct rw_frame {
     /* [CRC-32C] W > all: of the header, crc and persisted 0, seeded from epoch and position */
     uint32_t crc;
-    uint8_t kind; /* [enum rw_frame_kind] W > all: a batch or a stream's definition */
+    uint8_t kind; /* [enum rw_frame_kind] W > all: what it is */
     uint8_t persisted; /* [enum rw_persisted] W > W D: by CAS only, in persisted.c; not under crc */
     uint16_t slot; /* [index] W > D: of the writer */
     uint32_t payload_bytes; /* [bytes] W > all: behind this header */
-    uint32_t count; /* [records] W > all: in the batch; 0 in a definition */
-    uint32_t stream; /* [stream id] W > all: that it belongs to */
-    uint32_t generation; /* [number] W > D: of the slot */
-    uint64_t base_offset; /* [offset] W > all: of the first record; of a definition: the next one */
+    uint32_t count; /* [records] W > all: in the batch; 0 in a control frame */
+    uint32_t stream; /* [stream number] W > all: that it belongs to */
+    uint32_t flags; /* [bits] W > all: 0; codec, keys and headers (docs/format.md) */
+    /* [offset] W > all: of the first record; of a control frame: of the next one */
+    uint64_t base_offset;
     uint64_t timestamp_ns; /* [ns, wall clock] W > all: of the records */
     uint64_t digest; /* [XXH3-64] W > all: of the payload */
     uint64_t ticket; /* [lane position] W > W: of the request, for a successor */
-    uint64_t number; /* [request number] W > D: rw_request.number */
+    /* [slot's generation << 32 | running number] W > D: rw_request.number */
+    uint64_t number;
     uint64_t producer_id; /* [number] W > all: as the request has it */
     uint64_t producer_sequence; /* [number] W > all: as the request has it */
+    uint32_t producer_epoch; /* [number] W > all: 0 */
+    uint32_t place; /* [index] W > W D: where the stream's words are, in the memory of this epoch */
 } rw_frame;
+
+enum rw_verdict_reason { RW_VERDICT_DEAD = 1 };
+
+typedef struct rw_verdict {
+    uint32_t reason; /* [enum rw_verdict_reason] W > D: DEAD: the stream is deleted */
+    uint32_t request_bytes; /* [bytes] W > W: payload of the request, for a successor */
+    uint64_t value; /* [number] W > D: 0 */
+} rw_verdict;
+
+/* Of a DROP frame, which counts when its block is released: all before is confirmed then. */
+typedef struct rw_drop_row {
+    uint32_t stream; /* [stream number] W > all: whose records are dropped */
+    uint32_t place; /* [index] W > D: where its words are, in the memory of this epoch */
+    uint64_t start_offset; /* [offset] W > all: of the first one that stays */
+} rw_drop_row;
 
 /* What a checkpoint says of one stream, as of the checkpoint's log position (docs/format.md). */
 typedef struct rw_checkpoint_stream {
-    uint32_t id; /* [stream id] W S > S: of the stream */
+    uint32_t number; /* [stream number] W S > S: of the stream */
     uint16_t state; /* [enum rw_stream_state] W S > S: RW_STREAM_OPEN */
     uint16_t name_bytes; /* [bytes] W S > S: of the name */
     uint64_t next_offset; /* [offset] W S > S: of the next record */
@@ -381,6 +425,7 @@ RW_AT(rw_lane, salt, 48);
 RW_AT(rw_lane, claim, 64);
 RW_AT(rw_lane, completion_waiters, 128);
 RW_SIZE(rw_request, 64);
+RW_AT(rw_request, digest, 32);
 RW_SIZE(rw_block, 128);
 RW_AT(rw_block, epoch, 32);
 RW_AT(rw_block, length, 48);
@@ -388,14 +433,18 @@ RW_AT(rw_block, span, 64);
 RW_AT(rw_block, previous_begin, 112);
 RW_SIZE(rw_checkpoint_stream, 160);
 RW_AT(rw_checkpoint_stream, name, 40);
-RW_SIZE(rw_frame, 80);
+RW_SIZE(rw_frame, 88);
 RW_AT(rw_frame, persisted, 5);
 RW_AT(rw_frame, base_offset, 24);
+RW_AT(rw_frame, place, 84);
+RW_SIZE(rw_verdict, 16);
+RW_SIZE(rw_drop_row, 16);
 
 /* ------------------------------------------------------------------ where things are in control */
 
 typedef struct rw_geometry {
-    uint32_t max_clients;
+    uint32_t max_clients; /* slots, those of the engine's own lanes among them */
+    uint32_t engine_slots; /* the last ones, so many */
     uint32_t completions_per_client;
     uint32_t max_streams;
     uint32_t confirm_order;
@@ -437,10 +486,10 @@ static inline rw_block_entry *rw_block_entry_of(rw_control *c, uint64_t number)
                               rw_blocks_at(c->max_clients, c->completions_per_client)) +
            (number & (RW_BLOCK_ENTRIES - 1));
 }
-static inline rw_stream *rw_stream_of(rw_control *c, uint32_t id)
+static inline rw_stream *rw_stream_of(rw_control *c, uint32_t place)
 {
     return (rw_stream *)((uint8_t *)c + rw_streams_at(c->max_clients, c->completions_per_client)) +
-           id;
+           place;
 }
 
 /* The place of a log position in the ring. */

@@ -24,7 +24,7 @@ void rw_log_ring_open(rw_log_ring *r, rw_control *c, uint8_t *ring)
     uint64_t at = sizeof(rw_block);
     rw_frame_info f;
     while (rw_block_frames(rw_log_ring_at(r, e->position), &at, &f, 1) == 1)
-        r->requests_sealed += f.kind == RW_FRAME_BATCH;
+        r->requests_sealed += rw_frame_answers(f.kind);
 }
 
 void rw_log_ring_advance(rw_log_ring *r)

@@ -35,7 +35,7 @@ typedef struct rw_log_ring {
     uint64_t used;
     uint64_t capacity;
     uint32_t frames;  /* frames */
-    uint32_t requests; /* frames that are batches */
+    uint32_t requests; /* frames that answer a request */
     /* requests that it may have: what the tables of WAL process and drain are made for */
     uint32_t most;
     uint32_t seed;

@@ -126,6 +126,7 @@ void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[1
 {
     c->layout_version = RW_LAYOUT_VERSION;
     c->max_clients = g->max_clients;
+    c->client_slots = g->max_clients - g->engine_slots;
     c->fingerprint = rw_fingerprint();
     c->control_bytes = rw_control_bytes(g);
     c->ring_bytes = g->ring_bytes;
@@ -143,6 +144,10 @@ void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[1
      * be released. */
     c->sealed = c->block_seed = c->released = block_number;
     c->sealed_end = c->reserve_end = c->position_seed = c->released_end = position;
+    for (uint32_t i = 0; i < g->max_streams; i++) {
+        rw_stream *s = rw_stream_of(c, i);
+        s->number = s->ended = s->deleted = RW_NO_STREAM;
+    }
     rw_store64(&c->magic, RW_CONTROL_MAGIC); /* PAIR: create/attach */
 }
 
@@ -245,30 +250,6 @@ int rw_slot_released(rw_control *c, uint32_t k)
     const rw_slot *slot = rw_slot_of(c, k);
     uint32_t generation = rw_load32(&slot->generation);
     return rw_load32(&slot->wal_done) == generation && rw_load32(&slot->drain_done) == generation;
-}
-
-void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes)
-{
-    rw_stream *s = rw_stream_of(c, id);
-    RW_ASSERT(s->state == RW_STREAM_FREE && name_bytes <= RW_STREAM_NAME_MAX);
-    memcpy(s->name, name, name_bytes);
-    s->name_bytes = name_bytes;
-    if (id >= c->stream_count)
-        rw_store32(&c->stream_count, id + 1);
-    /* last: who sees it open sees its name and its offsets, and counts it */
-    rw_store32(&s->state, RW_STREAM_OPEN);
-}
-
-void rw_stream_restore(rw_control *c, const rw_checkpoint_stream *row)
-{
-    rw_stream *s = rw_stream_of(c, row->id);
-    s->start_offset = row->start_offset;
-    s->next_offset = s->confirmed_offset = row->next_offset;
-    s->composed_bytes = s->confirmed_bytes = row->payload_bytes;
-    s->composed_ns = s->last_timestamp_ns = row->timestamp_ns;
-    /* the checkpoint holds its definition: any position at or below the first block's says so */
-    s->defined_end = 1;
-    rw_stream_open(c, row->id, row->name, row->name_bytes);
 }
 
 /* The word that holds the owner's thread number is looked for, as every C library has it at another

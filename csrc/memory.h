@@ -89,12 +89,6 @@ void rw_slot_set(rw_control *c, uint32_t k, uint32_t state);
  *   slot used again. */
 int rw_slot_released(rw_control *c, uint32_t k);
 
-/* A stream that has no records yet. */
-void rw_stream_open(rw_control *c, uint32_t id, const uint8_t *name, uint32_t name_bytes);
-/* A stream as recovery found it. Also seeds the words of WAL and drain: before RW_RUNNING neither
- * of them exists, and the supervisor stands in for both. */
-void rw_stream_restore(rw_control *c, const rw_checkpoint_stream *row);
-
 /* Wakes the drain so that it looks at the slots. It changes no word, so a drain that is just about
  * to sleep can miss it: call again while something is still owed. */
 void rw_nudge(rw_control *c);

@@ -7,81 +7,26 @@
 #include <string.h>
 
 rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin,
-                              uint64_t segment_bytes, uint32_t max_streams)
+                              uint64_t segment_bytes)
 {
     rw_recovery *s = calloc(1, sizeof *s);
-    rw_recovery_stream *streams = calloc(max_streams, sizeof *streams);
-    if (s == NULL || streams == NULL) {
-        free(s);
-        free(streams);
+    if (s == NULL)
         return NULL;
-    }
     memcpy(s->uuid, uuid, sizeof s->uuid);
     s->epoch = epoch;
     s->segment_bytes = segment_bytes;
-    s->max_streams = max_streams;
     s->position = s->valid_end = s->taken_end = begin;
     s->wanted = RW_PAGE;
-    s->streams = streams;
     return s;
 }
 
 void rw_recovery_close(rw_recovery *s)
 {
-    if (s != NULL)
+    if (s != NULL) {
         free(s->streams);
+        free(s->index);
+    }
     free(s);
-}
-
-int rw_recovery_seed(rw_recovery *s, const rw_checkpoint_stream *rows, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        rw_checkpoint_stream r;
-        memcpy(&r, rows + i, sizeof r); /* the caller's bytes need not be aligned */
-        if (r.id >= s->max_streams) {
-            s->finding = RW_RECOVERY_TOO_MANY;
-            s->finding_stream = r.id;
-            return RW_BAD;
-        }
-        rw_recovery_stream *t = &s->streams[r.id];
-        t->state = t->cut_state = RW_RECOVERY_STREAM_DEFINED;
-        t->next_offset = t->cut_offset = r.next_offset;
-        t->start_offset = r.start_offset;
-        t->payload_bytes = r.payload_bytes;
-        t->timestamp_ns = r.timestamp_ns;
-        t->name_bytes = r.name_bytes <= RW_STREAM_NAME_MAX ? r.name_bytes : RW_STREAM_NAME_MAX;
-        memcpy(t->name, r.name, t->name_bytes);
-        if (r.id >= s->stream_end)
-            s->stream_end = r.id + 1;
-    }
-    return RW_OK;
-}
-
-uint32_t rw_recovery_rows(const rw_recovery *s, rw_checkpoint_stream *rows)
-{
-    uint32_t count = 0;
-    for (uint32_t id = 0; id < s->stream_end; id++) {
-        const rw_recovery_stream *t = &s->streams[id];
-        if (t->state == RW_RECOVERY_STREAM_UNKNOWN)
-            continue;
-        rw_checkpoint_stream *r = &rows[count++];
-        *r = (rw_checkpoint_stream){
-            .id = id,
-            .state = RW_STREAM_OPEN,
-            .name_bytes = (uint16_t)t->name_bytes,
-            .next_offset = t->next_offset,
-            .start_offset = t->start_offset,
-            .payload_bytes = t->payload_bytes,
-            .timestamp_ns = t->timestamp_ns,
-        };
-        memcpy(r->name, t->name, t->name_bytes);
-    }
-    return count;
-}
-
-const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id)
-{
-    return &s->streams[id];
 }
 
 void rw_recovery_cut(rw_recovery *s)
@@ -89,9 +34,9 @@ void rw_recovery_cut(rw_recovery *s)
     s->pass = RW_RECOVERY_TAIL;
     s->finding = RW_RECOVERY_NOTHING;
     s->wanted = RW_PAGE;
-    for (uint32_t id = 0; id < s->stream_end; id++) {
-        s->streams[id].cut_offset = s->streams[id].next_offset;
-        s->streams[id].cut_state = s->streams[id].state;
+    for (uint32_t i = 0; i < s->stream_end; i++) {
+        s->streams[i].cut_offset = s->streams[i].next_offset;
+        s->streams[i].cut_state = s->streams[i].state;
     }
 }
 
@@ -101,9 +46,9 @@ void rw_recovery_carry(rw_recovery *s, uint64_t cut)
     s->position = cut;
     s->wanted = RW_PAGE;
     s->resume = 0;
-    for (uint32_t id = 0; id < s->stream_end; id++) {
-        s->streams[id].next_offset = s->streams[id].cut_offset;
-        s->streams[id].state = s->streams[id].cut_state;
+    for (uint32_t i = 0; i < s->stream_end; i++) {
+        s->streams[i].next_offset = s->streams[i].cut_offset;
+        s->streams[i].state = s->streams[i].cut_state;
     }
 }
 
@@ -123,23 +68,38 @@ static enum verdict stop(rw_recovery *s, uint32_t finding, uint32_t stream)
     return STOP;
 }
 
+static uint64_t read_u64(const uint8_t *at)
+{
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static int trim_to(rw_recovery_stream *t, uint64_t offset)
+{
+    if (offset > t->next_offset)
+        return RW_BAD;
+    if (offset > t->start_offset)
+        t->start_offset = offset;
+    return RW_OK;
+}
+
 /* A stream begins with the block that defines it, at offset 0. A definition is carried over with
- * the first records. */
+ * the first frames. */
 static enum verdict take_definition(rw_recovery *s, const rw_frame *r, const uint8_t *name)
 {
     bool prefix = s->pass == RW_RECOVERY_PREFIX;
-    if (r->stream >= s->max_streams)
-        return stop(s, RW_RECOVERY_TOO_MANY, r->stream);
-    rw_recovery_stream *t = &s->streams[r->stream];
-    if (t->state == RW_RECOVERY_STREAM_UNKNOWN && r->base_offset != 0)
+    rw_recovery_stream *t = rw_recovery_find(s, r->stream);
+    if ((t == NULL || t->state == RW_RECOVERY_STREAM_UNKNOWN) && r->base_offset != 0)
         return prefix ? stop(s, RW_RECOVERY_GAP, r->stream) : DROP;
-    if (t->name_bytes == 0) {
+    if (t == NULL) {
+        if ((t = rw_recovery_add(s, r->stream)) == NULL)
+            return stop(s, RW_RECOVERY_NO_MEMORY, r->stream);
         t->name_bytes = r->payload_bytes;
         memcpy(t->name, name, r->payload_bytes);
-        t->next_offset = r->base_offset;
-        if (r->stream >= s->stream_end)
-            s->stream_end = r->stream + 1;
     }
+    if (t->state == RW_RECOVERY_STREAM_DELETED)
+        return stop(s, RW_RECOVERY_DELETED, r->stream);
     if (t->name_bytes != r->payload_bytes || memcmp(t->name, name, r->payload_bytes) != 0)
         return stop(s, RW_RECOVERY_RENAMED, r->stream);
     if (prefix && r->base_offset != t->next_offset)
@@ -148,26 +108,30 @@ static enum verdict take_definition(rw_recovery *s, const rw_frame *r, const uin
     if (t->state != RW_RECOVERY_STREAM_UNKNOWN)
         return DROP;
     t->state = RW_RECOVERY_STREAM_DEFINED;
+    if (r->stream >= s->next_number)
+        s->next_number = r->stream + 1;
     return KEEP;
 }
 
 /* Will this frame be carried over? */
 static bool is_next(const rw_recovery *s, const rw_frame *r)
 {
-    if (r->stream >= s->stream_end)
-        return false;
-    const rw_recovery_stream *t = &s->streams[r->stream];
-    if (r->kind != RW_FRAME_BATCH)
-        return t->state == RW_RECOVERY_STREAM_UNKNOWN && r->base_offset == 0;
-    return t->state == RW_RECOVERY_STREAM_DEFINED && r->base_offset == t->next_offset;
+    const rw_recovery_stream *t = rw_recovery_find(s, r->stream);
+    if (r->kind == RW_FRAME_STREAM)
+        return t != NULL && t->state == RW_RECOVERY_STREAM_UNKNOWN && r->base_offset == 0;
+    return rw_frame_queued(r->kind) && t != NULL && t->state == RW_RECOVERY_STREAM_DEFINED &&
+           r->base_offset == t->next_offset;
 }
 
-static enum verdict take_batch(rw_recovery *s, const rw_frame *r)
+/* A frame of a stream's queue: a batch, a trim, a delete. */
+static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t *payload)
 {
     bool prefix = s->pass == RW_RECOVERY_PREFIX;
-    rw_recovery_stream *t = r->stream < s->stream_end ? &s->streams[r->stream] : NULL;
+    rw_recovery_stream *t = rw_recovery_find(s, r->stream);
     if (t == NULL || t->state == RW_RECOVERY_STREAM_UNKNOWN)
         return prefix ? stop(s, RW_RECOVERY_UNKNOWN, r->stream) : DROP;
+    if (t->state == RW_RECOVERY_STREAM_DELETED)
+        return stop(s, RW_RECOVERY_DELETED, r->stream);
     if (r->base_offset < t->next_offset)
         return stop(s, RW_RECOVERY_REPEAT, r->stream);
     if (r->base_offset > t->next_offset) {
@@ -177,14 +141,45 @@ static enum verdict take_batch(rw_recovery *s, const rw_frame *r)
     }
     if (t->state == RW_RECOVERY_STREAM_BROKEN)
         return DROP;
+    if (r->kind == RW_FRAME_TRIM && trim_to(t, read_u64(payload)) != RW_OK)
+        return stop(s, RW_RECOVERY_TRIM, r->stream);
+    if (r->kind == RW_FRAME_DELETE)
+        t->state = RW_RECOVERY_STREAM_DELETED;
     t->next_offset += r->count;
     return KEEP;
 }
 
-static void count_batch(rw_recovery *s, const rw_frame *r, enum verdict v)
+/* What the engine itself drops counts once everything before it is confirmed: not beyond a cut. */
+static enum verdict take_drop(rw_recovery *s, const rw_frame *r, const uint8_t *payload)
 {
-    if (v == KEEP && s->pass != RW_RECOVERY_CARRY) {
-        rw_recovery_stream *t = &s->streams[r->stream];
+    if (s->pass != RW_RECOVERY_PREFIX)
+        return DROP;
+    for (uint32_t at = 0; at < r->payload_bytes; at += sizeof(rw_drop_row)) {
+        rw_drop_row row;
+        memcpy(&row, payload + at, sizeof row);
+        rw_recovery_stream *t = rw_recovery_find(s, row.stream);
+        if (t == NULL || t->state != RW_RECOVERY_STREAM_DEFINED)
+            return stop(s, RW_RECOVERY_UNKNOWN, row.stream);
+        if (trim_to(t, row.start_offset) != RW_OK)
+            return stop(s, RW_RECOVERY_TRIM, row.stream);
+    }
+    return DROP;
+}
+
+static enum verdict take_frame(rw_recovery *s, const rw_frame *r, const uint8_t *payload)
+{
+    if (r->kind == RW_FRAME_STREAM)
+        return take_definition(s, r, payload);
+    if (r->kind == RW_FRAME_DROP)
+        return take_drop(s, r, payload);
+    /* a VERDICT has nobody to go to */
+    return rw_frame_queued(r->kind) ? take_queued(s, r, payload) : DROP;
+}
+
+static void count_frame(rw_recovery *s, const rw_frame *r, enum verdict v)
+{
+    if (v == KEEP && s->pass != RW_RECOVERY_CARRY && r->kind == RW_FRAME_BATCH) {
+        rw_recovery_stream *t = rw_recovery_find(s, r->stream);
         t->payload_bytes += r->payload_bytes;
         t->timestamp_ns = r->timestamp_ns > t->timestamp_ns ? r->timestamp_ns : t->timestamp_ns;
     }
@@ -200,8 +195,8 @@ static void count_batch(rw_recovery *s, const rw_frame *r, enum verdict v)
     }
 }
 
-/* The request that brought the batch is gone with its lane: ticket, number, slot, generation name
- * nothing any more. */
+/* The request that brought the frame is gone with its lane, and places are dealt out anew: ticket,
+ * number, slot, place name nothing any more. */
 static void draft_frame(rw_draft *d, const rw_frame *r, const uint8_t *payload)
 {
     rw_frame copy = {
@@ -246,15 +241,11 @@ static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, 
         s->resume = at; /* before the stream moves: RW_FULL repeats this frame */
         if (s->pass == RW_RECOVERY_CARRY && draft->capacity - draft->used < frame && is_next(s, &r))
             return RW_FULL;
-        enum verdict v;
-        if (r.kind == RW_FRAME_STREAM)
-            v = take_definition(s, &r, payload);
-        else
-            v = take_batch(s, &r);
+        enum verdict v = take_frame(s, &r, payload);
         if (v == STOP)
             return RW_BAD;
-        if (r.kind == RW_FRAME_BATCH)
-            count_batch(s, &r, v);
+        if (rw_frame_queued(r.kind))
+            count_frame(s, &r, v);
         if (s->pass == RW_RECOVERY_CARRY && v == KEEP)
             draft_frame(draft, &r, payload);
         at += frame;

@@ -12,7 +12,8 @@
  *   CARRY   the tail once more, this time copying what counts into blocks of the next epoch.
  *
  * A stream's life here: unknown, then defined (in the checkpoint, or at offset 0), then its next
- * offset grows; in the tail it is broken by the first record that does not fit, and takes no more.
+ * offset grows, until it is deleted; in the tail it is broken by the first frame that does not fit,
+ * and takes no more. Trims and deletes are frames of no records, and count or do not as records do.
  *
  * The caller shows a window of the log and steps. It remembers its place; blocks that run past the
  * window are asked for again (`wanted`), so the caller needs a window as large as the largest block
@@ -23,6 +24,8 @@
 
 #include "layout.h"
 #include "status.h"
+
+#include <stdbool.h>
 
 enum rw_recovery_pass { RW_RECOVERY_PREFIX = 0, RW_RECOVERY_TAIL = 1, RW_RECOVERY_CARRY = 2 };
 
@@ -35,13 +38,16 @@ enum rw_recovery_finding {
     RW_RECOVERY_REPEAT,    /* this record's offset was given out already */
     RW_RECOVERY_UNKNOWN,   /* a record of a stream that was never defined (PREFIX only) */
     RW_RECOVERY_RENAMED,   /* a stream is defined again under another name */
-    RW_RECOVERY_TOO_MANY,  /* a stream id beyond max_streams */
+    RW_RECOVERY_DELETED,   /* a frame of a stream behind its end */
+    RW_RECOVERY_TRIM,      /* records are dropped that the stream does not have yet */
+    RW_RECOVERY_NO_MEMORY, /* for the table of streams */
 };
 
 enum rw_recovery_stream_state {
     RW_RECOVERY_STREAM_UNKNOWN = 0,
     RW_RECOVERY_STREAM_DEFINED = 1,
     RW_RECOVERY_STREAM_BROKEN = 2,
+    RW_RECOVERY_STREAM_DELETED = 3,
 };
 
 typedef struct rw_recovery_stream {
@@ -50,6 +56,7 @@ typedef struct rw_recovery_stream {
     uint64_t start_offset;
     uint64_t payload_bytes; /* with what is carried over */
     uint64_t timestamp_ns;
+    uint32_t number;
     uint32_t state;
     uint32_t cut_state;
     uint32_t name_bytes;
@@ -61,14 +68,14 @@ typedef struct rw_recovery {
     uint8_t uuid[16];
     uint64_t epoch;
     uint64_t segment_bytes;
-    uint32_t max_streams;
     uint32_t pass;
+    uint32_t next_number; /* of a stream that the log has never had */
 
     uint64_t position; /* the place that is looked at next */
     uint64_t wanted;   /* bytes from there on that the next step needs */
     uint32_t finding;
     uint32_t finding_stream;
-    uint32_t stream_end; /* defined streams have ids below */
+    uint32_t stream_end; /* entries of the table */
 
     uint64_t watermark; /* highest one in any header that is intact */
     uint64_t watermark_at;
@@ -84,7 +91,11 @@ typedef struct rw_recovery {
     /* CARRY: byte offset of the next frame in the block at `position`, 0 if it is new */
     uint64_t resume;
     uint32_t in_hole;
+
+    /* recover_streams.c */
     rw_recovery_stream *streams;
+    uint32_t *index; /* by hash of the number: 1 + entry; 0: free */
+    uint32_t places; /* of the index */
 } rw_recovery;
 
 /* A block of the next epoch under construction, in the caller's page-aligned memory. */
@@ -100,15 +111,21 @@ typedef struct rw_draft {
 
 /* NULL and errno if there is no memory. */
 rw_recovery *rw_recovery_open(const uint8_t uuid[16], uint64_t epoch, uint64_t begin,
-                              uint64_t segment_bytes, uint32_t max_streams);
+                              uint64_t segment_bytes);
 void rw_recovery_close(rw_recovery *s);
-/* Before the walk: the streams of the checkpoint. RW_OK; RW_BAD and s->finding: there is an id
- * beyond max_streams. */
-int rw_recovery_seed(rw_recovery *s, const rw_checkpoint_stream *rows, uint32_t count);
-/* After it: a row for every stream that is defined, in order of ids, with what is carried over
+/* Before the walk: the streams of the checkpoint. RW_OK, or RW_FULL: no memory. */
+int rw_recovery_seed(rw_recovery *s, const rw_checkpoint_stream *rows, uint32_t count,
+                     uint32_t next_number);
+/* After it: a row for every stream that lives, in order of numbers, with what is carried over
  * counted in. `rows` has room for s->stream_end of them. Returns how many. */
 uint32_t rw_recovery_rows(const rw_recovery *s, rw_checkpoint_stream *rows);
-const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t id);
+/* How many those are. */
+uint32_t rw_recovery_living(const rw_recovery *s);
+/* Entry `i` of the table, below s->stream_end; they move when another one comes. */
+const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t i);
+/* For recover.c: NULL: there is none; no memory. */
+rw_recovery_stream *rw_recovery_find(const rw_recovery *s, uint32_t number);
+rw_recovery_stream *rw_recovery_add(rw_recovery *s, uint32_t number);
 
 /* Walks on through `window`, whose first byte is at s->position and of which `available` bytes may
  * be read; the window must not reach past the segment that s->position is in.

@@ -3,6 +3,7 @@
 #include "atomics.h"
 #include "block.h"
 #include "digest.h"
+#include "stream.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -227,9 +228,11 @@ int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
 int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
                  rw_slices *out, uint32_t records)
 {
-    const rw_stream *stream = rw_stream_of((rw_control *)c, walk->stream);
-    uint64_t below = rw_load64_seq(&stream->confirmed_offset), first = walk->next_offset;
-    if (first < rw_load64(&stream->start_offset) || first >= below || below - first > RW_FEW ||
+    rw_stream_bounds now;
+    if (rw_stream_look(c, rw_handle(walk->place, walk->stream), &now) != RW_OK)
+        return RW_WALK_SHORT;
+    uint64_t below = now.confirmed_offset, first = walk->next_offset;
+    if (first < now.start_offset || first >= below || below - first > RW_FEW ||
         below - first > records || walk->position < rw_log_low(c))
         return RW_WALK_SHORT;
     *before = *walk;

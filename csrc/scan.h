@@ -67,7 +67,7 @@ typedef struct rw_walk {
     uint64_t below;       /* confirmed offset: records at or beyond it are not looked for */
     uint64_t need;
     uint32_t stream;
-    uint32_t pad_;
+    uint32_t place; /* for the ring only */
 } rw_walk;
 
 /* What one call found, and the limits of the request, which the calls it takes use up together. */
@@ -117,7 +117,7 @@ int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out);
 /* The short way of a reader that stands in the ring and is woken for few records: RW_WALK_DONE if
  * all that is confirmed, RW_FEW and `records` at the most, is in `out`, to be used only if
  * rw_log_holds confirms before->position, else *before is where the walk stood. Anything else: the
- * walk stands where it stood, and the long way will tell. */
+ * walk stands where it stood, and the long way will tell (also of a stream that is deleted). */
 int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
                  rw_slices *out, uint32_t records);
 

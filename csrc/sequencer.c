@@ -9,6 +9,7 @@
 #include "memory.h"
 #include "persisted.h"
 #include "points.h"
+#include "stream.h"
 #include "wait.h"
 
 #include <limits.h>
@@ -88,7 +89,7 @@ static block_state *state_of(rw_sequencer *s, uint64_t block)
 static void deliver(rw_sequencer *s, const rw_frame *r)
 {
     client *cl = &s->clients[r->slot];
-    if (cl->generation != r->generation)
+    if (cl->generation != rw_frame_generation(r))
         return; /* the writer is gone; its slot may belong to somebody else */
     rw_completion *cell =
         rw_completions_of(s->c, r->slot) + (r->number & (s->c->completions_per_client - 1));
@@ -97,7 +98,8 @@ static void deliver(rw_sequencer *s, const rw_frame *r)
     if (rw_peek64(&cell->number) < r->number) {
         rw_store64(&cell->number, 0);
         rw_fence_release();
-        rw_store64(&cell->offset, r->base_offset);
+        rw_store64(&cell->offset,
+                   r->kind == RW_FRAME_VERDICT ? RW_DELETED_OFFSET : r->base_offset);
         rw_store64(&cell->number, r->number);
     }
     if (!cl->dirty) {
@@ -106,32 +108,65 @@ static void deliver(rw_sequencer *s, const rw_frame *r)
     }
 }
 
-static void confirm(rw_sequencer *s, const rw_frame *r)
+static void raise_start(rw_stream *stream, uint64_t offset)
 {
-    rw_stream *stream = rw_stream_of(s->c, r->stream);
-    /* offsets are dense, and confirmed in order */
-    RW_ASSERT(r->base_offset == stream->confirmed_offset);
+    RW_ASSERT(offset <= stream->confirmed_offset);
+    if (offset > stream->start_offset)
+        rw_store64(&stream->start_offset, offset);
+}
+
+static void apply_trim(rw_stream *stream, const rw_frame *r)
+{
+    uint64_t before;
+    memcpy(&before, r + 1, sizeof before);
+    raise_start(stream, before);
+    (void)RW_POINT("d.trim.confirmed");
+}
+
+/* Its place may be another stream's from the last store on (stream.h, PLACES). */
+static void apply_delete(rw_stream *stream, const rw_frame *r)
+{
+    raise_start(stream, stream->confirmed_offset);
+    rw_store32_seq(&stream->deleted, r->stream);
+    (void)RW_POINT("d.delete.confirmed");
+}
+
+static void apply_batch(rw_sequencer *s, rw_stream *stream, const rw_frame *r)
+{
     rw_store64(&stream->last_timestamp_ns, r->timestamp_ns);
     rw_store64(&stream->confirmed_bytes, stream->confirmed_bytes + r->payload_bytes);
     rw_store64(&stream->confirmed_offset, r->base_offset + r->count);
+    rw_count64(&s->c->drain_confirmed_records, r->count);
+}
+
+static void confirm(rw_sequencer *s, const rw_frame *r)
+{
+    rw_stream *stream = rw_stream_of(s->c, r->place);
+    /* offsets are dense, and confirmed in order; nothing comes behind a DELETE */
+    RW_ASSERT(r->base_offset == stream->confirmed_offset && !rw_stream_over(stream, r->stream));
+    if (r->kind == RW_FRAME_BATCH)
+        apply_batch(s, stream, r);
+    else if (r->kind == RW_FRAME_TRIM)
+        apply_trim(stream, r);
+    else
+        apply_delete(stream, r);
     (void)RW_POINT("d.cursor.post");
     deliver(s, r);
     client *cl = &s->clients[r->slot];
-    if (cl->generation == r->generation) {
+    if (cl->generation == rw_frame_generation(r)) {
         RW_ASSERT(cl->outstanding != 0);
         cl->outstanding--;
         rw_count64(&rw_slot_of(s->c, r->slot)->confirmed, 1);
     }
     s->confirmed++;
-    rw_count64(&s->c->drain_confirmed_records, r->count);
 }
 
 /* One pass: the run behind the head that is persisted. With confirm_order "log" the run ends with
  * the block that is being completed: a block before the next one of this stream may still be out.
  */
-static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
+static void advance(rw_sequencer *s, uint32_t place, uint64_t number)
 {
-    queue *q = &s->queues[stream];
+    queue *q = &s->queues[place];
     uint64_t run = 0;
     while (q->head != NONE) {
         const entry *e = &s->entries[q->head];
@@ -149,7 +184,7 @@ static void advance(rw_sequencer *s, uint32_t stream, uint64_t number)
     }
     if (q->head == NONE)
         q->tail = NONE;
-    s->advanced[stream] = s->step;
+    s->advanced[place] = s->step;
     rw_count64(&s->c->drain_passes, 1);
     if (run > s->c->drain_longest_run)
         rw_store64(&s->c->drain_longest_run, run);
@@ -162,12 +197,14 @@ static void complete(rw_sequencer *s, uint64_t number)
     rw_frames frames = frames_of(s, b);
     RW_ASSERT(b->number == number && !state_of(s, number)->completed);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
-        if (r->kind != RW_FRAME_BATCH)
+        if (r->kind == RW_FRAME_VERDICT)
+            deliver(s, r);
+        if (!rw_frame_queued(r->kind))
             continue;
-        const queue *q = &s->queues[r->stream];
+        const queue *q = &s->queues[r->place];
         if (q->head != NONE && s->entries[q->head].position == position_of(s, b, r))
-            advance(s, r->stream, number);
-        else if (r->base_offset >= rw_stream_of(s->c, r->stream)->confirmed_offset)
+            advance(s, r->place, number);
+        else if (r->base_offset >= rw_stream_of(s->c, r->place)->confirmed_offset)
             rw_count64(&s->c->drain_waited, 1);
     }
     state_of(s, number)->completed = 1;
@@ -175,39 +212,17 @@ static void complete(rw_sequencer *s, uint64_t number)
 
 /* ------------------------------------------------------------------------------------- register */
 
-enum { WANT_ATTACH = 1, WANT_DETACH = 2 };
-
-static void want(rw_sequencer *s, int what, uint32_t slot, uint32_t generation)
-{
-    s->want = what;
-    s->want_slot = slot;
-    s->want_generation = generation;
-}
-
-/* Is the lane of this writer attached? If its slot has moved on, nobody waits for it and that is
- * all right. */
-static bool know_client(rw_sequencer *s, uint32_t slot, uint32_t generation)
-{
-    client *cl = &s->clients[slot];
-    if (cl->generation == generation)
-        return true;
-    const rw_slot *shared = rw_slot_of(s->c, slot);
-    if (rw_load32(&shared->state) == RW_SLOT_FREE || rw_load32(&shared->generation) != generation)
-        return true;
-    want(s, WANT_ATTACH, slot, generation);
-    return false;
-}
-
 static void register_request(rw_sequencer *s, const rw_frame *r, uint64_t position, uint64_t block)
 {
     client *cl = &s->clients[r->slot];
-    if (r->base_offset < rw_stream_of(s->c, r->stream)->confirmed_offset) {
+    const rw_stream *stream = rw_stream_of(s->c, r->place);
+    if (rw_stream_over(stream, r->stream) || r->base_offset < stream->confirmed_offset) {
         deliver(s, r); /* confirmed by a predecessor of this process */
         return;
     }
     uint32_t i = (uint32_t)(s->requests++ & (RW_PENDING_MAX - 1));
     s->entries[i] = (entry){.position = position, .next = NONE, .block = (uint32_t)block};
-    queue *q = &s->queues[r->stream];
+    queue *q = &s->queues[r->place];
     if (q->head == NONE)
         q->head = i;
     else
@@ -217,7 +232,7 @@ static void register_request(rw_sequencer *s, const rw_frame *r, uint64_t positi
     s->waiting++;
     RW_ASSERT(s->waiting <= RW_PENDING_MAX);
     (void)RW_POINT("d.register.mid");
-    if (cl->generation == r->generation)
+    if (cl->generation == rw_frame_generation(r))
         cl->outstanding++;
 }
 
@@ -227,58 +242,35 @@ static int register_block(rw_sequencer *s, uint64_t number)
     const rw_block_entry *b = rw_block_entry_of(s->c, number);
     rw_frames frames = frames_of(s, b);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (r->kind == RW_FRAME_BATCH && !know_client(s, r->slot, r->generation))
+        if (rw_frame_answers(r->kind) && !rw_sequencer_knows(s, r->slot, rw_frame_generation(r)))
             return RW_MAINTENANCE;
-    *state_of(s, number) = (block_state){0, 0};
+    *state_of(s, number) = (block_state){0};
     frames = frames_of(s, b);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (r->kind == RW_FRAME_BATCH)
+        if (rw_frame_queued(r->kind))
             register_request(s, r, position_of(s, b, r), number);
+        else if (r->kind == RW_FRAME_DROP)
+            state_of(s, number)->drops = 1;
     return RW_OK;
 }
 
-/* -------------------------------------------------------------------------------- wake, release */
+/* -------------------------------------------------------------------------------------- release */
 
-static void wake_all(rw_slot *slot)
+/* All before the block is confirmed by now. One that lay beyond a cut was never in force. */
+static void apply_drops(rw_sequencer *s, const rw_block_entry *b)
 {
-    rw_add32(&slot->wake, 1);
-    rw_unpark(&slot->wake, INT_MAX);
-}
-
-/* Threads that tail a stream which advanced in this step. PAIR: tail */
-static void wake_tails(rw_sequencer *s)
-{
-    for (uint32_t k = 0; k < s->c->max_clients; k++) {
-        const rw_lane *lane = s->clients[k].lane;
-        if (lane == NULL)
+    rw_frames frames = frames_of(s, b);
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
+        const rw_drop_row *row = (const rw_drop_row *)(r + 1);
+        if (r->kind != RW_FRAME_DROP)
             continue;
-        if (rw_load32_seq(&lane->tail_any) != 0)
-            wake_all(rw_slot_of(s->c, k));
-        for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
-            uint32_t stream = rw_load32_seq(&lane->tail_streams[i]) - 1;
-            if (stream < s->c->max_streams && s->advanced[stream] == s->step)
-                rw_unpark(rw_low_half(&rw_stream_of(s->c, stream)->confirmed_offset), INT_MAX);
+        for (uint32_t i = 0; i < r->payload_bytes / sizeof *row; i++) {
+            rw_stream *stream = rw_stream_of(s->c, row[i].place);
+            if (!rw_stream_over(stream, row[i].stream))
+                raise_start(stream, row[i].start_offset);
         }
     }
-}
-
-/* Once per writer and batch. PAIR: wake */
-static void wake_writers(rw_sequencer *s)
-{
-    (void)RW_POINT("d.wake.pre");
-    for (uint32_t i = 0; i < s->dirty_count; i++) {
-        uint32_t k = s->dirty[i];
-        client *cl = &s->clients[k];
-        rw_slot *slot = rw_slot_of(s->c, k);
-        cl->dirty = 0;
-        rw_callers_add(&s->callers, k);
-        rw_add32(&slot->wake, 1);
-        if (cl->lane != NULL && rw_load32_seq(&cl->lane->completion_waiters) != 0) {
-            rw_unpark(&slot->wake, INT_MAX);
-            rw_count64(&s->c->drain_wakes, 1);
-        }
-    }
-    s->dirty_count = 0;
+    (void)RW_POINT("d.drop.released");
 }
 
 static int release(rw_sequencer *s)
@@ -288,6 +280,8 @@ static int release(rw_sequencer *s)
     for (; n < s->registered && state_of(s, n)->completed && state_of(s, n)->remaining == 0; n++) {
         const rw_block_entry *b = rw_block_entry_of(c, n);
         end = b->position + b->span;
+        if (state_of(s, n)->drops)
+            apply_drops(s, b);
     }
     if (n == c->released)
         return 0;
@@ -324,73 +318,6 @@ static int complete_blocks(rw_sequencer *s)
     return completed;
 }
 
-/* New writers and tailers are attached, so that they can be woken; slots that are closing and have
- * nothing left, let go of. */
-static int check_membership(rw_sequencer *s)
-{
-    uint32_t membership = rw_load32(&s->c->membership);
-    if (membership == s->membership_seen && s->closing == 0)
-        return RW_OK;
-    s->closing = 0;
-    for (uint32_t k = 0; k < s->c->max_clients; k++) {
-        const rw_slot *slot = rw_slot_of(s->c, k);
-        uint32_t state = rw_load32(&slot->state), generation = rw_load32(&slot->generation);
-        if (state == RW_SLOT_ACTIVE && s->clients[k].generation != generation) {
-            want(s, WANT_ATTACH, k, generation);
-            return RW_MAINTENANCE;
-        }
-        if (state != RW_SLOT_CLOSING || rw_load32(&slot->drain_done) == generation)
-            continue;
-        s->closing++;
-        /* Nothing of it comes any more once the WAL process has let go and every block sealed by
-         * then is registered. */
-        if (rw_load32_seq(&slot->wal_done) == generation &&
-            rw_load64_seq(&s->c->sealed) == s->registered &&
-            (s->clients[k].generation != generation || s->clients[k].outstanding == 0)) {
-            want(s, WANT_DETACH, k, generation);
-            return RW_MAINTENANCE;
-        }
-    }
-    s->membership_seen = membership;
-    return RW_OK;
-}
-
-int rw_sequencer_wants(rw_sequencer *s, uint32_t *slot, uint32_t *generation)
-{
-    int want = s->want;
-    *slot = s->want_slot;
-    *generation = s->want_generation;
-    s->want = 0;
-    return want;
-}
-
-int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation)
-{
-    s->clients[slot] = (client){.lane = lane, .generation = generation};
-    if (lane == NULL)
-        return RW_OK;
-    /* Whoever sleeps there may sleep on something that was confirmed before anyone looked at this
-     * lane. */
-    wake_all(rw_slot_of(s->c, slot));
-    for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
-        uint32_t stream = rw_load32_seq(&lane->tail_streams[i]) - 1;
-        if (stream < s->c->max_streams)
-            rw_unpark(rw_low_half(&rw_stream_of(s->c, stream)->confirmed_offset), INT_MAX);
-    }
-    return RW_OK;
-}
-
-int rw_sequencer_detach_lane(rw_sequencer *s, uint32_t slot)
-{
-    rw_slot *shared = rw_slot_of(s->c, slot);
-    uint32_t generation = rw_load32(&shared->generation);
-    s->clients[slot] = (client){0};
-    (void)RW_POINT("d.detach.mid");
-    rw_store64(&shared->confirmed, 0);
-    rw_store32_seq(&shared->drain_done, generation);
-    return RW_OK;
-}
-
 int rw_sequencer_step(rw_sequencer *s)
 {
     rw_control *c = s->c;
@@ -402,7 +329,7 @@ int rw_sequencer_step(rw_sequencer *s)
     uint64_t sealed = rw_load64_seq(&c->sealed); /* PAIR: seal */
     for (; s->registered < sealed; s->registered++, moved++)
         if (register_block(s, s->registered) != RW_OK) {
-            wake_writers(s); /* attaching a lane forgets who of it is dirty */
+            rw_sequencer_wake_writers(s); /* attaching a lane forgets who of it is dirty */
             return RW_MAINTENANCE;
         }
     moved += complete_blocks(s);
@@ -411,9 +338,9 @@ int rw_sequencer_step(rw_sequencer *s)
         rw_count64(&c->drain_batches, 1);
         rw_store64(&c->confirmed_ns, rw_now_ns());
         rw_fence(); /* confirmed offsets and cells before the looks at the waiters' words */
-        wake_tails(s);
+        rw_sequencer_wake_tails(s);
     }
-    wake_writers(s);
+    rw_sequencer_wake_writers(s);
     moved += release(s);
-    return check_membership(s) == RW_OK ? moved : RW_MAINTENANCE;
+    return rw_sequencer_check_membership(s) == RW_OK ? moved : RW_MAINTENANCE;
 }

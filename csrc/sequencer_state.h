@@ -1,4 +1,4 @@
-/* What the drain process knows; private to sequencer.c and sequencer_loop.c. */
+/* What the drain process knows; private to the files sequencer*.c. */
 #ifndef RW_SEQUENCER_STATE_H
 #define RW_SEQUENCER_STATE_H
 
@@ -16,7 +16,8 @@ typedef struct queue { uint32_t head, tail; } queue;
 
 typedef struct block_state {
     uint32_t remaining; /* requests of the block not confirmed yet */
-    uint32_t completed; /* its persisted bytes were acted upon */
+    uint16_t completed; /* its persisted bytes were acted upon */
+    uint16_t drops;     /* it has DROP frames, which count when it is released */
 } block_state;
 
 typedef struct client {
@@ -30,8 +31,8 @@ struct rw_sequencer {
     rw_control *c;
     uint8_t *ring;
     int doorbell_fd;
-    queue *queues;       /* by stream */
-    uint64_t *advanced;  /* by stream: step in which it last advanced */
+    queue *queues;       /* by place */
+    uint64_t *advanced;  /* by place: step in which its stream last advanced */
     entry *entries;      /* ring of RW_PENDING_MAX */
     block_state *blocks; /* ring of RW_BLOCK_ENTRIES */
     client *clients;     /* by slot */
@@ -49,5 +50,17 @@ struct rw_sequencer {
     uint32_t want_slot, want_generation;
     int want; /* what rw_sequencer_wants answers */
 };
+
+/* sequencer_lanes.c */
+/* Is the lane of this writer attached? If its slot has moved on, nobody waits for it and that is
+ * all right. */
+bool rw_sequencer_knows(rw_sequencer *s, uint32_t slot, uint32_t generation);
+/* Threads that tail a stream which advanced in this step. PAIR: tail */
+void rw_sequencer_wake_tails(rw_sequencer *s);
+/* Once per writer and batch. PAIR: wake */
+void rw_sequencer_wake_writers(rw_sequencer *s);
+/* New writers and tailers are attached, so that they can be woken; slots that are closing and have
+ * nothing left, let go of. RW_OK or RW_MAINTENANCE. */
+int rw_sequencer_check_membership(rw_sequencer *s);
 
 #endif

@@ -17,6 +17,7 @@ enum rw_status {
     RW_MAINTENANCE = -10,    /* back in Python for housekeeping */
     RW_FAILED_REQUEST = -11, /* the request's block was not written */
     RW_INTERRUPTED = -12,    /* a signal arrived; handle it and wait again */
+    RW_DELETED = -13,        /* the request's stream, or the one looked at, is deleted */
 };
 
 #endif

@@ -24,6 +24,8 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->confirm_order = rw_load32(&from->confirm_order);
     out->supervisor_pid = rw_load32(&from->supervisor_pid);
     out->life_at = rw_load32(&from->life_at);
+    out->client_slots = rw_load32(&from->client_slots);
+    out->next_number = rw_load32(&from->next_number);
     out->state = rw_load32(&from->state);
     out->error = rw_load32(&from->error);
     out->membership = rw_load32(&from->membership);
@@ -50,6 +52,7 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->sealed = rw_load64(&from->sealed);
     out->sealed_end = rw_load64(&from->sealed_end);
     out->reserve_end = rw_load64(&from->reserve_end);
+    out->numbers_end = rw_load32(&from->numbers_end);
     out->completions = rw_load32(&from->completions);
     out->wal_error = rw_load32(&from->wal_error);
     out->storage_full = rw_load32(&from->storage_full);
@@ -94,11 +97,15 @@ void rw_view_stream(const rw_stream *from, rw_stream_view *out)
 {
     out->state = rw_load32(&from->state);
     out->name_bytes = rw_load32(&from->name_bytes);
-    out->start_offset = rw_load64(&from->start_offset);
+    out->number = rw_load32(&from->number);
     memcpy(out->name, from->name, sizeof out->name);
+    out->start_offset = rw_load64(&from->start_offset);
+    out->deleted = rw_load32(&from->deleted);
     out->confirmed_offset = rw_load64(&from->confirmed_offset);
     out->confirmed_bytes = rw_load64(&from->confirmed_bytes);
     out->last_timestamp_ns = rw_load64(&from->last_timestamp_ns);
+    out->ended = rw_load32(&from->ended);
+    out->trimmed_offset = rw_load64(&from->trimmed_offset);
     out->next_offset = rw_load64(&from->next_offset);
     out->defined_end = rw_load64(&from->defined_end);
     out->composed_bytes = rw_load64(&from->composed_bytes);
@@ -124,11 +131,11 @@ void rw_view_lane(const rw_lane *from, rw_lane_view *out)
         out->tail_streams[i] = rw_load32(&from->tail_streams[i]);
 }
 
+uint32_t rw_engine_next_number(const rw_control *from) { return rw_load32(&from->next_number); }
+
 uint32_t rw_engine_state(const rw_control *from) { return rw_load32(&from->state); }
 
 uint32_t rw_engine_membership(const rw_control *from) { return rw_load32(&from->membership); }
-
-uint32_t rw_engine_stream_count(const rw_control *from) { return rw_load32(&from->stream_count); }
 
 uint64_t rw_engine_sealed_end(const rw_control *from) { return rw_load64(&from->sealed_end); }
 
@@ -142,6 +149,4 @@ uint64_t rw_engine_confirmed_ns(const rw_control *from) { return rw_load64(&from
 
 uint32_t rw_slot_state(const rw_slot *from) { return rw_load32(&from->state); }
 
-uint32_t rw_stream_state(const rw_stream *from) { return rw_load32(&from->state); }
-
-uint64_t rw_stream_start_offset(const rw_stream *from) { return rw_load64(&from->start_offset); }
+uint32_t rw_stream_number(const rw_stream *from) { return rw_load32(&from->number); }

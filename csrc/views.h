@@ -26,6 +26,8 @@ typedef struct rw_engine_view {
     uint32_t confirm_order;
     uint32_t supervisor_pid;
     uint32_t life_at;
+    uint32_t client_slots;
+    uint32_t next_number;
     uint32_t state;
     uint32_t error;
     uint32_t membership;
@@ -52,6 +54,7 @@ typedef struct rw_engine_view {
     uint64_t sealed;
     uint64_t sealed_end;
     uint64_t reserve_end;
+    uint32_t numbers_end;
     uint32_t completions;
     uint32_t wal_error;
     uint32_t storage_full;
@@ -93,11 +96,15 @@ typedef struct rw_slot_view {
 typedef struct rw_stream_view {
     uint32_t state;
     uint32_t name_bytes;
-    uint64_t start_offset;
+    uint32_t number;
     uint8_t name[128];
+    uint64_t start_offset;
+    uint32_t deleted;
     uint64_t confirmed_offset;
     uint64_t confirmed_bytes;
     uint64_t last_timestamp_ns;
+    uint32_t ended;
+    uint64_t trimmed_offset;
     uint64_t next_offset;
     uint64_t defined_end;
     uint64_t composed_bytes;
@@ -128,16 +135,15 @@ void rw_view_stream(const rw_stream *from, rw_stream_view *out);
 void rw_view_lane(const rw_lane *from, rw_lane_view *out);
 
 /* One word, for loops. */
+uint32_t rw_engine_next_number(const rw_control *from);
 uint32_t rw_engine_state(const rw_control *from);
 uint32_t rw_engine_membership(const rw_control *from);
-uint32_t rw_engine_stream_count(const rw_control *from);
 uint64_t rw_engine_sealed_end(const rw_control *from);
 uint32_t rw_engine_wal_error(const rw_control *from);
 uint32_t rw_engine_storage_full(const rw_control *from);
 uint64_t rw_engine_released_end(const rw_control *from);
 uint64_t rw_engine_confirmed_ns(const rw_control *from);
 uint32_t rw_slot_state(const rw_slot *from);
-uint32_t rw_stream_state(const rw_stream *from);
-uint64_t rw_stream_start_offset(const rw_stream *from);
+uint32_t rw_stream_number(const rw_stream *from);
 
 #endif

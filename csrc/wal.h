@@ -93,17 +93,21 @@ uint64_t rw_wal_segment(const rw_wal *w);
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
 
 /* CHECKPOINTS. What is composed up to a position that no block crosses, and that no stream's record
- * lies beyond. It may be named when all below has been persisted. */
+ * lies beyond: streams that live, in order of numbers. It may be named when all below has been
+ * persisted. */
 typedef struct rw_wal_snapshot {
     uint64_t position;
     uint64_t block_number; /* of the next block */
     uint64_t timestamp_ns; /* no block below has a newer one */
     uint32_t count;        /* rows */
-    uint32_t pad_;
+    uint32_t next_number;  /* no stream below has it or a larger one */
 } rw_wal_snapshot;
 /* `rows`: for as many streams as there may be, already touched: the compose lock is held while they
  * are filled. */
 void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot *out);
+/* How often, in this process's life, a composed frame has made records droppable: a start offset
+ * was raised, a stream deleted. maintenance_fd is rung after each such block. */
+uint64_t rw_wal_cuts(rw_wal *w);
 /* All below this log position is persisted. */
 uint64_t rw_wal_persisted_end(rw_wal *w);
 /* The last block is the idle watermark, or there is none yet in this memory. */

@@ -49,14 +49,6 @@ static void refuse_lane(rw_wal *w, uint32_t k)
     rw_tell_refused(w, k, w->lanes[k].generation);
 }
 
-static const rw_stream *open_stream(const rw_wal *w, uint32_t id)
-{
-    if (id >= w->c->max_streams)
-        return NULL;
-    const rw_stream *s = rw_stream_of(w->c, id);
-    return rw_load32(&s->state) == RW_STREAM_OPEN && s->name_bytes <= RW_STREAM_NAME_MAX ? s : NULL;
-}
-
 /* The next request of lane k, checked, and the bytes its frames take. RW_OK, RW_PENDING, or
  * RW_FAULT (lane refused). */
 static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
@@ -64,25 +56,113 @@ static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
     rw_lane_taker *e = &w->lanes[k];
     if (!e->active || !rw_lane_ready(e))
         return RW_PENDING;
-    const rw_stream *s;
-    if (rw_lane_peek(e, w->c->max_record_bytes, q) != RW_OK ||
-        (s = open_stream(w, q->stream)) == NULL) {
+    if (rw_lane_peek(e, w->c->max_record_bytes, q) != RW_OK || q->place >= w->c->max_streams) {
         refuse_lane(w, k);
         return RW_FAULT;
     }
+    const rw_wal_stream *p = rw_wal_living(w, q->place, q->stream);
+    if (p == NULL) {
+        *need = rw_frame_bytes(sizeof(rw_verdict));
+        return RW_OK;
+    }
     *need = rw_frame_bytes(q->payload_bytes);
-    if (!w->defined[q->stream])
-        *need += rw_frame_bytes(s->name_bytes);
+    if (!p->defined)
+        *need += rw_frame_bytes(rw_stream_of(w->c, q->place)->name_bytes);
     return RW_OK;
 }
 
-static void put_definition(rw_wal *w, uint32_t id)
+static void put_definition(rw_wal *w, uint32_t place, rw_wal_stream *p)
 {
     rw_log_ring *r = &w->ring;
-    const rw_stream *s = rw_stream_of(w->c, id);
-    r->used += rw_definition_put(r->base + r->used, id, s->name, s->name_bytes, w->next_offset[id],
-                                 w->last_timestamp_ns, r->seed);
+    const rw_stream *s = rw_stream_of(w->c, place);
+    r->used += rw_definition_put(r->base + r->used, place, p->number, s->name, s->name_bytes,
+                                 p->next_offset, w->last_timestamp_ns, r->seed);
     r->frames++;
+}
+
+/* What is in both the request and the frame that answers it. */
+static rw_frame frame_for(const rw_wal *w, uint32_t k, const rw_request *q)
+{
+    return (rw_frame){
+        .kind = q->kind,
+        .slot = (uint16_t)k,
+        .payload_bytes = q->payload_bytes,
+        .count = q->count,
+        .stream = q->stream,
+        .place = q->place,
+        .timestamp_ns = w->last_timestamp_ns,
+        .digest = q->digest,
+        .ticket = w->lanes[k].cursor,
+        .number = q->number,
+        .producer_id = q->producer_id,
+        .producer_sequence = q->producer_sequence,
+    };
+}
+
+static void count_taken(rw_wal *w, uint32_t k, const rw_request *q, uint64_t frame)
+{
+    rw_lane_taker *e = &w->lanes[k];
+    w->ring.used += frame;
+    w->ring.frames++;
+    w->ring.requests++;
+    e->cursor += rw_request_bytes(q->payload_bytes);
+    e->touched = 1;
+    e->taken++;
+}
+
+/* The stream is deleted: the request is refused alone, and that is sealed like everything else, so
+ * that no successor changes its mind. Its payload is not looked at. */
+static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q)
+{
+    const rw_verdict verdict = {.reason = RW_VERDICT_DEAD, .request_bytes = q->payload_bytes};
+    rw_frame f = frame_for(w, k, q);
+    f.kind = RW_FRAME_VERDICT;
+    f.payload_bytes = sizeof verdict;
+    f.count = 0;
+    f.digest = rw_xxh3((const uint8_t *)&verdict, sizeof verdict);
+    rw_log_ring *r = &w->ring;
+    uint64_t bytes = rw_frame_put(r->base + r->used, &f, (const uint8_t *)&verdict, r->seed);
+    count_taken(w, k, q, bytes);
+}
+
+static uint64_t trim_of(const uint8_t *payload)
+{
+    uint64_t before;
+    memcpy(&before, payload, sizeof before);
+    return before;
+}
+
+/* Is the copy what the header says, and what a request of its kind may ask? */
+static bool payload_is_right(const rw_request *q, const uint8_t *copy, const rw_wal_stream *p)
+{
+    if (rw_xxh3(copy, q->payload_bytes) != q->digest)
+        return false;
+    if (q->kind == RW_FRAME_BATCH)
+        return rw_batch_check(copy, q->payload_bytes, q->count) == RW_OK;
+    return q->kind != RW_FRAME_TRIM || trim_of(copy) <= p->next_offset;
+}
+
+/* What the frame changes of its stream. */
+static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, const uint8_t *copy)
+{
+    if (!p->defined)
+        rw_wal_stream_defined(w, p);
+    if (q->kind == RW_FRAME_BATCH) {
+        p->next_offset += q->count;
+        p->composed_bytes += q->payload_bytes;
+        p->composed_ns = w->last_timestamp_ns;
+        rw_count64(&w->c->wal_records, q->count);
+        rw_count64(&w->c->wal_payload_bytes, q->payload_bytes);
+    } else if (q->kind == RW_FRAME_TRIM) {
+        uint64_t before = trim_of(copy);
+        w->cuts += before > p->trimmed_offset;
+        p->trimmed_offset = before > p->trimmed_offset ? before : p->trimmed_offset;
+    } else {
+        RW_ASSERT(q->kind == RW_FRAME_DELETE);
+        w->cuts++;
+        p->over = true;
+    }
+    rw_wal_stream_touch(w, p, w->c->sealed + 1);
 }
 
 /* Copies the request into the block. The copy is private to the engine, so what is checked is what
@@ -90,54 +170,29 @@ static void put_definition(rw_wal *w, uint32_t id)
  * recovery. */
 static int take(rw_wal *w, uint32_t k, const rw_request *q)
 {
-    rw_lane_taker *e = &w->lanes[k];
     rw_log_ring *r = &w->ring;
     uint64_t used_before = r->used;
     uint32_t frames_before = r->frames;
-    if (!w->defined[q->stream])
-        put_definition(w, q->stream);
-    rw_frame f = {
-        .kind = RW_FRAME_BATCH,
-        .slot = (uint16_t)k,
-        .payload_bytes = q->payload_bytes,
-        .count = q->count,
-        .stream = q->stream,
-        .generation = e->generation,
-        .base_offset = w->next_offset[q->stream],
-        .timestamp_ns = q->timestamp_ns ? q->timestamp_ns : w->last_timestamp_ns,
-        .digest = q->digest,
-        .ticket = e->cursor,
-        .number = q->number,
-        .producer_id = q->producer_id,
-        .producer_sequence = q->producer_sequence,
-    };
+    rw_wal_stream *p = rw_wal_living(w, q->place, q->stream);
+    if (p == NULL) {
+        refuse_request(w, k, q);
+        return RW_OK;
+    }
+    if (!p->defined)
+        put_definition(w, q->place, p);
+    rw_frame f = frame_for(w, k, q);
+    f.base_offset = p->next_offset;
     uint8_t *copy = r->base + r->used + sizeof f;
-    uint64_t bytes = rw_frame_put(r->base + r->used, &f, rw_lane_payload(e), r->seed);
-    if (rw_xxh3(copy, q->payload_bytes) != q->digest ||
-        rw_batch_check(copy, q->payload_bytes, q->count) != RW_OK) {
+    uint64_t bytes = rw_frame_put(r->base + r->used, &f, rw_lane_payload(&w->lanes[k]), r->seed);
+    if (!payload_is_right(q, copy, p)) {
         r->used = used_before;
         r->frames = frames_before;
         refuse_lane(w, k);
         return RW_FAULT;
     }
     (void)RW_POINT("l.take.post");
-    r->used += bytes;
-    r->frames++;
-    r->requests++;
-    w->defined[q->stream] |= 1;
-    w->next_offset[q->stream] += q->count;
-    w->composed_bytes[q->stream] += q->payload_bytes;
-    if (w->composed_ns[q->stream] < f.timestamp_ns)
-        w->composed_ns[q->stream] = f.timestamp_ns;
-    if (w->touched_in[q->stream] != w->c->sealed + 1) {
-        w->touched_in[q->stream] = w->c->sealed + 1;
-        w->touched[w->touched_count++] = q->stream;
-    }
-    e->cursor += rw_request_bytes(q->payload_bytes);
-    e->touched = 1;
-    e->taken++;
-    rw_count64(&w->c->wal_records, q->count);
-    rw_count64(&w->c->wal_payload_bytes, q->payload_bytes);
+    count_taken(w, k, q, bytes);
+    change_stream(w, p, q, copy);
     return RW_OK;
 }
 
@@ -207,17 +262,7 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
 void rw_publish_block(rw_wal *w)
 {
     rw_control *c = w->c;
-    for (uint32_t i = 0; i < w->touched_count; i++) {
-        uint32_t id = w->touched[i];
-        rw_stream *s = rw_stream_of(c, id);
-        RW_ASSERT(w->next_offset[id] >= s->next_offset);
-        rw_store64(&s->composed_ns, w->composed_ns[id]);
-        rw_store64(&s->composed_bytes, w->composed_bytes[id]);
-        rw_store64(&s->next_offset, w->next_offset[id]);
-        if (s->defined_end == 0 || s->defined_end > c->sealed_end)
-            rw_store64(&s->defined_end, c->sealed_end);
-    }
-    w->touched_count = 0;
+    rw_wal_streams_publish(w);
     (void)RW_POINT("l.heads.pre");
     for (uint32_t k = 0; k < w->lanes_end; k++) {
         rw_lane_taker *e = &w->lanes[k];
@@ -263,6 +308,16 @@ static void announce_segment(rw_wal *w, uint64_t number)
     }
 }
 
+/* Tells it that records have become droppable. */
+static void announce_cuts(rw_wal *w)
+{
+    if (w->cuts == w->cuts_told)
+        return;
+    w->cuts_told = w->cuts;
+    rw_signal_fd(w->maintenance_fd);
+    (void)RW_POINT("l.cut.composed");
+}
+
 int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     rw_log_ring *r = &w->ring;
@@ -298,6 +353,7 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
         rw_log_ring_seal(r, RW_BLOCK_DATA, 0, w->last_timestamp_ns);
         (void)RW_POINT("l.block.sealed");
         rw_publish_block(w);
+        announce_cuts(w);
     }
     hand_out(w, job, fd);
     return RW_OK;

@@ -21,6 +21,7 @@ int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generat
         .cursor = rw_slot_of(w->c, slot)->head,
         .generation = generation,
         .active = rw_slot_of(w->c, slot)->fault != generation,
+        .trusted = slot >= w->c->client_slots,
         .taken = rw_slot_of(w->c, slot)->requests,
     };
     if (slot >= w->lanes_end)
@@ -110,35 +111,12 @@ uint64_t rw_wal_segment(const rw_wal *w)
 
 void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }
 
-static void snapshot_stream(const rw_wal *w, uint32_t id, rw_checkpoint_stream *row)
-{
-    row->id = id;
-    row->state = RW_STREAM_OPEN;
-    row->next_offset = w->next_offset[id];
-    row->payload_bytes = w->composed_bytes[id];
-    row->timestamp_ns = w->composed_ns[id];
-}
-
-void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot *out)
+uint64_t rw_wal_cuts(rw_wal *w)
 {
     compose_lock(w);
-    *out = (rw_wal_snapshot){
-        .position = w->c->sealed_end,
-        .block_number = w->c->sealed,
-        .timestamp_ns = w->last_timestamp_ns,
-    };
-    uint32_t streams = rw_load32(&w->c->stream_count);
-    for (uint32_t id = 0; id < streams; id++)
-        if (w->defined[id])
-            snapshot_stream(w, id, &rows[out->count++]);
+    uint64_t cuts = w->cuts;
     compose_unlock(w);
-    /* What does not change, or is not the WAL process's, without the lock. */
-    for (uint32_t i = 0; i < out->count; i++) {
-        const rw_stream *s = rw_stream_of(w->c, rows[i].id);
-        rows[i].start_offset = rw_load64(&s->start_offset);
-        rows[i].name_bytes = (uint16_t)s->name_bytes;
-        memcpy(rows[i].name, s->name, RW_STREAM_NAME_MAX);
-    }
+    return cuts;
 }
 
 uint64_t rw_wal_persisted_end(rw_wal *w)

@@ -6,35 +6,73 @@
 #include "wait.h"
 #include "wal_state.h"
 
-/* The last sealed block is the only one whose lane heads and stream offsets may not have been
- * stored. Storing them again from its tickets and offsets does no harm if they were. */
-static void restore_last_block(rw_wal *w, const uint8_t *block)
+#include <string.h>
+
+/* A persisted byte that is 1 says that the write of its block has completed, and records of it may
+ * have been confirmed on the strength of that. To write such a block again would put them at risk:
+ * the second write may fail or tear. */
+static bool write_completed(uint8_t *block)
 {
-    uint64_t at = sizeof(rw_block);
-    rw_frame_info f;
-    while (rw_block_frames(block, &at, &f, 1) == 1) {
-        w->defined[f.stream] = 1;
-        if (w->next_offset[f.stream] < f.base_offset + f.count) {
-            w->next_offset[f.stream] = f.base_offset + f.count;
-            /* once too often after a death between the two stores */
-            w->composed_bytes[f.stream] += f.payload_bytes;
-            if (w->composed_ns[f.stream] < f.timestamp_ns)
-                w->composed_ns[f.stream] = f.timestamp_ns;
-        }
-        /* no block composed from now on has this stamp */
-        if (w->touched_in[f.stream] != UINT64_MAX) {
-            w->touched_in[f.stream] = UINT64_MAX;
-            w->touched[w->touched_count++] = f.stream;
-        }
-        rw_lane_taker *e = &w->lanes[f.slot];
-        if (f.kind != RW_FRAME_BATCH || e->lane == NULL || e->generation != f.generation)
-            continue;
-        uint64_t end = f.ticket + rw_request_bytes(f.payload_bytes);
-        if (e->cursor < end) {
-            e->cursor = end;
-            e->touched = 1;
-            e->taken++;
-        }
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
+        if (rw_is_persisted(r))
+            return true;
+    return false;
+}
+
+static void restore_stream(rw_wal *w, const rw_frame *r)
+{
+    rw_wal_stream *p = rw_wal_living(w, r->place, r->stream);
+    if (p == NULL) /* its DELETE is in this block, too, and was published last of all its words */
+        return;
+    const uint8_t *payload = (const uint8_t *)(r + 1);
+    rw_wal_stream_defined(w, p);
+    if (p->next_offset < r->base_offset + r->count) {
+        p->next_offset = r->base_offset + r->count;
+        /* once too often after a death between the two stores */
+        p->composed_bytes += r->payload_bytes;
+        if (p->composed_ns < r->timestamp_ns)
+            p->composed_ns = r->timestamp_ns;
+    }
+    uint64_t before = 0;
+    if (r->kind == RW_FRAME_TRIM)
+        memcpy(&before, payload, sizeof before);
+    if (p->trimmed_offset < before)
+        p->trimmed_offset = before;
+    p->over = r->kind == RW_FRAME_DELETE;
+    rw_wal_stream_touch(w, p, UINT64_MAX); /* no block composed from now on has this stamp */
+}
+
+static void restore_cursor(rw_wal *w, const rw_frame *r)
+{
+    rw_lane_taker *e = &w->lanes[r->slot];
+    if (e->lane == NULL || e->generation != rw_frame_generation(r))
+        return;
+    uint64_t payload = r->payload_bytes;
+    if (r->kind == RW_FRAME_VERDICT)
+        payload = ((const rw_verdict *)(r + 1))->request_bytes;
+    uint64_t end = r->ticket + rw_request_bytes(payload);
+    if (e->cursor < end) {
+        e->cursor = end;
+        e->touched = 1;
+        e->taken++;
+    }
+}
+
+/* The last sealed block is the only one whose lane heads and stream offsets may not have been
+ * stored, and only if it was not written either: the predecessor stored them before. Storing them
+ * again from its tickets and offsets does no harm if they were. It would if the block was written:
+ * the drain may confirm a DELETE in it at this moment (stream.h, PLACES). */
+static void restore_last_block(rw_wal *w, uint8_t *block)
+{
+    if (write_completed(block))
+        return;
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
+        if (rw_frame_queued(r->kind) || r->kind == RW_FRAME_STREAM)
+            restore_stream(w, r);
+        if (rw_frame_answers(r->kind))
+            restore_cursor(w, r);
     }
     rw_publish_block(w);
 }
@@ -70,18 +108,6 @@ int rw_wal_restore(rw_wal *w)
     }
     (void)RW_POINT("l.restore.post");
     return unfinished;
-}
-
-/* A persisted byte that is 1 says that the write of its block has completed, and records of it may
- * have been confirmed on the strength of that. To write such a block again would put them at risk:
- * the second write may fail or tear. */
-static bool write_completed(uint8_t *block)
-{
-    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
-    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (rw_is_persisted(r))
-            return true;
-    return false;
 }
 
 int rw_wal_rewrite(rw_wal *w)

@@ -1,5 +1,4 @@
-/* What the threads of the WAL process share; private to wal_threads.c, wal_compose.c, wal_restore.c
- * and wal_maintenance.c. */
+/* What the threads of the WAL process share; private to the files wal_*.c. */
 #ifndef RW_WAL_STATE_H
 #define RW_WAL_STATE_H
 
@@ -22,6 +21,18 @@ typedef struct rw_wal_segment_slot {
     bool filled;
 } rw_wal_segment_slot;
 
+/* A stream as it is composed. `number` is RW_NO_STREAM where this process has not met one. */
+typedef struct rw_wal_stream {
+    uint64_t next_offset;
+    uint64_t composed_bytes;
+    uint64_t composed_ns;
+    uint64_t trimmed_offset;
+    uint64_t touched_in; /* block number + 1 that listed it */
+    uint32_t number;
+    bool defined;
+    bool over; /* its DELETE is composed */
+} rw_wal_stream;
+
 struct rw_wal {
     rw_control *c;
     rw_wal_options o;
@@ -32,13 +43,13 @@ struct rw_wal {
     rw_lane_taker *lanes; /* by slot */
     uint32_t lanes_end; /* slots below may be active */
     uint32_t next_lane; /* whose turn it is */
-    uint64_t *next_offset;
-    uint64_t *composed_bytes; /* by stream, as rw_stream has them */
-    uint64_t *composed_ns;
-    uint8_t *defined;
-    uint32_t *touched; /* streams with records in the block being composed */
-    uint64_t *touched_in; /* by stream: block number + 1 that listed it */
+    rw_wal_stream *streams; /* by place */
+    uint32_t *row_places; /* of the rows of a snapshot */
+    uint32_t *touched; /* places of streams with frames in the block being composed */
     uint32_t touched_count;
+    uint32_t numbers_end; /* as rw_control has it */
+    uint64_t cuts; /* composed frames by which records have become droppable */
+    uint64_t cuts_told;
     uint64_t last_timestamp_ns;
     uint64_t released_seen; /* `released` before the latest attempt to compose */
     /* sealed_end when the last block was an empty one, or there was none yet: nothing to cover */
@@ -106,6 +117,17 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread);
 /* After seal, and again by a successor for the last sealed block: gives lane space back, stores
  * stream offsets. */
 void rw_publish_block(rw_wal *w);
+
+/* wal_streams.c, under the compose lock */
+bool rw_wal_streams_open(rw_wal *w);
+void rw_wal_streams_close(rw_wal *w);
+/* NULL: that stream is deleted, or never was. */
+rw_wal_stream *rw_wal_living(rw_wal *w, uint32_t place, uint32_t number);
+/* Its definition is in the block being composed. */
+void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p);
+/* It has a frame in the block that has this stamp: it is told of when the block is sealed. */
+void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t stamp);
+void rw_wal_streams_publish(rw_wal *w);
 
 /* wal_threads.c */
 int rw_write_job(rw_wal *w, const rw_block_job *job);

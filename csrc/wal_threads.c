@@ -33,15 +33,9 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
         return NULL;
     *w = (rw_wal){.c = c, .o = *o, .doorbell_fd = doorbell_fd, .maintenance_fd = maintenance_fd};
     w->lanes = calloc(c->max_clients, sizeof *w->lanes);
-    w->next_offset = calloc(c->max_streams, sizeof *w->next_offset);
-    w->composed_bytes = calloc(c->max_streams, sizeof *w->composed_bytes);
-    w->composed_ns = calloc(c->max_streams, sizeof *w->composed_ns);
-    w->defined = calloc(c->max_streams, 1);
-    w->touched_in = calloc(c->max_streams, sizeof *w->touched_in);
     w->touched = calloc(o->block_bytes / sizeof(rw_frame) + RW_PAGE / sizeof(rw_frame) + 2,
                         sizeof *w->touched);
-    if (!w->lanes || !w->next_offset || !w->composed_bytes || !w->composed_ns || !w->defined ||
-        !w->touched_in || !w->touched) {
+    if (!w->lanes || !w->touched) {
         rw_wal_close(w);
         return NULL;
     }
@@ -49,12 +43,9 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
         w->segments[i].fds[0] = -1;
     rw_log_ring_open(&w->ring, c, ring);
     rw_prefault(ring, 2 * c->ring_bytes, 1);
-    for (uint32_t id = 0; id < c->max_streams; id++) {
-        const rw_stream *s = rw_stream_of(c, id);
-        w->next_offset[id] = s->next_offset;
-        w->composed_bytes[id] = s->composed_bytes;
-        w->composed_ns[id] = s->composed_ns;
-        w->defined[id] = s->defined_end != 0 && s->defined_end <= c->sealed_end;
+    if (!rw_wal_streams_open(w)) {
+        rw_wal_close(w);
+        return NULL;
     }
     /* Also a clock that was put back while nobody was there does not make times go back. */
     w->last_timestamp_ns = c->sealed == c->block_seed
@@ -76,11 +67,7 @@ void rw_wal_close(rw_wal *w)
     if (w == NULL)
         return;
     free(w->lanes);
-    free(w->next_offset);
-    free(w->composed_bytes);
-    free(w->composed_ns);
-    free(w->defined);
-    free(w->touched_in);
+    rw_wal_streams_close(w);
     free(w->touched);
     free(w);
 }

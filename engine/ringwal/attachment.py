@@ -29,7 +29,7 @@ WAITERS_MAX = 3
 class Attachment:
     """Made in one go: an engine that ends takes its attachments with it, its successor gets new ones.
 
-    A stream's number, a lane and a place in memory mean something in one life of one engine only. So they are had from an
+    A stream's handle, a lane and a place in memory mean something in one life of one engine only. So they are had from an
     attachment, and kept in it or together with it (`Binding`), never beside it.
     """
 
@@ -63,7 +63,7 @@ class Attachment:
         self.lane_bytes = int(hello.config["lane_bytes"])
         self.reader = Reader(self.directory, self.control, self.ring_map.pointer)
         self._lock = ThreadLock()
-        self._numbers: dict[str, int] = {}
+        self._handles: dict[str, int] = {}
         # The first one that is good is used, the others are those of interrupted calls.
         self._lanes: list[Lane] = []
         self._waiters: list[Lane] = []
@@ -75,22 +75,27 @@ class Attachment:
 
     # --------------------------------------------------------------------------------------------------- streams
 
-    def number_of(self, name: str, *, look: bool = False) -> int:
-        """The number of the stream of that name, which is created if need be, unless this is only a look.
+    def handle_of(self, name: str, *, look: bool = False) -> int:
+        """The handle of the stream of that name, which is created if need be, unless this is only a look.
 
         Raises ConfigError, ShmUnavailable; NoSuchStream for a look.
         """
-        number = self._numbers.get(name)
-        if number is None:
-            number = self._numbers[name] = self.registration.stream(name, look=look)
-        return number
+        handle = self._handles.get(name)
+        if handle is None or lib.rw_stream_look(self.control, handle, ffi.new("rw_stream_bounds *")) != lib.RW_OK:
+            handle = self._handles[name] = self.registration.stream(name, look=look)
+        return handle
 
-    def start_offset(self, number: int) -> int:
-        """Offset of the first record that the stream of that number still has."""
-        return int(lib.rw_stream_start_offset(lib.rw_stream_of(self.control, number)))
+    def start_offset(self, handle: int) -> int:
+        """Offset of the first record that the stream still has; 0 where it is deleted."""
+        seen = ffi.new("rw_stream_bounds *")
+        lib.rw_stream_look(self.control, handle, seen)
+        return int(seen.start_offset)
 
-    def stream_info(self, number: int) -> StreamInfo:
-        seen = views.stream(self.control, number)
+    def stream_info(self, place: int, number: int) -> StreamInfo | None:
+        """None: there is no such stream at that place any more."""
+        seen = views.stream(self.control, place)
+        if not seen.number == lib.rw_stream_number(lib.rw_stream_of(self.control, place)) == number != seen.deleted:
+            return None
         confirmed, start = int(seen.confirmed_offset), int(seen.start_offset)
         return StreamInfo(
             name=bytes(ffi.buffer(seen.name, seen.name_bytes)).decode(),
@@ -102,9 +107,10 @@ class Attachment:
         )
 
     def stream_infos(self) -> Iterator[StreamInfo]:
-        for number in range(views.engine(self.control).max_streams):
-            if lib.rw_stream_state(lib.rw_stream_of(self.control, number)) == lib.RW_STREAM_OPEN:
-                yield self.stream_info(number)
+        for place in range(views.engine(self.control).stream_count):
+            found = self.stream_info(place, lib.rw_stream_number(lib.rw_stream_of(self.control, place)))
+            if found is not None:
+                yield found
 
     def status(self) -> dict[str, Any]:
         return self.registration.status()
@@ -237,12 +243,12 @@ def _other_log(path: Path) -> NotRunning:
 
 
 class Binding:
-    """A stream's number with the lane and the attachment that it belongs to: read together, replaced together."""
+    """A stream's handle with the lane and the attachment that it belongs to: read together, replaced together."""
 
-    __slots__ = ("attachment", "lane", "number", "writer")
+    __slots__ = ("attachment", "handle", "lane", "writer")
 
-    def __init__(self, attachment: Attachment, lane: Lane, number: int) -> None:
+    def __init__(self, attachment: Attachment, lane: Lane, handle: int) -> None:
         self.attachment = attachment
         self.lane = lane
-        self.number = number
+        self.handle = handle
         self.writer = lane.writer

@@ -134,7 +134,7 @@ class Client:
             As `attachment`; ConfigError: the name is not legal.
         """
         attachment, lane = self._lock.run(self._lane)
-        return Binding(attachment, lane, attachment.number_of(name))
+        return Binding(attachment, lane, attachment.handle_of(name))
 
     def _lane(self) -> tuple[Attachment, Lane]:
         """No other thread lets go of the attachment while its lane is being made."""
@@ -187,7 +187,7 @@ class Client:
             As `stream`.
         """
         stream = self.stream(name)
-        self.attachment().number_of(name)
+        self.attachment().handle_of(name)
         return stream
 
     def streams(self) -> list[StreamInfo]:

@@ -22,7 +22,7 @@ PAGE = 4096
 LANE_BYTES_MIN = 64 * KIB
 LANE_BYTES_MAX = GIB
 # What one stream's definition takes in the log: a record header and the longest name, rounded up.
-STREAM_DEFINITION_BYTES = 80 + 128
+STREAM_DEFINITION_BYTES = 88 + 128
 # Block headers and padding of carried records, over and above their content.
 CARRY_SLACK_BYTES = MIB
 BLOCK_LIMIT_MAX = ((lib.RW_PENDING_MAX - 1) * ffi.sizeof("rw_frame") - PAGE) // PAGE * PAGE

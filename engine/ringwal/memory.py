@@ -37,6 +37,8 @@ SHM_DIRECTORY = "/dev/shm"
 LANE_HEADER_BYTES = ffi.sizeof("rw_lane")
 LANE_STEP_BYTES = 4 << 20
 """How much of a lane is made at a time: some milliseconds' work. Whole huge pages."""
+ENGINE_SLOTS = 1
+"""Lanes of the engine's own, behind those of clients: the supervisor's."""
 _NOEXEC_SEAL = 0x8
 """MFD_NOEXEC_SEAL; it allows sealing, too. Kernels before 6.3 do not know it, later ones may demand it."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -118,7 +120,8 @@ def create_control(
     geometry = ffi.new(
         "rw_geometry *",
         {
-            "max_clients": config.max_clients,
+            "max_clients": config.max_clients + ENGINE_SLOTS,
+            "engine_slots": ENGINE_SLOTS,
             "completions_per_client": config.max_outstanding,
             "max_streams": config.max_streams,
             "confirm_order": 1 if config.confirm_order == "log" else 0,

@@ -40,7 +40,7 @@ def facts(control: Any) -> dict[str, Any]:
     changes."""
     c = views.engine(control)
     current = c.sealed_end // c.segment_bytes
-    clients = _clients(control, c.max_clients)
+    clients = _clients(control, c.client_slots)
     return {
         "state": STATES.get(c.state, "unknown"),
         "pid": c.supervisor_pid,

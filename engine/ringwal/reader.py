@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ringwal import views
 from ringwal._native import ffi, lib
-from ringwal.errors import CorruptionError, OffsetTrimmed
+from ringwal.errors import CorruptionError, NoSuchStream, OffsetTrimmed
 from ringwal.log.directory import Directory
 from ringwal.log_extents import Chunk, Extents, SegmentFiles, new_walk
 from ringwal.log_index import LogIndex
@@ -57,7 +57,7 @@ class Reader:
         self._cursors: OrderedDict[tuple[int, int], Cursor] = OrderedDict()
 
     def confirmed(self, stream: int) -> int:
-        """Offset of the next record of ``stream`` to be confirmed: what is below can be read."""
+        """Offset of the next record of the stream of that handle to be confirmed: what is below can be read."""
         return int(lib.rw_stream_confirmed(self.control, stream))
 
     def cursor(self, stream: int, start: int) -> Cursor:
@@ -65,12 +65,13 @@ class Reader:
         return Cursor(self, stream, start)
 
     def read(self, stream: int, start: int, max_records: int = 1000, max_bytes: int | None = None) -> list[Record]:
-        """Confirmed records of stream number ``stream`` from offset ``start`` on, dense; [] if none is there yet.
+        """Confirmed records of the stream of that handle from offset ``start`` on, dense; [] if none is there yet.
 
         At most ``max_records``, and at most ``max_bytes`` of data (None: no limit), but always one if there is any.
 
         Raises ValueError for a negative start or limit, OffsetTrimmed for a start below the stream's start offset,
-        CorruptionError with segment and position where stored bytes are damaged, OSError where they cannot be read.
+        NoSuchStream for one that is deleted, CorruptionError with segment and position where stored bytes are damaged,
+        OSError where they cannot be read.
         """
         key = (stream, start)
         # By calls that nothing can come between: a signal handler may be reading, too, and then each has a cursor of its own.
@@ -88,16 +89,21 @@ class Reader:
 class Cursor:
     """A place in one stream. For one thread at a time."""
 
-    __slots__ = ("_area", "_chunk", "_in_ring", "_placed", "_reader", "_slices", "_walk", "_walk_before")
+    __slots__ = (
+        "_area", "_bounds", "_chunk", "_handle", "_in_ring", "_placed", "_reader", "_slices", "_walk", "_walk_before",
+    )  # fmt: skip
 
     def __init__(self, reader: Reader, stream: int, start: int) -> None:
         if start < 0:
             raise ValueError(f"start is {start}; offsets begin at 0")
-        if not 0 <= stream < reader.max_streams:
-            raise ValueError(f"there is no stream number {stream}")
+        place = lib.rw_handle_place(stream)
+        if not 0 <= place < reader.max_streams:
+            raise ValueError(f"there is no place {place} for a stream")
         self._reader = reader
         self._walk = new_walk(reader.files, reader.epoch, 0)
-        self._walk.stream, self._walk.next_offset = stream, start
+        self._handle = stream
+        self._walk.stream, self._walk.place, self._walk.next_offset = lib.rw_handle_number(stream), place, start
+        self._bounds = ffi.new("rw_stream_bounds *")
         self._walk_before = ffi.new("rw_walk *")
         self._slices = ffi.new("rw_slices *")
         self._area = ffi.new("rw_area *")
@@ -141,8 +147,9 @@ class Cursor:
     def _many(self, max_records: int, max_bytes: int | None) -> list[Record]:
         """The general way, which also says what is wrong."""
         walk, slices, reader = self._walk, self._slices, self._reader
-        walk.below = lib.rw_stream_confirmed(reader.control, walk.stream)
-        start_offset = lib.rw_stream_start_offset(lib.rw_stream_of(reader.control, walk.stream))
+        if lib.rw_stream_look(reader.control, self._handle, self._bounds) != lib.RW_OK:
+            raise NoSuchStream("the stream was deleted")
+        walk.below, start_offset = self._bounds.confirmed_offset, self._bounds.start_offset
         if walk.next_offset < start_offset:
             trimmed = f"offset {walk.next_offset} has been trimmed; the stream begins at {start_offset}"
             raise OffsetTrimmed(trimmed, start_offset)

@@ -75,7 +75,7 @@ class Stream:
         self._bound = None
 
     def _note_lost(self, bound: Binding) -> None:
-        if bound.lane.lost is not None and bound.lane.unreported(bound.number):
+        if bound.lane.lost is not None and bound.lane.unreported(bound.handle):
             self._lost = bound.lane.lost
 
     def _bind(self) -> Binding:
@@ -112,7 +112,7 @@ class Stream:
             return self._append_slowly(data)
         lane = bound.lane
         bank = lane.bank  # before the number is given out; see ringwal.results.Bank
-        number = _submit(bound.writer, bound.number, data, len(data))
+        number = _submit(bound.writer, bound.handle, data, len(data))
         if number > bank.last:
             return Receipt.of(lane.results_of(bank, number), number, self)
         if number < 0:
@@ -127,7 +127,7 @@ class Stream:
         """The rest of `append`: other buffers than bytes, no lane yet, a full lane, errors."""
         view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
         size = len(view)
-        return Receipt.of(*self._submit_slowly(lambda bound: _submit(bound.writer, bound.number, view, size), size), self)
+        return Receipt.of(*self._submit_slowly(lambda bound: _submit(bound.writer, bound.handle, view, size), size), self)
 
     def _submit_slowly(self, submit: Callable[[Binding], int], payload_bytes: int) -> tuple[Results, int]:
         """An append that has to attach first, or to wait for room: its number and the results it is among."""
@@ -163,7 +163,7 @@ class Stream:
         its caller does not know of.
         """
         lane = bound.lane
-        return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.number)
+        return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.handle)
 
     def append_many(self, records: Iterable[Buffer]) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
@@ -194,7 +194,7 @@ class Stream:
     def _append_batch(self, lengths: array.array[int], data: bytes) -> Receipt:
         table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
         results, number = self._submit_slowly(
-            lambda bound: _submit_many(bound.writer, bound.number, table, count, data, size), size + 4 * count
+            lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size), size + 4 * count
         )
         receipt = BatchReceipt.of(results, number, self)
         receipt.count = count
@@ -211,7 +211,7 @@ class Stream:
         timeout = seconds(timeout)
         bound = self._bound
         if bound is not None:
-            bound.lane.flush(bound.number, timeout)
+            bound.lane.flush(bound.handle, timeout)
         lost = self._lost
         if lost is not None:
             self._lost = None
@@ -237,9 +237,9 @@ class Stream:
         start, max_records = _start(start), whole(max_records, "max_records", 0)
         max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
         attachment = self.client.attachment()
-        number = attachment.number_of(self.name, look=True)
+        handle = attachment.handle_of(self.name, look=True)
         with attachment.reading:
-            return attachment.reader.read(number, _offset(attachment, number, start), max_records, max_bytes)
+            return attachment.reader.read(handle, _offset(attachment, handle, start), max_records, max_bytes)
 
     def tail(
         self,
@@ -268,37 +268,37 @@ class Stream:
             raise ValueError(f"missing is {shown(missing)}; it must be 'raise' or 'wait'")
         attachment = self.client.attachment()
         try:
-            number = attachment.number_of(self.name, look=True)
+            handle = attachment.handle_of(self.name, look=True)
         except NoSuchStream:
             if missing != "wait":
                 raise
             return self._follow_later(attachment, start, max_records, idle_timeout)
         # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
-        cursor = attachment.reader.cursor(number, _offset(attachment, number, start))
-        return self._follow(attachment, number, cursor, max_records, idle_timeout)
+        cursor = attachment.reader.cursor(handle, _offset(attachment, handle, start))
+        return self._follow(attachment, handle, cursor, max_records, idle_timeout)
 
     def _follow_later(
         self, attachment: Attachment, start: int, max_records: int, idle_timeout: float | None
     ) -> Iterator[Record]:
-        """Waits until somebody makes the stream. Nobody is woken for that, so the number of streams is looked at."""
+        """Waits until somebody makes the stream. Nobody is woken for that, so the next stream's number is looked at."""
         begin = time.monotonic()
-        count = -1
+        made = -1
         while True:
             if not attachment.usable():
                 raise NotRunning("the engine ended, or this client was closed")
-            before, count = count, int(lib.rw_engine_stream_count(attachment.control))
-            if count != before:
+            before, made = made, int(lib.rw_engine_next_number(attachment.control))
+            if made != before:
                 with contextlib.suppress(NoSuchStream):
-                    number = attachment.number_of(self.name, look=True)
+                    handle = attachment.handle_of(self.name, look=True)
                     break
             if idle_timeout is not None and time.monotonic() - begin >= idle_timeout:
                 return
             time.sleep(MISSING_LOOK)
-        cursor = attachment.reader.cursor(number, _offset(attachment, number, EARLIEST if start == LATEST else start))
-        yield from self._follow(attachment, number, cursor, max_records, idle_timeout)
+        cursor = attachment.reader.cursor(handle, _offset(attachment, handle, EARLIEST if start == LATEST else start))
+        yield from self._follow(attachment, handle, cursor, max_records, idle_timeout)
 
     def _follow(
-        self, attachment: Attachment, number: int, cursor: Cursor, max_records: int, idle_timeout: float | None
+        self, attachment: Attachment, handle: int, cursor: Cursor, max_records: int, idle_timeout: float | None
     ) -> Iterator[Record]:
         waiter = attachment.waiter()
         idle_since = time.monotonic()
@@ -317,9 +317,9 @@ class Stream:
             if patched():
                 rests.take(left * 1e-9)
                 left = 0
-            code = lib.rw_tail_wait(waiter.writer, number, cursor.offset, 0, min(left, SLICE_NS))
+            code = lib.rw_tail_wait(waiter.writer, handle, cursor.offset, 0, min(left, SLICE_NS))
             if code == lib.RW_GONE or (code != 0 and not attachment.usable()):
-                if cursor.offset < lib.rw_stream_confirmed(attachment.control, number):
+                if cursor.offset < lib.rw_stream_confirmed(attachment.control, handle):
                     continue  # confirmed just before the end
                 raise NotRunning("the engine ended, or this client was closed")
             if code == lib.RW_FAULT:  # nobody would wake it: waiting there would be no waiting
@@ -332,7 +332,11 @@ class Stream:
             NoSuchStream: nobody has appended to the stream yet.
         """
         attachment = self.client.attachment()
-        return attachment.stream_info(attachment.number_of(self.name, look=True))
+        while True:  # again only if it was deleted since the look, and then there may be another one of that name
+            handle = attachment.handle_of(self.name, look=True)
+            found = attachment.stream_info(lib.rw_handle_place(handle), lib.rw_handle_number(handle))
+            if found is not None:
+                return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)
@@ -350,11 +354,11 @@ def _start(start: int) -> int:
         raise ValueError(f"start is {shown(start)}; it must be {wanted}") from None
 
 
-def _offset(attachment: Attachment, number: int, start: int) -> int:
+def _offset(attachment: Attachment, handle: int, start: int) -> int:
     if start == EARLIEST:
-        return attachment.start_offset(number)
+        return attachment.start_offset(handle)
     if start == LATEST:
-        return int(lib.rw_stream_confirmed(attachment.control, number))
+        return int(lib.rw_stream_confirmed(attachment.control, handle))
     return start
 
 

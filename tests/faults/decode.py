@@ -21,11 +21,11 @@ CHECKPOINT = struct.Struct("<8sII16sQQQQIIIIQQ")
 STREAM_ROW = struct.Struct("<IHHQQQQ120s")
 EPOCH_ROW = struct.Struct("<QQQ")
 BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQQQ")
-RECORD = struct.Struct("<IBBHIIIIQQQQQQQ")
+RECORD = struct.Struct("<IBBHIIIIQQQQQQQII")
 VERSION = 2
 BLOCK_MAGIC = 0x314B434F4C425752
 DATA, EPOCH, END = 1, 2, 3
-BATCH, DEFINITION = 1, 2
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP = KINDS = 1, 2, 3, 4, 5, 6
 OPEN = 1
 
 
@@ -112,7 +112,7 @@ class StreamRow(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Streams by id, and (epoch, begin, end) of every epoch; the last one's end is 0."""
+    """Streams by number, and (epoch, begin, end) of every epoch; the last one's end is 0."""
 
     position: int
     streams: dict[int, StreamRow]
@@ -125,7 +125,7 @@ def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
     if len(raw) < PAGE:
         raise DecodeError("the checkpoint is too short")
     magic, version, features, uuid, epoch, position, _, _, *sizes, digest = CHECKPOINT.unpack_from(raw)
-    streams, owners, epochs, _, size = sizes
+    streams, owners, epochs, next_number, size = sizes
     blank = raw[: CHECKPOINT.size - 8] + bytes(8) + raw[CHECKPOINT.size :]
     if magic != b"RWCHKPT1" or digest != xxhash.xxh3_64_intdigest(blank) or digest != state.digest:
         raise DecodeError("the checkpoint is damaged")
@@ -136,7 +136,7 @@ def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
         raise DecodeError("the checkpoint's sizes do not add up")
     rows = {}
     for stream, row_state, name_bytes, *numbers, name in STREAM_ROW.iter_unpack(raw[PAGE:rows_end]):
-        if row_state != OPEN or stream in rows or not 0 < name_bytes <= len(name):
+        if row_state != OPEN or stream in rows or stream >= next_number or not 0 < name_bytes <= len(name):
             raise DecodeError(f"the checkpoint's row of stream {stream} makes no sense")
         rows[stream] = StreamRow(_name(name[:name_bytes]), *numbers)
     return Checkpoint(position, rows, list(EPOCH_ROW.iter_unpack(raw[rows_end:])))
@@ -148,7 +148,7 @@ class Block(NamedTuple):
     span: int
     kind: int
     previous: tuple[int, int, int]  # epoch, begin, end
-    frames: list[tuple[int, int, int, int, bytes]]  # kind, stream id, base offset, count, payload
+    frames: list[tuple[int, int, int, int, bytes]]  # kind, stream number, base offset, count, payload
 
 
 class Log:
@@ -194,11 +194,11 @@ class Log:
             head = raw[at : at + RECORD.size]
             if len(head) < RECORD.size:
                 return None
-            crc, kind, _, _, size, records, stream, _, base, _, digest, _, _, _, _ = RECORD.unpack(head)
+            crc, kind, _, _, size, records, stream, flags, base, _, digest, *_ = RECORD.unpack(head)
             payload = raw[at + RECORD.size : at + RECORD.size + size]
             if crc != crc32c(bytes(4) + head[4:5] + bytes(1) + head[6:], seed) or len(payload) != size:
                 return None
-            if digest != xxhash.xxh3_64_intdigest(payload):
+            if digest != xxhash.xxh3_64_intdigest(payload) or flags or kind not in KINDS:
                 return None
             frames.append((kind, stream, base, records, payload))
             at += RECORD.size + (size + 7) // 8 * 8
@@ -228,6 +228,7 @@ class Log:
                 for kind, stream, base, count, payload in block.frames:
                     if kind == DEFINITION:
                         names[stream] = _name(payload)
+                    if kind != BATCH:
                         continue
                     if stream not in names:
                         raise DecodeError(f"stream {stream} has records at {position} and no definition")

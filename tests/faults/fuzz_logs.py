@@ -129,7 +129,7 @@ def look_everywhere(at: Path, recovered: Recovered) -> None:
     for stream in recovered.streams:
         for offset in {0, stream.next_offset // 2, max(0, stream.next_offset - 1)}:
             with contextlib.suppress(ringwal.CorruptionError):
-                index.locate(stream.id, offset, recovered.position)
+                index.locate(stream.number, offset, recovered.position)
 
 
 def trial(original: Original, at: Path, what: list[Change]) -> None:

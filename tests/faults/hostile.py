@@ -80,7 +80,7 @@ def scribble(directory: str, seconds: float, chance: random.Random) -> None:
                     at = 64 + 4 * chance.randrange(48)
                     memory[at : at + 4] = chance.randbytes(4)
                 elif kind == 3:
-                    forge(client, lane, memory, client.attachment().number_of("scribble"), chance)
+                    forge(client, lane, memory, client.attachment().handle_of("scribble"), chance)
                 stream.append(chance.randbytes(chance.randrange(2000)))
         with contextlib.suppress(ringwal.Error):
             client.close(timeout=0.05)

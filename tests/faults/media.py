@@ -270,7 +270,7 @@ def payload_bits(base: Base, scratch: Path, count: int, chance: random.Random) -
         position = chance.choice(base.blocks[3:-2])
         block = decode.Log(base.directory).block(position)
         assert block is not None
-        at = 128 + 80 + chance.randrange(len(block.frames[0][4]))
+        at = 128 + 88 + chance.randrange(len(block.frames[0][4]))
         yield from _bits(base, position, [8 * at + chance.randrange(8)], ALWAYS["refuse"])
 
 

@@ -148,8 +148,8 @@ CONFIRMING = [
     Mutant(
         "a result goes to whoever has the slot now",
         "csrc/sequencer.c",
-        "if (cl->generation != r->generation)",
-        "if (cl->generation != r->generation && r->generation == 0)",
+        "if (cl->generation != rw_frame_generation(r))\n        return; /* the writer is gone",
+        "if (cl->generation == 0)\n        return; /* the writer is gone",
         units("tests/native/test_sequencer.py"),
     ),
     # Of the next two the window is a few instructions wide, so a load passes through it by luck only. It is held open for
@@ -293,8 +293,8 @@ CLIENTS = [
     Mutant(
         "payloads are not checked when they are taken",
         "csrc/wal_compose.c",
-        "if (rw_xxh3(copy, q->payload_bytes) != q->digest ||\n",
-        "if (\n",
+        "if (rw_xxh3(copy, q->payload_bytes) != q->digest)",
+        "if (q->digest == 0 && rw_xxh3(copy, q->payload_bytes) == 1)",
         row("clients", "payloads changed"),
     ),
     Mutant(
@@ -307,8 +307,8 @@ CLIENTS = [
     Mutant(
         "lengths in a lane are believed",
         "csrc/lane.c",
-        "if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||\n        out->count == 0)",
-        "if (out->payload_bytes > limit && limit == 0)",
+        "if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||\n",
+        "if ((out->payload_bytes > limit && limit == 0) ||\n",
         units("tests/native/test_lane.py::test_a_forged_header_refuses_the_lane_and_no_other"),
         hangs=True,
     ),
@@ -321,9 +321,9 @@ CLIENTS = [
     ),
     Mutant(
         "the drain believes which streams a lane says that it tails",
-        "csrc/sequencer.c",
-        "if (stream < s->c->max_streams && s->advanced[stream] == s->step)",
-        "stream &= 4095; if (s->advanced[stream] == s->step && stream < s->c->max_streams)",
+        "csrc/sequencer_lanes.c",
+        "if (place < s->c->max_streams && s->advanced[place] == s->step)",
+        "place &= 4095; if (s->advanced[place] == s->step && place < s->c->max_streams)",
         row("clients", "forgeries; ASan", "nightly"),
     ),
     Mutant(
@@ -530,10 +530,10 @@ OWNERSHIP = [
         row("ownership", "copies of a live directory"),
     ),
     Mutant(
-        "a stream's number is kept over the lives of engines",
+        "a stream's handle is kept over the lives of engines",
         "engine/ringwal/attachment.py",
-        "        self._numbers: dict[str, int] = {}\n",
-        "        self._numbers: dict[str, int] = Attachment.__init__.__dict__.setdefault('numbers', {})\n",
+        "        self._handles: dict[str, int] = {}\n",
+        "        self._handles: dict[str, int] = Attachment.__init__.__dict__.setdefault('handles', {})\n",
         row("ownership", "restarts under threads"),
     ),
 ]

@@ -14,6 +14,7 @@
 #include "lane_world.h"
 #include "log_ring.h"
 #include "memory.h"
+#include "stream.h"
 #include "persisted.h"
 #include "sequencer.h"
 #include "wal_state.h"
@@ -81,7 +82,9 @@ static void put_request(uint32_t stream, uint32_t payload, uint32_t count, uint6
     uint64_t held = payload < bytes - sizeof(rw_request) ? payload : bytes - sizeof(rw_request);
     rw_request q = {
         .valid = rw_lane_valid(1ull << 63 | generation[HOSTILE] * 0x123456789ull, chain),
-        .stream = stream,
+        .stream = wrong & 4 ? stream + 1 : stream,
+        .place = stream,
+        .kind = wrong & 8 ? (uint8_t)wrong >> 4 : RW_FRAME_BATCH,
         .payload_bytes = payload,
         .count = count,
         .number = number,
@@ -184,10 +187,11 @@ static void append_honestly(void)
     uint64_t table = count > 1 ? 4ull * count : 0, bytes = (uint64_t)count * length;
     memcpy(payload, lengths, table);
     memset(payload + table, (int)sent_count, bytes);
-    uint64_t number = (uint64_t)generation[HONEST] << 32 | (sent_count + 1);
-    int rc = count > 1 ? rw_append_many(writers[HONEST], stream, lengths, count, payload + table,
+    uint64_t number = (uint64_t)generation[HONEST] << 32 | (sent_count + 1),
+             handle = rw_handle(stream, stream);
+    int rc = count > 1 ? rw_append_many(writers[HONEST], handle, lengths, count, payload + table,
                                         bytes, number)
-                       : rw_append(writers[HONEST], stream, payload, bytes, number);
+                       : rw_append(writers[HONEST], handle, payload, bytes, number);
     FUZZ_REQUIRE(rc == RW_OK || rc == RW_FULL);
     if (rc == RW_OK)
         sent[sent_count++] =
@@ -199,7 +203,8 @@ static void append_as_usual(void)
 {
     uint64_t bytes = take(2) % sizeof payload;
     w.lanes[HOSTILE]->claim &= ~63ull; /* what it does to itself is its own affair */
-    rw_append(writers[HOSTILE], (uint32_t)take(1) % 8, payload, bytes,
+    uint32_t stream = (uint32_t)take(1) % 8;
+    rw_append(writers[HOSTILE], rw_handle(stream, stream), payload, bytes,
               (uint64_t)generation[HOSTILE] << 32 | take(2));
     chain = rw_peek64(&w.lanes[HOSTILE]->claim);
 }

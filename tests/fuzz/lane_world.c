@@ -3,6 +3,7 @@
 
 #include "fuzz.h"
 #include "memory.h"
+#include "stream.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -50,7 +51,7 @@ void world_open(world *w)
     for (uint32_t id = 0; id < WORLD_STREAMS - 1; id++) {
         char name[16];
         int n = snprintf(name, sizeof name, "s%u", id);
-        rw_stream_open(w->c, id, (const uint8_t *)name, (uint32_t)n);
+        rw_stream_open(w->c, id, id, (const uint8_t *)name, (uint32_t)n);
     }
     rw_set_state(w->c, RW_RUNNING, 0);
 }

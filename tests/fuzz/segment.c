@@ -174,14 +174,17 @@ static int run(rw_recovery *s, const uint8_t *from, uint64_t begin, uint64_t byt
  * records behind it. */
 static void seed_from(rw_recovery *s, const rw_recovery *decided)
 {
-    for (uint32_t id = 0; id < decided->stream_end; id++) {
-        const rw_recovery_stream *t = rw_recovery_stream_of(decided, id);
-        if (t->cut_state == RW_RECOVERY_STREAM_UNKNOWN)
+    for (uint32_t i = 0; i < decided->stream_end; i++) {
+        const rw_recovery_stream *t = rw_recovery_stream_of(decided, i);
+        if (t->cut_state != RW_RECOVERY_STREAM_DEFINED)
             continue;
         rw_checkpoint_stream row = {
-            .id = id, .name_bytes = (uint16_t)t->name_bytes, .next_offset = t->cut_offset};
+            .number = t->number,
+            .name_bytes = (uint16_t)t->name_bytes,
+            .next_offset = t->cut_offset,
+        };
         memcpy(row.name, t->name, t->name_bytes);
-        FUZZ_REQUIRE(rw_recovery_seed(s, &row, 1) == RW_OK);
+        FUZZ_REQUIRE(rw_recovery_seed(s, &row, 1, s->next_number) == RW_OK);
     }
 }
 
@@ -190,20 +193,18 @@ static void seed_from(rw_recovery *s, const rw_recovery *decided)
 static void recover_again(const epoch *e, const rw_recovery *decided, const uint64_t *offsets)
 {
     const uint64_t end = 1ull << 40;
-    rw_recovery *s =
-        rw_recovery_open(head.uuid, head.epoch + 1, RW_PAGE, end, decided->max_streams);
+    rw_recovery *s = rw_recovery_open(head.uuid, head.epoch + 1, RW_PAGE, end);
     FUZZ_REQUIRE(s != NULL);
     seed_from(s, decided);
     FUZZ_REQUIRE(run(s, e->bytes, 0, e->size, end, NULL) == 0 && s->finding == RW_RECOVERY_TORN);
     FUZZ_REQUIRE(s->position == e->size && s->records == decided->kept);
-    FUZZ_REQUIRE(s->stream_end == decided->stream_end);
-    for (uint32_t id = 0; id < s->stream_end; id++) {
-        const rw_recovery_stream *a = rw_recovery_stream_of(s, id),
-                                 *b = rw_recovery_stream_of(decided, id);
-        FUZZ_REQUIRE((a->state == RW_RECOVERY_STREAM_UNKNOWN) ==
-                     (b->state == RW_RECOVERY_STREAM_UNKNOWN));
-        if (a->state == RW_RECOVERY_STREAM_DEFINED)
-            FUZZ_REQUIRE(a->next_offset == offsets[id] && a->name_bytes == b->name_bytes &&
+    FUZZ_REQUIRE(rw_recovery_living(s) == rw_recovery_living(decided));
+    for (uint32_t i = 0; i < decided->stream_end; i++) {
+        const rw_recovery_stream *b = rw_recovery_stream_of(decided, i),
+                                 *a = rw_recovery_find(s, b->number);
+        if (a != NULL && a->state == RW_RECOVERY_STREAM_DEFINED)
+            FUZZ_REQUIRE(a->next_offset == offsets[i] && a->start_offset <= a->next_offset &&
+                         a->name_bytes == b->name_bytes &&
                          memcmp(a->name, b->name, a->name_bytes) == 0);
     }
     rw_recovery_close(s);
@@ -250,12 +251,11 @@ static void seed(rw_recovery *s)
         uint64_t frame_at = sizeof(rw_block);
         rw_frame_info f;
         while (rw_block_frames(log_bytes + at, &frame_at, &f, 1) == 1) {
-            if (f.kind != RW_FRAME_BATCH || f.stream >= s->max_streams ||
-                s->streams[f.stream].state != RW_RECOVERY_STREAM_UNKNOWN)
+            if (!rw_frame_queued(f.kind) || rw_recovery_find(s, f.stream) != NULL)
                 continue;
             rw_checkpoint_stream row = {
-                .id = f.stream, .name_bytes = 1, .next_offset = f.base_offset, .name = "s"};
-            FUZZ_REQUIRE(rw_recovery_seed(s, &row, 1) == RW_OK);
+                .number = f.stream, .name_bytes = 1, .next_offset = f.base_offset, .name = "s"};
+            FUZZ_REQUIRE(rw_recovery_seed(s, &row, 1, s->next_number) == RW_OK);
         }
         rw_block h;
         memcpy(&h, log_bytes + at, sizeof h);
@@ -269,8 +269,7 @@ static void seed(rw_recovery *s)
 static void recover(void)
 {
     uint64_t end = (head.begin + size + segment_bytes - 1) / segment_bytes * segment_bytes;
-    rw_recovery *s = rw_recovery_open(head.uuid, head.epoch, head.begin, segment_bytes,
-                                      1 + head.max_streams % 300);
+    rw_recovery *s = rw_recovery_open(head.uuid, head.epoch, head.begin, segment_bytes);
     FUZZ_REQUIRE(s != NULL);
     if (head.limit % 2)
         seed(s);

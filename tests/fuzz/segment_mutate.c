@@ -103,7 +103,8 @@ static void change_frame(uint8_t *block, uint64_t room)
         FIELD(rw_frame, kind),          FIELD(rw_frame, persisted),
         FIELD(rw_frame, payload_bytes), FIELD(rw_frame, count),
         FIELD(rw_frame, stream),        FIELD(rw_frame, base_offset),
-        FIELD(rw_frame, timestamp_ns),  {sizeof(rw_frame), 4},
+        FIELD(rw_frame, timestamp_ns),  FIELD(rw_frame, flags),
+        {sizeof(rw_frame), 4},
         {sizeof(rw_frame) + 4, 4}, /* the first lengths of a batch */
     };
     uint64_t at = sizeof(rw_block);

@@ -211,7 +211,7 @@ def many_segments(directory: Path, count: int) -> None:
                 file.write(block_bytes([], epoch=1, position=position, kind=lib.RW_BLOCK_END, span=left))
                 position += left
     known = Checkpoint(
-        uuid=UUID, epoch=1, position=position, block_number=0, timestamp_ns=1, epochs=(EpochRow(1, 0, 0),),
+        uuid=UUID, epoch=1, position=position, block_number=0, timestamp_ns=1, next_number=1, epochs=(EpochRow(1, 0, 0),),
         streams=pack([StreamRow(0, "s", count, 0, 0, 1)]),
     )  # fmt: skip
     made = dataclasses.replace(made, claimed=1, epoch=1, named_end=count, end=position)

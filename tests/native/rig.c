@@ -3,6 +3,7 @@
 
 #include "block.h"
 #include "memory.h"
+#include "stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -122,7 +123,7 @@ void rig_open(rig *r, uint64_t seed, uint32_t confirm_order)
     for (uint32_t id = 0; id < RIG_STREAMS; id++) {
         char name[32];
         int n = snprintf(name, sizeof name, "stream-%u", id);
-        rw_stream_open(r->c, id, (const uint8_t *)name, (uint32_t)n);
+        rw_stream_open(r->c, id, id, (const uint8_t *)name, (uint32_t)n);
     }
     r->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     r->maintenance = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -251,8 +252,9 @@ void rig_append(rig *r, rw_writer *w, uint32_t k, uint64_t number, uint8_t *scra
     rig_request q = rig_request_of(r, k, number, rw_writer_record_limit(w));
     rig_payload(r, k, number, &q, scratch);
     for (;;) {
-        int rc = q.count == 1 ? rw_append(w, q.stream, scratch, q.bytes, number)
-                              : rw_append_many(w, q.stream, q.lengths, q.count, scratch,
+        uint64_t stream = rw_handle(q.stream, q.stream);
+        int rc = q.count == 1 ? rw_append(w, stream, scratch, q.bytes, number)
+                              : rw_append_many(w, stream, q.lengths, q.count, scratch,
                                                q.bytes - 4ull * q.count, number);
         if (rc == RW_OK)
             return;

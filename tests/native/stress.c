@@ -9,6 +9,7 @@
 
 #include "memory.h"
 #include "sequencer.h"
+#include "stream.h"
 #include "wait.h"
 
 #include <poll.h>
@@ -49,7 +50,8 @@ static void settle(writer_thread *t, uint64_t i, uint64_t *last)
     rig_request q =
         rig_request_of(&the_rig, t->lane, number_of(t, i), rw_writer_record_limit(t->w));
     RIG_REQUIRE(last[q.stream] == UINT64_MAX || (uint64_t)offset > last[q.stream]); /* call order */
-    RIG_REQUIRE(rw_stream_confirmed(the_rig.c, q.stream) >= (uint64_t)offset + q.count);
+    RIG_REQUIRE(rw_stream_confirmed(the_rig.c, rw_handle(q.stream, q.stream)) >=
+                (uint64_t)offset + q.count);
     last[q.stream] = (uint64_t)offset;
     t->results[i] =
         (rig_result){.lane = t->lane, .number = number_of(t, i), .offset = (uint64_t)offset};

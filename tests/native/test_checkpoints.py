@@ -36,7 +36,7 @@ def named(directory: Path) -> Manifest:
     sizes = {"segment_bytes": SEGMENT, "window_bytes": MIB}
     state = Manifest(uuid=UUID, **sizes, epoch=EPOCH, claimed=EPOCH, epoch_begin=BEGIN - 4096, named_end=BEGIN // SEGMENT + 9)
     first = Checkpoint(
-        uuid=UUID, epoch=EPOCH, position=BEGIN, block_number=1, timestamp_ns=0, streams=b"",
+        uuid=UUID, epoch=EPOCH, position=BEGIN, block_number=1, timestamp_ns=0, next_number=0, streams=b"",
         epochs=(EpochRow(EPOCH, BEGIN - 4096, 0),),
     )  # fmt: skip
     return manifests.create(log, checkpoint_file.put(log, state, first, 16))
@@ -94,7 +94,7 @@ def test_it_says_what_was_composed(memory: Memory, tmp_path: Path) -> None:
     assert (said.position, said.block_number, said.epochs) == (
         memory.control.sealed_end, memory.control.sealed, (EpochRow(EPOCH, BEGIN - 4096, 0),)
     )  # fmt: skip
-    rows = {row.id: row for row in said.rows()}
+    rows = {row.number: row for row in said.rows()}
     assert {stream: (row.next_offset, row.payload_bytes) for stream, row in rows.items()} == {2: (1, 1), 5: (3, 17)}
     assert 0 < rows[5].timestamp_ns <= said.timestamp_ns
     names = {number: bytes(ffi.buffer(lib.rw_stream_of(memory.control, number).name, 120)).rstrip(b"\0") for number in rows}

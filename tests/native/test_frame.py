@@ -29,7 +29,7 @@ def frame_bytes(payload: bytes) -> int:
 
 def record(payload: bytes, count: int = 1, **fields: Any) -> Any:
     values = {
-        "kind": lib.RW_FRAME_BATCH, "slot": 3, "payload_bytes": len(payload), "count": count, "stream": 9, "generation": 4,
+        "kind": lib.RW_FRAME_BATCH, "slot": 3, "payload_bytes": len(payload), "count": count, "stream": 9, "place": 4,
         "base_offset": 1000, "timestamp_ns": 123456789, "digest": lib.rw_xxh3(payload, len(payload)), "ticket": 640,
         "number": 4 << 32 | 17, "producer_id": 0xABC, "producer_sequence": 5,
     }  # fmt: skip
@@ -107,7 +107,7 @@ def test_frames_give_back_what_was_put(block: bytearray) -> None:
         frame = frames[i]
         assert (frame.at, frame.stream, frame.count, frame.payload_bytes) == (place, i, count, len(payload))
         assert (frame.base_offset, frame.timestamp_ns, frame.ticket, frame.number) == (1000, 123456789, 640, 4 << 32 | 17)
-        assert (frame.slot, frame.generation, frame.kind) == (3, 4, lib.RW_FRAME_BATCH)
+        assert (frame.slot, frame.place, frame.kind) == (3, 4, lib.RW_FRAME_BATCH)
         assert frame.digest == lib.rw_xxh3(payload, len(payload))
         place += frame_bytes(payload)
     assert at[0] == place

@@ -150,7 +150,7 @@ def a_slot_that_is_freed_without_being_closed(memory: Memory, tmp_path: Path) ->
 
 
 def a_stream_that_is_open(memory: Memory, tmp_path: Path) -> None:
-    lib.rw_stream_open(memory.control, 0, b"again", 5)
+    lib.rw_stream_open(memory.control, 0, 99, b"again", 5)
 
 
 def a_persisted_byte_that_changes_its_mind(memory: Memory, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ CASES: list[tuple[Break, str, str]] = [
     (more_in_the_ring_than_it_holds, "log_ring.c", "used <= r->c->ring_bytes"),
     (more_released_than_sealed, "log_ring.c", "blocks <= RW_BLOCK_ENTRIES"),
     (a_lane_head_that_went_on_alone, "wal_compose.c", "e->cursor - slot->head <= e->bytes"),
-    (a_next_offset_that_went_on_alone, "wal_compose.c", "w->next_offset[id] >= s->next_offset"),
+    (a_next_offset_that_went_on_alone, "wal_streams.c", "p->next_offset >= s->next_offset"),
     (an_entry_of_another_block, "log_ring.c", "e->number == r->prefix"),
     (watchers_below_none, "doorbell.h", "RW_DOORBELL_WATCHERS"),
     (an_offset_that_is_not_the_next, "sequencer.c", "r->base_offset == stream->confirmed_offset"),
@@ -175,7 +175,7 @@ CASES: list[tuple[Break, str, str]] = [
     (a_slot_that_has_an_owner, "memory.c", "slot->state == RW_SLOT_FREE"),
     (a_generation_that_was_there_before, "memory.c", "generation > slot->generation"),
     (a_slot_that_is_freed_without_being_closed, "memory.c", "RW_SLOT_CLOSING + 1"),
-    (a_stream_that_is_open, "memory.c", "s->state == RW_STREAM_FREE"),
+    (a_stream_that_is_open, "stream.c", "s->state == RW_STREAM_FREE"),
     (a_persisted_byte_that_changes_its_mind, "persisted.c", "== outcome"),
 ]
 

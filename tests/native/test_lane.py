@@ -141,7 +141,7 @@ def test_a_payload_of_an_earlier_lap_cannot_pass_for_a_request(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "field",
-    ["crc", "stream", "payload_bytes", "count", "timestamp_ns", "digest", "number", "producer_id", "producer_sequence"],
+    ["crc", "stream", "payload_bytes", "count", "kind", "flags", "place", "digest", "number", "producer_id"],
 )
 def test_a_scribbled_header_refuses_the_lane_and_no_other(field: str, tmp_path: Path) -> None:
     with Memory() as memory:
@@ -158,9 +158,12 @@ def test_a_scribbled_header_refuses_the_lane_and_no_other(field: str, tmp_path: 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("stream", STREAMS - 1),  # closed
-        ("stream", STREAMS),
-        ("stream", 2**32 - 1),
+        ("place", STREAMS),
+        ("place", 2**32 - 1),
+        ("kind", 0),
+        ("kind", lib.RW_FRAME_STREAM),
+        ("kind", lib.RW_FRAME_DELETE),  # by a client
+        ("flags", 1),
         ("payload_bytes", 64 * KIB),
         ("payload_bytes", 2**32 - 1),
         ("count", 0),

@@ -28,7 +28,9 @@ SIZES = {
     "rw_checkpoint_stream": 160,
     "rw_request": 64,
     "rw_block": 128,
-    "rw_frame": 80,
+    "rw_frame": 88,
+    "rw_verdict": 16,
+    "rw_drop_row": 16,
 }
 LAYOUT = (ROOT / "csrc" / "layout.h").read_text()
 PAGE = 4096

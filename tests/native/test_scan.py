@@ -79,8 +79,8 @@ def test_a_walk_goes_on_where_it_stopped() -> None:
 def test_no_flipped_bit_gets_through() -> None:
     good = block_bytes([Frame(2, 0, [b"other"]), Frame(1, 0, [b"one", b"", b"three"])], epoch=1, position=0)
     used = ffi.cast("const rw_block *", ffi.from_buffer(good)).used
-    persisted = {ffi.offsetof("rw_frame", "persisted") + at for at in (128, 128 + 80 + 8)}  # not covered, on purpose
-    payload_of_other = range(128 + 80, 128 + 80 + 8)  # nobody asked for it
+    persisted = {ffi.offsetof("rw_frame", "persisted") + at for at in (128, 128 + 88 + 8)}  # not covered, on purpose
+    payload_of_other = range(128 + 88, 128 + 88 + 8)  # nobody asked for it
     padding = range(used - 4, used)
     for at in range(used):
         bad = bytearray(good)
@@ -135,10 +135,10 @@ def test_an_index_block_is_taken_whole_or_not() -> None:
     stop, entries = index(walk, 3)
     assert (stop, len(entries)) == (lib.RW_WALK_FULL, 2)
     second = walk.state.position
-    walk.memory[second + 128 + 80 + 16 + 10] ^= 1  # in the second frame's header
+    walk.memory[second + 128 + 88 + 16 + 10] ^= 1  # in the second frame's header
     assert index(walk, 8) == (lib.RW_WALK_BAD, [])
     assert walk.state.position == second
-    walk.memory[second + 128 + 80 + 16 + 10] ^= 1
+    walk.memory[second + 128 + 88 + 16 + 10] ^= 1
     stop, entries = index(walk, 8)
     assert (stop, len(entries)) == (lib.RW_WALK_END, 4)
 
@@ -231,7 +231,7 @@ def test_the_short_way_takes_all_that_is_confirmed_or_leaves_the_walk_alone(log:
     place = log.add((1, [b"a" * 50, b"b" * 50]))
     walk, before, slices = ffi.new("rw_walk *"), ffi.new("rw_walk *"), ffi.new("rw_slices *")
     ffi.memmove(walk.uuid, UUID, len(UUID))
-    walk.epoch, walk.position, walk.stream = 1, place, 1
+    walk.epoch, walk.position, walk.stream, walk.place = 1, place, 1, 1
 
     def short(records: int = 1000) -> bool:
         stood = bytes(ffi.buffer(walk))

@@ -31,7 +31,7 @@ CHANGES = [
     ("a longer table", "#define RW_TAIL_INTERESTS  8u", "#define RW_TAIL_INTERESTS  7u"),
     ("more places", "#define RW_BLOCK_ENTRIES   1024u", "#define RW_BLOCK_ENTRIES   2048u"),
     ("another state's number", "RW_STOPPED = 3,", "RW_STOPPED = 7,"),
-    ("another meaning", "#define RW_LAYOUT_VERSION 4u", "#define RW_LAYOUT_VERSION 5u"),
+    ("another meaning", "#define RW_LAYOUT_VERSION 5u", "#define RW_LAYOUT_VERSION 6u"),
 ]  # fmt: skip
 NAMES = [name for name, _, _ in CHANGES]
 

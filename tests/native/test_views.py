@@ -67,7 +67,7 @@ def test_the_modules_functions_look_at_the_place_that_is_asked_for() -> None:
     with memory.create_control(config, bytes(range(16)), 5, epoch_begin=0, position=4096, block_number=7) as control:
         c = control.pointer
         lib.rw_slot_open(c, 2, 9, 1234, 1 << 16)
-        lib.rw_stream_open(c, 3, b"third", 5)
+        lib.rw_stream_open(c, 3, 3, b"third", 5)
         engine = views.engine(c)
         assert (engine.epoch, engine.sealed_end, bytes(ffi.buffer(engine.uuid))) == (5, 4096, bytes(range(16)))
         assert [views.slot(c, k).generation for k in range(3)] == [0, 0, 9]

@@ -38,6 +38,11 @@ class Frame:
     payload: bytes
 
 
+def handle(stream: int) -> int:
+    """Of a stream of these tests, whose number is that of its place."""
+    return int(lib.rw_handle(stream, stream))
+
+
 def until(condition: Callable[[], bool], what: str) -> None:
     """Gives the processor away until the condition holds; fails after half a minute."""
     deadline = time.monotonic() + DEADLINE
@@ -68,7 +73,7 @@ class Memory:
         lib.rw_control_create(self.control, geometry, UUID, EPOCH, 0, BEGIN, 1)
         for stream in range(STREAMS - 1):  # the last one stays closed
             name = f"stream-{stream}".encode()
-            lib.rw_stream_open(self.control, stream, name, len(name))
+            lib.rw_stream_open(self.control, stream, stream, name, len(name))
         self.lanes: dict[int, Any] = {}
         self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.maintenance = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -171,7 +176,7 @@ class Memory:
                 "rw_frame *",
                 {
                     "kind": lib.RW_FRAME_BATCH, "slot": slot, "payload_bytes": len(payload), "count": count, "stream": stream,
-                    "generation": generation, "base_offset": state.next_offset, "number": number,
+                    "place": stream, "base_offset": state.next_offset, "number": generation << 32 | number & 0xFFFFFFFF,
                     "digest": lib.rw_xxh3(payload, len(payload)),
                 },
             )  # fmt: skip
@@ -200,13 +205,13 @@ class Writer:
 
     def append(self, payload: bytes, stream: int = 0) -> int:
         """Returns the status; the request's number is `self.last`."""
-        code = int(lib.rw_append(self.writer, stream, payload, len(payload), self.last + 1))
+        code = int(lib.rw_append(self.writer, handle(stream), payload, len(payload), self.last + 1))
         self.last += code == lib.RW_OK
         return code
 
     def append_many(self, payloads: list[bytes], stream: int = 0) -> int:
         data, lengths = b"".join(payloads), [len(payload) for payload in payloads]
-        code = int(lib.rw_append_many(self.writer, stream, lengths, len(lengths), data, len(data), self.last + 1))
+        code = int(lib.rw_append_many(self.writer, handle(stream), lengths, len(lengths), data, len(data), self.last + 1))
         self.last += code == lib.RW_OK
         return code
 

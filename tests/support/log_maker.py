@@ -19,7 +19,7 @@ from ringwal.log import segment as segments
 from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, pack
 from ringwal.log.directory import SEGMENTS
 from ringwal.log.manifest import Manifest
-from ringwal.reader import Reader, Record
+from ringwal.reader import Cursor, Reader, Record
 from tests.support.log_place import log_at, path_of
 
 PAGE = 4096
@@ -33,6 +33,18 @@ class Frame(NamedTuple):
     base: int
     data: Sequence[bytes]
     timestamp_ns: int = 0
+
+
+class NumberReader(Reader):
+    """Streams by their number, which here is that of their place."""
+
+    def cursor(self, stream: int, start: int) -> Cursor:
+        return super().cursor(lib.rw_handle(stream, stream), start)
+
+    def read(
+        self, stream: int, start: int, max_records: int = 1000, max_bytes: int | None = None
+    ) -> list[Record]:
+        return super().read(lib.rw_handle(stream, stream), start, max_records, max_bytes)
 
 
 def payload_of(data: Sequence[bytes]) -> bytes:
@@ -127,7 +139,7 @@ class LogMaker:
         rows = [StreamRow(stream, f"s{stream}", offset, 0, 0, 0) for stream, offset in enumerate(self.next_offset)]
         made = Checkpoint(
             uuid=UUID, epoch=self.epoch, position=self.position, block_number=self.number, timestamp_ns=0, streams=pack(rows),
-            epochs=tuple(self._epochs),
+            next_number=len(rows), epochs=tuple(self._epochs),
         )  # fmt: skip
         log = log_at(self.directory)
         named = checkpoint_file.put(log, self._manifest, made, self.streams)
@@ -138,14 +150,14 @@ class LogMaker:
 
     def _create_memory(self, begin: int) -> None:
         self.close()
-        geometry = ffi.new("rw_geometry *", (2, 64, self.streams, 0, self.ring_bytes, self.segment_bytes))
+        geometry = ffi.new("rw_geometry *", (2, 0, 64, self.streams, 0, self.ring_bytes, self.segment_bytes))
         self._memory = mmap.mmap(-1, lib.rw_control_bytes(geometry))
         self.control = ffi.cast("rw_control *", ffi.from_buffer(self._memory))
         lib.rw_control_create(self.control, geometry, UUID, self.epoch, begin, self.position, self.number)
         for stream, offset in enumerate(self.next_offset):
             name = f"s{stream}".encode()
-            row = {"id": stream, "name": name, "name_bytes": len(name), "next_offset": offset}
-            lib.rw_stream_restore(self.control, ffi.new("rw_checkpoint_stream *", row))
+            row = {"number": stream, "name": name, "name_bytes": len(name), "next_offset": offset}
+            lib.rw_stream_restore(self.control, stream, ffi.new("rw_checkpoint_stream *", row))
         fd = os.memfd_create("ring")
         os.truncate(fd, self.ring_bytes)
         self.ring = ffi.cast("uint8_t *", lib.rw_map(fd, 0, self.ring_bytes, 1))
@@ -153,7 +165,7 @@ class LogMaker:
         assert self.ring != ffi.NULL
 
     def reader(self) -> Reader:
-        return Reader(log_at(self.directory), self.control, self.ring)
+        return NumberReader(log_at(self.directory), self.control, self.ring)
 
     def segment_file(self, segment: int) -> Path:
         return path_of(self.directory, segment)

@@ -56,7 +56,7 @@ class LogWriter:
         self.position = recovered.position
         self.number = recovered.block_number
         self.begin = recovered.epoch_begin
-        self.next = {stream.id: stream.next_offset for stream in recovered.streams}
+        self.next = {stream.number: stream.next_offset for stream in recovered.streams}
         self.persisted = recovered.position
 
     def put(
@@ -75,7 +75,7 @@ class LogWriter:
             offset = fields.get("offset", self.next[stream])
             frames.append(self._frame(lib.RW_FRAME_BATCH, stream, offset, count, payload))
             self.next[stream] += count
-        size = sum(80 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128
+        size = sum(88 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128
         length = (size + PAGE - 1) // PAGE * PAGE
         if self.position % self.manifest.segment_bytes + length > self.manifest.segment_bytes - PAGE:
             self.end()
@@ -98,7 +98,7 @@ class LogWriter:
         record.kind, record.stream, record.count = kind, stream, count
         record.base_offset, record.payload_bytes = offset, len(payload)
         record.timestamp_ns, record.digest = 1_000 + offset, lib.rw_xxh3(payload, len(payload))
-        record.ticket, record.number, record.slot, record.generation = 64, 7, 3, 5
+        record.ticket, record.number, record.slot, record.place = 64, 5 << 32 | 7, 3, stream
         record.producer_id, record.producer_sequence = 11, offset
         return record, payload
 
@@ -196,7 +196,7 @@ def contents(directory: Path) -> dict[str, list[bytes]]:
     for _, piece in blocks(directory):
         at, seen = ffi.new("uint64_t *", 128), ffi.new("rw_frame_info *")
         while lib.rw_block_frames(piece, at, seen, 1):
-            payload = piece[seen.at + 80 : seen.at + 80 + seen.payload_bytes]
+            payload = piece[seen.at + 88 : seen.at + 88 + seen.payload_bytes]
             if seen.kind == lib.RW_FRAME_STREAM:
                 names[seen.stream] = payload.decode()
                 records.setdefault(payload.decode(), [])

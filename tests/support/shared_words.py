@@ -23,10 +23,10 @@ VIEWS = {"rw_control": "engine", "rw_progress": "progress", "rw_slot": "slot", "
 NOT_VIEWED = {("rw_control", "life")}
 # What a loop in Python reads by itself.
 ALONE = {
-    "rw_control": {"state", "membership", "stream_count", "wal_error", "storage_full", "sealed_end", "released_end"}
+    "rw_control": {"state", "membership", "next_number", "wal_error", "storage_full", "sealed_end", "released_end"}
     | {"confirmed_ns"},
     "rw_slot": {"state"},
-    "rw_stream": {"state", "start_offset"},
+    "rw_stream": {"number"},
 }
 # Words of one process by the next one's: who reads the later one first never sees it ahead of the one before.
 VIEW_ORDER = ("supervisor", "drain", "WAL", "client")

@@ -76,7 +76,7 @@ def test_what_attaching_meets_passes_the_place_that_gives_an_outcome() -> None:
     binding = [(name, call) for attribute in ("bind", "_bind") for name, call in calls(ROOM / "stream.py", attribute)]
     assert {name for name, _ in binding} == {"_bind", "_bind_to_append"}
     appending = {"append", "append_many", "_append_slowly", "_append_batch", "_submit_slowly", "_may_follow"}
-    for attribute in ("attachment", "number_of", "lane", "create_stream"):
+    for attribute in ("attachment", "handle_of", "lane", "create_stream"):
         assert not {name for name, _ in calls(ROOM / "stream.py", attribute)} & appending
     source = next(ast.unparse(node) for name, node in functions(ROOM / "stream.py") if name == "_bind_to_append")
     assert "except Error as error" in source

@@ -76,7 +76,7 @@ def test_a_value_outside_its_limits_is_refused_by_name(values: dict[str, Any], s
         ({"lane_quota_bytes": 2 * MIB}, r"lane_quota_bytes .*2MiB.* block_bytes .*1MiB"),
         ({"ring_bytes": 64 * MIB}, "raise segment_bytes to 69MiB, or lower ring_bytes or max_streams"),
         ({**SMALL, "max_streams": 16384}, "raise segment_bytes to 6MiB"),
-        ({"ring_bytes": 128 * MIB, "segment_bytes": GIB, "block_bytes": 32 * MIB}, r"block_bytes \(32MiB\) .* lower .* to 9M"),
+        ({"ring_bytes": 128 * MIB, "segment_bytes": GIB, "block_bytes": 32 * MIB}, r"block_bytes \(32MiB\) .* lower .* to 10M"),
         ({"ring_bytes": 64 * MIB, "lane_quota_bytes": 2 * MIB}, "lane_quota_bytes .*; raise segment_bytes to 69MiB"),
     ],
 )

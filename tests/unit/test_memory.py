@@ -331,9 +331,9 @@ def test_a_slot_is_released_when_both_wal_and_drain_let_its_generation_go(uuid: 
 def test_restored_streams_go_on_where_they_ended(uuid: bytes) -> None:
     with create_control(uuid) as control:
         c = control.pointer
-        row = {"id": 2, "name": b"orders", "name_bytes": 6, "next_offset": 41, "payload_bytes": 99, "timestamp_ns": 7}
-        lib.rw_stream_restore(c, ffi.new("rw_checkpoint_stream *", row))
-        lib.rw_stream_open(c, 3, b"fresh", 5)
+        row = {"number": 5, "name": b"orders", "name_bytes": 6, "next_offset": 41, "payload_bytes": 99, "timestamp_ns": 7}
+        lib.rw_stream_restore(c, 2, ffi.new("rw_checkpoint_stream *", row))
+        lib.rw_stream_open(c, 3, 6, b"fresh", 5)
         assert c.stream_count == 4
         restored, fresh = lib.rw_stream_of(c, 2), lib.rw_stream_of(c, 3)
         assert (restored.state, restored.next_offset, restored.confirmed_offset) == (lib.RW_STREAM_OPEN, 41, 41)

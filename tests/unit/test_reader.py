@@ -57,7 +57,7 @@ def test_start_beyond_the_end_negative_and_trimmed(log: LogMaker) -> None:
     assert reading.read(1, 1 << 40) == []
     with pytest.raises(ValueError, match="begin at 0"):
         reading.read(1, -1)
-    with pytest.raises(ValueError, match="no stream"):
+    with pytest.raises(ValueError, match="no place"):
         reading.read(log.streams, 0)
     with pytest.raises(ValueError, match="negative"):
         reading.read(1, 0, -1)
@@ -296,7 +296,7 @@ def test_the_index_of_the_live_segment_grows(log: LogMaker) -> None:
     for start in range(40):
         add(log, 1)
         fill_ring(log)
-        check(Cursor(reading, 1, start).next(1), 1, start, 1)
+        check(reading.cursor(1, start).next(1), 1, start, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------- at random

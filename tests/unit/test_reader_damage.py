@@ -8,7 +8,6 @@ import pytest
 
 from ringwal._native import ffi
 from ringwal.errors import CorruptionError
-from ringwal.reader import Cursor
 from tests.support.log_maker import PAGE, Frame, LogMaker, add, block_bytes, check, data_of, fill_ring, offsets
 
 HEADERS = ffi.sizeof("rw_block") + ffi.sizeof("rw_frame")
@@ -55,7 +54,7 @@ def test_zombies_beyond_a_cut_are_never_returned(log: LogMaker) -> None:
         check(reading.read(3, 0), 3, 0, 8)
         for stream, size in ((1, 900), (2, None), (3, None)):
             for start in range(log.next_offset[stream]):
-                check(Cursor(log.reader(), stream, start).next(2), stream, start,
+                check(log.reader().cursor(stream, start).next(2), stream, start,
                       min(2, log.next_offset[stream] - start), size)  # fmt: skip
 
 

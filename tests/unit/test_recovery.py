@@ -138,10 +138,10 @@ def test_what_is_carried_over_is_the_same_record(log: LogWriter) -> None:
     log.put((1, [b"y", b"z"]), watermark=hole.position)
     recover(log_at(log.directory), CONFIG)
     (head, piece), = [b for b in blocks(log.directory) if b[0]["kind"] == lib.RW_BLOCK_DATA and b[0]["epoch"] == 2]
-    _, kind, persisted, slot, size, count, stream, generation, *rest = struct.unpack_from("<IBBHIIIIQQQQQQQ", piece, 128)
-    payload = piece[208 : 208 + size]
-    assert (kind, persisted, slot, count, stream, generation) == (lib.RW_FRAME_BATCH, 0, 0, 2, 1, 0)
-    assert rest == [1, 1_001, xxhash.xxh3_64_intdigest(payload), 0, 0, 11, 1]
+    _, kind, persisted, slot, size, count, stream, flags, *rest = struct.unpack_from("<IBBHIIIIQQQQQQQII", piece, 128)
+    payload = piece[216 : 216 + size]
+    assert (kind, persisted, slot, count, stream, flags) == (lib.RW_FRAME_BATCH, 0, 0, 2, 1, 0)
+    assert rest == [1, 1_001, xxhash.xxh3_64_intdigest(payload), 0, 0, 11, 1, 0, 0]
     assert payload == struct.pack("<II", 1, 1) + b"yz" and head["number"] == 1
 
 
@@ -321,7 +321,7 @@ def test_a_block_inside_a_torn_block_is_payload(log: LogWriter, tmp_path: Path) 
     other.directory, other.next, other.position = tmp_path / "other", {}, log.position + PAGE
     inner = other.put((1, b"forged"))
     image = other.file(0).read_bytes()[PAGE + inner.position : PAGE + inner.end]
-    payload = bytes(PAGE - 128 - 88 - 80) + image
+    payload = bytes(PAGE - 128 - 96 - 88) + image
     torn = log.put((0, payload), state="torn")
     assert log.file(0).read_bytes()[PAGE + inner.position : PAGE + inner.end] == image
     log.put((2, b"after"), watermark=torn.position)

@@ -53,7 +53,7 @@ def refused_whole(log: LogWriter, match: str) -> None:
 def test_a_flipped_bit_below_a_watermark_is_refused(log: LogWriter, bit: int) -> None:
     first = log.put((0, b"a" * 100))
     log.put((0, b"b"))  # its watermark covers the first
-    log.flip(first.position + 128 + 80 + 8 + 80 + 50, bit)
+    log.flip(first.position + 128 + 88 + 8 + 88 + 50, bit)
     refused(log, "that was on the disk is damaged", first.position)
 
 
@@ -76,7 +76,7 @@ def test_a_carried_block_is_never_taken_for_a_torn_tail(log: LogWriter) -> None:
 
 
 def test_a_hole_is_tolerated_up_to_the_window_and_not_beyond(log: LogWriter) -> None:
-    fill = b"f" * (MIB // 2 - 128 - 2 * 80 - 8)
+    fill = b"f" * (MIB // 2 - 128 - 2 * 88 - 8)
     hole = log.put((0, fill), state="missing")
     exact = log.put((1, fill), watermark=hole.position)
     assert exact.end - hole.position == CONFIG.ring_bytes
@@ -272,8 +272,8 @@ def test_settings_that_do_not_fit_the_log_are_refused(log: LogWriter) -> None:
     before = snapshot(log.directory)
     with pytest.raises(ConfigError, match="3MiB, which is fixed"):
         recover(log_at(log.directory), dataclasses.replace(CONFIG, segment_bytes=4 * MIB))
-    with pytest.raises(ConfigError, match="raise max_streams to 64"):
-        recover(log_at(log.directory), dataclasses.replace(CONFIG, max_streams=63))
+    with pytest.raises(ConfigError, match="2 streams; raise max_streams to 2"):
+        recover(log_at(log.directory), dataclasses.replace(CONFIG, max_streams=1))
     assert snapshot(log.directory) == before
     assert len(recover(log_at(log.directory), CONFIG).streams) == 2
 

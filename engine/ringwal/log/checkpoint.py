@@ -42,9 +42,9 @@ class EpochRow(NamedTuple):
 
 
 class StreamRow(NamedTuple):
-    """One stream, as of the checkpoint's position."""
+    """One stream that lives, as of the checkpoint's position."""
 
-    id: int
+    number: int
     name: str
     next_offset: int
     start_offset: int
@@ -66,13 +66,15 @@ class Checkpoint:
     """Of the next block."""
     timestamp_ns: int
     """No block has a newer one."""
+    next_number: int
+    """No stream of the log ever had it, or a larger one."""
     streams: bytes
-    """Rows of all streams, in order of ids: `rows`."""
+    """Rows of all streams, in order of numbers: `rows`."""
     epochs: tuple[EpochRow, ...]
     """All that have a byte in the log, oldest first; the last one is the one in force."""
 
     def rows(self) -> list[StreamRow]:
-        """Every stream, in order of ids.
+        """Every stream, in order of numbers.
 
         Raises:
             CorruptionError: they are not what anybody of ours wrote, whatever the digest says.
@@ -85,8 +87,8 @@ class Checkpoint:
                 name = raw[:name_bytes].decode()
             except UnicodeDecodeError:
                 raise CorruptionError(f"the checkpoint has a stream {number} with a name that is not UTF-8") from None
-            good = last < number and state == lib.RW_STREAM_OPEN and 0 < name_bytes <= len(raw) and start <= following
-            if not good or max(following, size, newest) >= _NUMBERS_END or name in names:
+            good = last < number < self.next_number and state == lib.RW_STREAM_OPEN and 0 < name_bytes <= len(raw)
+            if not good or start > following or max(following, size, newest) >= _NUMBERS_END or name in names:
                 raise CorruptionError(f"the checkpoint's row of stream {number} contradicts itself or the others")
             last = number
             names.add(name)
@@ -119,7 +121,7 @@ def encode(c: Checkpoint) -> tuple[bytes, int]:
         len(c.streams) // STREAM_BYTES,
         0,
         len(c.epochs),
-        0,
+        c.next_number,
         HEADER_BYTES + len(c.streams) + len(epochs),
     )
     data = bytearray(b"".join((head.ljust(HEADER_BYTES, b"\0"), c.streams, epochs)))
@@ -149,7 +151,7 @@ def decode(data: bytes) -> Checkpoint:
     if len(data) < HEADER_BYTES:
         raise CorruptionError(f"a checkpoint of {len(data)} bytes is too short")
     magic, version, features, uuid, *numbers = _HEADER.unpack_from(data)
-    epoch, position, number, newest, streams, owners, epochs, _, total = numbers
+    epoch, position, number, newest, streams, owners, epochs, next_number, total = numbers
     blank = bytearray(data)
     _DIGEST.pack_into(blank, _HEADER.size, 0)
     if magic != _MAGIC or digest_of(data) != xxhash.xxh3_64_intdigest(blank):
@@ -166,6 +168,7 @@ def decode(data: bytes) -> Checkpoint:
         position=position,
         block_number=number,
         timestamp_ns=newest,
+        next_number=next_number,
         streams=data[HEADER_BYTES:rows_end],
         epochs=tuple(EpochRow(*row) for row in _EPOCH.iter_unpack(data[rows_end:])),
     )

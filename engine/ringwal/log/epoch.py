@@ -121,6 +121,7 @@ class EpochWriter:
             position=self.position,
             block_number=self.block_number,
             timestamp_ns=scan.timestamp_ns,
+            next_number=scan.next_number,
             streams=bytes(ffi.buffer(rows, count * STREAM_BYTES)),
             epochs=(*cut, EpochRow(self.manifest.claimed, self.begin, 0)),
         )

@@ -45,7 +45,7 @@ LOG = logging.getLogger("ringwal")
 class RecoveredStream:
     """A stream that the log defines. `next_offset` is the offset of the next record to be appended."""
 
-    id: int
+    number: int
     name: str
     next_offset: int
     start_offset: int = 0
@@ -87,7 +87,9 @@ class Recovered:
     timestamp_ns: int
     """The newest timestamp in the log; later blocks should not go back behind it."""
     streams: tuple[RecoveredStream, ...]
-    """In order of their ids, which may have gaps."""
+    """Those that live, in order of their numbers, which may have gaps."""
+    next_number: int
+    """Of a stream that the log has never had."""
     direct: bool
     """Segments are written with O_DIRECT."""
     statistics: Statistics
@@ -124,10 +126,12 @@ def recover(directory: Directory, config: Config, tell: Callable[[int, int], obj
     known = checkpoint_file.load(directory, manifest) if manifest.epoch else None
     if known is not None:
         known.rows()  # C believes them
-    with Walk(directory, manifest, known, config.max_streams, tell, direct=config.direct_io != "off") as walk:
+    with Walk(directory, manifest, known, tell, direct=config.direct_io != "off") as walk:
         cut = _scan(walk, manifest)
         tell(walk.end - walk.begin, walk.end - walk.begin)  # what lies behind the tail is not read
         streams = _streams(walk)
+        if len(streams) > config.max_streams:
+            raise ConfigError(f"the log has {len(streams)} streams; raise max_streams to {len(streams)}")
         _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
         lost = segment.missing(directory, manifest, walk.begin // walk.size)
         if lost:
@@ -147,6 +151,7 @@ def recover(directory: Directory, config: Config, tell: Callable[[int, int], obj
             block_number=writer.block_number,
             timestamp_ns=walk.scan.timestamp_ns,
             streams=streams,
+            next_number=walk.scan.next_number,
             direct=direct,
             statistics=_statistics(walk.scan, tuple(lost), time.monotonic() - began),
         )
@@ -195,8 +200,8 @@ def _scan(walk: Walk, manifest: Manifest) -> int:
     if walks and _consistent(scan):
         walk.begin_tail()
         beyond = walk.first_beyond() if walk.run_tail() else None
-    if scan.finding == lib.RW_RECOVERY_TOO_MANY:
-        raise ConfigError(f"the log has a stream {scan.finding_stream}; raise max_streams to {scan.finding_stream + 1}")
+    if scan.finding == lib.RW_RECOVERY_NO_MEMORY:
+        raise MemoryError("no memory for the table of streams")
     far_end = scan.valid_end if beyond is None else beyond
     later = far_end > cut
     row = decide(
@@ -225,6 +230,8 @@ _CONTRADICTIONS = {
     lib.RW_RECOVERY_REPEAT: "it has a record of stream {} at an offset that another record has",
     lib.RW_RECOVERY_UNKNOWN: "it has a record of stream {}, which was never defined",
     lib.RW_RECOVERY_RENAMED: "it defines stream {} again, under another name",
+    lib.RW_RECOVERY_DELETED: "it has a frame of stream {}, which was deleted before",
+    lib.RW_RECOVERY_TRIM: "it drops records of stream {} that the stream does not have",
 }
 
 
@@ -242,21 +249,20 @@ def _corruption(walk: Walk, row: Row, cut: int, far_end: int) -> CorruptionError
 
 
 def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
-    """Every stream that checkpoint and epoch define, with what is carried over counted in. Raises CorruptionError."""
+    """Every stream that lives by checkpoint and epoch, with what is carried over counted in. Raises CorruptionError."""
     found: list[RecoveredStream] = []
     names: set[str] = set()
-    for stream in range(walk.scan.stream_end):
-        entry = lib.rw_recovery_stream_of(walk.scan, stream)
-        if entry.state == lib.RW_RECOVERY_STREAM_UNKNOWN:
+    for place in range(walk.scan.stream_end):
+        entry = lib.rw_recovery_stream_of(walk.scan, place)
+        if entry.state not in (lib.RW_RECOVERY_STREAM_DEFINED, lib.RW_RECOVERY_STREAM_BROKEN):
             continue
-        name = walk.name_of(stream)
+        name = walk.name_of(entry)
         if name in names:
             raise CorruptionError(f"two streams have the name {name!r}", *walk.place(walk.begin))
         names.add(name)
-        found.append(
-            RecoveredStream(stream, name, entry.next_offset, entry.start_offset, entry.payload_bytes, entry.timestamp_ns)
-        )
-    return tuple(found)
+        numbers = (entry.next_offset, entry.start_offset, entry.payload_bytes, entry.timestamp_ns)
+        found.append(RecoveredStream(entry.number, name, *numbers))
+    return tuple(sorted(found, key=lambda stream: stream.number))
 
 
 def _refuse_older_manifest(directory: Directory, manifest: Manifest, begin: int) -> None:

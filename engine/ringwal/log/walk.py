@@ -31,7 +31,6 @@ class Walk:
         directory: Directory,
         manifest: Manifest,
         checkpoint: Checkpoint | None,
-        max_streams: int,
         tell: Callable[[int, int], object],
         *,
         direct: bool,
@@ -48,13 +47,15 @@ class Walk:
         self.size = manifest.segment_bytes
         self.begin = manifest.checkpoint_position
         self.end = manifest.named_end * self.size
-        self.scan: Any = lib.rw_recovery_open(manifest.uuid, manifest.epoch, self.begin, self.size, max_streams)
+        self.scan: Any = lib.rw_recovery_open(manifest.uuid, manifest.epoch, self.begin, self.size)
         if self.scan == ffi.NULL:
-            raise MemoryError("no memory for the table of streams")
+            raise MemoryError("no memory for a recovery")
         if checkpoint is not None:
             self.scan.timestamp_ns = checkpoint.timestamp_ns
             with ffi.from_buffer("rw_checkpoint_stream[]", checkpoint.streams) as rows:
-                lib.rw_recovery_seed(self.scan, rows, len(checkpoint.streams) // STREAM_BYTES)
+                count = len(checkpoint.streams) // STREAM_BYTES
+                if lib.rw_recovery_seed(self.scan, rows, count, checkpoint.next_number) != lib.RW_OK:
+                    raise MemoryError("no memory for the table of streams")
 
     def __enter__(self) -> Walk:
         try:
@@ -118,18 +119,17 @@ class Walk:
         return None
 
     def offsets(self) -> list[int]:
-        """Every stream's next offset, by id."""
+        """Every stream's next offset, in the order in which they were met."""
         streams = range(self.scan.stream_end)
         return [lib.rw_recovery_stream_of(self.scan, stream).next_offset for stream in streams]
 
-    def name_of(self, stream: int) -> str:
+    def name_of(self, entry: Any) -> str:
         """The name of a defined stream. Raises CorruptionError: it is not UTF-8."""
-        entry = lib.rw_recovery_stream_of(self.scan, stream)
         raw = bytes(ffi.buffer(entry.name)[: entry.name_bytes])
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise CorruptionError(f"stream {stream} has a name that is not UTF-8: {raw!r}") from None
+            raise CorruptionError(f"stream {entry.number} has a name that is not UTF-8: {raw!r}") from None
 
     def _run(self, end: int, draft: Any, on_full: Callable[[], None] | None) -> bool:
         while self.scan.position < end:

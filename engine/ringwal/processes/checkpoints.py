@@ -95,6 +95,7 @@ class Checkpoints:
             position=found.position,
             block_number=found.block_number,
             timestamp_ns=found.timestamp_ns,
+            next_number=found.next_number,
             streams=bytes(ffi.buffer(self._rows, found.count * STREAM_BYTES)),
             epochs=self._epochs,
         )

@@ -248,7 +248,7 @@ class Service:
             case {"op": "stream", "name": name}:
                 self._check_running()
                 find = self._streams.find if request.get("look") is True else self._streams.open
-                return {"id": find(name)}
+                return find(name)._asdict()
             case {"op": "status"}:
                 return self._report()
             case {"op": "stop"}:

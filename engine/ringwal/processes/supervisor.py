@@ -175,7 +175,7 @@ class Supervisor:
 
     def _run(self, context: EngineContext, listener: Listener, recovered: Recovered, home: Home) -> int:
         control, held = context.control.pointer, context.ownership.private.held
-        streams = StreamTable(control, recovered.streams)
+        streams = StreamTable(control, recovered.streams, recovered.next_number)
         with (
             selectors.DefaultSelector() as selector,
             contextlib.closing(Lanes()) as lanes,

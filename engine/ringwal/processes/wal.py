@@ -118,7 +118,7 @@ class WalProcess:
     def _follow_membership(self) -> None:
         # Before the look: what changes during it is looked at again.
         self.membership_seen = lib.rw_engine_membership(self.control)
-        for k in range(self.config.max_clients):
+        for k in range(self.config.max_clients + memory.ENGINE_SLOTS):
             slot = views.slot(self.control, k)
             if slot.state == lib.RW_SLOT_ACTIVE or (slot.state == lib.RW_SLOT_CLOSING and slot.wal_done != slot.generation):
                 self._attach(k, slot)

@@ -122,7 +122,8 @@ class Registration:
         self.granted.pop((slot, generation), None)
 
     def stream(self, name: str, *, look: bool = False) -> int:
-        """The id of the stream of that name, made on first use unless this is only a look.
+        """The handle of the stream of that name (csrc/stream.h: its number and its place), made on first use unless this is
+        only a look.
 
         Raises:
             ConfigError: the name is not legal.
@@ -131,7 +132,8 @@ class Registration:
         """
         check_stream_name(name)
         message: Message = {"op": "stream", "name": name}
-        return int(self._request({**message, "look": True} if look else message)[0]["id"])
+        reply, _ = self._request({**message, "look": True} if look else message)
+        return int(lib.rw_handle(reply["place"], reply["number"]))
 
     def status(self) -> dict[str, Any]:
         """The engine's report."""

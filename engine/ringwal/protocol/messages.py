@@ -11,8 +11,8 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
            ends the waiting
     {"op": "withdraw", "request": tag}              -> {}: nobody waits any more for the lane of the request of that tag
     {"op": "release", "slot": n, "generation": n}   -> {}: the client has no use for that lane any more
-    {"op": "stream", "name": s}   -> {"id"} of the stream, which is made if need be
-    {"op": "stream", "name": s, "look": true}       -> {"id"}, or refused: there is none, and none is made
+    {"op": "stream", "name": s}   -> {"number", "place"} of the stream, which is made if need be
+    {"op": "stream", "name": s, "look": true}       -> the same, or refused: there is none, and none is made
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
 

@@ -1,0 +1,162 @@
+/* The WAL process's own table of streams: what is composed of each, and what is told of that. Under
+ * the compose lock. */
+#include "frame.h"
+#include "points.h"
+#include "stream.h"
+#include "wal_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The place's words are believed while the number is there and its DELETE is not composed: until
+ * then the supervisor does not touch them (stream.h, PLACES). */
+static bool adopt(rw_wal *w, uint32_t place, uint32_t number)
+{
+    const rw_stream *s = rw_stream_of(w->c, place);
+    if (number == RW_NO_STREAM || rw_load32(&s->number) != number || s->ended == number)
+        return false;
+    RW_ASSERT(s->name_bytes != 0 && s->name_bytes <= RW_STREAM_NAME_MAX);
+    w->streams[place] = (rw_wal_stream){
+        .next_offset = s->next_offset,
+        .composed_bytes = s->composed_bytes,
+        .composed_ns = s->composed_ns,
+        .trimmed_offset = s->trimmed_offset,
+        .number = number,
+        .defined = s->defined_end != 0 && s->defined_end <= w->c->sealed_end,
+    };
+    return true;
+}
+
+bool rw_wal_streams_open(rw_wal *w)
+{
+    rw_control *c = w->c;
+    w->streams = malloc(c->max_streams * sizeof *w->streams);
+    w->row_places = calloc(c->max_streams, sizeof *w->row_places);
+    if (w->streams == NULL || w->row_places == NULL)
+        return false;
+    for (uint32_t place = 0; place < c->max_streams; place++) {
+        w->streams[place] = (rw_wal_stream){.number = RW_NO_STREAM};
+        adopt(w, place, rw_load32(&rw_stream_of(c, place)->number));
+    }
+    w->numbers_end = c->numbers_end;
+    return true;
+}
+
+void rw_wal_streams_close(rw_wal *w)
+{
+    free(w->streams);
+    free(w->row_places);
+}
+
+rw_wal_stream *rw_wal_living(rw_wal *w, uint32_t place, uint32_t number)
+{
+    rw_wal_stream *p = &w->streams[place];
+    if (p->number != number && !adopt(w, place, number))
+        return NULL;
+    return p->over ? NULL : p;
+}
+
+void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p)
+{
+    p->defined = true;
+    if (p->number >= w->numbers_end)
+        w->numbers_end = p->number + 1;
+}
+
+void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t stamp)
+{
+    if (p->touched_in != stamp) {
+        p->touched_in = stamp;
+        w->touched[w->touched_count++] = (uint32_t)(p - w->streams);
+    }
+}
+
+void rw_wal_streams_publish(rw_wal *w)
+{
+    rw_control *c = w->c;
+    if (c->numbers_end < w->numbers_end)
+        rw_store32(&c->numbers_end, w->numbers_end);
+    for (uint32_t i = 0; i < w->touched_count; i++) {
+        const rw_wal_stream *p = &w->streams[w->touched[i]];
+        rw_stream *s = rw_stream_of(c, w->touched[i]);
+        /* its place is not given away before this block is written */
+        RW_ASSERT(rw_load32(&s->number) == p->number && s->ended != p->number);
+        RW_ASSERT(p->next_offset >= s->next_offset && p->trimmed_offset <= p->next_offset);
+        rw_store64(&s->composed_ns, p->composed_ns);
+        rw_store64(&s->composed_bytes, p->composed_bytes);
+        rw_store64(&s->next_offset, p->next_offset);
+        if (s->trimmed_offset != p->trimmed_offset)
+            rw_store64(&s->trimmed_offset, p->trimmed_offset);
+        if (s->defined_end == 0 || s->defined_end > c->sealed_end)
+            rw_store64(&s->defined_end, c->sealed_end);
+        if (p->over)
+            rw_store32(&s->ended, p->number); /* last: a successor passes over the stream then */
+    }
+    w->touched_count = 0;
+}
+
+/* ------------------------------------------------------------------------------------- snapshot */
+
+static void fill_row(const rw_wal_stream *p, rw_checkpoint_stream *row)
+{
+    row->number = p->number;
+    row->state = RW_STREAM_OPEN;
+    row->next_offset = p->next_offset;
+    row->start_offset = p->trimmed_offset;
+    row->payload_bytes = p->composed_bytes;
+    row->timestamp_ns = p->composed_ns;
+}
+
+/* False if a stream has gone since, and its place with its name to another. PAIR: place */
+static bool fill_names(const rw_wal *w, rw_checkpoint_stream *rows, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const rw_stream *s = rw_stream_of(w->c, w->row_places[i]);
+        rows[i].name_bytes = (uint16_t)rw_load32(&s->name_bytes);
+        memcpy(rows[i].name, s->name, RW_STREAM_NAME_MAX);
+        rw_fence_acquire();
+        if (rw_peek32(&s->number) != rows[i].number)
+            return false;
+    }
+    return true;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    const rw_checkpoint_stream *x = a, *y = b;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static void sort_rows(rw_checkpoint_stream *rows, uint32_t count)
+{
+    uint32_t i = 1;
+    while (i < count && rows[i - 1].number < rows[i].number)
+        i++;
+    if (i < count) /* places were used again */
+        qsort(rows, count, sizeof *rows, by_number);
+}
+
+void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot *out)
+{
+    do {
+        compose_lock(w);
+        *out = (rw_wal_snapshot){
+            .position = w->c->sealed_end,
+            .block_number = w->c->sealed,
+            .timestamp_ns = w->last_timestamp_ns,
+            .next_number = w->numbers_end,
+        };
+        uint32_t places = rw_load32(&w->c->stream_count);
+        for (uint32_t place = 0; place < places; place++) {
+            const rw_wal_stream *p = &w->streams[place];
+            if (p->number == RW_NO_STREAM || !p->defined || p->over)
+                continue;
+            w->row_places[out->count] = place;
+            fill_row(p, &rows[out->count++]);
+        }
+        compose_unlock(w);
+        /* What does not change without the lock. Each try again takes somebody who deletes one
+         * stream and makes another one meanwhile. */
+    } while (!fill_names(w, rows, out->count));
+    sort_rows(rows, out->count);
+}
