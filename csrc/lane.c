@@ -113,15 +113,15 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
 }
 
 /* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
-static void publish(rw_writer *w, uint64_t at, uint64_t stream, uint64_t payload, uint32_t count,
-                    uint64_t number)
+static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint64_t stream, uint64_t payload,
+                    uint32_t count, uint64_t number)
 {
     rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
     rw_request h = {
         .valid = rw_lane_valid(w->salt, at),
         .stream = rw_handle_number(stream),
         .place = rw_handle_place(stream),
-        .kind = RW_FRAME_BATCH,
+        .kind = kind,
         .payload_bytes = (uint32_t)payload,
         .count = count,
         .digest = rw_xxh3((const uint8_t *)(q + 1), payload),
@@ -153,7 +153,7 @@ static void put_one(rw_writer *w, uint64_t at, uint64_t stream, const uint8_t *d
     memcpy(to, data, bytes / 2);
     (void)RW_POINT("w.copy.mid");
     memcpy(to + bytes / 2, data + bytes / 2, bytes - bytes / 2);
-    publish(w, at, stream, bytes, 1, number);
+    publish(w, at, RW_FRAME_BATCH, stream, bytes, 1, number);
 }
 
 static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t *lengths,
@@ -164,7 +164,7 @@ static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t
     memcpy(to, lengths, table);
     (void)RW_POINT("w.copy.batch");
     memcpy(to + table, data, bytes);
-    publish(w, at, stream, table + bytes, count, number);
+    publish(w, at, RW_FRAME_BATCH, stream, table + bytes, count, number);
 }
 
 int rw_append(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
@@ -185,6 +185,18 @@ int rw_append_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint3
     int rc = claim(w, (count > 1 ? 4ull * count : 0) + bytes, &at);
     if (rc == RW_OK)
         put_batch(w, at, stream, lengths, count, data, bytes, number);
+    return rc;
+}
+
+int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_t *data,
+                      uint64_t bytes, uint64_t number)
+{
+    uint64_t at;
+    int rc = claim(w, bytes, &at);
+    if (rc == RW_OK) {
+        memcpy(w->data + (at & (w->bytes - 1)) + sizeof(rw_request), data, bytes);
+        publish(w, at, (uint8_t)kind, stream, bytes, 0, number);
+    }
     return rc;
 }
 

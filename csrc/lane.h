@@ -99,6 +99,11 @@ int rw_append(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes
 int rw_append_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
                    const uint8_t *data, uint64_t bytes, uint64_t number);
 
+/* A request of the engine's own (layout.h: enum rw_frame_kind), in a lane of its own: any other one
+ * is refused for it. A TRIM must not be above what is confirmed. */
+int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_t *data,
+                      uint64_t bytes, uint64_t number);
+
 /* Sleeps until there may be room for a payload of this size. RW_OK, RW_PENDING, RW_INTERRUPTED,
  * RW_GONE, RW_FAULT. A signal does not end the wait, here and in rw_completion_settle: its handler
  * may append, too, and would wait for the same. Where each signal ended the wait below, handlers

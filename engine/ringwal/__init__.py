@@ -20,6 +20,7 @@ from ringwal.errors import (
     RecordTooLarge,
     ShmUnavailable,
     StorageFull,
+    StreamDeleted,
     VersionMismatch,
 )
 from ringwal.reader import Record
@@ -56,6 +57,7 @@ __all__ = [
     "ShmUnavailable",
     "StorageFull",
     "Stream",
+    "StreamDeleted",
     "StreamInfo",
     "Supervisor",
     "VersionMismatch",

@@ -154,6 +154,12 @@ class NoSuchStream(Error, LookupError):
     """Nobody has appended to the stream, or created it. Looking at it does not."""
 
 
+class StreamDeleted(NoSuchStream):
+    """The stream was deleted before the append was taken: nothing was written. Append by name again to make a new stream."""
+
+    outcome = "not_appended"
+
+
 class OffsetTrimmed(Error):
     """The offset asked for lies before `start_offset`, the first one that the stream still has."""
 
@@ -229,6 +235,8 @@ def of_code(
         return CorruptionError(f"{lead}bytes are not what was written", segment, position)
     if code == lib.RW_MISMATCH:
         return VersionMismatch(f"{lead}shared memory of another build, engine or epoch")
+    if code == lib.RW_DELETED:
+        return StreamDeleted(f"{lead}the stream was deleted; nothing was appended")
     ends = {
         lib.RW_GONE: "the engine was stopped before this append was confirmed" if stopped else _why_it_failed(errno),
         lib.RW_FAULT: "the engine refused this client's lane because it held damaged requests",

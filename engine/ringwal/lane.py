@@ -21,7 +21,7 @@ from ringwal.errors import (
     of_code,
 )
 from ringwal.greenlets import Rests, patched
-from ringwal.results import FAILED, PENDING, Bank, Ending, Results
+from ringwal.results import DELETED, FAILED, PENDING, Bank, Ending, Results, settled
 
 SLICE = 0.1
 SLICE_NS = int(SLICE * 1e9)
@@ -117,7 +117,7 @@ class Lane:
         return bank.results
 
     def wait(self, results: Results, number: int, stream: str, timeout: float | None) -> int:
-        """The offset, or `FAILED`. Raises `AckTimeout`."""
+        """The offset, `DELETED` or `FAILED`. Raises `AckTimeout`."""
         now = _monotonic()
         # Most waits end with the first call of C: little is looked up before it.
         if self.rests or results.kept is not None or self.ending or (timeout is not None and timeout < SLICE):
@@ -139,8 +139,8 @@ class Lane:
                 if rests is not None:
                     spin = left = 0
                 found = int(_completion_wait(self.writer, number, spin, left))
-                if found >= 0:
-                    return found
+            if found >= 0 or found == DELETED:
+                return found
             spin = 0
             if found in (lib.RW_PENDING, lib.RW_INTERRUPTED):
                 if rests is not None:
@@ -162,9 +162,9 @@ class Lane:
                 )
         return results.find(number)
 
-    def tell(self, number: int) -> Error:
-        """Why that append failed; it counts as told from now on."""
-        error = self.lost
+    def tell(self, number: int, found: int) -> Error:
+        """Why that append failed, of which ``found`` was found; it counts as told from now on."""
+        error = of_code(found) if found == DELETED else self.lost
         assert error is not None
         self._told.add(number)
         return error
@@ -192,11 +192,11 @@ class Lane:
         """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for number, offset in self.settle(stream, deadline):
-            if offset == FAILED and number not in self._told:
-                raise self.tell(number)
+            if offset < 0 and number not in self._told:
+                raise self.tell(number, offset)
 
     def settle(self, stream: int | None, deadline: float | None) -> Iterator[tuple[int, int]]:
-        """Waits for the appends until now, one after the other: the number of each, and its offset or `FAILED`."""
+        """Waits for the appends until now, one after the other: the number of each, and its offset, `DELETED` or `FAILED`."""
         began = time.monotonic()
         for results, number in self._submitted(stream):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -289,20 +289,20 @@ class Lane:
             if oldest.kept is None:
                 # While others give its cells out again, cells are found that hold none of its numbers: not all of it then.
                 found = oldest.collect(self.bank_size)
-                if min(found) >= 0:
+                if settled(found):
                     oldest.kept = found
             if oldest.kept is not None:
                 self._grant(bank, BANKS)
                 self._oldest = bank.next()
                 continue
-            number = oldest.first + next(i for i, offset in enumerate(found) if offset < 0)
+            number = oldest.first + next(i for i, offset in enumerate(found) if offset < 0 and offset != DELETED)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
             code = lib.rw_completion_settle(self.writer, number, self._slice(left))
             if code == lib.RW_FAILED_REQUEST:
                 self.end_failed()
-            elif code < 0 and code not in (lib.RW_PENDING, lib.RW_INTERRUPTED):
+            elif code < 0 and code not in (lib.RW_PENDING, lib.RW_INTERRUPTED, DELETED):
                 self.end(self._why(code))
             elif code < 0 and not self._alive():
                 self.end(EngineFailed("the engine ended before this append was confirmed"))

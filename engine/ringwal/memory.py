@@ -255,9 +255,9 @@ class Remains:
             self._fd = -1
 
 
-def create_lane(control: Mapping, slot: int, generation: int, lane_bytes: int) -> int:
+def create_lane(control: Mapping, slot: int, generation: int, lane_bytes: int, *, name: str | None = None) -> int:
     """`LaneDraft.finish` of a lane that is made in one go. Raises ShmUnavailable."""
-    draft = LaneDraft(f"lane {slot}", lane_bytes)
+    draft = LaneDraft(f"lane {slot}" if name is None else name, lane_bytes)
     try:
         while not draft.step():
             pass

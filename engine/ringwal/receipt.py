@@ -72,6 +72,7 @@ class Receipt:
         Raises:
             AckTimeout: not confirmed in time. The outcome is unknown; asking again later is allowed.
             EngineFailed: the engine ended first. The outcome is unknown.
+            StreamDeleted: the stream was deleted before. Nothing was written.
             ForkError: the receipt was made before a fork, in the parent.
             ValueError: a timeout that is none.
         """
@@ -80,7 +81,7 @@ class Receipt:
         results = self._results
         offset = results.lane.wait(results, self.number, self._stream.name, timeout)
         if offset < 0:
-            raise results.lane.tell(self.number)
+            raise results.lane.tell(self.number, offset)
         return _new_ack(Ack, (self._stream.name, offset, self.count))  # as Ack(...) does, without its frame
 
     def exception(self, timeout: float | None = 30.0) -> Error | None:
@@ -92,8 +93,9 @@ class Receipt:
         """
         timeout = seconds(timeout)
         lane = self._results.lane
-        if lane.wait(self._results, self.number, self._stream.name, timeout) < 0:
-            return lane.tell(self.number)
+        found = lane.wait(self._results, self.number, self._stream.name, timeout)
+        if found < 0:
+            return lane.tell(self.number, found)
         return None
 
     def future(self) -> Future[Ack]:

@@ -35,6 +35,7 @@ from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
 from ringwal.processes.children import Child, check_pidfd, reap_strangers
 from ringwal.processes.context import LOG, EngineContext
+from ringwal.processes.control_lane import ControlLane
 from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
 from ringwal.processes.lanes import Lanes
 from ringwal.processes.last_status import Refusals, leave_status
@@ -183,6 +184,8 @@ class Supervisor:
             held(lanes.close),
             contextlib.ExitStack() as stack,
         ):
+            control_lane = stack.enter_context(contextlib.closing(ControlLane(context, lanes)))
+            stack.enter_context(held(lambda: control_lane.leave(unmap=not context.ownership.private.here())))
             slots = SlotTable(context, lanes)
             group = ProcessGroup(context, selector, lanes)
             stack.enter_context(held(group.leave))
@@ -212,7 +215,7 @@ class Supervisor:
                     *(ready[key] for key in ("directory", "epoch", "wal_pid", "drain_pid", "io")),
                 )
                 self._tell_ready(ready)
-                code = watch.last_look(self._loop(selector, group, service, slots, watch))
+                code = watch.last_look(self._loop(selector, group, service, slots, watch, control_lane))
                 if not group.directory_lost:
                     leave_status(context.directory, facts, code, group.reason)
                 LOG.info("ended with code %d", code)
@@ -233,12 +236,18 @@ class Supervisor:
                 raise
 
     def _loop(
-        self, selector: selectors.BaseSelector, group: ProcessGroup, service: Service, slots: SlotTable, watch: DirectoryWatch
+        self,
+        selector: selectors.BaseSelector,
+        group: ProcessGroup,
+        service: Service,
+        slots: SlotTable,
+        watch: DirectoryWatch,
+        control_lane: ControlLane,
     ) -> int:
         idle_since = time.monotonic()
         grace = AUTOSTART_FIRST_SECONDS
         while True:
-            timeouts = [slots.collect(), service.tick(), watch.tick(), group.tick()]
+            timeouts = [slots.collect(), control_lane.tick(), service.tick(), watch.tick(), group.tick()]
             if group.verdict is not None:  # also by the tick: then there is nobody left to wait for
                 return group.verdict
             if self._autostart and not group.stopping and not len(service):
