@@ -89,6 +89,13 @@ int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled);
 int rw_wal_drop_segment(rw_wal *w, int *fds);
 /* Number of the segment that the next block goes to. */
 uint64_t rw_wal_segment(const rw_wal *w);
+/* DROPS. Composes what the engine drops by itself, in the next block: of each row `stream` and
+ * `start_offset` count. It is in force when its block is released; what lies beyond a cut never
+ * was. Rows of streams that have ended, or are trimmed further, are left out. RW_OK; RW_PENDING:
+ * the one before is not composed yet; RW_FULL: no memory. */
+int rw_wal_compose_drop(rw_wal *w, const rw_drop_row *rows, uint32_t count);
+/* Rows that are not composed yet. */
+uint32_t rw_wal_drop_left(rw_wal *w);
 /* errno while no segment can be prepared, 0 when one could again. */
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
 

@@ -226,16 +226,22 @@ static void fill_block(rw_wal *w)
     } while (w->ring.requests != requests);
 }
 
-/* The first lane, in turn, with a good request. */
-static int first_request(rw_wal *w, uint64_t *need)
+/* The first lane, in turn, with a good request for which there is `room`. Where there is none for
+ * data, w->held_back says so. */
+static int first_request(rw_wal *w, uint64_t room, uint64_t *need)
 {
     rw_request q;
+    w->held_back = false;
     for (uint32_t i = 0; i < w->lanes_end; i++) {
         uint32_t k = (w->next_lane + i) % w->lanes_end;
-        if (next_request(w, k, &q, need) == RW_OK) {
-            w->next_lane = k;
-            return RW_OK;
+        if (next_request(w, k, &q, need) != RW_OK)
+            continue;
+        if (!w->lanes[k].trusted && rw_page_up(sizeof(rw_block) + *need) > room) {
+            w->held_back = true;
+            continue;
         }
+        w->next_lane = k;
+        return RW_OK;
     }
     return RW_PENDING;
 }
@@ -318,16 +324,65 @@ static void announce_cuts(rw_wal *w)
     (void)RW_POINT("l.cut.composed");
 }
 
+/* THE RESERVE. Bytes of the segment that data may use. While the next segment is not there, which
+ * may be for want of space, the last sixteenth of this one is kept for control frames and drops:
+ * a log that is full can still be trimmed. */
+static uint64_t data_room(const rw_wal *w)
+{
+    if (rw_wal_segment_fd(w, rw_wal_segment(w) + 1, 0) >= 0)
+        return UINT64_MAX;
+    uint64_t room = rw_log_ring_segment_room(&w->ring), kept = w->c->segment_bytes / RW_RESERVE_PART;
+    return room > kept ? room - kept : 0;
+}
+
+bool rw_control_ready(const rw_wal *w)
+{
+    bool ready = w->drop_left != 0;
+    for (uint32_t k = w->c->client_slots; k < w->lanes_end; k++)
+        ready |= w->lanes[k].active && rw_lane_ready(&w->lanes[k]);
+    return ready;
+}
+
+/* Opens the block: RW_OK, or as rw_log_ring_begin. A bound for data only, as what a trusted lane
+ * asked for fits anyway. */
+static int begin_block(rw_wal *w, uint64_t need, uint64_t room)
+{
+    uint64_t target = full_block(w);
+    if (target > room)
+        target = room & ~(uint64_t)(RW_PAGE - 1);
+    return rw_log_ring_begin(&w->ring, sizeof(rw_block) + need, target);
+}
+
+/* RW_OK: `need` bytes of frames are to be composed, a DROP of `rows` first if that is not 0.
+ * RW_PENDING, or RW_MAINTENANCE: for a segment. */
+static int find_work(rw_wal *w, uint64_t room, uint32_t *rows, uint64_t *need)
+{
+    *rows = rw_drop_prepare(w);
+    if (*rows != 0) {
+        *need = rw_frame_bytes(*rows * sizeof(rw_drop_row));
+        return RW_OK;
+    }
+    if (first_request(w, room, need) == RW_OK)
+        return RW_OK;
+    if (!w->held_back)
+        return RW_PENDING;
+    rw_signal_fd(w->maintenance_fd);
+    return RW_MAINTENANCE;
+}
+
 int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
 {
     rw_log_ring *r = &w->ring;
-    uint64_t need;
+    uint64_t need, room = data_room(w);
+    uint32_t rows;
     rw_log_ring_advance(r);
-    if (first_request(w, &need) != RW_OK)
-        return RW_PENDING;
+    int rc = find_work(w, room, &rows, &need);
+    if (rc != RW_OK)
+        return rc;
     uint64_t segment = rw_wal_segment(w);
     int fd = rw_wal_segment_fd(w, segment, thread);
     if (fd < 0) {
+        w->held_back = false;
         rw_signal_fd(w->maintenance_fd);
         return RW_MAINTENANCE;
     }
@@ -335,7 +390,7 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     uint64_t now = rw_wall_ns();
     if (now > w->last_timestamp_ns)
         w->last_timestamp_ns = now; /* timestamps never go back, whatever the clock does */
-    int rc = rw_log_ring_begin(r, sizeof(rw_block) + need, full_block(w));
+    rc = begin_block(w, need, room);
     if (rc == RW_TOO_LARGE) {
         if (rw_log_ring_begin_end(r) != RW_OK)
             return RW_FULL;
@@ -344,8 +399,10 @@ int rw_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     } else if (rc != RW_OK) {
         return rc;
     } else {
+        if (rows != 0)
+            rw_drop_put(w, rows);
         fill_block(w);
-        if (r->requests == 0) {
+        if (r->frames == 0) {
             w->touched_count = 0;
             return RW_PENDING; /* the only request was a bad one */
         }
@@ -369,7 +426,7 @@ int rw_compose_idle_watermark(rw_wal *w, uint32_t thread, rw_block_job *job)
     rw_log_ring *r = &w->ring;
     rw_log_ring_advance(r);
     int fd = rw_wal_segment_fd(w, rw_wal_segment(w), thread);
-    if (!rw_idle_watermark_due(w) || fd < 0)
+    if (!rw_idle_watermark_due(w) || fd < 0 || data_room(w) < RW_PAGE)
         return RW_PENDING;
     int rc = rw_log_ring_begin(r, sizeof(rw_block), RW_PAGE);
     if (rc == RW_OK)

@@ -40,7 +40,14 @@ static void restore_stream(rw_wal *w, const rw_frame *r)
     if (p->trimmed_offset < before)
         p->trimmed_offset = before;
     p->over = r->kind == RW_FRAME_DELETE;
-    rw_wal_stream_touch(w, p, UINT64_MAX); /* no block composed from now on has this stamp */
+    rw_wal_stream_touch(w, p, RW_STAMP_RESTORED);
+}
+
+static void restore_drop(rw_wal *w, const rw_frame *r)
+{
+    const rw_drop_row *rows = (const rw_drop_row *)(r + 1);
+    for (uint32_t i = 0; i < r->payload_bytes / sizeof *rows; i++)
+        rw_drop_apply(w, &rows[i], RW_STAMP_RESTORED);
 }
 
 static void restore_cursor(rw_wal *w, const rw_frame *r)
@@ -71,6 +78,8 @@ static void restore_last_block(rw_wal *w, uint8_t *block)
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
         if (rw_frame_queued(r->kind) || r->kind == RW_FRAME_STREAM)
             restore_stream(w, r);
+        if (r->kind == RW_FRAME_DROP)
+            restore_drop(w, r);
         if (rw_frame_answers(r->kind))
             restore_cursor(w, r);
     }

@@ -14,6 +14,9 @@
 #include <sched.h>
 
 #define RW_WAL_SEGMENTS 128u
+/* Of a DROP frame: a fraction of what a segment keeps for control frames (wal_compose.c). */
+#define RW_DROP_ROWS_MAX 1024u
+#define RW_RESERVE_PART  16u
 
 typedef struct rw_wal_segment_slot {
     uint64_t number;
@@ -48,6 +51,10 @@ struct rw_wal {
     uint32_t *touched; /* places of streams with frames in the block being composed */
     uint32_t touched_count;
     uint32_t numbers_end; /* as rw_control has it */
+    /* what rw_wal_compose_drop was given, and what of it is not composed yet */
+    rw_drop_row *drop_rows, *drop_next;
+    uint32_t drop_left;
+    bool held_back; /* data waits for the next segment; the rest of this one is not for it */
     uint64_t cuts; /* composed frames by which records have become droppable */
     uint64_t cuts_told;
     uint64_t last_timestamp_ns;
@@ -105,6 +112,8 @@ int rw_compose_idle_watermark(rw_wal *w, uint32_t thread, rw_block_job *job);
 bool rw_idle_watermark_due(const rw_wal *w);
 /* The client of that generation finds its lane refused. */
 void rw_tell_refused(rw_wal *w, uint32_t k, uint32_t generation);
+/* Is there something that may go where data may not? */
+bool rw_control_ready(const rw_wal *w);
 /* Lanes with a request to be taken, counted up to `enough`. */
 uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough);
 /* Bytes that writers have claimed and nobody has taken: a hint, as a claim may not be published
@@ -128,6 +137,16 @@ void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p);
 /* It has a frame in the block that has this stamp: it is told of when the block is sealed. */
 void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t stamp);
 void rw_wal_streams_publish(rw_wal *w);
+
+/* wal_drop.c, under the compose lock */
+/* How many rows the next DROP frame has, at the most; the first of them is good. 0: none waits. */
+uint32_t rw_drop_prepare(rw_wal *w);
+/* Puts it into the open block, which has room for so many. */
+void rw_drop_put(rw_wal *w, uint32_t count);
+/* What a row changes of its stream; `stamp` as in rw_wal_stream_touch. */
+void rw_drop_apply(rw_wal *w, const rw_drop_row *row, uint64_t stamp);
+/* No block that is composed has it. */
+#define RW_STAMP_RESTORED UINT64_MAX
 
 /* wal_threads.c */
 int rw_write_job(rw_wal *w, const rw_block_job *job);

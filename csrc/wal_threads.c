@@ -33,7 +33,8 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
         return NULL;
     *w = (rw_wal){.c = c, .o = *o, .doorbell_fd = doorbell_fd, .maintenance_fd = maintenance_fd};
     w->lanes = calloc(c->max_clients, sizeof *w->lanes);
-    w->touched = calloc(o->block_bytes / sizeof(rw_frame) + RW_PAGE / sizeof(rw_frame) + 2,
+    w->touched = calloc(o->block_bytes / sizeof(rw_frame) + RW_PAGE / sizeof(rw_frame) + 2 +
+                            RW_DROP_ROWS_MAX,
                         sizeof *w->touched);
     if (!w->lanes || !w->touched) {
         rw_wal_close(w);
@@ -69,6 +70,7 @@ void rw_wal_close(rw_wal *w)
     free(w->lanes);
     rw_wal_streams_close(w);
     free(w->touched);
+    free(w->drop_rows);
     free(w);
 }
 
@@ -172,8 +174,8 @@ static bool poll_doorbell(rw_wal *w, uint64_t ns)
 static bool work_left(const rw_wal *w)
 {
     if (rw_peek32(&w->c->starved) && rw_load64_seq(&w->c->released) == w->released_seen)
-        return false;
-    return rw_lanes_ready(w, 1) != 0; /* PAIR: publish/doorbell */
+        return w->held_back && rw_control_ready(w);
+    return rw_lanes_ready(w, 1) != 0 || w->drop_left != 0; /* PAIR: publish/doorbell */
 }
 
 /* A block has been on its way for so long that nobody should wait for it: one stuck write must not
@@ -419,7 +421,7 @@ int rw_wal_work(rw_wal *w, uint32_t thread)
         }
         if (rw_load32(&w->finishing)) {
             if (got == RW_PENDING && compose_trylock(w)) {
-                bool ready = rw_lanes_ready(w, 1) != 0;
+                bool ready = rw_lanes_ready(w, 1) != 0 || w->drop_left != 0;
                 compose_unlock(w);
                 if (!ready)
                     break;

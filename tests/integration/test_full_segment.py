@@ -45,5 +45,5 @@ def test_damage_to_the_last_record_of_a_full_segment_is_found(left: int, directo
         assert [record.data for record in stream.read(pages - 2, 1)] == [b"%d" % (pages - 2)]
         with pytest.raises(ringwal.CorruptionError) as caught:
             stream.read(pages - 1)
-        assert caught.value.position == at - PAGE - 208
+        assert caught.value.position == at - PAGE - 216
         assert [record.data for record in stream.read(pages)] == [b"later"]

@@ -54,12 +54,15 @@ def until(condition: Callable[[], bool], what: str) -> None:
 class Memory:
     """Control memory, log ring and lanes, private to this process."""
 
-    def __init__(self, *, clients: int = 4, completions: int = 64, confirm_order: int = 0, segment: int = SEGMENT) -> None:
+    def __init__(
+        self, *, clients: int = 4, engine_slots: int = 0, completions: int = 64, confirm_order: int = 0, segment: int = SEGMENT
+    ) -> None:
         self._maps: list[tuple[Any, int, int]] = []
         geometry = ffi.new(
             "rw_geometry *",
             {
-                "max_clients": clients,
+                "max_clients": clients + engine_slots,
+                "engine_slots": engine_slots,
                 "completions_per_client": completions,
                 "max_streams": STREAMS,
                 "confirm_order": confirm_order,
