@@ -24,7 +24,8 @@ typedef struct rw_wal_segment_slot {
     bool filled;
 } rw_wal_segment_slot;
 
-/* A stream as it is composed. `number` is RW_NO_STREAM where this process has not met one. */
+/* A stream as it is composed. `number` is RW_NO_STREAM where this process has not met one; who asks
+ * for that number finds it over. */
 typedef struct rw_wal_stream {
     uint64_t next_offset;
     uint64_t composed_bytes;

@@ -35,7 +35,7 @@ bool rw_wal_streams_open(rw_wal *w)
     if (w->streams == NULL || w->row_places == NULL)
         return false;
     for (uint32_t place = 0; place < c->max_streams; place++) {
-        w->streams[place] = (rw_wal_stream){.number = RW_NO_STREAM};
+        w->streams[place] = (rw_wal_stream){.number = RW_NO_STREAM, .over = true};
         adopt(w, place, rw_load32(&rw_stream_of(c, place)->number));
     }
     w->numbers_end = c->numbers_end;
@@ -149,7 +149,7 @@ void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot
         uint32_t places = rw_load32(&w->c->stream_count);
         for (uint32_t place = 0; place < places; place++) {
             const rw_wal_stream *p = &w->streams[place];
-            if (p->number == RW_NO_STREAM || !p->defined || p->over)
+            if (!p->defined || p->over)
                 continue;
             w->row_places[out->count] = place;
             fill_row(p, &rows[out->count++]);
