@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ringwal._native import ffi, lib
 from ringwal.config import Config
@@ -26,8 +26,31 @@ HEADER = struct.Struct("<QII16sQQIIIIQQQQQQQ")  # rw_block up to previous_begin
 
 # What became of a block: on the disk; never written; written but for a byte of its first frame, or of its header.
 State: TypeAlias = Literal["whole", "missing", "torn", "header"]
-# A record batch: stream id, and one payload or several.
-Batch: TypeAlias = tuple[int, bytes | Sequence[bytes]]
+
+
+class Control(NamedTuple):
+    """A control frame, of a stream or of none."""
+
+    kind: int
+    payload: bytes
+    stream: int = lib.RW_NO_STREAM
+
+
+def trim(stream: int, before: int) -> Control:
+    return Control(lib.RW_FRAME_TRIM, struct.pack("<Q", before), stream)
+
+
+def delete(stream: int) -> Control:
+    return Control(lib.RW_FRAME_DELETE, b"", stream)
+
+
+def drop(*rows: tuple[int, int]) -> Control:
+    """Of (stream, start offset)."""
+    return Control(lib.RW_FRAME_DROP, b"".join(struct.pack("<IIQ", stream, 0, start) for stream, start in rows))
+
+
+# A record batch: stream number, and one payload or several.
+Batch: TypeAlias = tuple[int, bytes | Sequence[bytes]] | Control
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +90,20 @@ class LogWriter:
         `fields` overrule what would be in the frames: `offset`, `name`, `stream_offset`.
         """
         frames: list[tuple[Any, bytes]] = []
-        for stream, data in batches:
-            payload, count = batch_payload(data)
-            if stream not in self.next:
+        for each in batches:
+            if isinstance(each, Control):
+                kind, payload, stream = each
+                count = 0
+            else:
+                stream, (payload, count), kind = each[0], batch_payload(each[1]), lib.RW_FRAME_BATCH
+            queued = kind in (lib.RW_FRAME_BATCH, lib.RW_FRAME_TRIM, lib.RW_FRAME_DELETE)
+            if queued and stream not in self.next:
                 frames.append(self._definition(stream, fields))
                 self.next[stream] = 0
-            offset = fields.get("offset", self.next[stream])
-            frames.append(self._frame(lib.RW_FRAME_BATCH, stream, offset, count, payload))
-            self.next[stream] += count
+            offset = fields.get("offset", self.next[stream]) if queued else 0
+            frames.append(self._frame(kind, stream, offset, count, payload))
+            if queued:
+                self.next[stream] += count
         size = sum(88 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128
         length = (size + PAGE - 1) // PAGE * PAGE
         if self.position % self.manifest.segment_bytes + length > self.manifest.segment_bytes - PAGE:
@@ -190,7 +219,7 @@ def blocks(directory: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 
 def contents(directory: Path) -> dict[str, list[bytes]]:
-    """Every record that counts, by stream name, in order of offsets, which must be dense."""
+    """Every record of the streams that live, trimmed or not, by stream name, in order of offsets, which must be dense."""
     names: dict[int, str] = {}
     records: dict[str, list[bytes]] = {}
     for _, piece in blocks(directory):
@@ -200,6 +229,9 @@ def contents(directory: Path) -> dict[str, list[bytes]]:
             if seen.kind == lib.RW_FRAME_STREAM:
                 names[seen.stream] = payload.decode()
                 records.setdefault(payload.decode(), [])
+            if seen.kind == lib.RW_FRAME_DELETE:
+                del records[names[seen.stream]]
+            if seen.kind != lib.RW_FRAME_BATCH:
                 continue
             stream = records[names[seen.stream]]
             assert seen.base_offset == len(stream)
