@@ -17,9 +17,9 @@
  *     begins. `deleted` follows the confirmation, which follows the write. So nothing of n is left
  *     to be published; and what it publishes later is m's, of which it hears in a request that
  *     was made after `number` = m.
- *   - A successor of the WAL process publishes the last sealed block again only if not one of its
- *     frames is persisted (wal_restore.c): of a block that was written its predecessor had
- *     published all. So it does not store words of n beside a drain that confirms the DELETE.
+ *   - A successor of the WAL process publishes the last sealed block again, but nothing of a
+ *     stream that has `ended`. That is the last word of a stream to be stored, and like all others
+ *     before the block's write. So beside a drain that may confirm the DELETE it stores nothing.
  *   - A successor of the drain meets frames of n again. It believes its own word first: where
  *     `deleted` is n, or `number` is not n, they are confirmed, and it stores nothing. Only the
  *     drain stores `deleted`, so that does not change while it looks.

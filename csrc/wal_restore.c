@@ -8,22 +8,10 @@
 
 #include <string.h>
 
-/* A persisted byte that is 1 says that the write of its block has completed, and records of it may
- * have been confirmed on the strength of that. To write such a block again would put them at risk:
- * the second write may fail or tear. */
-static bool write_completed(uint8_t *block)
-{
-    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
-    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (rw_is_persisted(r))
-            return true;
-    return false;
-}
-
 static void restore_stream(rw_wal *w, const rw_frame *r)
 {
     rw_wal_stream *p = rw_wal_living(w, r->place, r->stream);
-    if (p == NULL) /* its DELETE is in this block, too, and was published last of all its words */
+    if (p == NULL) /* its DELETE is in this block, too, and all its words are told: stream.h, PLACES */
         return;
     const uint8_t *payload = (const uint8_t *)(r + 1);
     rw_wal_stream_defined(w, p);
@@ -67,13 +55,9 @@ static void restore_cursor(rw_wal *w, const rw_frame *r)
 }
 
 /* The last sealed block is the only one whose lane heads and stream offsets may not have been
- * stored, and only if it was not written either: the predecessor stored them before. Storing them
- * again from its tickets and offsets does no harm if they were. It would if the block was written:
- * the drain may confirm a DELETE in it at this moment (stream.h, PLACES). */
+ * stored. Storing them again from its tickets and offsets does no harm if they were. */
 static void restore_last_block(rw_wal *w, uint8_t *block)
 {
-    if (write_completed(block))
-        return;
     rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
         if (rw_frame_queued(r->kind) || r->kind == RW_FRAME_STREAM)
@@ -117,6 +101,18 @@ int rw_wal_restore(rw_wal *w)
     }
     (void)RW_POINT("l.restore.post");
     return unfinished;
+}
+
+/* A persisted byte that is 1 says that the write of its block has completed, and records of it may
+ * have been confirmed on the strength of that. To write such a block again would put them at risk:
+ * the second write may fail or tear. */
+static bool write_completed(uint8_t *block)
+{
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
+        if (rw_is_persisted(r))
+            return true;
+    return false;
 }
 
 int rw_wal_rewrite(rw_wal *w)
