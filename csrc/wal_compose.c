@@ -238,6 +238,7 @@ static int first_request(rw_wal *w, uint64_t room, uint64_t *need)
             continue;
         if (!w->lanes[k].trusted && rw_page_up(sizeof(rw_block) + *need) > room) {
             w->held_back = true;
+            w->held_segment = rw_wal_segment(w) + 1;
             continue;
         }
         w->next_lane = k;
@@ -326,11 +327,14 @@ static void announce_cuts(rw_wal *w)
 
 /* THE RESERVE. Bytes of the segment that data may use. While the next segment is not there, which
  * may be for want of space, the last sixteenth of this one is kept for control frames and drops:
- * a log that is full can still be trimmed. */
+ * a log that is full can still be trimmed. It is full for everybody as soon as it is for one. */
 static uint64_t data_room(const rw_wal *w)
 {
-    if (rw_wal_segment_fd(w, rw_wal_segment(w) + 1, 0) >= 0)
+    uint64_t segment = rw_wal_segment(w);
+    if (rw_wal_segment_fd(w, segment + 1, 0) >= 0)
         return UINT64_MAX;
+    if (w->held_segment == segment + 1)
+        return 0;
     uint64_t room = rw_log_ring_segment_room(&w->ring), kept = w->c->segment_bytes / RW_RESERVE_PART;
     return room > kept ? room - kept : 0;
 }

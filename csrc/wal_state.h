@@ -56,6 +56,7 @@ struct rw_wal {
     rw_drop_row *drop_rows, *drop_next;
     uint32_t drop_left;
     bool held_back; /* data waits for the next segment; the rest of this one is not for it */
+    uint64_t held_segment; /* 1 + the last segment in which any did; 0: none yet */
     uint64_t cuts; /* composed frames by which records have become droppable */
     uint64_t cuts_told;
     uint64_t last_timestamp_ns;

@@ -29,7 +29,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(2, "the command line is wrong"),
     ExitCode(os.EX_DATAERR, "stored data is damaged; the message names segment and position", ("CorruptionError",)),
     ExitCode(os.EX_NOINPUT, "no such stream, offset or file",
-             ("NoSuchStream", "NoSuchOffsetError", "OffsetTrimmed", "FileNotFoundError")),
+             ("NoSuchStream", "StreamDeleted", "NoSuchOffsetError", "OffsetTrimmed", "FileNotFoundError")),
     ExitCode(os.EX_UNAVAILABLE, "no engine is running on this directory", ("NotRunning",)),
     ExitCode(os.EX_SOFTWARE, "the engine gave up: its processes ended again and again, or found their memory damaged"),
     ExitCode(os.EX_OSERR, "the system gives no other process, thread or memory; an engine has ended of that", ("MemoryError",)),
