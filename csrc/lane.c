@@ -208,6 +208,8 @@ int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_
  * back: whoever takes a lane out of use waits for that. */
 static int64_t start(rw_writer *w, uint64_t stream, uint64_t payload, uint64_t *at)
 {
+    if (rw_stream_over(rw_stream_of(w->c, rw_handle_place(stream)), rw_handle_number(stream)))
+        return usable(w) == RW_OK ? RW_DELETED : usable(w);
     uint64_t taken = rw_load64(&w->taken);
     do {
         if (taken >= rw_load64(&w->granted))
@@ -272,6 +274,11 @@ uint64_t rw_submitted_next(const rw_writer *w, uint64_t stream, uint64_t from, u
            rw_load32(&w->streams[from & w->mask]) != rw_handle_number(stream))
         from++;
     return from;
+}
+
+uint32_t rw_submitted_stream(const rw_writer *w, uint64_t number)
+{
+    return rw_load32(&w->streams[number & w->mask]);
 }
 
 static int wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns)

@@ -65,9 +65,10 @@ uint64_t rw_writer_record_limit(const rw_writer *w);
  *
  * Publishes one request under the next number, which is returned (>= 0). RW_MAINTENANCE: no number
  * is free, grant some. RW_FULL, RW_TOO_LARGE, RW_GONE, RW_FAULT as below; RW_BAD: the lengths are
- * not those of the data, which the WAL process would refuse, and the lane with it. Nothing is
- * written, and no number used, unless one is returned. Numbers begin at generation << 32 and have
- * no holes; a thread's numbers are in the order of its requests. */
+ * not those of the data, which the WAL process would refuse, and the lane with it; RW_DELETED: the
+ * stream's deletion was confirmed before this call, so the caller looks for its successor. Nothing
+ * is written, and no number used, unless one is returned. Numbers begin at generation << 32 and
+ * have no holes; a thread's numbers are in the order of its requests. */
 int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes);
 int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
                        const uint8_t *data, uint64_t bytes);
@@ -90,6 +91,8 @@ void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, 
 /* The first submitted number in [from, to) that belongs to the stream (RW_ANY_STREAM: to any), or
  * `to`. All of them must be among the last completions_per_client that were given out. */
 uint64_t rw_submitted_next(const rw_writer *w, uint64_t stream, uint64_t from, uint64_t to);
+/* Number of the stream that the request of that number went to. It is among the last, as above. */
+uint32_t rw_submitted_stream(const rw_writer *w, uint64_t number);
 
 /* With a number of the caller's choice; only where nothing is submitted. RW_OK; RW_FULL: no room
  * now; RW_TOO_LARGE; RW_GONE; RW_FAULT. Nothing is written unless RW_OK. */

@@ -72,9 +72,9 @@ int rw_stream_look(const rw_control *c, uint64_t handle, rw_stream_bounds *out);
 /* 0 for one that is deleted: nothing of it can be read any more. */
 uint64_t rw_stream_confirmed(const rw_control *c, uint64_t handle);
 
-/* --------------------------------------------------------------------------- WAL and drain */
+/* ---------------------------------------------------------------- WAL, drain and publishers */
 
-/* Is this stream's DELETE confirmed, seen from the drain? */
+/* Is this stream's DELETE confirmed? */
 static inline bool rw_stream_over(const rw_stream *s, uint32_t number)
 {
     /* in this order: see PLACES */

@@ -11,7 +11,7 @@ from typing import Any
 from ringwal import memory, views
 from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
-from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning, ShmUnavailable
+from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning, ShmUnavailable, StreamDeleted
 from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.log import manifest
@@ -81,15 +81,20 @@ class Attachment:
         Raises ConfigError, ShmUnavailable; NoSuchStream for a look.
         """
         handle = self._handles.get(name)
-        if handle is None or lib.rw_stream_look(self.control, handle, ffi.new("rw_stream_bounds *")) != lib.RW_OK:
+        if handle is None or not self.lives(handle):
             handle = self._handles[name] = self.registration.stream(name, look=look)
         return handle
 
-    def start_offset(self, handle: int) -> int:
-        """Offset of the first record that the stream still has; 0 where it is deleted."""
+    def lives(self, handle: int) -> bool:
+        """Is the stream of that handle there, and not deleted?"""
+        return bool(lib.rw_stream_look(self.control, handle, ffi.new("rw_stream_bounds *")) == lib.RW_OK)
+
+    def bounds(self, handle: int) -> tuple[int, int]:
+        """Start and confirmed offset of that stream, of one moment. Raises StreamDeleted."""
         seen = ffi.new("rw_stream_bounds *")
-        lib.rw_stream_look(self.control, handle, seen)
-        return int(seen.start_offset)
+        if lib.rw_stream_look(self.control, handle, seen) != lib.RW_OK:
+            raise StreamDeleted("the stream was deleted")
+        return int(seen.start_offset), int(seen.confirmed_offset)
 
     def stream_info(self, place: int, number: int) -> StreamInfo | None:
         """None: there is no such stream at that place any more."""

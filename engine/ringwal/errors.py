@@ -155,7 +155,10 @@ class NoSuchStream(Error, LookupError):
 
 
 class StreamDeleted(NoSuchStream):
-    """The stream was deleted before the append was taken: nothing was written. Append by name again to make a new stream."""
+    """The stream was deleted meanwhile: a tail ends so, and an append that was on its way is refused.
+
+    Its offsets are gone for good. A later append to the name makes another stream, which begins at 0.
+    """
 
     outcome = "not_appended"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,6 +82,7 @@ class Lane:
         self.rests = patched()
         """Threads are greenlets: no wait may hold them in C. Looked up again by each wait that takes long."""
         self._told: set[int] = set()  # failed appends whose caller knows
+        self._refused: dict[int, int] = {}  # appends to deleted streams, with their streams' numbers: `_refused_before`
         self.retired = False
         """All numbers are given out and confirmed: whoever meets the lane's end for that takes the next lane."""
         lib.rw_writer_skip(self.writer, self.begins_at)
@@ -162,11 +164,17 @@ class Lane:
                 )
         return results.find(number)
 
-    def tell(self, number: int, found: int) -> Error:
-        """Why that append failed, of which ``found`` was found; it counts as told from now on."""
-        error = of_code(found) if found == DELETED else self.lost
-        assert error is not None
+    def tell(self, number: int, found: int, stream: str | None = None) -> Error:
+        """Why that append failed, of which `wait` has found this; it counts as told from now on."""
+        error = self._reason(found, stream)
         self._told.add(number)
+        return error
+
+    def _reason(self, found: int, stream: str | None = None) -> Error:
+        if found == DELETED:
+            return of_code(DELETED, "" if stream is None else repr(stream))
+        error = self.lost
+        assert error is not None
         return error
 
     def _why(self, code: int) -> Error:
@@ -189,11 +197,21 @@ class Lane:
     # --------------------------------------------------------------------------------------------------- flush
 
     def flush(self, stream: int | None, timeout: float | None) -> None:
-        """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of."""
+        """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of.
+
+        Of those that came behind the end of their stream, one speaks for all.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
+        refused = list(self._refused_before(stream))
         for number, offset in self.settle(stream, deadline):
-            if offset < 0 and number not in self._told:
+            if offset == FAILED and number not in self._told:
                 raise self.tell(number, offset)
+            if offset == DELETED and number not in self._refused:
+                refused.append(number)
+        untold = set(refused) - self._told
+        self._told.update(refused)
+        if untold:
+            raise self._reason(DELETED)
 
     def settle(self, stream: int | None, deadline: float | None) -> Iterator[tuple[int, int]]:
         """Waits for the appends until now, one after the other: the number of each, and its offset, `DELETED` or `FAILED`."""
@@ -210,15 +228,25 @@ class Lane:
         """True if an append to that stream failed and nobody was told. The lane has ended."""
         return any(results.find(n) == FAILED and n not in self._told for results, n in self._submitted(stream))
 
-    def pending(self) -> int:
-        """How many appends are not confirmed."""
-        return sum(results.find(number) == PENDING for results, number in self._submitted(None))
+    def untold(self, stream: int) -> Error | None:
+        """How an append to that stream failed of which nobody was told. Waits for none."""
+        if set(self._refused_before(stream)) - self._told:
+            return self._reason(DELETED)
+        for results, number in self._submitted(stream):
+            found = results.find(number)
+            if (found == FAILED or (found == DELETED and number not in self._refused)) and number not in self._told:
+                return self._reason(found)
+        return None
+
+    def pending(self, stream: int | None = None) -> int:
+        """How many appends have no fate yet, of one stream or of all."""
+        return sum(results.find(number) == PENDING for results, number in self._submitted(stream))
 
     def _submitted(self, stream: int | None) -> Iterator[tuple[Results, int]]:
-        """The appends on open banks until now. All earlier ones are confirmed.
+        """The appends on open banks until now. All earlier ones are confirmed, or in `_refused`.
 
         A bank whose cells are given out again meanwhile may yield numbers of other streams, which is harmless: all of its
-        appends are confirmed, and kept.
+        appends are confirmed, or in `_refused`, and kept.
         """
         end = int(lib.rw_writer_next(self.writer))
         wanted = lib.RW_ANY_STREAM if stream is None else stream
@@ -290,12 +318,13 @@ class Lane:
                 # While others give its cells out again, cells are found that hold none of its numbers: not all of it then.
                 found = oldest.collect(self.bank_size)
                 if settled(found):
+                    self._note_refused(oldest.first, found)
                     oldest.kept = found
             if oldest.kept is not None:
                 self._grant(bank, BANKS)
                 self._oldest = bank.next()
                 continue
-            number = oldest.first + next(i for i, offset in enumerate(found) if offset < 0 and offset != DELETED)
+            number = oldest.first + next(i for i, code in enumerate(found) if code < 0 and code != DELETED)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
@@ -306,6 +335,20 @@ class Lane:
                 self.end(self._why(code))
             elif code < 0 and not self._alive():
                 self.end(EngineFailed("the engine ended before this append was confirmed"))
+
+    def _refused_before(self, stream: int | None) -> Iterator[int]:
+        """The appends to deleted streams, or to this one, on banks that are open no more."""
+        wanted = None if stream is None else lib.rw_handle_number(stream)
+        for number, of in list(self._refused.items()):
+            if wanted in (None, of):
+                yield number
+
+    def _note_refused(self, first: int, found: array.array[int]) -> None:
+        """Before the cells of these numbers are given out again, with which their streams are forgotten."""
+        for number, code in enumerate(found, first):
+            if code == DELETED and number not in self._told:
+                # The first one to note it did so before the number's cell was another's.
+                self._refused.setdefault(number, int(lib.rw_submitted_stream(self.writer, number)))
 
     def refused(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> None:
         """What to do about an append that was not published: returns if it may be tried again, else raises."""

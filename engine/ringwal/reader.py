@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ringwal import views
 from ringwal._native import ffi, lib
-from ringwal.errors import CorruptionError, NoSuchStream, OffsetTrimmed
+from ringwal.errors import CorruptionError, OffsetTrimmed, StreamDeleted
 from ringwal.log.directory import Directory
 from ringwal.log_extents import Chunk, Extents, SegmentFiles, new_walk
 from ringwal.log_index import LogIndex
@@ -70,8 +70,8 @@ class Reader:
         At most ``max_records``, and at most ``max_bytes`` of data (None: no limit), but always one if there is any.
 
         Raises ValueError for a negative start or limit, OffsetTrimmed for a start below the stream's start offset,
-        NoSuchStream for one that is deleted, CorruptionError with segment and position where stored bytes are damaged,
-        OSError where they cannot be read.
+        StreamDeleted for one that is deleted, CorruptionError with segment and position where stored bytes are damaged, OSError
+        where they cannot be read.
         """
         key = (stream, start)
         # By calls that nothing can come between: a signal handler may be reading, too, and then each has a cursor of its own.
@@ -148,7 +148,7 @@ class Cursor:
         """The general way, which also says what is wrong."""
         walk, slices, reader = self._walk, self._slices, self._reader
         if lib.rw_stream_look(reader.control, self._handle, self._bounds) != lib.RW_OK:
-            raise NoSuchStream("the stream was deleted")
+            raise StreamDeleted("the stream was deleted")
         walk.below, start_offset = self._bounds.confirmed_offset, self._bounds.start_offset
         if walk.next_offset < start_offset:
             trimmed = f"offset {walk.next_offset} has been trimmed; the stream begins at {start_offset}"

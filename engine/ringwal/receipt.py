@@ -72,7 +72,7 @@ class Receipt:
         Raises:
             AckTimeout: not confirmed in time. The outcome is unknown; asking again later is allowed.
             EngineFailed: the engine ended first. The outcome is unknown.
-            StreamDeleted: the stream was deleted before. Nothing was written.
+            StreamDeleted: the stream was deleted first. Nothing was appended.
             ForkError: the receipt was made before a fork, in the parent.
             ValueError: a timeout that is none.
         """
@@ -81,7 +81,7 @@ class Receipt:
         results = self._results
         offset = results.lane.wait(results, self.number, self._stream.name, timeout)
         if offset < 0:
-            raise results.lane.tell(self.number, offset)
+            raise results.lane.tell(self.number, offset, self._stream.name)
         return _new_ack(Ack, (self._stream.name, offset, self.count))  # as Ack(...) does, without its frame
 
     def exception(self, timeout: float | None = 30.0) -> Error | None:
@@ -93,10 +93,8 @@ class Receipt:
         """
         timeout = seconds(timeout)
         lane = self._results.lane
-        found = lane.wait(self._results, self.number, self._stream.name, timeout)
-        if found < 0:
-            return lane.tell(self.number, found)
-        return None
+        offset = lane.wait(self._results, self.number, self._stream.name, timeout)
+        return lane.tell(self.number, offset, self._stream.name) if offset < 0 else None
 
     def future(self) -> Future[Ack]:
         """A `concurrent.futures.Future` of the same result, for code that wants one. It costs a thread while it is pending."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.config import LANE_BYTES_MAX
-from ringwal.errors import Error, NoSuchStream, NotRunning, RecordTooLarge
+from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning, RecordTooLarge
 from ringwal.greenlets import Rests, patched
 from ringwal.lane import SLICE_NS
 from ringwal.limits import WHOLE_MAX, seconds, shown, whole
@@ -34,6 +34,9 @@ MISSING_LOOK = 0.05
 
 BATCH_KEPT_MAX = 1 << 20
 """Bytes of the latest batch that a client keeps at most, so that the next one finds warm memory."""
+
+ENDED_MAX = 8
+"""Deleted streams of one name of which a handle knows that their appends may not be settled, or told."""
 
 _submit = lib.rw_submit
 _submit_many = lib.rw_submit_many
@@ -61,10 +64,15 @@ class Stream:
         self.client = client
         self.name = name
         self._bound: Binding | None = None
+        self._ended: list[Binding] = []  # to streams of this name that are deleted, until their appends are settled
         self._lost: Error | None = None
 
     def detach(self, attachment: Attachment) -> None:
         """Forget what belongs to ``attachment``; what was lost with it is told by the next `flush`."""
+        for ended in self._ended.copy():
+            if ended.attachment is attachment:
+                self._forget_ended(ended)
+                self._note_lost(ended)
         bound = self._bound
         if bound is not None and bound.attachment is attachment:
             self._bound = None
@@ -73,15 +81,33 @@ class Stream:
     def forked(self) -> None:
         """In the child of a fork: what was bound is the parent's."""
         self._bound = None
+        self._ended = []
 
     def _note_lost(self, bound: Binding) -> None:
-        if bound.lane.lost is not None and bound.lane.unreported(bound.handle):
-            self._lost = bound.lane.lost
+        if bound.lane.lost is not None:
+            self._lost = bound.lane.untold(bound.handle) or self._lost
+
+    def _settle_ended(self) -> None:
+        """Lets go of deleted streams whose appends have a fate that was told. There are a few at the most: the next `flush`
+        tells of what was refused in older ones."""
+        for bound in self._ended.copy():
+            untold = bound.lane.untold(bound.handle)
+            full = len(self._ended) > ENDED_MAX
+            if full or (untold is None and not bound.lane.pending(bound.handle)):
+                self._lost = untold or self._lost
+                self._forget_ended(bound)
+
+    def _forget_ended(self, bound: Binding) -> None:
+        with contextlib.suppress(ValueError):  # another thread has
+            self._ended.remove(bound)
 
     def _bind(self) -> Binding:
         before, bound = self._bound, self.client.bind(self.name)
         if before is not None and before.lane is not bound.lane:
             self._note_lost(before)
+        elif before is not None and before.handle != bound.handle and before not in self._ended:
+            self._ended.append(before)
+            self._settle_ended()
         self._bound = bound
         return bound
 
@@ -132,7 +158,7 @@ class Stream:
     def _submit_slowly(self, submit: Callable[[Binding], int], payload_bytes: int) -> tuple[Results, int]:
         """An append that has to attach first, or to wait for room: its number and the results it is among."""
         deadline = time.monotonic() + self.client.append_timeout
-        followed = False
+        followed = ended = False
         bound = self._bound
         if bound is None or bound.lane.lost is not None:
             bound = self._bind_to_append()
@@ -144,6 +170,10 @@ class Stream:
                 return lane.results_of(bank, number), number
             if lane.retired:
                 bound = self._bind_to_append()
+            elif number == lib.RW_DELETED:  # before this append, which so goes to its successor
+                if ended and time.monotonic() >= deadline:
+                    raise BackpressureTimeout(f"stream {self.name!r} is deleted again and again; nothing was appended")
+                ended, bound = True, self._bind_to_append()
             elif number == lib.RW_MAINTENANCE and lane.used_up():
                 if lane.wind_up(deadline):
                     lane.retire()
@@ -209,9 +239,11 @@ class Stream:
             ValueError: a timeout that is none.
         """
         timeout = seconds(timeout)
-        bound = self._bound
-        if bound is not None:
-            bound.lane.flush(bound.handle, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for bound in (*self._ended, self._bound):
+            if bound is not None:
+                bound.lane.flush(bound.handle, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self._settle_ended()
         lost = self._lost
         if lost is not None:
             self._lost = None
@@ -355,11 +387,7 @@ def _start(start: int) -> int:
 
 
 def _offset(attachment: Attachment, handle: int, start: int) -> int:
-    if start == EARLIEST:
-        return attachment.start_offset(handle)
-    if start == LATEST:
-        return int(lib.rw_stream_confirmed(attachment.control, handle))
-    return start
+    return start if start >= 0 else attachment.bounds(handle)[1 if start == LATEST else 0]
 
 
 def _lengths(items: tuple[bytes, ...]) -> array.array[int]:

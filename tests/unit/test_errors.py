@@ -27,7 +27,7 @@ TREE: dict[str, tuple[type[Exception], str | None, bool]] = {
     "FileError": (OSError, None, False),
     "EngineFailed": (Exception, "unknown", False),
     "NoSuchStream": (LookupError, None, False),
-    "StreamDeleted": (LookupError, "not_appended", False),
+    "StreamDeleted": (errors.NoSuchStream, "not_appended", False),
     "OffsetTrimmed": (Exception, None, False),
     "CorruptionError": (Exception, None, False),
     "ConfigError": (ValueError, None, False),
