@@ -109,6 +109,7 @@ class Attachment:
             records=confirmed - start,
             confirmed_bytes=int(seen.confirmed_bytes),
             last_timestamp_ns=int(seen.last_timestamp_ns),
+            number=number,
         )
 
     def stream_infos(self) -> Iterator[StreamInfo]:

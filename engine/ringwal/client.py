@@ -9,14 +9,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from ringwal import limits
+from ringwal import limits, removal
 from ringwal.attachment import Attachment, Binding
 from ringwal.config import LANE_BYTES_MAX
 from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error, NotRunning
 from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.limits import seconds, whole
-from ringwal.protocol.messages import check_stream_name
+from ringwal.protocol.messages import check_own_name, check_stream_name
 from ringwal.stream import Stream, StreamInfo
 from ringwal.thread_lock import ThreadLock
 
@@ -131,8 +131,9 @@ class Client:
         """Everything that an append to the stream of that name needs, of the live attachment.
 
         Raises:
-            As `attachment`; ConfigError: the name is not legal.
+            As `attachment`; ConfigError: the name is not legal, or the engine's own.
         """
+        check_own_name(name)
         attachment, lane = self._lock.run(self._lane)
         return Binding(attachment, lane, attachment.handle_of(name))
 
@@ -184,11 +185,31 @@ class Client:
 
         Raises:
             ShmUnavailable: the engine's stream table is full.
+            ConfigError: the name begins with ``_``: such streams are the engine's own.
             As `stream`.
         """
         stream = self.stream(name)
+        check_own_name(name)
         self.attachment().handle_of(name)
         return stream
+
+    def delete_stream(self, name: str) -> None:
+        """Deletes the stream with all of its records: when this returns, that is on stable storage.
+
+        It is gone at once, for everybody: readers are told `NoSuchStream`, tails end with `StreamDeleted`. Appends that are
+        on their way to it, of any client, are in it, and gone with it, or refused alone (`StreamDeleted`, not appended). The
+        next append to the name makes another stream, which begins at offset 0.
+
+        Raises:
+            NoSuchStream: there is none of that name.
+            ConfigError: the name begins with ``_``: such streams are the engine's own.
+            NotRunning: no engine serves the directory. Nothing was deleted.
+            AckTimeout, EngineFailed: not confirmed within the client's ``timeout``, or when the engine ended: it may be
+                deleted.
+        """
+        check_stream_name(name)
+        check_own_name(name)
+        removal.delete(self.attachment(), name, self.options["timeout"])
 
     def streams(self) -> list[StreamInfo]:
         """All streams that have records or were opened since the engine started, by name."""

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ringwal import removal
 from ringwal._native import ffi, lib
 from ringwal.config import LANE_BYTES_MAX
 from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning, RecordTooLarge
 from ringwal.greenlets import Rests, patched
 from ringwal.lane import SLICE_NS
 from ringwal.limits import WHOLE_MAX, seconds, shown, whole
+from ringwal.protocol.messages import check_own_name
 from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
 
@@ -55,6 +57,8 @@ class StreamInfo(NamedTuple):
     """Payload bytes of all that was ever confirmed; a batch of several records has four more for each."""
     last_timestamp_ns: int
     """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none."""
+    number: int
+    """Of the stream: a later one of the same name has another, as no number is used again."""
 
 
 class Stream:
@@ -369,6 +373,27 @@ class Stream:
             found = attachment.stream_info(lib.rw_handle_place(handle), lib.rw_handle_number(handle))
             if found is not None:
                 return found
+
+    def trim(self, before: int) -> int:
+        """Drops the records below offset ``before``, for good and for everybody; returns the start offset that is in force.
+
+        When this returns, that is on stable storage. What was trimmed is not read again (`OffsetTrimmed`), offsets go on as
+        they were, and records that a reader holds stay its own. An offset below the start offset changes nothing. Disk space
+        comes back by whole segment files: when all that is in the oldest one, of whichever streams, is trimmed or deleted.
+
+        Args:
+            before: an offset up to `StreamInfo.confirmed_offset`, with which no record is left.
+
+        Raises:
+            NoSuchStream: nobody has appended to the stream yet, or it is deleted.
+            ValueError: there is no such offset yet.
+            ConfigError: the stream is the engine's own.
+            NotRunning: no engine serves the directory. Nothing was trimmed.
+            AckTimeout, EngineFailed: not confirmed within the client's ``timeout``, or when the engine ended: the trim may be
+                in force. Trimming again does no harm.
+        """
+        check_own_name(self.name)
+        return removal.trim(self.client.attachment(), self.name, whole(before, "before", 0), self.client.options["timeout"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)

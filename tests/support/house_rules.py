@@ -46,11 +46,11 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "client": (
         6,
         {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
-        | {"ringwal.autostart", "ringwal.stream"},
+        | {"ringwal.autostart", "ringwal.stream", "ringwal.removal"},
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
-    "cli": (9, {"ringwal.cli", "ringwal.cli_kit"}),
+    "cli": (9, {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_streams"}),
     "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
 }
 BUILD_ONLY = {"ringwal.build_native"}

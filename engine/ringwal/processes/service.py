@@ -16,8 +16,9 @@ from ringwal.errors import ConfigError, Error, NoSuchStream, NotRunning, ShmUnav
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.descriptors import allow_descriptors
 from ringwal.processes.slots import Grant, SlotTable
+from ringwal.processes.stream_changes import StreamChanges
 from ringwal.processes.streams import StreamTable
-from ringwal.protocol.messages import Descriptors, Message
+from ringwal.protocol.messages import Descriptors, Message, check_own_name
 from ringwal.protocol.server import Connection, Listener, check_hello
 
 OTHER_DESCRIPTORS = 64
@@ -40,6 +41,7 @@ class Service:
         listener: Listener,
         streams: StreamTable,
         slots: SlotTable,
+        changes: StreamChanges,
         *,
         report: Callable[[], dict[str, Any]],
         stop: Callable[[], None],
@@ -49,6 +51,7 @@ class Service:
         self._listener = listener
         self._streams = streams
         self._slots = slots
+        self._changes = changes
         self._report = report
         self._stop = stop
         self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
@@ -247,8 +250,17 @@ class Service:
                 return {}
             case {"op": "stream", "name": name}:
                 self._check_running()
-                find = self._streams.find if request.get("look") is True else self._streams.open
-                return find(name)._asdict()
+                look = request.get("look") is True
+                if not look:
+                    check_own_name(name)
+                return (self._streams.find(name) if look else self._streams.open(name))._asdict()
+            case {"op": "trim" | "delete" as what, "name": name, "number": int(number)}:
+                self._check_running()
+                if what == "delete":
+                    self._changes.delete(name, number)
+                else:
+                    self._changes.trim(name, number, request.get("before"))
+                return {}
             case {"op": "status"}:
                 return self._report()
             case {"op": "stop"}:

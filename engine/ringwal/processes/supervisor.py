@@ -44,6 +44,7 @@ from ringwal.processes.process_group import ProcessGroup
 from ringwal.processes.report import report
 from ringwal.processes.service import Service
 from ringwal.processes.slots import SlotTable
+from ringwal.processes.stream_changes import StreamChanges
 from ringwal.processes.streams import StreamTable
 from ringwal.processes.watch import DirectoryWatch
 from ringwal.protocol.server import Connection, Listener
@@ -199,6 +200,7 @@ class Supervisor:
                 listener,
                 streams,
                 slots,
+                StreamChanges(control, streams, control_lane),
                 report=facts,
                 stop=group.stop,
             )

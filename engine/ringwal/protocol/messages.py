@@ -13,6 +13,8 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
     {"op": "release", "slot": n, "generation": n}   -> {}: the client has no use for that lane any more
     {"op": "stream", "name": s}   -> {"number", "place"} of the stream, which is made if need be
     {"op": "stream", "name": s, "look": true}       -> the same, or refused: there is none, and none is made
+    {"op": "trim", "name": s, "number": n, "before": n}    -> {}: under way; memory says when it is in force, and for good
+    {"op": "delete", "name": s, "number": n}               -> {}: under way, or done long ago, as numbers are not used again
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
 
@@ -54,6 +56,12 @@ def check_stream_name(name: object) -> bytes:
     if any(c < " " or "\x7f" <= c < "\xa0" for c in name):
         raise ConfigError(f"stream name {name!r} contains control characters")
     return encoded
+
+
+def check_own_name(name: object) -> None:
+    """Raises ConfigError: the engine keeps streams of such names for itself. They may be read, and nothing else."""
+    if isinstance(name, str) and name.startswith("_"):
+        raise ConfigError(f"stream name {name[:40]!r} begins with '_': such streams are the engine's own, and may only be read")
 
 
 def encode(message: Message) -> bytes:
