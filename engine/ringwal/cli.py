@@ -25,6 +25,7 @@ import click
 
 from ringwal import cli_kit as kit
 from ringwal import textio
+from ringwal.cli_streams import rm, trim
 from ringwal.config import from_text
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
 from ringwal.file_errors import advice
@@ -372,3 +373,7 @@ def demo(seed: int | None, seconds: float, writers: int, temp: Path | None, as_j
     else:
         output.line(text_of(result))
     return os.EX_OK if result.ok else 1
+
+
+cli.add_command(trim)
+cli.add_command(rm)

@@ -19,7 +19,7 @@ import click
 from ringwal import textio
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
 from ringwal.demo import DemoError
-from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning
+from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning, StreamDeleted
 from ringwal.exit_codes import exit_code_of
 from ringwal.interrupts import INTERRUPTS
 from ringwal.limits import SECONDS_MAX, WHOLE_MAX
@@ -324,6 +324,7 @@ class Follower:
         self._output = output
         self._lasting = lasting
         self._source: ringwal.Stream | None = None
+        self._number: int | None = None  # of the stream that was read last
         self._told = False
 
     def next(self, most: int, most_bytes: int) -> list[ringwal.Record]:
@@ -349,11 +350,17 @@ class Follower:
         """What is there, or comes within a moment."""
         if self._source is None:
             source = existing(self._client, self._stream)
-            self._start = first_offset(self._start, source.stat())
-            self._source, self._told = source, False
+            info = source.stat()
+            if self._number not in (None, info.number):  # deleted, and made anew under its name
+                self._start = "earliest"
+            self._start = first_offset(self._start, info)
+            self._source, self._number, self._told = source, info.number, False
         assert isinstance(self._start, int)
         found = self._source.read(self._start, max_records=most, max_bytes=most_bytes)
-        return found or list(itertools.islice(self._source.tail(self._start, idle_timeout=WATCH_SECONDS), 1))
+        found = found or list(itertools.islice(self._source.tail(self._start, idle_timeout=WATCH_SECONDS), 1))
+        if self._source.stat().number != self._number:  # else all of this was of the one stream
+            raise StreamDeleted(f"stream {self._stream!r} was deleted")
+        return found
 
 
 def formatter(as_json: bool, raw: bool) -> Callable[[Any], bytes]:

@@ -1,0 +1,128 @@
+"""The verbs that take something away: `trim` and `rm`. Both can say beforehand what they would."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from ringwal import cli_kit as kit
+from ringwal import textio
+
+if TYPE_CHECKING:
+    import ringwal
+    from ringwal.log_extents import Extent
+    from ringwal.reader import Reader
+
+dry_option = click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be gone.")
+_SCRATCH = 1 << 14
+_timeout_option = kit.wait_option(30.0, "How long to wait for the engine to answer, and until it is on stable storage.")
+
+
+class Freed(NamedTuple):
+    """Segment files that nobody needs any more, and their bytes."""
+
+    segments: int
+    bytes: int
+
+
+@click.command()
+@kit.directory_argument
+@kit.stream_argument
+@click.option("--before", callback=kit.start_value, required=True, metavar="OFFSET",
+              help="Offset of the first record to keep; latest keeps none, -N the last N records.")
+@dry_option
+@_timeout_option
+@kit.json_option
+def trim(*, directory: Path, stream: str, before: int | str, dry_run: bool, timeout: float, as_json: bool) -> None:
+    """Drop the records of STREAM below an offset, for good.
+
+    Offsets stay as they are. Returns when that is on stable storage. The files are freed by whole segments: when all that is in
+    the oldest one, of whichever streams, is trimmed or removed.
+    """
+    with kit.client(directory, timeout) as client:
+        source = kit.existing(client, stream)
+        info = source.stat()
+        offset = max(kit.first_offset(before, info), info.start_offset)
+        freed = _would_free(client, info.number, offset) if dry_run else None
+        start = offset if dry_run else source.trim(offset)
+    records = start - info.start_offset
+    if as_json:
+        _say({"stream": stream, "start_offset": start, "records": records}, freed)
+        return
+    verb = "would be trimmed" if dry_run else "trimmed"
+    begins = "would begin" if dry_run else "begins"
+    textio.Output().line(
+        f"{textio.visible(stream)}: {_counted(records, 'record')} {verb}, {begins} at {start}{_space(freed)}"
+    )
+
+
+@click.command()
+@kit.directory_argument
+@kit.stream_argument
+@dry_option
+@_timeout_option
+@kit.json_option
+def rm(*, directory: Path, stream: str, dry_run: bool, timeout: float, as_json: bool) -> None:
+    """Delete STREAM with all of its records, for good.
+
+    An append to its name makes another stream, which begins at offset 0.
+    """
+    with kit.client(directory, timeout) as client:
+        info = kit.existing(client, stream).stat()
+        freed = _would_free(client, info.number, None) if dry_run else None
+        if not dry_run:
+            client.delete_stream(stream)
+    if as_json:
+        _say({"stream": stream, "records": info.records}, freed)
+        return
+    verb = "would be removed" if dry_run else "removed"
+    textio.Output().line(f"{textio.visible(stream)}: {verb}, with {_counted(info.records, 'record')}{_space(freed)}")
+
+
+def _say(facts: dict[str, Any], freed: Freed | None) -> None:
+    found = {} if freed is None else freed._asdict()
+    textio.Output().json({**facts, "dry_run": freed is not None, **found})
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _space(freed: Freed | None) -> str:
+    return "" if freed is None else f"; {_counted(freed.segments, 'segment')} ({freed.bytes} bytes) would be freed"
+
+
+def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed:
+    """What could go if the stream of that number began at ``start``, or did not exist: segments go oldest first, up to one in
+    which there is something to read, and never the one in use."""
+    from ringwal._native import lib
+    from ringwal.log.segment import HEADER_BYTES
+
+    attachment = client.attachment()
+    starts = {info.number: info.start_offset for info in attachment.stream_infos()}
+    if start is None:
+        starts.pop(number, None)
+    else:
+        starts[number] = start
+    reader = attachment.reader
+    end = int(lib.rw_log_disk_end(attachment.control))
+    used = reader.files.segment_of(end)
+    count = 0
+    for segment, extents in itertools.groupby(reader.extents.all(end), key=lambda extent: extent.segment):
+        if segment >= used or any(_is_read(reader, extent, starts) for extent in extents):
+            break
+        count += 1
+    return Freed(count, count * (HEADER_BYTES + reader.files.segment_bytes))
+
+
+def _is_read(reader: Reader, extent: Extent, starts: dict[int, int]) -> bool:
+    """Has it a record at or behind the start of its stream?"""
+    from ringwal._native import ffi
+    from ringwal.log_index import SegmentIndex
+
+    index = SegmentIndex(reader.files, extent)
+    index.extend(extent.end, ffi.new("uint32_t[]", _SCRATCH))
+    return any((span := index.span(number)) is not None and span.next > start for number, start in starts.items())
