@@ -186,14 +186,17 @@ def _header(data: bytes, at: int) -> dict[str, Any]:
 
 
 def _log_bytes(directory: Path, state: manifests.Manifest) -> bytes:
-    pieces = [path_of(directory, number).read_bytes()[PAGE:] for number in range(state.named_end)]
-    return b"".join(pieces)
+    """From log position 0 on; what has been freed is zeros."""
+    pieces = [path_of(directory, number).read_bytes()[PAGE:] for number in range(state.first_segment, state.named_end)]
+    return bytes(state.first_segment * state.segment_bytes) + b"".join(pieces)
 
 
 def _epochs(directory: Path, data: bytes, state: manifests.Manifest) -> list[EpochRow]:
     """Of each epoch, from the checkpoint; the first block of each says the same."""
     rows = checkpoint_file.load(log_at(directory), state).epochs
     for previous, row in zip([EpochRow(0, 0, 0), *rows], rows, strict=False):
+        if row.begin < state.first_segment * state.segment_bytes or (row is rows[0] and state.first_segment):
+            continue
         head = _header(data, row.begin)
         assert (head["kind"], head["epoch"], head["position"]) == (lib.RW_BLOCK_EPOCH, row.epoch, row.begin)
         assert (head["previous_epoch"], head["previous_begin"], head["previous_end"]) == previous
@@ -205,7 +208,7 @@ def blocks(directory: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     state = manifests.load(log_at(directory))
     data = _log_bytes(directory, state)
     for epoch, begin, end in _epochs(directory, data, state):
-        at = begin
+        at = max(begin, state.first_segment * state.segment_bytes)
         while at < (end or len(data)):
             piece = data[at : at + PAGE]
             good = lib.rw_block_check(piece, 1 << 40, state.uuid, epoch, at) == lib.RW_OK
@@ -219,8 +222,11 @@ def blocks(directory: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 
 def contents(directory: Path) -> dict[str, list[bytes]]:
-    """Every record of the streams that live, trimmed or not, by stream name, in order of offsets, which must be dense."""
-    names: dict[int, str] = {}
+    """Every record of the streams that live, trimmed or not, by stream name, in order of offsets, which must be dense; from 0
+    on, unless something is freed. Names as in the checkpoint then: definitions may be in what is freed."""
+    held = manifests.load(log_at(directory))
+    names = {row.number: row.name for row in checkpoint_file.load(log_at(directory), held).rows()} if held.first_segment else {}
+    behind: dict[int, int] = {}
     records: dict[str, list[bytes]] = {}
     for _, piece in blocks(directory):
         at, seen = ffi.new("uint64_t *", 128), ffi.new("rw_frame_info *")
@@ -230,11 +236,13 @@ def contents(directory: Path) -> dict[str, list[bytes]]:
                 names[seen.stream] = payload.decode()
                 records.setdefault(payload.decode(), [])
             if seen.kind == lib.RW_FRAME_DELETE:
-                del records[names[seen.stream]]
-            if seen.kind != lib.RW_FRAME_BATCH:
+                records.pop(names.get(seen.stream, ""), None)
+            if seen.kind != lib.RW_FRAME_BATCH or seen.stream not in names:  # deleted since, and its definition is freed
                 continue
-            stream = records[names[seen.stream]]
-            assert seen.base_offset == len(stream)
+            stream = records.setdefault(names[seen.stream], [])
+            expected = behind.get(seen.stream, seen.base_offset if held.first_segment else 0)
+            assert seen.base_offset == expected
+            behind[seen.stream] = expected + seen.count
             stream.extend(_split(payload, seen.count))
     return records
 

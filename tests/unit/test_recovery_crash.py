@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from ringwal.log import manifest as manifests
 from ringwal.log.recovery import recover
+from tests.support.crashes import dies
 from tests.support.log_place import log_at
 from tests.support.log_writer import CONFIG, PAGE, LogWriter, contents, delete, drop, trim
-
-CRASHED = 77
-# Everything through which recovery changes the disk.
-CALLS = ("pwrite", "pwritev", "fsync", "fdatasync", "posix_fallocate", "mkdir", "rename", "unlink")
-
-
-def crash_at(hit: int) -> None:
-    """End this process at the `hit`th call that changes the disk; a write is done by half before."""
-    left = hit
-
-    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **keywords: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left > 0:
-                return real(*args, **keywords)
-            if name == "pwrite" and len(args[1]) >= 8192:
-                real(args[0], args[1][: len(args[1]) // 8192 * 4096], args[2])
-            os._exit(CRASHED)
-
-        return call
-
-    for name in CALLS:
-        setattr(os, name, watched(name, getattr(os, name)))
 
 
 def run(directory: Path, hit: int) -> bool:
     """Recover in a process of its own that dies at its `hit`th change. False: it came to its end before."""
-    child = os.fork()
-    if child == 0:
-        _child(directory, hit)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, CRASHED)
-    return code == CRASHED
-
-
-def _child(directory: Path, hit: int) -> NoReturn:
-    code = 1
-    try:
-        crash_at(hit)
-        recover(log_at(directory), CONFIG)
-        code = 0
-    finally:
-        os._exit(code)
+    return dies(hit, lambda: recover(log_at(directory), CONFIG))
 
 
 def empty(_: Path) -> int:

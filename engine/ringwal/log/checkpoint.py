@@ -96,6 +96,11 @@ class Checkpoint:
         return found
 
 
+def living(epochs: Sequence[EpochRow], begin: int) -> tuple[EpochRow, ...]:
+    """Those with a byte at or behind log position `begin`: all before is freed."""
+    return tuple(row for row in epochs if row.end == 0 or row.end > begin)
+
+
 def pack(rows: Sequence[StreamRow]) -> bytes:
     """`Checkpoint.streams` of these rows."""
     return b"".join(_packed(*row) for row in rows)

@@ -25,7 +25,7 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow
+from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow, living
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, page_buffer, page_up, write_all
 from ringwal.log.manifest import Manifest
@@ -123,7 +123,7 @@ class EpochWriter:
             timestamp_ns=scan.timestamp_ns,
             next_number=scan.next_number,
             streams=bytes(ffi.buffer(rows, count * STREAM_BYTES)),
-            epochs=(*cut, EpochRow(self.manifest.claimed, self.begin, 0)),
+            epochs=(*living(cut, self.manifest.first_segment * self._size), EpochRow(self.manifest.claimed, self.begin, 0)),
         )
 
     def _carry(self) -> None:

@@ -53,7 +53,7 @@ class Manifest:
     epoch_begin: int = 0
     """Log position of its first block."""
     first_segment: int = 0
-    """The first segment that is still there."""
+    """The first segment that is still there: none of those below is needed, and what is left of their files is nobody's."""
     named_end: int = 0
     """Segments below are whole and may be in use; a file at or above is an orphan."""
     checkpoint_position: int = 0
@@ -125,8 +125,10 @@ def _possible(m: Manifest) -> bool:
     """Could a program of ours have written it? A right digest alone does not say so."""
     if m.segment_bytes == 0 or m.segment_bytes % PAGE or m.checkpoint_file > 1 or m.epoch > m.claimed:
         return False
-    places = [m.first_segment * m.segment_bytes, m.epoch_begin, m.checkpoint_position, m.named_end * m.segment_bytes]
-    if m.epoch and (places != sorted(places) or m.epoch_begin % PAGE or m.checkpoint_position % PAGE):
+    first, named_end = m.first_segment * m.segment_bytes, m.named_end * m.segment_bytes
+    places = [first, m.epoch_begin, m.checkpoint_position, named_end]
+    ordered = max(first, m.epoch_begin) <= m.checkpoint_position <= named_end  # what was freed may be of the epoch in force
+    if m.epoch and not (ordered and m.epoch_begin % PAGE == m.checkpoint_position % PAGE == 0):
         return False
     if m.end not in (0, m.checkpoint_position):
         return False

@@ -223,6 +223,14 @@ def block_at(directory: Directory, manifest: Manifest, position: int) -> int | N
     return epoch if good else None
 
 
+def write_header(fd: int, manifest: Manifest, number: int) -> None:
+    """Make the file that is open as `fd` segment `number`; not synced. Raises OSError."""
+    page = page_buffer(HEADER_BYTES)
+    header = _encode(manifest.uuid, number, manifest.segment_bytes)
+    page[: len(header)] = header
+    write_all(fd, memoryview(page), 0)
+
+
 def _fill(fd: int, header: bytes, segment_bytes: int, meanwhile: Callable[[], None] | None = None) -> None:
     """Write the header page and zeros behind it."""
     end = HEADER_BYTES + segment_bytes

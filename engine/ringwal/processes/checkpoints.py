@@ -15,7 +15,7 @@ from typing import Any
 from ringwal._native import ffi, lib
 from ringwal.errors import StorageFull
 from ringwal.log import checkpoint_file
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
+from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, living
 from ringwal.points import point
 from ringwal.processes.context import EngineContext
 from ringwal.processes.log_state import LogState
@@ -87,7 +87,8 @@ class Checkpoints:
         return max(usual, SIZES * manifest.checkpoint_bytes)
 
     def _take(self) -> None:
-        found = ffi.new("rw_wal_snapshot *")
+        manifest, found = self._state.manifest, ffi.new("rw_wal_snapshot *")
+        self._epochs = living(self._epochs, manifest.first_segment * manifest.segment_bytes)
         lib.rw_wal_take_snapshot(self._wal, self._rows, found)
         self._taken = Checkpoint(
             uuid=self._context.uuid,
