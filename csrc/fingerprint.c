@@ -115,7 +115,11 @@ FIELD(rw_control          , 544, uint64_t, drain_waited);
 FIELD(rw_control          , 552, uint64_t, drain_wakes);
 FIELD(rw_control          , 560, uint64_t, drain_parks);
 FIELD(rw_control          , 568, uint64_t, drain_longest_run);
-FIELD(rw_control          , 576, uint8_t[3520], tail);
+FIELD(rw_control          , 576, uint64_t, first_segment);
+FIELD(rw_control          , 584, uint64_t, segments_freed);
+FIELD(rw_control          , 592, uint64_t, segments_recycled);
+FIELD(rw_control          , 600, uint64_t, segments_dropped);
+FIELD(rw_control          , 608, uint8_t[3488], tail);
 
 SIZE(rw_progress, 4096);
 FIELD(rw_progress         , 0, uint64_t, magic);
@@ -271,4 +275,4 @@ FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 
-uint64_t rw_fingerprint(void) { return 0x0d76d10ca89461a4ull; }
+uint64_t rw_fingerprint(void) { return 0x143f3196c2eacf96ull; }

@@ -158,7 +158,13 @@ typedef struct rw_control {
     uint64_t drain_wakes; /* [counter] D > S: writers woken */
     uint64_t drain_parks; /* [counter] D > S: times that the drain went to sleep */
     uint64_t drain_longest_run; /* [counter] D > S: most requests confirmed in one pass */
-    RW_PAD(tail, 576, 4096);
+    /* 576: WAL: what has been freed */
+    /* [segment number] W > S C: files below it are gone or about to go; stored before they do */
+    uint64_t first_segment;
+    uint64_t segments_freed; /* [counter] W > S: segments freed */
+    uint64_t segments_recycled; /* [counter] W > S: of them, used again at the end of the log */
+    uint64_t segments_dropped; /* [counter] W > S: whose live records were dropped to make room */
+    RW_PAD(tail, 608, 4096);
 } rw_control;
 
 /* An object of its own: while recovery reads the log, there is no control area yet. DIR/lock says
@@ -411,6 +417,7 @@ RW_AT(rw_control, drain_parked, 384);
 RW_AT(rw_control, wal_blocks, 448);
 RW_AT(rw_control, drain_passes, 512);
 RW_SIZE(rw_progress, 4096);
+RW_AT(rw_control, first_segment, 576);
 RW_SIZE(rw_slot, 256);
 RW_AT(rw_slot, head, 64);
 RW_AT(rw_slot, wake, 128);

@@ -68,6 +68,10 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->wal_writes = rw_load64(&from->wal_writes);
     out->wal_parks = rw_load64(&from->wal_parks);
     out->wal_rewrites = rw_load64(&from->wal_rewrites);
+    out->first_segment = rw_load64(&from->first_segment);
+    out->segments_freed = rw_load64(&from->segments_freed);
+    out->segments_recycled = rw_load64(&from->segments_recycled);
+    out->segments_dropped = rw_load64(&from->segments_dropped);
 }
 
 void rw_view_progress(const rw_progress *from, rw_progress_view *out)
@@ -146,6 +150,8 @@ uint32_t rw_engine_storage_full(const rw_control *from) { return rw_load32(&from
 uint64_t rw_engine_released_end(const rw_control *from) { return rw_load64(&from->released_end); }
 
 uint64_t rw_engine_confirmed_ns(const rw_control *from) { return rw_load64(&from->confirmed_ns); }
+
+uint64_t rw_engine_first_segment(const rw_control *from) { return rw_load64(&from->first_segment); }
 
 uint32_t rw_slot_state(const rw_slot *from) { return rw_load32(&from->state); }
 

@@ -70,6 +70,10 @@ typedef struct rw_engine_view {
     uint64_t wal_writes;
     uint64_t wal_parks;
     uint64_t wal_rewrites;
+    uint64_t first_segment;
+    uint64_t segments_freed;
+    uint64_t segments_recycled;
+    uint64_t segments_dropped;
 } rw_engine_view;
 
 typedef struct rw_progress_view {
@@ -143,6 +147,7 @@ uint32_t rw_engine_wal_error(const rw_control *from);
 uint32_t rw_engine_storage_full(const rw_control *from);
 uint64_t rw_engine_released_end(const rw_control *from);
 uint64_t rw_engine_confirmed_ns(const rw_control *from);
+uint64_t rw_engine_first_segment(const rw_control *from);
 uint32_t rw_slot_state(const rw_slot *from);
 uint32_t rw_stream_number(const rw_stream *from);
 

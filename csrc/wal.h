@@ -99,6 +99,10 @@ uint32_t rw_wal_drop_left(rw_wal *w);
 /* errno while no segment can be prepared, 0 when one could again. */
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
 
+/* Segments below are freed: readers are told before their files go. */
+void rw_wal_first_segment(rw_wal *w, uint64_t number);
+void rw_wal_count_freed(rw_wal *w, uint64_t freed, uint64_t recycled, uint64_t dropped);
+
 /* CHECKPOINTS. What is composed up to a position that no block crosses, and that no stream's record
  * lies beyond: streams that live, in order of numbers. It may be named when all below has been
  * persisted. */

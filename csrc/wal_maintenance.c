@@ -111,6 +111,19 @@ uint64_t rw_wal_segment(const rw_wal *w)
 
 void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }
 
+void rw_wal_first_segment(rw_wal *w, uint64_t number)
+{
+    RW_ASSERT(number >= w->c->first_segment);
+    rw_store64_seq(&w->c->first_segment, number);
+}
+
+void rw_wal_count_freed(rw_wal *w, uint64_t freed, uint64_t recycled, uint64_t dropped)
+{
+    rw_count64(&w->c->segments_freed, freed);
+    rw_count64(&w->c->segments_recycled, recycled);
+    rw_count64(&w->c->segments_dropped, dropped);
+}
+
 uint64_t rw_wal_cuts(rw_wal *w)
 {
     compose_lock(w);

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
@@ -20,7 +21,7 @@ from ringwal.errors import CorruptionError, Error, NotRunning
 from ringwal.log import checkpoint_file
 from ringwal.log import manifest as manifests
 from ringwal.log import segment as segments
-from ringwal.log.checkpoint import EpochRow
+from ringwal.log.checkpoint import Checkpoint, EpochRow
 from ringwal.log.directory import Directory
 
 PAGE = 4096
@@ -89,13 +90,18 @@ class SegmentFiles:
 
         Raises CorruptionError if manifest or checkpoint are damaged, NotRunning if the log is no longer in its directory.
         """
+        return self.look()[1].epochs
+
+    def look(self) -> tuple[int, Checkpoint]:
+        """The first segment that there still is, and the checkpoint in force, as the files have them. Raises as `epochs`."""
         try:
+            first = manifests.load(self._directory).first_segment  # before: the checkpoint is at least as new
             found = checkpoint_file.look(self._directory, self.uuid)
         except FileNotFoundError:
             found = None
         if found is None:
             raise self._gone()
-        return found.epochs
+        return first, found
 
     def _missing(self, position: int) -> Error:
         """What it means that the segment's file is not there: only the manifest can tell."""
@@ -112,13 +118,25 @@ class SegmentFiles:
 
 
 class Extents:
-    """All extents of the log below its live end. Older epochs are looked up once, when first asked for. Thread-safe."""
+    """All extents of the log from its first segment to its live end. Older epochs are looked up once, when first asked for.
+    Thread-safe."""
 
-    def __init__(self, files: SegmentFiles, epoch: int, epoch_begin: int) -> None:
+    def __init__(self, files: SegmentFiles, epoch: int, epoch_begin: int, first: Callable[[], int] = lambda: 0) -> None:
+        """``first`` says which segment is the first one by the memory of the engine."""
+        self._first = first
+        self._known = 0  # by the files
         self._files = files
         self._epoch = epoch
         self._epoch_begin = epoch_begin
         self._older: tuple[list[EpochRow], list[Extent]] | None = None
+
+    def begins(self) -> int:
+        """The first segment that there still is, as far as this reader knows. Nothing below it is looked for."""
+        return max(self._known, self._first())
+
+    def begin_at(self, segment: int) -> None:
+        """What is below has been freed, as the files say."""
+        self._known = max(self._known, segment)
 
     def at(self, position: int, disk_end: int) -> Extent | None:
         """The extent that holds the log byte at ``position``, or else the next one; None if there is none.
@@ -139,7 +157,9 @@ class Extents:
     def all(self, disk_end: int) -> list[Extent]:
         """Every extent, oldest first, with the live epoch ending at ``disk_end``."""
         _, older = self._history()
-        return older + self._extents(self._epoch, self._epoch_begin, disk_end)
+        first = self.begins()
+        living = older[bisect.bisect_left(older, first, key=_segment) :]
+        return living + self._extents(self._epoch, max(self._epoch_begin, self._files.start_of(first)), disk_end)
 
     def grows(self, extent: Extent) -> bool:
         """May the same extent be longer later?"""
@@ -219,6 +239,10 @@ def new_walk(files: SegmentFiles, epoch: int, position: int) -> Any:
     ffi.memmove(walk.uuid, files.uuid, len(files.uuid))
     walk.epoch, walk.position = epoch, position
     return walk
+
+
+def _segment(extent: Extent) -> int:
+    return extent.segment
 
 
 def _begin(row: EpochRow) -> int:

@@ -52,9 +52,35 @@ class Reader:
         self.epoch, self.max_streams = int(engine.epoch), int(engine.max_streams)
         self.ring_view = ffi.buffer(ring, 2 * engine.ring_bytes)
         self.files = SegmentFiles(directory, engine.segment_bytes, bytes(ffi.buffer(engine.uuid)))
-        self.extents = Extents(self.files, self.epoch, engine.epoch_begin)
+        self.extents = Extents(self.files, self.epoch, engine.epoch_begin, lambda: int(lib.rw_engine_first_segment(control)))
         self.index = LogIndex(self.files, self.extents, self.max_streams)
         self._cursors: OrderedDict[tuple[int, int], Cursor] = OrderedDict()
+
+    def look_again(self, stream: int, offset: int, damage: CorruptionError) -> None:
+        """The place where confirmed record ``offset`` of stream number ``stream`` was looked for is missing or damaged, and by
+        memory it is neither trimmed nor deleted. Returns if the place has been freed meanwhile, and the record is elsewhere.
+
+        Memory is asked first, whose engine frees nothing before it says so; then the files: the memory may be that of an engine
+        that has ended, and another one has freed since.
+
+        Raises OffsetTrimmed, StreamDeleted or ``damage``.
+        """
+        if damage.segment is not None and damage.segment < self.extents.begins():
+            return
+        try:
+            first, checkpoint = self.files.look()
+        except CorruptionError:  # of what says it, too
+            raise damage from None
+        if checkpoint.epoch == self.epoch:
+            raise damage
+        start_offset = next((row.start_offset for row in checkpoint.rows() if row.number == stream), None)
+        if start_offset is None:
+            raise StreamDeleted("the stream was deleted")
+        _check_trimmed(offset, start_offset)
+        known = self.extents.begins()
+        self.extents.begin_at(first)
+        if damage.segment is None or not known <= damage.segment < first:
+            raise damage
 
     def confirmed(self, stream: int) -> int:
         """Offset of the next record of the stream of that handle to be confirmed: what is below can be read."""
@@ -146,27 +172,38 @@ class Cursor:
 
     def _many(self, max_records: int, max_bytes: int | None) -> list[Record]:
         """The general way, which also says what is wrong."""
-        walk, slices, reader = self._walk, self._slices, self._reader
-        if lib.rw_stream_look(reader.control, self._handle, self._bounds) != lib.RW_OK:
-            raise StreamDeleted("the stream was deleted")
-        walk.below, start_offset = self._bounds.confirmed_offset, self._bounds.start_offset
-        if walk.next_offset < start_offset:
-            trimmed = f"offset {walk.next_offset} has been trimmed; the stream begins at {start_offset}"
-            raise OffsetTrimmed(trimmed, start_offset)
+        walk, slices = self._walk, self._slices
+        self._look()
         if walk.next_offset >= walk.below or max_records == 0:
             return []
         slices.records_left = min(max_records, _RECORDS_MAX)
         slices.bytes_left = _NO_LIMIT if max_bytes is None else min(max_bytes, _NO_LIMIT)
         slices.must = 1
         records: list[Record] = []
+        while not self._collect(records):
+            pass
+        return records
+
+    def _look(self) -> None:
+        """How far the stream reaches now. Raises StreamDeleted, OffsetTrimmed."""
+        walk, bounds = self._walk, self._bounds
+        if lib.rw_stream_look(self._reader.control, self._handle, bounds) != lib.RW_OK:
+            raise StreamDeleted("the stream was deleted")
+        walk.below = bounds.confirmed_offset
+        _check_trimmed(walk.next_offset, bounds.start_offset)
+
+    def _collect(self, records: list[Record]) -> bool:
+        """Collect until the request is satisfied; False: it has to be tried again, as what was looked at has been freed."""
         try:
             while not self._step(records):
                 pass
-        except CorruptionError:
+        except CorruptionError as damage:
             self._placed = False
-            if not records:
-                raise  # else: what lies before the damage is good; the next call meets it again
-        return records
+            if not records:  # else: what lies before the damage is good; the next call meets it again
+                self._look()
+                self._reader.look_again(self._walk.stream, self._walk.next_offset, damage)
+                return False
+        return True
 
     def _step(self, records: list[Record]) -> bool:
         """Collect from one place. True when the request is satisfied."""
@@ -239,3 +276,8 @@ class Cursor:
         places = zip(ffi.unpack(slices.begin, count), ffi.unpack(slices.end, count), strict=True)
         data = [view[begin:stop] for begin, stop in places]
         return list(map(Record, range(end - count, end), data, ffi.unpack(slices.timestamp_ns, count)))
+
+
+def _check_trimmed(offset: int, start_offset: int) -> None:
+    if offset < start_offset:
+        raise OffsetTrimmed(f"offset {offset} has been trimmed; the stream begins at {start_offset}", start_offset)
