@@ -35,6 +35,7 @@
 #define RW_WAL_H
 
 #include "layout.h"
+#include "occupancy.h"
 #include "status.h"
 
 #include <stdbool.h>
@@ -99,6 +100,9 @@ uint32_t rw_wal_drop_left(rw_wal *w);
 /* errno while no segment can be prepared, 0 when one could again. */
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
 
+/* What the last whole segment holds, unless it was fetched before (occupancy.h): its number and its
+ * rows, sorted, which stay until the next call. RW_OK, or RW_PENDING. */
+int rw_wal_fetch_occupancy(rw_wal *w, uint64_t *segment, const rw_occupant **rows, uint32_t *count);
 /* Segments below are freed: readers are told before their files go. */
 void rw_wal_first_segment(rw_wal *w, uint64_t number);
 void rw_wal_count_freed(rw_wal *w, uint64_t freed, uint64_t recycled, uint64_t dropped);

@@ -111,6 +111,24 @@ uint64_t rw_wal_segment(const rw_wal *w)
 
 void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }
 
+int rw_wal_fetch_occupancy(rw_wal *w, uint64_t *segment, const rw_occupant **rows, uint32_t *count)
+{
+    compose_lock(w);
+    /* The segment may be full and the next one have no record yet. */
+    if (w->occupancy.now.segment < rw_wal_segment(w))
+        rw_occupancy_reach(&w->occupancy, rw_wal_segment(w));
+    int rc = rw_occupancy_fetch(&w->occupancy);
+    compose_unlock(w);
+    if (rc != RW_OK)
+        return rc;
+    rw_occupancy_rows *found = &w->occupancy.fetched; /* nobody else's until the next fetch */
+    rw_occupancy_sort(found->rows, found->count);
+    *segment = found->segment;
+    *rows = found->rows;
+    *count = found->count;
+    return RW_OK;
+}
+
 void rw_wal_first_segment(rw_wal *w, uint64_t number)
 {
     RW_ASSERT(number >= w->c->first_segment);

@@ -8,6 +8,7 @@
 #include "lane.h"
 #include "layout.h"
 #include "log_ring.h"
+#include "occupancy.h"
 #include "status.h"
 #include "wal.h"
 
@@ -59,6 +60,7 @@ struct rw_wal {
     uint64_t held_segment; /* 1 + the last segment in which any did; 0: none yet */
     uint64_t cuts; /* composed frames by which records have become droppable */
     uint64_t cuts_told;
+    rw_occupancy occupancy;
     uint64_t last_timestamp_ns;
     uint64_t released_seen; /* `released` before the latest attempt to compose */
     /* sealed_end when the last block was an empty one, or there was none yet: nothing to cover */

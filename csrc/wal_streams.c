@@ -74,6 +74,7 @@ void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t stamp)
 void rw_wal_streams_publish(rw_wal *w)
 {
     rw_control *c = w->c;
+    uint64_t segment = (c->sealed_end - 1) / c->segment_bytes; /* of the block */
     if (c->numbers_end < w->numbers_end)
         rw_store32(&c->numbers_end, w->numbers_end);
     for (uint32_t i = 0; i < w->touched_count; i++) {
@@ -82,6 +83,8 @@ void rw_wal_streams_publish(rw_wal *w)
         /* its place is not given away before this block is written */
         RW_ASSERT(rw_load32(&s->number) == p->number && s->ended != p->number);
         RW_ASSERT(p->next_offset >= s->next_offset && p->trimmed_offset <= p->next_offset);
+        if (p->next_offset > s->next_offset)
+            rw_occupancy_note(&w->occupancy, segment, w->touched[i], p->number, p->next_offset);
         rw_store64(&s->composed_ns, p->composed_ns);
         rw_store64(&s->composed_bytes, p->composed_bytes);
         rw_store64(&s->next_offset, p->next_offset);

@@ -36,7 +36,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
     w->touched = calloc(o->block_bytes / sizeof(rw_frame) + RW_PAGE / sizeof(rw_frame) + 2 +
                             RW_DROP_ROWS_MAX,
                         sizeof *w->touched);
-    if (!w->lanes || !w->touched) {
+    if (!w->lanes || !w->touched || rw_occupancy_open(&w->occupancy, c->max_streams) != RW_OK) {
         rw_wal_close(w);
         return NULL;
     }
@@ -71,6 +71,7 @@ void rw_wal_close(rw_wal *w)
     rw_wal_streams_close(w);
     free(w->touched);
     free(w->drop_rows);
+    rw_occupancy_close(&w->occupancy);
     free(w);
 }
 
