@@ -143,8 +143,7 @@ FIELD(rw_slot             , 88, uint8_t[40], pad1);
 FIELD(rw_slot             , 128, uint32_t, wake);
 FIELD(rw_slot             , 132, uint32_t, drain_done);
 FIELD(rw_slot             , 136, uint64_t, confirmed);
-FIELD(rw_slot             , 144, uint8_t[48], pad2);
-FIELD(rw_slot             , 192, uint8_t[64], pad3);
+FIELD(rw_slot             , 144, uint8_t[112], pad2);
 
 SIZE(rw_completion, 16);
 FIELD(rw_completion       , 0, uint64_t, number);
@@ -275,4 +274,4 @@ FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 
-uint64_t rw_fingerprint(void) { return 0x143f3196c2eacf96ull; }
+uint64_t rw_fingerprint(void) { return 0x5f42a30a93074647ull; }

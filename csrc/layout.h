@@ -159,8 +159,7 @@ typedef struct rw_control {
     uint64_t drain_parks; /* [counter] D > S: times that the drain went to sleep */
     uint64_t drain_longest_run; /* [counter] D > S: most requests confirmed in one pass */
     /* 576: WAL: what has been freed */
-    /* [segment number] W > S C: files below it are gone or about to go; stored before they do */
-    uint64_t first_segment;
+    uint64_t first_segment; /* [segment number] W > S C: files below are gone, or go after this */
     uint64_t segments_freed; /* [counter] W > S: segments freed */
     uint64_t segments_recycled; /* [counter] W > S: of them, used again at the end of the log */
     uint64_t segments_dropped; /* [counter] W > S: whose live records were dropped to make room */
@@ -199,8 +198,7 @@ typedef struct rw_slot {
     uint32_t wake; /* [changes] D > C: futex, bumped once per batch of completions of this writer */
     uint32_t drain_done; /* [generation] D > S: that the drain process has let go of */
     uint64_t confirmed; /* [counter] D > S: requests confirmed */
-    RW_PAD(pad2, 16, 64);
-    RW_PAD(pad3, 0, 64);
+    RW_PAD(pad2, 16, 128);
 } rw_slot;
 
 /* Result of one request. `number` is stored 0, then the result, then the request's number: a reader
@@ -416,13 +414,10 @@ RW_AT(rw_control, completions, 320);
 RW_AT(rw_control, drain_parked, 384);
 RW_AT(rw_control, wal_blocks, 448);
 RW_AT(rw_control, drain_passes, 512);
-RW_SIZE(rw_progress, 4096);
-RW_AT(rw_control, first_segment, 576);
 RW_SIZE(rw_slot, 256);
 RW_AT(rw_slot, head, 64);
 RW_AT(rw_slot, wake, 128);
-RW_SIZE(rw_completion, 16);
-RW_SIZE(rw_block_entry, 64);
+RW_SIZE(rw_completion, 16); RW_SIZE(rw_block_entry, 64);
 RW_SIZE(rw_stream, 256);
 RW_AT(rw_stream, next_offset, 64);
 RW_AT(rw_stream, confirmed_offset, 96);
@@ -444,8 +439,7 @@ RW_SIZE(rw_frame, 88);
 RW_AT(rw_frame, persisted, 5);
 RW_AT(rw_frame, base_offset, 24);
 RW_AT(rw_frame, place, 84);
-RW_SIZE(rw_verdict, 16);
-RW_SIZE(rw_drop_row, 16);
+RW_SIZE(rw_verdict, 16); RW_SIZE(rw_drop_row, 16);
 
 /* ------------------------------------------------------------------ where things are in control */
 

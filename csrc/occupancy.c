@@ -76,7 +76,7 @@ int rw_occupancy_fetch(rw_occupancy *o)
     return RW_OK;
 }
 
-/* ------------------------------------------------------------------------------------- sorted rows */
+/* --------------------------------------------------------------------------------- sorted rows */
 
 static int compare(const void *a, const void *b)
 {
@@ -129,4 +129,13 @@ uint32_t rw_occupancy_live(const rw_occupant *rows, uint32_t count,
         out[live++] = rows[i];
     }
     return live;
+}
+
+bool rw_occupancy_trimmed(const rw_checkpoint_stream *streams, uint32_t count,
+                          uint32_t next_number)
+{
+    bool trimmed = count < next_number;
+    for (uint32_t i = 0; i < count && !trimmed; i++)
+        trimmed = streams[i].start_offset != 0;
+    return trimmed;
 }

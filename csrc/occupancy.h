@@ -2,10 +2,11 @@
  * segment whose rows all lie at or below the start offsets of their streams holds nothing that
  * anybody may read.
  *
- * It is gathered while blocks are composed: rows of the segment in use, under the compose lock. With
- * the first block of the next segment they are put aside for the main thread, which fetches them;
- * those that are not fetched before the next ones come are lost, and so are those of the segment in
- * which this process began. What is lost is read from the segment again (log/occupancy.py).
+ * It is gathered while blocks are composed: rows of the segment in use, under the compose lock.
+ * With the first block of the next segment they are put aside for the main thread, which fetches
+ * them; those that are not fetched before the next ones come are lost, and so are those of the
+ * segment in which this process began. What is lost is read from the segment again
+ * (log/occupancy.py).
  *
  *   under the compose lock    now: segment n + 1, grows      done: segment n, whole
  *   of the main thread        fetched
@@ -60,10 +61,13 @@ void rw_occupancy_sort(rw_occupant *rows, uint32_t count);
 uint32_t rw_occupancy_fold(const rw_occupant *rows, uint32_t count, rw_index_entry *entries,
                            uint32_t entry_count, rw_occupant *out);
 /* Those of which a record lies at or behind the start offset that the checkpoint has for the
- * stream; a stream that the checkpoint does not have is no more. `out` has room for all. Returns how
- * many; *reserved: number of one whose name begins with "_", UINT32_MAX if there is none. */
+ * stream; a stream that the checkpoint does not have is no more. `out` has room for all. Returns
+ * how many; *reserved: number of one whose name begins with "_", UINT32_MAX if there is none. */
 uint32_t rw_occupancy_live(const rw_occupant *rows, uint32_t count,
                            const rw_checkpoint_stream *streams, uint32_t stream_count,
                            rw_occupant *out, uint32_t *reserved);
+/* Does a stream begin behind 0, or is one of those that were made no more? Else nothing is free. */
+bool rw_occupancy_trimmed(const rw_checkpoint_stream *streams, uint32_t count,
+                          uint32_t next_number);
 
 #endif

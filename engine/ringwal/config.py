@@ -62,6 +62,14 @@ class Config:
     segments_ahead: int = _setting(
         1, "count", "Segments filled with zeros before they are needed: a burst that fits into them goes into written space."
     )
+    max_log_bytes: int | None = _setting(
+        None, "bytes", "The segments never take more than this."
+    )
+    on_full: str = _setting(
+        "refuse", "choice", "With no room for a segment appends wait, or the oldest records go.",
+        ("refuse", "drop_oldest"),
+    )
+    min_free_bytes: int = _setting(0, "bytes", "No segment is made that would leave less on the file system.")
     block_bytes: int = _setting(MIB, "bytes", "A block is written at this size, or a quarter of the ring, at the latest.")
     blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
     lane_quota_bytes: int = _setting(64 * KIB, "bytes", "What one lane may add before the next lane's turn.")
@@ -93,6 +101,8 @@ class Config:
             elif setting.kind == "seconds":
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ConfigError(f"{setting.name} is {shown(value)}; it must be a number of seconds")
+            elif value is None and setting.default is None:
+                continue
             elif isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"{setting.name} is {shown(value)}; it must be a whole number")
 
@@ -112,6 +122,7 @@ class Config:
         self._within("stop_timeout", 0.1, 86400)
         self._multiple("segment_bytes", MIB, 1024 * GIB)
         self._multiple("block_bytes", PAGE, GIB)
+        self._within("min_free_bytes", 0, 1 << 60)
 
     def _check_relations(self) -> None:
         if wrong := list(self._contradictions()):
@@ -131,6 +142,13 @@ class Config:
                 f" as the engine can keep account of, and a quarter of ring_bytes ({format_size(self.ring_bytes)}) is, too;"
                 f" lower block_bytes to {BLOCK_LIMIT_MAX // MIB}MiB"
             )
+        if self.max_log_bytes is not None and self.max_log_bytes < (least := self.log_bytes_min):
+            yield (
+                f"max_log_bytes ({format_size(self.max_log_bytes)}) is less than {self._segments_min} segments take: raise it"
+                f" to {format_size(_round_up(least, MIB))}, or lower segment_bytes ({format_size(self.segment_bytes)})"
+            )
+        if self.on_full != "refuse" and self.max_log_bytes is None and not self.min_free_bytes:
+            yield f"on_full is {self.on_full!r}, and there is no limit: set max_log_bytes or min_free_bytes"
         # Recovery may carry over a whole ring, and the definitions of streams that are new in it.
         needed = self.ring_bytes + self.max_streams * STREAM_DEFINITION_BYTES + CARRY_SLACK_BYTES
         if self.segment_bytes < needed:
@@ -144,6 +162,15 @@ class Config:
     def block_limit(self) -> int:
         """Bytes at which a block is closed: `block_bytes`, but several blocks have to fit into the ring."""
         return min(self.block_bytes, self.ring_bytes // 4)
+
+    @property
+    def _segments_min(self) -> int:
+        return max(4, self.segments_ahead + 3)
+
+    @property
+    def log_bytes_min(self) -> int:
+        """The least that `max_log_bytes` may be: the segment in use, those ahead, and two to be freed while it is written."""
+        return self._segments_min * (self.segment_bytes + PAGE)
 
     def fitted(self, segment_bytes: int, ring_bytes: int) -> Config:
         """For a log with segments of that size, whose latest engine had a ring of that size: what was not said gives way.
@@ -186,7 +213,7 @@ class Setting:
 
     name: str
     kind: Kind
-    default: int | float | str
+    default: int | float | str | None
     help: str
     choices: tuple[str, ...]
 
@@ -195,8 +222,10 @@ class Setting:
         """`--ring-bytes` for ring_bytes."""
         return "--" + self.name.replace("_", "-")
 
-    def parse(self, text: str) -> int | float | str:
-        """The value that `text` stands for: sizes as `64MiB`, times in seconds. Raises ConfigError."""
+    def parse(self, text: str) -> int | float | str | None:
+        """The value that `text` stands for: sizes as `64MiB`, times in seconds, `none` for no limit. Raises ConfigError."""
+        if self.default is None and text == "none":
+            return None
         if self.kind == "choice":
             return text
         if self.kind == "bytes":
@@ -208,6 +237,8 @@ class Setting:
 
     def format(self) -> str:
         """The default as a person writes it."""
+        if self.default is None:
+            return "none"
         return format_size(int(self.default)) if self.kind == "bytes" else str(self.default)
 
 

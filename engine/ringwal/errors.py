@@ -108,7 +108,8 @@ class RecordTooLarge(Error, ValueError):
 
 
 class StorageFull(Error, OSError):
-    """No room on the disk for another segment; `errno` is ENOSPC or EDQUOT. Nothing was written."""
+    """No room for another segment: `errno` is ENOSPC (the disk, or `min_free_bytes`) or EDQUOT (`max_log_bytes`, or a quota).
+    Nothing was written."""
 
     outcome = "not_appended"
     retriable = True
@@ -262,3 +263,10 @@ def _why_it_failed(errno: int) -> str:
 def describe_errno(number: int) -> str:
     """What an errno means, for messages."""
     return os.strerror(number) if number else "no error number"
+
+
+def describe_full(number: int) -> str:
+    """Why the engine can prepare no segment, and what to do."""
+    if number == _errno.EDQUOT:
+        return "the log has reached its max_log_bytes, or a disk quota is used up: trim or delete streams, or raise the limit"
+    return f"{describe_errno(number)}: free space in its file system, or trim or delete streams"

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ringwal.errors import AckTimeout, Error, RecordTooLarge, StorageFull
+from ringwal.errors import AckTimeout, Error, RecordTooLarge, StorageFull, describe_full
 from ringwal.interrupts import Fate, Interrupts
 from ringwal.textio import Progress
 
@@ -142,8 +142,8 @@ class Ingest(Fate):
             return None
         number = errno.EDQUOT if reason == os.strerror(errno.EDQUOT) else errno.ENOSPC
         return StorageFull(
-            f"not confirmed within {self._timeout:g} s: the engine cannot prepare another segment ({reason}); "
-            "when there is space in its directory it goes on by itself", number,
+            f"not confirmed within {self._timeout:g} s: the engine cannot prepare another segment ({describe_full(number)});"
+            " then it goes on by itself", number,
         )
 
 

@@ -18,7 +18,7 @@ from ringwal.errors import (
     ForkError,
     NotRunning,
     StorageFull,
-    describe_errno,
+    describe_full,
     of_code,
 )
 from ringwal.greenlets import Rests, patched
@@ -158,7 +158,7 @@ class Lane:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 full = int(lib.rw_engine_storage_full(self.control))
-                waits = f" (the engine waits for disk space: {describe_errno(full)})" if full else ""
+                waits = f" (the engine waits for space: {describe_full(full)})" if full else ""
                 raise AckTimeout(
                     f"append to {stream!r} not confirmed within {timeout:g} s{waits}; its outcome is unknown, ask again later"
                 )
@@ -391,8 +391,7 @@ class Lane:
         if not full:
             return BackpressureTimeout(otherwise)
         return StorageFull(
-            f"the engine cannot prepare another segment ({describe_errno(full)}): "
-            "free space in its directory and it goes on by itself; nothing was appended",
+            f"the engine cannot prepare another segment ({describe_full(full)}) and it goes on by itself; nothing was appended",
             full,
         )
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ringwal import lock_file, memory, views
 from ringwal._native import ffi, lib
+from ringwal.config import PAGE
 from ringwal.errors import Error
 from ringwal.words import WORDS
 
@@ -40,6 +41,7 @@ def facts(control: Any) -> dict[str, Any]:
     changes."""
     c = views.engine(control)
     current = c.sealed_end // c.segment_bytes
+    file_bytes, ahead = c.segment_bytes + PAGE, max(0, c.segments_end - 1 - current)
     clients = _clients(control, c.client_slots)
     return {
         "state": STATES.get(c.state, "unknown"),
@@ -60,7 +62,13 @@ def facts(control: Any) -> dict[str, Any]:
         "confirm_order": "log" if c.confirm_order else "stream",
         "storage_full": os.strerror(c.storage_full) if c.storage_full else None,
         "ring": {"bytes": c.ring_bytes, "used": c.sealed_end - c.released_end},
-        "segments": {"bytes": c.segment_bytes, "current": current, "ahead": max(0, c.segments_end - 1 - current)},
+        "segments": {"bytes": c.segment_bytes, "current": current, "ahead": ahead},
+        # Files of segments; `used` are those up to the one that is written now.
+        "space": {
+            "used": max(0, min(current + 1, c.segments_end) - c.first_segment) * file_bytes,
+            "ahead": ahead * file_bytes,
+            "freed": c.segments_freed * file_bytes,
+        },
         "streams": c.stream_count,
         "clients_attached": len(clients),
         "clients": clients[:CLIENTS_SHOWN],

@@ -80,7 +80,7 @@ WORDS = (
     Word("rw_control", "drain_wakes", "uint64_t", 552, "counter", ("drain",), ("supervisor",), "writers woken"),
     Word("rw_control", "drain_parks", "uint64_t", 560, "counter", ("drain",), ("supervisor",), "times that the drain went to sleep"),
     Word("rw_control", "drain_longest_run", "uint64_t", 568, "counter", ("drain",), ("supervisor",), "most requests confirmed in one pass"),
-    Word("rw_control", "first_segment", "uint64_t", 576, "segment number", ("WAL",), ("supervisor", "client"), "files below it are gone or about to go; stored before they do"),
+    Word("rw_control", "first_segment", "uint64_t", 576, "segment number", ("WAL",), ("supervisor", "client"), "files below are gone, or go after this"),
     Word("rw_control", "segments_freed", "uint64_t", 584, "counter", ("WAL",), ("supervisor",), "segments freed"),
     Word("rw_control", "segments_recycled", "uint64_t", 592, "counter", ("WAL",), ("supervisor",), "of them, used again at the end of the log"),
     Word("rw_control", "segments_dropped", "uint64_t", 600, "counter", ("WAL",), ("supervisor",), "whose live records were dropped to make room"),

@@ -193,7 +193,7 @@ def test_a_full_disk_is_told_and_the_engine_goes_on_when_there_is_space(small_di
             assert client.status()["storage_full"] == os.strerror(errno.ENOSPC)
             shown = cli_rig.ringwal("status", small_disk / "log")
             assert (shown.returncode, b"no further segment" in shown.stderr) == (os.EX_TEMPFAIL, True)
-            with pytest.raises(ringwal.AckTimeout, match="waits for disk space"):
+            with pytest.raises(ringwal.AckTimeout, match="waits for space"):
                 receipts[-1].result(0)
             ballast.unlink()
             subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)

@@ -51,6 +51,7 @@ def checkpoints(memory: Memory, wal: Wal, directory: Path) -> tuple[Checkpoints,
         config=Config(max_streams=64),
         control=types.SimpleNamespace(pointer=memory.control),
         ownership=types.SimpleNamespace(manifest=None, check=lambda _: ""),
+        replacement=False,
         log=logging.getLogger("ringwal"),
     )
     state = LogState(context)

@@ -59,6 +59,9 @@ def test_a_config_cannot_be_changed() -> None:
         ({"direct_io": "maybe"}, "auto, on, off"),
         ({"wal_spin": -1.0}, "wal_spin"),
         ({"stop_timeout": 0}, "stop_timeout"),
+        ({"min_free_bytes": -1}, "min_free_bytes"),
+        ({"max_log_bytes": 1.5}, "whole number"),
+        ({"on_full": "burn"}, "refuse, drop_oldest"),
         ({"max_restarts": -1}, "max_restarts"),
         ({"max_clients": True}, "whole number"),
         ({"max_clients": 1.5}, "whole number"),
@@ -73,6 +76,9 @@ def test_a_value_outside_its_limits_is_refused_by_name(values: dict[str, Any], s
 @pytest.mark.parametrize(
     ("values", "says"),
     [
+        ({"max_log_bytes": 256 * MIB}, "max_log_bytes .*less than 4 segments .*257MiB, or lower segment_bytes"),
+        ({"max_log_bytes": GIB, "segments_ahead": 16}, "less than 19 segments"),
+        ({"on_full": "drop_oldest"}, "no limit: set max_log_bytes or min_free_bytes"),
         ({"lane_quota_bytes": 2 * MIB}, r"lane_quota_bytes .*2MiB.* block_bytes .*1MiB"),
         ({"ring_bytes": 64 * MIB}, "raise segment_bytes to 69MiB, or lower ring_bytes or max_streams"),
         ({**SMALL, "max_streams": 16384}, "raise segment_bytes to 6MiB"),

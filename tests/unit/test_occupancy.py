@@ -69,7 +69,8 @@ def test_damage_denies_its_own_records_only(tmp_path: Path) -> None:
 
 def checkpoint(*rows: tuple[int, str, int]) -> Checkpoint:
     streams = pack([StreamRow(number, name, 1000, start, 0, 0) for number, name, start in rows])
-    return Checkpoint(uuid=bytes(16), epoch=1, position=MIB, block_number=1, timestamp_ns=0, next_number=100, streams=streams, epochs=())
+    where = {"epoch": 1, "position": MIB, "block_number": 1, "timestamp_ns": 0, "next_number": 100}
+    return Checkpoint(uuid=bytes(16), streams=streams, epochs=(), **where)
 
 
 def test_what_is_live(tmp_path: Path) -> None:
@@ -92,3 +93,11 @@ def test_a_stream_of_the_engines_own_is_named() -> None:
     assert occupancy.live(rows, mine).reserved == 4
     assert occupancy.live(rows, checkpoint((1, "a", 0), (4, "_positions", 10), (7, "b_", 0))).reserved is None
     assert occupancy.live(rows, dataclasses.replace(mine, streams=b"")) == occupancy.Live(b"", 0, None)
+
+
+def test_several_segments_together() -> None:
+    pieces = [[(1, 10), (4, 20)], [(0, 5), (4, 30)], [(4, 31), (9, 1)]]
+    rows = [b"".join(ROW.pack(stream, 0, end) for stream, end in piece) for piece in pieces]
+    assert [(stream, end) for stream, _, end in ROW.iter_unpack(occupancy.merged(rows))] == [(0, 5), (1, 10), (4, 31), (9, 1)]
+    assert occupancy.merged(rows[:1]) == rows[0]
+    assert occupancy.merged([b"", b""]) == b""

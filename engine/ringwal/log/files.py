@@ -205,3 +205,9 @@ def _try_direct(directory: Directory) -> int | None:
     finally:
         unlink(name, at=at)
     return None
+
+
+def free_bytes(fd: int) -> int:
+    """What an ordinary user may still use of the file system on which the open file or directory lies. Raises OSError."""
+    found = os.fstatvfs(fd)
+    return found.f_bavail * found.f_frsize

@@ -87,12 +87,12 @@ def _use_again(directory: Directory, manifest: Manifest, old: int, new: int, *, 
         found = os.stat(segment.name_of(old), dir_fd=at)
     except FileNotFoundError:
         return False
-    if found.st_nlink > 1 or found.st_size != segment.HEADER_BYTES + manifest.segment_bytes:
+    if found.st_size != segment.HEADER_BYTES + manifest.segment_bytes:
         return False
     os.rename(segment.name_of(old), segment.name_of(new), src_dir_fd=at, dst_dir_fd=at)
     point("seg.renamed")
     with opened(segment.name_of(new), os.O_WRONLY | (os.O_DIRECT if direct else 0), at=at) as fd:
-        if os.fstat(fd).st_nlink > 1:  # somebody has linked it in between; from here on nobody can
+        if os.fstat(fd).st_nlink > 1:  # looked at here, as nobody links it any more who knows it by its old name
             unlink(segment.name_of(new), at=at)
             return False
         segment.write_header(fd, manifest, new)

@@ -7,6 +7,7 @@ stream, or the checkpoint does not have the stream. Definitions do not count, as
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ from ringwal.log.files import PAGE
 from ringwal.log.manifest import Manifest
 from ringwal.log.window import Window
 
-ROW_BYTES = 16
+_ROW = struct.Struct("<IIQ")
+ROW_BYTES = _ROW.size
 _ENTRIES = 1 << 16
 _ANY_LENGTH = (1 << 64) - 1
 _NO_STREAM = (1 << 32) - 1
@@ -77,6 +79,17 @@ def read(
     finally:
         window.close()
     return scan.rows
+
+
+def merged(pieces: list[bytes]) -> bytes:
+    """The rows of several segments together."""
+    if len(pieces) == 1:
+        return pieces[0]
+    ends: dict[int, int] = {}
+    for piece in pieces:
+        for stream, _, end in _ROW.iter_unpack(piece):
+            ends[stream] = max(end, ends.get(stream, 0))
+    return b"".join(_ROW.pack(stream, 0, end) for stream, end in sorted(ends.items()))
 
 
 class _Scan:

@@ -41,10 +41,16 @@ class Checkpoints:
         self._wal = wal
         self._state = state
         self._control = context.control.pointer
-        self._epochs = checkpoint_file.load(context.directory, state.manifest).epochs
+        self.named = checkpoint_file.load(context.directory, state.manifest)
+        """In force, as this process has found or written it."""
+        self._epochs = self.named.epochs
         self._rows = ffi.new("rw_checkpoint_stream[]", context.config.max_streams)
         lib.rw_wal_take_snapshot(wal, self._rows, ffi.new("rw_wal_snapshot *"))  # so that its memory is there by the first one
         self._taken: Checkpoint | None = None
+        self.named_cuts = -1 if context.replacement else 0
+        """How many of the trims and deletions that this process has composed the named one has, at the least; -1: perhaps not
+        even those of its predecessor."""
+        self._taken_cuts = self.named_cuts
         self._told_no_room = False
         self.no_room = 0
         """errno while there is no room for one."""
@@ -53,6 +59,16 @@ class Checkpoints:
     def waits(self) -> bool:
         """One is taken and not named yet."""
         return self._taken is not None
+
+    def cuts_wait(self) -> bool:
+        """Are there trims or deletions that neither the named one has nor one that is taken?"""
+        return int(lib.rw_wal_cuts(self._wal)) > self._taken_cuts
+
+    def trimmed(self) -> bool:
+        """Can anything be free? Else nobody has to look what segments hold."""
+        streams = self.named.streams
+        with ffi.from_buffer("rw_checkpoint_stream[]", streams) as rows:
+            return bool(lib.rw_occupancy_trimmed(rows, len(streams) // STREAM_BYTES, self.named.next_number))
 
     def allows(self, segment: int) -> bool:
         """May that segment be used before there is another checkpoint? Else recovery would have to read too much."""
@@ -89,6 +105,7 @@ class Checkpoints:
     def _take(self) -> None:
         manifest, found = self._state.manifest, ffi.new("rw_wal_snapshot *")
         self._epochs = living(self._epochs, manifest.first_segment * manifest.segment_bytes)
+        self._taken_cuts = int(lib.rw_wal_cuts(self._wal))  # before: the copy has at least those
         lib.rw_wal_take_snapshot(self._wal, self._rows, found)
         self._taken = Checkpoint(
             uuid=self._context.uuid,
@@ -103,6 +120,7 @@ class Checkpoints:
         point("ckpt.taken")
 
     def _name(self, what: Checkpoint, *, end: int) -> None:
+        cuts = self._taken_cuts
         self._state.check_directory()
         try:
             named = checkpoint_file.put(self._context.directory, self._state.manifest, what, self._context.config.max_streams)
@@ -116,4 +134,5 @@ class Checkpoints:
         point("ckpt.written")
         self._state.manifest = named
         self._state.store(end=end)
+        self.named, self.named_cuts = what, cuts
         point("ckpt.named")

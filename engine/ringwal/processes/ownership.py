@@ -33,7 +33,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ringwal import lock_file
@@ -152,14 +152,15 @@ class Ownership:
 
     # ------------------------------------------------------------------------------------------------- watching
 
-    def check(self, segments: Iterable[int] = ()) -> str | None:
+    def check(self, segments: Iterable[int] = (), first: Callable[[], int] = lambda: 0) -> str | None:
         """What has happened to the directory so that nothing may be confirmed any more; None: nothing.
 
-        `segments` are the numbers of those in use. Raises OSError where the kernel cannot say.
+        `segments` are the numbers of those in use; `first` says below which the engine itself frees them, and is asked when one
+        is missed. Raises OSError where the kernel cannot say.
         """
-        return next(self._losses(segments), None)
+        return next(self._losses(segments, first), None)
 
-    def _losses(self, segments: Iterable[int]) -> Iterator[str]:
+    def _losses(self, segments: Iterable[int], first: Callable[[], int]) -> Iterator[str]:
         directory = self.directory
         if os.fstat(directory.fd).st_nlink == 0:
             yield "was deleted"
@@ -172,7 +173,7 @@ class Ownership:
         seen, self._segments = self._segments, {}
         for number in segments:
             here = self._segments[number] = _identity(directory.segments, segment.name_of(number))
-            if here is None or seen.get(number, here) != here:
+            if (here is None or seen.get(number, here) != here) and number >= first():
                 yield f"has lost segment {number}, which is in use"
 
     def opened(self, number: int, fd: int) -> None:

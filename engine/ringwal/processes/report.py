@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from ringwal import observer, views
+from ringwal.log.files import free_bytes
 from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered
 from ringwal.processes.context import EngineContext
@@ -19,7 +20,7 @@ def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, ho
     control = context.control.pointer
     pids = group.pids()
     facts = observer.facts(control)
-    ready_end = int(views.engine(control).segments_end)
+    seen = views.engine(control)
     direct = facts["io"] == "direct" if facts["wal_pid"] else recovered.direct
     return {
         "directory": str(context.directory.path),
@@ -35,7 +36,15 @@ def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, ho
         # As the manifest has them, and not by listing the directory: that takes long where there are many.
         "segments": {
             **facts["segments"],
-            "files": max(recovered.manifest.named_end, ready_end) - recovered.manifest.first_segment,
+            "files": max(recovered.manifest.named_end, seen.segments_end)
+            - max(recovered.manifest.first_segment, seen.first_segment),
+        },
+        "space": {
+            **facts["space"],
+            "limit": context.config.max_log_bytes,
+            "on_full": context.config.on_full,
+            "free": free_bytes(context.directory.segments),
+            "min_free": context.config.min_free_bytes,
         },
         "recovery": {
             name: getattr(recovered.statistics, name) for name in recovered.statistics.__dataclass_fields__

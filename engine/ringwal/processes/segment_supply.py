@@ -19,6 +19,7 @@ from ringwal.log.pace import Pace
 from ringwal.processes.checkpoints import Checkpoints
 from ringwal.processes.context import EngineContext
 from ringwal.processes.log_state import LogState
+from ringwal.processes.space import Space
 
 RETRY_SECONDS = 1.0
 """How often a segment is tried again while the disk is full."""
@@ -31,7 +32,13 @@ class SegmentSupply:
     """Segments, from the one in use to the last one ahead."""
 
     def __init__(
-        self, context: EngineContext, wal: Any, state: LogState, checkpoints: Checkpoints, meanwhile: Callable[[], None]
+        self,
+        context: EngineContext,
+        wal: Any,
+        state: LogState,
+        checkpoints: Checkpoints,
+        space: Space,
+        meanwhile: Callable[[], None],
     ) -> None:
         """`meanwhile` is called again and again while a segment is filled."""
         self.look_again: float | None = None
@@ -42,6 +49,7 @@ class SegmentSupply:
         self._wal = wal
         self._state = state
         self._checkpoints = checkpoints
+        self._space = space
         self._meanwhile = meanwhile
         self._pace = Pace()
         self._told_no_room = self._told_full = False
@@ -70,6 +78,8 @@ class SegmentSupply:
             try:
                 fds, filled = self._open_segment(state.segments_end, needed=needed)
             except StorageFull as error:
+                if self._space.makes_room:
+                    return
                 self.look_again = RETRY_SECONDS
                 if needed:
                     self._say_full(error)
@@ -117,6 +127,7 @@ class SegmentSupply:
         self._state.check_directory()
         fill = True  # what a predecessor made and did not fill counts as filled: too many blocks at once cost time only
         if number >= self._state.manifest.named_end:
+            self._space.check()
             began, fill = time.monotonic(), not needed or self._pace.worth_filling()
             self._state.manifest = segment.prepare(
                 self._context.directory,

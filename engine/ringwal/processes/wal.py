@@ -22,6 +22,7 @@ from ringwal.processes.checkpoints import WAIT_SECONDS, Checkpoints
 from ringwal.processes.context import FINISH, EngineContext
 from ringwal.processes.log_state import LogState, LostDirectory
 from ringwal.processes.segment_supply import SegmentSupply
+from ringwal.processes.space import Space
 
 IDLE_WATERMARK_NS = 1_000_000_000
 """How long nothing is written before an empty block vouches for the last one."""
@@ -59,7 +60,8 @@ class WalProcess:
         if self.wal == ffi.NULL:
             raise MemoryError("no memory for the WAL process")
         self.checkpoints = Checkpoints(context, self.wal, self.state)
-        self.supply = SegmentSupply(context, self.wal, self.state, self.checkpoints, self._while_filling)
+        self.space = Space(context, self.wal, self.state, self.checkpoints, self._while_filling)
+        self.supply = SegmentSupply(context, self.wal, self.state, self.checkpoints, self.space, self._while_filling)
         self.threads = [
             threading.Thread(target=lib.rw_wal_work, args=(self.wal, i), name=f"wal-{i}", daemon=True)
             for i in range(self.config.blocks_in_flight)
@@ -94,9 +96,9 @@ class WalProcess:
         os.eventfd_write(self.context.maintenance_fd, 1)  # the main thread may be about to sleep on it
 
     def _wait_for_requests(self) -> None:
-        timeout = 0.01 if self.stopping or self._closing() else self.supply.look_again
-        if self.checkpoints.waits:
-            timeout = min(timeout or WAIT_SECONDS, WAIT_SECONDS)
+        due = [self.supply.look_again, self.space.look_again]
+        due += [0.01 if self.stopping or self._closing() else None, WAIT_SECONDS if self.checkpoints.waits else None]
+        timeout = min((seconds for seconds in due if seconds is not None), default=None)
         if self.requests.poll(None if timeout is None else timeout * 1e3):
             os.eventfd_read(self.context.maintenance_fd)
 
@@ -107,6 +109,8 @@ class WalProcess:
             self.finishing = True
             lib.rw_wal_finish(self.wal)
         self.checkpoints.work()
+        self.supply.drop()
+        self.space.work()
         self.supply.add(early=not self.stopping)
         self.supply.drop()
 

@@ -7,6 +7,7 @@ import os
 import time
 
 from ringwal import lock_file, views
+from ringwal._native import lib
 from ringwal.errors import Locked
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.process_group import ProcessGroup
@@ -59,9 +60,10 @@ class DirectoryWatch:
     def _look(self) -> None:
         c = views.engine(self._control)
         # Also those that were in use at the look before: what was removed then may be full by now.
+        # Small segments that fill quickly may have been freed since: the engine says so before a file goes.
         in_use, self._from = range(self._from, c.segments_end), c.released_end // c.segment_bytes
         socket, lock = self._listener.state(), self._ownership.lock_file_state()
-        what = self._ownership.check(in_use)
+        what = self._ownership.check(in_use, lambda: int(lib.rw_engine_first_segment(self._control)))
         if what is None and socket == "foreign":
             what = f"has got the {SOCKET_NAME} of somebody else"
         if what is None and lock == "lost":
