@@ -11,7 +11,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
 COLOURS = {
-    "ringwal": "#d1495b", "ringwal-log": "#8f5fbf", "ringwal-ahead": "#e08a3c",
+    "ringwal": "#d1495b", "ringwal-log": "#8f5fbf", "ringwal-ahead": "#e08a3c", "ringwal-recycled": "#b8860b",
     "device": "#6b7280", "fdatasync": "#a3a9b5", "flock-file": "#9c6644",
     "sqlite": "#2a7fb8", "lmdb": "#3a9d5d", "rocksdb": "#c98a1b", "redis": "#b5568f", "postgresql": "#37a3a3",
     "nats": "#7a8b2d",

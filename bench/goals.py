@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.scenario import AHEAD, US
+from bench.scenario import AHEAD, RECYCLED, US
 from bench.stats import best_peer, flatten
 
 MB = 1e6
@@ -148,6 +148,16 @@ def _ahead(r: Results, scenario: str, key: str, other: str) -> list[Check]:
     return [Check(text, holds=True, values={f"ahead / {other}": ratio.value})]
 
 
+def _recycled(r: Results, scenario: str, key: str) -> list[Check]:
+    """Segments that are used again, beside those filled ahead: shown, and not judged either."""
+    try:
+        ratio = r.ratio((scenario, RECYCLED, key), (scenario, AHEAD, key))
+    except MissingError:
+        return []
+    text = f"into segments used again {ratio.value:.3g} x those filled ahead{_spread(ratio.rounds)}"
+    return [Check(text, holds=True, values={"recycled / ahead": ratio.value})]
+
+
 def _pipelined(r: Results) -> list[Check]:
     checks = [_times_peer(r, "pipelined", 5), *_if_device_allows(r, "pipelined", 1e6)]
     return [*checks, *_ahead(r, "pipelined", "records_per_s", r.peer("pipelined")[0])]
@@ -161,7 +171,8 @@ def _batches(r: Results) -> list[Check]:
 def _large(r: Results) -> list[Check]:
     bare = r.ratio(("large", US, "bytes_per_s"), ("large", "device", "bytes_per_s"))
     checks = [_at_least("bandwidth / bare", bare, 0.85), _times_peer(r, "large", 3)]
-    return [*checks, *_ahead(r, "large", "bytes_per_s", "device"), *_ahead(r, "large", "records_per_s", r.peer("large")[0])]
+    shown = [*_ahead(r, "large", "bytes_per_s", "device"), *_ahead(r, "large", "records_per_s", r.peer("large")[0])]
+    return [*checks, *shown, *_recycled(r, "large", "bytes_per_s")]
 
 
 def _streams(r: Results) -> list[Check]:

@@ -44,7 +44,7 @@ class Options:
 
 def contenders() -> dict[str, Contender]:
     """Everything that can be measured, by name."""
-    ours = [subject.Ringwal(), subject.RingwalLog(), subject.RingwalAhead()]
+    ours = [subject.Ringwal(), subject.RingwalLog(), subject.RingwalAhead(), subject.RingwalRecycled()]
     found = [*ours, device.Device(), device.Fdatasync(), *peers.everyone()]
     return {contender.name: contender for contender in found}
 

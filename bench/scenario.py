@@ -12,6 +12,8 @@ PEERS = ("flock-file", "sqlite", "lmdb", "rocksdb", "redis", "postgresql", "nats
 US = "ringwal"
 AHEAD = "ringwal-ahead"
 """The engine with segments filled before the load."""
+RECYCLED = "ringwal-recycled"
+"""The engine on a log at its limit, which uses its oldest segments again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ LARGE = Scenario(
     record_bytes=64 * KIB,
     peer_batch=16,
     streams=4,
-    contenders=(US, AHEAD, *LIMITS, *PEERS),
+    contenders=(US, AHEAD, RECYCLED, *LIMITS, *PEERS),
 )
 SIXTY_FOUR = Scenario("sixty-four", "64 writer processes, one outstanding each", writers=64)
 SOME_STREAMS = Scenario(

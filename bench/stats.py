@@ -80,7 +80,7 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 LIMITS = ("device", "fdatasync")
-NOT_PEERS = (*LIMITS, "ringwal", "ringwal-log", "ringwal-ahead")
+NOT_PEERS = (*LIMITS, "ringwal", "ringwal-log", "ringwal-ahead", "ringwal-recycled")
 
 
 def best_peer(scenario: dict[str, Any], key: str = "records_per_s") -> tuple[str, float] | None:

@@ -143,6 +143,31 @@ class RingwalAhead(Ringwal):
             return bool(client.status()["segments"]["ahead"] == self.segments)
 
 
+class RingwalRecycled(Ringwal):
+    """The same on a log that has reached its limit: it drops its oldest records, and writes into the files that had them."""
+
+    name = "ringwal-recycled"
+    limit = 16
+    durability = Ringwal.durability + f"; at its limit of {limit} segments (1 GiB), dropping what is oldest"
+    settings: ClassVar[Mapping[str, str]] = {"max-log-bytes": str(limit * ((64 << 20) + 4096)), "on-full": "drop_oldest"}
+
+    def setup(self, directory: Path, scenario: Scenario) -> None:
+        super().setup(directory, scenario)
+        assert self.server is not None
+        self.server.wait_until(self._all_used, FILL_TIMEOUT)
+
+    def _all_used(self) -> bool:
+        """Appends some more; True when every file is one that has been used before."""
+        import ringwal
+
+        with ringwal.connect(self.directory) as client:
+            stream = client.stream("before")
+            for _ in range(1000):
+                stream.append(bytes(64 << 10))
+            stream.flush(FILL_TIMEOUT)
+            return bool(client.status()["counters"]["segments_recycled"] > self.limit)
+
+
 def counters(directory: Path) -> dict[str, int]:
     """The engine's running counters, read from its shared memory by a short-lived client."""
     import ringwal

@@ -69,6 +69,14 @@ def test_segments_filled_ahead_are_shown_and_not_judged() -> None:
     assert "into segments filled ahead 0.95 x device; into segments filled ahead 9.5 x sqlite" in found["measured"]
 
 
+def test_segments_used_again_are_shown_beside_those_filled_ahead() -> None:
+    cells = {"ringwal": cell(60), "device": cell(100), "sqlite": cell(10), "ringwal-ahead": cell(80)}
+    without, found = (result(large=cells | more)["goals"][4] for more in ({}, {"ringwal-recycled": cell(76)}))
+    assert without["verdict"] == found["verdict"] == "no"
+    assert "used again" not in without["measured"]
+    assert "into segments used again 0.95 x those filled ahead" in found["measured"]
+
+
 def test_who_comes_to_less_than_a_quarter_of_the_others_starves() -> None:
     for fairness, verdict in ((0.25, "yes"), (0.24, "no")):
         found = result(sixteen={"ringwal": cell(100)}, sixty_four={"ringwal": cell(100, fairness=fairness)})
