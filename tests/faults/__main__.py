@@ -32,6 +32,7 @@ GROUPS = {
     "recovery": "recoveries",
     "ownership": "ownership",
     "surroundings": "surroundings",
+    "space": "space",
     "leaks": "leaks",
     "points": "points",
     "mutants": "mutants",
