@@ -36,6 +36,7 @@
  * its number, then the offset, then its number again has the right offset: a cell is only used for
  * another number after its owner has settled the earlier one, and a replaced drain that delivers an
  * old number again first stores 0.                                                       PAIR: cell
+ * Instead of an offset there may be RW_DELETED_OFFSET: that request was refused alone.
  */
 #ifndef RW_LANE_H
 #define RW_LANE_H

@@ -15,6 +15,16 @@
  * RELEASE. A block all of whose requests are confirmed is released in log order; its ring space may
  * be used again.
  *
+ * CONTROL FRAMES. A trim and a delete are frames of no records with the offset that is next in
+ * their stream. They stand in its queue like batches: neither is in force before all that it
+ * follows is confirmed, and none that was in force is missing after a recovery, which keeps or
+ * drops it as it would a batch of that offset. Confirmed, a trim raises the start offset, and a
+ * delete ends the stream (stream.h, PLACES). A verdict says that one request was refused, as its
+ * stream is deleted; its place may be another stream's, so it belongs to no queue, and its writer
+ * is told when the block is complete: nobody can take it back then. A drop raises the start offsets
+ * of many streams when its block is released: all before it, of every stream, is confirmed then, so
+ * a recovery that believes no drop beyond a cut forgets none that was in force.
+ *
  * confirm_order "log" differs in one test: only the contiguous prefix of persisted blocks is
  * completed.
  *

@@ -335,7 +335,8 @@ static uint64_t data_room(const rw_wal *w)
         return UINT64_MAX;
     if (w->held_segment == segment + 1)
         return 0;
-    uint64_t room = rw_log_ring_segment_room(&w->ring), kept = w->c->segment_bytes / RW_RESERVE_PART;
+    uint64_t room = rw_log_ring_segment_room(&w->ring),
+             kept = w->c->segment_bytes / RW_RESERVE_PART;
     return room > kept ? room - kept : 0;
 }
 

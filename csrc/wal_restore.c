@@ -11,8 +11,8 @@
 static void restore_stream(rw_wal *w, const rw_frame *r)
 {
     rw_wal_stream *p = rw_wal_living(w, r->place, r->stream);
-    if (p == NULL) /* its DELETE is in this block, too, and all its words are told: stream.h, PLACES */
-        return;
+    if (p == NULL)
+        return; /* its DELETE is in this block, too, and all its words are told: stream.h, PLACES */
     const uint8_t *payload = (const uint8_t *)(r + 1);
     rw_wal_stream_defined(w, p);
     if (p->next_offset < r->base_offset + r->count) {

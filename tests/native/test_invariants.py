@@ -108,6 +108,27 @@ def an_offset_that_is_not_the_next(memory: Memory, tmp_path: Path) -> None:
     sequencer.settle()
 
 
+def a_place_that_is_given_away_before_its_time(memory: Memory, tmp_path: Path) -> None:
+    def spoil(memory: Memory) -> None:
+        memory.stream(0).number = 99
+
+    compose_again(memory, tmp_path, spoil)
+
+
+def a_record_that_is_confirmed_for_another_stream(memory: Memory, tmp_path: Path) -> None:
+    memory.open_lane(0)
+    sequencer = Sequencer(memory)
+    memory.seal([(0, 1, GENERATION + 1)])
+    sequencer.settle()
+    memory.stream(0).number = 99
+    memory.persist(1)
+    sequencer.settle()
+
+
+def a_number_that_was_there_before(memory: Memory, tmp_path: Path) -> None:
+    lib.rw_set_next_number(memory.control, 3)
+
+
 def a_block_that_is_completed_under_another_number(memory: Memory, tmp_path: Path) -> None:
     memory.open_lane(0)
     sequencer = Sequencer(memory)
@@ -169,6 +190,9 @@ CASES: list[tuple[Break, str, str]] = [
     (an_entry_of_another_block, "log_ring.c", "e->number == r->prefix"),
     (watchers_below_none, "doorbell.h", "RW_DOORBELL_WATCHERS"),
     (an_offset_that_is_not_the_next, "sequencer.c", "r->base_offset == stream->confirmed_offset"),
+    (a_place_that_is_given_away_before_its_time, "wal_streams.c", "s->number) == p->number"),
+    (a_record_that_is_confirmed_for_another_stream, "sequencer.c", "!rw_stream_over(stream, r->stream)"),
+    (a_number_that_was_there_before, "stream.c", "number >= c->next_number"),
     (a_block_that_is_completed_under_another_number, "sequencer.c", "b->number == number"),
     (ring_space_that_is_given_back_twice, "sequencer.c", "end - c->released_end <= c->ring_bytes"),
     (a_state_that_goes_back, "memory.c", "state >= c->state"),
