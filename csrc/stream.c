@@ -85,6 +85,17 @@ int rw_stream_look(const rw_control *c, uint64_t handle, rw_stream_bounds *out)
     return gone || rw_peek32(&s->number) != number ? RW_DELETED : RW_OK;
 }
 
+uint32_t rw_streams_living(const rw_control *c)
+{
+    uint32_t count = 0, places = rw_load32(&c->stream_count);
+    for (uint32_t place = 0; place < places; place++) {
+        const rw_stream *s = rw_stream_of((rw_control *)c, place);
+        uint32_t number = rw_load32(&s->number);
+        count += number != RW_NO_STREAM && rw_load32(&s->deleted) != number;
+    }
+    return count;
+}
+
 uint64_t rw_stream_confirmed(const rw_control *c, uint64_t handle)
 {
     rw_stream_bounds seen;

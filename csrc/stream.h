@@ -69,6 +69,9 @@ typedef struct rw_stream_bounds {
 /* Both offsets, of one moment. RW_OK, or RW_DELETED: there is no such stream any more. */
 int rw_stream_look(const rw_control *c, uint64_t handle, rw_stream_bounds *out);
 
+/* How many there are. */
+uint32_t rw_streams_living(const rw_control *c);
+
 /* 0 for one that is deleted: nothing of it can be read any more. */
 uint64_t rw_stream_confirmed(const rw_control *c, uint64_t handle);
 

@@ -69,7 +69,7 @@ def facts(control: Any) -> dict[str, Any]:
             "ahead": ahead * file_bytes,
             "freed": c.segments_freed * file_bytes,
         },
-        "streams": c.stream_count,
+        "streams": lib.rw_streams_living(control),
         "clients_attached": len(clients),
         "clients": clients[:CLIENTS_SHOWN],
         "counters": {name: getattr(c, name) for name in COUNTERS},
