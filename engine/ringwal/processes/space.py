@@ -25,6 +25,10 @@ from ringwal.processes.log_state import LogState
 TRIMS_SECONDS = 1.0
 """How long a trim may wait for a checkpoint when no room is wanted: one serves many."""
 
+SEGMENTS_MAX = 1 << 40
+DROPPED_AT_ONCE = 8
+"""Segments: a limit that was lowered is reached step by step."""
+
 ROWS_BYTES = 16 << 20
 """As much is kept of what segments hold. The rest is read from them when they are about to be freed."""
 
@@ -111,8 +115,10 @@ class Space:
             self._keep(int(segment[0]), bytes(ffi.buffer(rows[0], count[0] * occupancy.ROW_BYTES)))
 
     def _keep(self, segment: int, rows: bytes) -> None:
-        if sum(map(len, self._rows.values())) + len(rows) <= ROWS_BYTES:
-            self._rows[segment] = rows
+        """The oldest are wanted first."""
+        self._rows[segment] = rows
+        while len(self._rows) > 1 and sum(map(len, self._rows.values())) > ROWS_BYTES:
+            del self._rows[max(self._rows)]
 
     def _ask(self) -> None:
         """See to it that trims get into a checkpoint."""
@@ -133,9 +139,13 @@ class Space:
             return
         self._looked = known.position, self._checkpoints.named_cuts
         state, end = self._state, self._state.manifest.first_segment
-        limit, self._held = known.position // state.manifest.segment_bytes, False
+        limit, self._held, read = known.position // state.manifest.segment_bytes, False, False
         if self._checkpoints.trimmed():
             while end < limit and not self._held:
+                if read and end not in self._rows:
+                    self._looked = None  # one is read a call, which takes long enough
+                    break
+                read = read or end not in self._rows
                 self._held = self._live(end).count > 0
                 end += not self._held
         if end > state.manifest.first_segment:
@@ -157,7 +167,7 @@ class Space:
         if self._config.on_full != "drop_oldest" or self.makes_room or not self.short():
             return
         manifest = self._state.manifest
-        first, end = manifest.first_segment, manifest.first_segment + self._too_many()
+        first, end = manifest.first_segment, manifest.first_segment + min(self._too_many(), DROPPED_AT_ONCE)
         if end * manifest.segment_bytes > self._checkpoints.named.position:
             self._checkpoints.work(wanted=True)  # nothing above it is dropped
             return
@@ -171,14 +181,17 @@ class Space:
         merged = occupancy.merged(rows)
         with ffi.from_buffer("rw_drop_row[]", merged) as held:
             self._dropping = lib.rw_wal_compose_drop(self._wal, held, len(merged) // occupancy.ROW_BYTES) == lib.RW_OK
-        if self._dropping:
+        if self._dropping and merged:
             lib.rw_wal_count_freed(self._wal, 0, 0, end - first)
 
     def _too_many(self) -> int:
         """Segments that have to go, so that those that are wanted can be made; one at the least."""
-        manifest, most = self._state.manifest, self._config.max_log_bytes
-        allowed = self._wanted() - manifest.first_segment if most is None else most // self._file_bytes
-        return max(1, self._wanted() - manifest.first_segment - allowed)
+        return max(1, self._wanted() - self._state.manifest.first_segment - self._allowed())
+
+    def _allowed(self) -> int:
+        """Segments that the log may have."""
+        most = self._config.max_log_bytes
+        return SEGMENTS_MAX if most is None else most // self._file_bytes
 
     def _say_hindered(self, segment: int, stream: int) -> None:
         if segment > self._told_hindered:
@@ -205,7 +218,7 @@ class Space:
             self._context.directory,
             state.manifest,
             end,
-            wanted=self._wanted(),
+            wanted=min(self._wanted(), end + self._allowed()),
             direct=self._context.direct,
             announce=self._announce,
             manifest_fd=self._context.ownership.manifest,
