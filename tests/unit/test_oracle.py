@@ -159,6 +159,85 @@ def test_all_is_counted_and_the_first_notes_are_kept() -> None:
     assert (found.lost, len(found.notes)) == (99, NOTES_MAX)
 
 
+# ------------------------------------------------------------------------------------------------ trims and ends
+
+
+def ended(kind: Kind, value: int = 0) -> Row:
+    return Row(kind, "s", 0, value, 0, 1)
+
+
+ASKED, TOLD = ended(Kind.TRIM, 2), ended(Kind.TRIMMED, 2)
+TOLD_ALL = [(0, A[0]), (1, A[1]), (2, A[2])]
+
+
+def trimmed(stored: list[bytes], start: int, first: int, *more: Row, drops: bool = False, seen: list[Row] = []) -> Verdict:  # noqa: B006
+    """On a stream of which the log has `stored` from offset `first` on, and which begins at `start`."""
+    oracle = Oracle(drops=drops)
+    oracle.add_writer("0", [*history(A, TOLD_ALL), *more])
+    oracle.add_reader("reader", seen)
+    oracle.begins("s", start, first)
+    oracle.take("s", stored)
+    return oracle.close()
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_records_below_a_trim_may_be_there_or_not(first: int) -> None:
+    assert trimmed(A[first:], 2, first, ASKED, TOLD).kept()
+    assert trimmed(A[first:], 2, first, ASKED).kept()
+
+
+def test_a_record_at_or_above_a_trim_has_to_be_there() -> None:
+    assert wrong(trimmed([], 2, 2, ASKED, TOLD)) == {"lost": 1}
+    assert wrong(trimmed([b"0 2 C"], 2, 2, ASKED, TOLD)) == {"lost": 1, "invented": 1}
+
+
+def test_nothing_goes_that_nobody_trimmed() -> None:
+    assert wrong(trimmed(A[2:], 2, 2)) == {"lost": 2}
+    assert trimmed(A[2:], 2, 2, drops=True).kept()
+
+
+def test_a_start_offset_that_was_told_never_goes_back() -> None:
+    assert not trimmed(A, 1, 0, ASKED, TOLD).kept()
+    assert not trimmed(A, 0, 0, drops=True, seen=[ended(Kind.TRIMMED, 1)]).kept()
+    assert trimmed(A, 1, 0, drops=True, seen=[ended(Kind.TRIMMED, 1)]).kept()
+
+
+def test_what_a_batch_and_a_writer_have_below_the_beginning_is_no_gap() -> None:
+    oracle = Oracle()
+    oracle.add_writer("0", [*(row(Kind.SUBMITTED, data, 0 if i else 3) for i, data in enumerate(A)), ASKED])
+    oracle.begins("s", 2)
+    oracle.take("s", A[2:])
+    assert oracle.close().kept()
+
+
+def test_a_gap_above_the_beginning_is_one() -> None:
+    more = [b"0 %d x" % n for n in range(3, 6)]
+    oracle = Oracle()
+    oracle.add_writer("0", [*history([*A, *more], []), ASKED])
+    oracle.begins("s", 2)
+    oracle.take("s", [A[2], more[2]])
+    assert wrong(oracle.close()) == {"reordered": 1}
+
+
+def test_a_stream_that_was_deleted_has_gone() -> None:
+    lives = [*history(A, TOLD_ALL), ended(Kind.DELETE)]
+    for more in [ended(Kind.DELETED)], []:
+        oracle = Oracle()
+        oracle.add_writer("0", [*lives, *more])
+        assert oracle.close().kept()
+    assert judged(A, {"0": lives}).kept()
+    back = judged(A, {"0": [*lives, ended(Kind.DELETED)]})
+    assert (back.kept(), back.invented) == (False, 1 + len(A))
+
+
+def test_the_next_life_of_a_name_has_nothing_of_the_last_one() -> None:
+    new = b"0 3 new"
+    lives = [*history(A, TOLD_ALL), ended(Kind.DELETE), ended(Kind.DELETED), *history([new], [(0, new)])]
+    assert judged([new], {"0": lives}).kept()
+    assert wrong(judged([new, A[2]], {"0": lives})) == {"invented": 1}
+    assert wrong(judged([], {"0": lives})) == {"lost": 1}
+
+
 # --------------------------------------------------------------------------------------------------- the journal
 
 
@@ -175,6 +254,10 @@ def test_a_journal_gives_back_what_was_noted_and_counts_whole_rows_only(tmp_path
         assert tally.count() == 2
         journal.complain(long)
         journal.seen("s", 9, 14)
+        journal.trim("s", 5)
+        journal.trimmed("s", 4)
+        journal.delete("s")
+        journal.deleted("s")
     with Journal(path) as journal:
         journal.confirmed(long, 1, 8, (13,))
     found = list(read(path))
@@ -186,6 +269,10 @@ def test_a_journal_gives_back_what_was_noted_and_counts_whole_rows_only(tmp_path
         (Kind.UNKNOWN, long, 1, 0, 13),
         (Kind.COMPLAINT, "", 0, 0, 0),
         (Kind.SEEN, "s", 0, 9, 14),
+        (Kind.TRIM, "s", 0, 5, 0),
+        (Kind.TRIMMED, "s", 0, 4, 0),
+        (Kind.DELETE, "s", 0, 0, 0),
+        (Kind.DELETED, "s", 0, 0, 0),
         (Kind.CONFIRMED, long, 1, 8, 13),
     ]
     assert found[5].text == long

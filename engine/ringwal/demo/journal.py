@@ -35,6 +35,10 @@ class Kind(enum.IntEnum):
     HUNG = 6  # a record's outcome was not told in time
     SEEN = 7  # a reader saw a record (its offset)
     COMPLAINT = 8  # text: what went wrong with who keeps this journal
+    TRIM = 9  # a trim is about to be asked for (the offset below which records go)
+    TRIMMED = 10  # a start offset was told, by a trim or to a reader (it)
+    DELETE = 11  # the stream is about to be deleted
+    DELETED = 12  # it was told to be gone
 
 
 class Row(NamedTuple):
@@ -86,6 +90,18 @@ class Journal:
 
     def seen(self, stream: str, offset: int, record_digest: int) -> None:
         self._add(Kind.SEEN, stream, 0, offset, record_digest)
+
+    def trim(self, stream: str, before: int) -> None:
+        self._add(Kind.TRIM, stream, 0, before, 0)
+
+    def trimmed(self, stream: str, start: int) -> None:
+        self._add(Kind.TRIMMED, stream, 0, start, 0)
+
+    def delete(self, stream: str) -> None:
+        self._add(Kind.DELETE, stream, 0, 0, 0)
+
+    def deleted(self, stream: str) -> None:
+        self._add(Kind.DELETED, stream, 0, 0, 0)
 
     def complain(self, sentence: str) -> None:
         self._write(b"".join(_text(Kind.COMPLAINT, None, sentence)))

@@ -3,6 +3,8 @@
 A record begins with b"<writer> <number> "; number counts the writer's records in that stream. Each confirmed record has
 to be at its offset, byte for byte. Whatever else is there was submitted, is there once, and in its writer's order. A number
 that is missing below one that is there was refused, or its outcome was told to be unknown. A batch is whole or not there.
+Records below a start offset are nobody's concern; a start offset is one that somebody asked for, and never below one that
+was told. What was deleted does not come back: the stream's next life has none of it.
 The oracle asks nothing of the engine and imports nothing of it: it is given what was read.
 """
 
@@ -79,6 +81,7 @@ class _Appends:
         self.refused: set[int] = set()
         self.unknown: set[int] = set()
         self.batches: list[tuple[int, int]] = []
+        self.first = -1  # the first number found
         self.last = -1  # the latest number found
         self.promised = -1  # the latest offset confirmed
 
@@ -92,7 +95,13 @@ class _Stream:
         self.writers: dict[bytes, _Appends] = {}
         self.promises = array("Q")  # digest by offset; 0: nothing was promised
         self.broken: list[tuple[int, int]] = []  # offset and digest of promises that do not hold there
+        self.first = 0  # offset of the first record that was read
+        self.start = 0  # records below may be there or not
         self.end = 0  # of what was read
+        self.told = 0  # the largest start offset that anybody was told
+        self.asked = 0  # and that anybody asked for
+        self.deleting = False  # somebody asked for its end, and was not told
+        self.gone = False  # it was deleted, and nobody has appended to it since
 
 
 def _reach(table: array[int], index: int) -> None:
@@ -101,10 +110,14 @@ def _reach(table: array[int], index: int) -> None:
 
 
 class Oracle:
-    """Takes the journals first, then every stream from offset 0; `close` is the end."""
+    """Takes the journals first, then every stream from offset 0, or from where it `begins`; `close` is the end.
 
-    def __init__(self) -> None:
+    ``drops``: the engine drops records by itself. A stream that is deleted has one writer, and no reader with a journal.
+    """
+
+    def __init__(self, *, drops: bool = False) -> None:
         self.verdict = Verdict()
+        self._drops = drops
         self._streams: dict[str, _Stream] = {}
 
     def add_writer(self, writer: str, rows: Iterable[Row]) -> None:
@@ -114,9 +127,13 @@ class Oracle:
                 self.verdict.notes.append(f"{writer}: {text}")
                 continue
             at = self._streams.get(stream) or self._streams.setdefault(stream, _Stream())
+            if kind >= Kind.TRIM:
+                self._take_end(at, kind, stream, value)
+                continue
             of = at.writers.get(name) or at.writers.setdefault(name, _Appends())
             if kind == Kind.SUBMITTED:
                 of.submit(number, record_digest)
+                at.gone = False
                 if value > 1:
                     of.batches.append((number, value))
             elif kind == Kind.CONFIRMED:
@@ -143,6 +160,20 @@ class Oracle:
             elif row.kind == Kind.SEEN:
                 at = self._streams.setdefault(row.stream, _Stream())
                 self._promise(at, row.stream, row.value, row.digest)
+            elif row.kind == Kind.TRIMMED:
+                self._take_end(self._streams.setdefault(row.stream, _Stream()), row.kind, row.stream, row.value)
+
+    def _take_end(self, at: _Stream, kind: int, stream: str, value: int) -> None:
+        """A row about a stream's start offset, or its end."""
+        if kind == Kind.TRIM:
+            at.asked = max(at.asked, value)
+        elif kind == Kind.TRIMMED:
+            at.told = max(at.told, value)
+        elif kind == Kind.DELETE:
+            at.deleting = True
+        elif kind == Kind.DELETED:
+            self._streams[stream] = after = _Stream()
+            after.gone = True
 
     def _promise(self, at: _Stream, stream: str, offset: int, record_digest: int) -> None:
         _reach(at.promises, offset)
@@ -150,6 +181,12 @@ class Oracle:
         if before and before != record_digest:
             self.verdict.note("duplicated", f"{stream}[{offset}] was promised to two records")
         at.promises[offset] = record_digest
+
+    def begins(self, stream: str, start: int, first: int | None = None) -> None:
+        """The stream has the start offset ``start``, and what is taken next begins at ``first`` (None: there)."""
+        at = self._streams.setdefault(stream, _Stream())
+        at.start, at.first = start, start if first is None else first
+        at.end = at.first
 
     def take_records(self, stream: str, records: Sequence[RecordLike]) -> None:
         """As `take`, with the offsets that were read with them."""
@@ -161,6 +198,9 @@ class Oracle:
     def take(self, stream: str, payloads: Sequence[bytes]) -> None:
         """The next records of a stream: a million of them in a few seconds."""
         at = self._streams.setdefault(stream, _Stream())
+        if at.gone:
+            self.verdict.note("invented", f"{stream} was deleted, and is there")
+        at.deleting = False
         first, at.end = at.end, at.end + len(payloads)
         digests = list(map(digest, payloads))
         promised = at.promises[first : at.end]
@@ -182,17 +222,26 @@ class Oracle:
             elif number < of.last:
                 self.verdict.note("reordered", f"{_who(stream, writer, number)} comes after number {of.last}")
             of.places[number] = offset + 1
+            of.first = number if of.first < 0 else of.first
             of.last = max(of.last, number)
 
     def close(self) -> Verdict:
         """The log has been read to its end."""
         for stream, at in self._streams.items():
+            if at.deleting:
+                continue  # and nothing of it was there
             at.broken += [(offset, p) for offset, p in enumerate(at.promises[at.end :], at.end) if p]
+            self._judge_start(stream, at)
             self._judge_broken(stream, at)
             for writer, of in at.writers.items():
-                self._judge_batches(stream, writer, of)
-                self._judge_gaps(stream, writer, of)
+                self._judge_batches(stream, writer, of, at.first)
+                self._judge_gaps(stream, writer, of, of.first if at.first else 0)
         return self.verdict
+
+    def _judge_start(self, stream: str, at: _Stream) -> None:
+        self.verdict.expect(at.told <= at.start, f"{stream} begins at {at.start}, and {at.told} was told")
+        if at.start > at.asked and not self._drops:
+            self.verdict.note("lost", f"{stream} begins at {at.start}, and nobody asked for it", at.start - at.asked)
 
     def _judge_broken(self, stream: str, at: _Stream) -> None:
         if not at.broken:
@@ -206,18 +255,21 @@ class Oracle:
             else:
                 self.verdict.note("lost", f"{_who(stream, writer, number)}, promised at {offset}, is missing or changed")
 
-    def _judge_batches(self, stream: str, writer: bytes, of: _Appends) -> None:
+    def _judge_batches(self, stream: str, writer: bytes, of: _Appends, begin: int) -> None:
         for first, count in of.batches:
             places = list(of.places[first : first + count])
             places += [0] * (count - len(places))
+            if begin and begin + 1 in places:  # what is in front of it in the batch lies below the beginning
+                places = places[places.index(begin + 1) :]
+                first, count = first + count - len(places), len(places)  # noqa: PLW2901
             if any(places) and (not places[0] or places != list(range(places[0], places[0] + count))):
                 offsets = [place - 1 if place else None for place in places]
                 self.verdict.note("torn", f"the batch from {_who(stream, writer, first)} on is at {offsets}")
 
-    def _judge_gaps(self, stream: str, writer: bytes, of: _Appends) -> None:
+    def _judge_gaps(self, stream: str, writer: bytes, of: _Appends, begin: int) -> None:
         """What is missing below the last one that is there, unless its writer had been told that it may be."""
         gap = False
-        for number in range(of.last):
+        for number in range(begin, of.last):
             missing = not of.places[number] and bool(of.digests[number])
             missing = missing and number not in of.refused and number not in of.unknown
             if missing and not gap:
