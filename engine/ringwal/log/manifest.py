@@ -32,6 +32,8 @@ _COPY = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQ")
 _DIGEST = struct.Struct("<Q")
 FEATURES = 0
 """Bits of what a reader has to know beyond the format's version: none yet."""
+_ROOM = {1: "frames of several streams", 2: "keys and headers", 4: "compressed payloads", 8: "an owner table"}
+"""What the bits mean that docs/format.md has room for."""
 _NUMBERS_END = 1 << 62
 """Log positions, epochs and counters stay below: what is computed from them fits into 64 bits."""
 
@@ -118,7 +120,10 @@ def load(directory: Directory) -> Manifest:
 def check_features(features: int, what: str) -> None:
     """Raises VersionMismatch if `what` needs something that this build does not know."""
     if unknown := features & ~FEATURES:
-        raise VersionMismatch(f"{what} needs features ({unknown:#x}) that this build does not have: use a newer one")
+        named = [meaning for bit, meaning in _ROOM.items() if unknown & bit]
+        if nameless := unknown & ~sum(_ROOM):
+            named.append(f"features {nameless:#x}")
+        raise VersionMismatch(f"{what} has {' and '.join(named)}, which this build does not know: use a newer one")
 
 
 def _possible(m: Manifest) -> bool:
