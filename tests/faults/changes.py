@@ -15,9 +15,12 @@ from tests.faults.decode import BLOCK, MANIFEST, PAGE, RECORD, SEGMENT, crc32c
 
 WORD = struct.Struct("<Q")
 BLOCK_FIELDS = ((12, 4), (32, 8), (40, 8), *((at, 4) for at in range(48, 64, 4)), *((at, 8) for at in range(64, 128, 8)))
-RECORD_FIELDS = ((4, 1), (5, 1), (6, 2), (8, 4), (12, 4), (16, 4), (20, 4), (24, 8), (32, 8), (48, 8))
+RECORD_FIELDS = (
+    *((4, 1), (5, 1), (6, 2), *((at, 4) for at in range(8, 24, 4))),
+    *((24, 8), (32, 8), (48, 8), (64, 8), (72, 8), (80, 4)),
+)
 MANIFEST_FIELDS = ((8, 4), (12, 4), (16, 8), *((at, 8) for at in range(40, 120, 8)), (120, 4), (128, 8))
-CHECKPOINT_FIELDS = ((8, 4), (12, 4), *((at, 8) for at in range(32, 64, 8)), (64, 4), (68, 4), (72, 4), (80, 8))
+CHECKPOINT_FIELDS = ((8, 4), (12, 4), *((at, 8) for at in range(32, 64, 8)), (64, 4), (68, 4), (72, 4), (76, 4), (80, 8))
 SEGMENT_FIELDS = ((8, 4), (32, 8), (40, 8), (48, 8))
 """Place and width in the structs of decode.py; uuids, magics and checksums are for accidents."""
 

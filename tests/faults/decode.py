@@ -1,12 +1,12 @@
 """Reads a log from its files, by the format that docs/format.md states and by nothing else.
 
 It shares no code with the engine: own CRC, own walk, the `xxhash` package for digests. What it accepts is what a careful
-stranger with the documentation would accept.
+stranger with the documentation would accept, room for what no engine writes yet included (decode_frames.py).
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,62 +14,51 @@ from typing import NamedTuple
 
 import xxhash
 
+from tests.faults import decode_frames
+from tests.faults.decode_frames import (
+    BATCH,
+    DEFINITION,
+    DELETE,
+    DROP,
+    KNOWN,
+    OWNERS,
+    RECORD,
+    TRIM,
+    VERDICT,
+    DecodeError,
+    Frame,
+    Record,
+    crc32c,
+    dropped,
+    records_of,
+    split,
+    start_offset,
+    text,
+)
+
+__all__ = ["BATCH", "DEFINITION", "RECORD", "DecodeError", "Record", "crc32c", "split"]
+
 PAGE = 4096
 MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQQ")
 SEGMENT = struct.Struct("<8sII16sQQQQ")
 CHECKPOINT = struct.Struct("<8sII16sQQQQIIIIQQ")
 STREAM_ROW = struct.Struct("<IHHQQQQ120s")
 EPOCH_ROW = struct.Struct("<QQQ")
+OWNER_ROW = struct.Struct("<QIIIIQ")
+OWNED_ROW = struct.Struct("<IIQQ")
 BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQQQ")
-RECORD = struct.Struct("<IBBHIIIIQQQQQQQII")
 VERSION = 2
 BLOCK_MAGIC = 0x314B434F4C425752
 DATA, EPOCH, END = 1, 2, 3
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP = KINDS = 1, 2, 3, 4, 5, 6
 OPEN = 1
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for i in range(256):
-        c = i
-        for _ in range(8):
-            c = (c >> 1) ^ (0x82F63B78 if c & 1 else 0)
-        table.append(c)
-    return table
-
-
-_TABLE = _crc_table()
-
-
-def _wide_table() -> list[int]:
-    """The effect of two bytes at once."""
-    wide = []
-    for i in range(1 << 16):
-        c = (i >> 8) ^ _TABLE[i & 0xFF]
-        wide.append((c >> 8) ^ _TABLE[c & 0xFF])
-    return wide
-
-
-_WIDE = _wide_table()
-
-
-@functools.lru_cache(1 << 15)  # logs that are judged again and again, each time with another ending
-def crc32c(data: bytes, seed: int = 0) -> int:
-    """CRC-32C of an even number of bytes, continuing from ``seed``."""
-    c = ~seed & 0xFFFFFFFF
-    for pair in struct.unpack(f"<{len(data) // 2}H", data):
-        c = (c >> 16) ^ _WIDE[(c ^ pair) & 0xFFFF]
-    return ~c & 0xFFFFFFFF
-
-
-class DecodeError(Exception):
-    """The files are not what the format says."""
+PRODUCER, CONSUMER = 1, 2
 
 
 class Manifest(NamedTuple):
+    features: int
     uuid: bytes
     epoch: int
+    first_segment: int
     named_end: int
     segment_bytes: int
     position: int
@@ -78,28 +67,29 @@ class Manifest(NamedTuple):
     digest: int
     file: int
 
-
-class Frame(NamedTuple):
-    """One record of a stream, as found."""
-
-    stream: str
-    offset: int
-    data: bytes
+    @property
+    def begin(self) -> int:
+        """Log position of the first byte that is there."""
+        return self.first_segment * self.segment_bytes
 
 
 def manifest(directory: Path) -> Manifest:
-    """The slot in force."""
+    """The copy in force."""
     raw = (directory / "manifest").read_bytes()
     best: tuple[int, Manifest] | None = None
-    for at in (0, PAGE):
-        slot = raw[at : at + MANIFEST.size]
-        magic, version, features, counter, uuid, _, epoch, _, _, end, size, _, *named, _, _, digest = MANIFEST.unpack(slot)
-        if magic != b"RWMANIF1" or version != VERSION or features or digest != xxhash.xxh3_64_intdigest(slot[:-8]):
+    for copy in (0, 1):
+        slot = raw[copy * PAGE :][: MANIFEST.size]
+        if len(slot) < MANIFEST.size or MANIFEST.unpack(slot)[-1] != xxhash.xxh3_64_intdigest(slot[:-8]):
+            continue
+        magic, version, features, counter, uuid, _, epoch, _, first, end, size, _, *named, _, _, _ = MANIFEST.unpack(slot)
+        if magic != b"RWMANIF1" or version != VERSION or counter % 2 != copy:
             continue
         if best is None or counter > best[0]:
-            best = counter, Manifest(uuid, epoch, end, size, *named)
+            best = counter, Manifest(features, uuid, epoch, first, end, size, *named)
     if best is None:
         raise DecodeError("no valid copy of the manifest")
+    if unknown := best[1].features & ~KNOWN:
+        raise DecodeError(f"the log needs features ({unknown:#x}) that this program does not know")
     return best[1]
 
 
@@ -111,12 +101,24 @@ class StreamRow(NamedTuple):
     timestamp_ns: int
 
 
+class Owner(NamedTuple):
+    """A row of the owner table, with (sequence, offset) by stream."""
+
+    id: int
+    kind: int
+    epoch: int
+    timestamp_ns: int
+    streams: dict[int, tuple[int, int]]
+
+
 class Checkpoint(NamedTuple):
-    """Streams by number, and (epoch, begin, end) of every epoch; the last one's end is 0."""
+    """Streams by number, (epoch, begin, end) of every epoch (the last one's end is 0), owners by id."""
 
     position: int
+    next_stream: int
     streams: dict[int, StreamRow]
     epochs: list[tuple[int, int, int]]
+    owners: dict[int, Owner]
 
 
 def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
@@ -125,21 +127,54 @@ def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
     if len(raw) < PAGE:
         raise DecodeError("the checkpoint is too short")
     magic, version, features, uuid, epoch, position, _, _, *sizes, digest = CHECKPOINT.unpack_from(raw)
-    streams, owners, epochs, next_number, size = sizes
+    streams, owners, epochs, next_stream, size = sizes
     blank = raw[: CHECKPOINT.size - 8] + bytes(8) + raw[CHECKPOINT.size :]
     if magic != b"RWCHKPT1" or digest != xxhash.xxh3_64_intdigest(blank) or digest != state.digest:
         raise DecodeError("the checkpoint is damaged")
-    if (version, features, uuid, epoch, position, owners) != (VERSION, 0, state.uuid, state.epoch, state.position, 0):
+    if (version, uuid, epoch, position) != (VERSION, state.uuid, state.epoch, state.position):
         raise DecodeError("the checkpoint is another one")
-    rows_end = PAGE + streams * STREAM_ROW.size
-    if size != len(raw) or size != rows_end + epochs * EPOCH_ROW.size:
+    if features & ~state.features or (owners and not features & OWNERS):
+        raise DecodeError(f"the checkpoint has features ({features:#x}) that the manifest or itself does not name")
+    streams_end = PAGE + streams * STREAM_ROW.size
+    epochs_end = streams_end + epochs * EPOCH_ROW.size
+    if size != len(raw) or epochs_end > size:
         raise DecodeError("the checkpoint's sizes do not add up")
-    rows = {}
-    for stream, row_state, name_bytes, *numbers, name in STREAM_ROW.iter_unpack(raw[PAGE:rows_end]):
-        if row_state != OPEN or stream in rows or stream >= next_number or not 0 < name_bytes <= len(name):
+    found = Checkpoint(
+        position, next_stream, _stream_rows(raw[PAGE:streams_end], next_stream),
+        list(EPOCH_ROW.iter_unpack(raw[streams_end:epochs_end])), _owner_rows(raw[epochs_end:], owners),
+    )  # fmt: skip
+    if any(set(owner.streams) - set(found.streams) for owner in found.owners.values()):
+        raise DecodeError("the checkpoint has owners of streams that it does not have")
+    return found
+
+
+def _stream_rows(raw: bytes, next_stream: int) -> dict[int, StreamRow]:
+    rows: dict[int, StreamRow] = {}
+    last = -1
+    for stream, state, name_bytes, following, start, size, when, name in STREAM_ROW.iter_unpack(raw):
+        good = last < stream < next_stream and state == OPEN and start <= following
+        if not good or not 0 < name_bytes <= len(name) or any(name[name_bytes:]):
             raise DecodeError(f"the checkpoint's row of stream {stream} makes no sense")
-        rows[stream] = StreamRow(_name(name[:name_bytes]), *numbers)
-    return Checkpoint(position, rows, list(EPOCH_ROW.iter_unpack(raw[rows_end:])))
+        rows[stream] = StreamRow(text(name[:name_bytes]), following, start, size, when)
+        last = stream
+    return rows
+
+
+def _owner_rows(raw: bytes, count: int) -> dict[int, Owner]:
+    owners: dict[int, Owner] = {}
+    at, last = count * OWNER_ROW.size, 0
+    for owner, kind, epoch, streams, zero, when in OWNER_ROW.iter_unpack(raw[:at]):
+        rows = list(OWNED_ROW.iter_unpack(raw[at : at + streams * OWNED_ROW.size]))
+        numbers = [row[0] for row in rows]
+        if owner <= last or kind not in (PRODUCER, CONSUMER) or zero or len(rows) != streams or numbers != sorted(set(numbers)):
+            raise DecodeError(f"the checkpoint's row of owner {owner} makes no sense")
+        if any(nothing or (kind == PRODUCER) != (sequence > 0) for _, nothing, sequence, _ in rows):
+            raise DecodeError(f"the checkpoint's streams of owner {owner} make no sense")
+        owners[owner] = Owner(owner, kind, epoch, when, {stream: (sequence, offset) for stream, _, sequence, offset in rows})
+        at, last = at + streams * OWNED_ROW.size, owner
+    if at != len(raw) or len(owners) != count:
+        raise DecodeError("the checkpoint's owners do not add up")
+    return owners
 
 
 class Block(NamedTuple):
@@ -147,8 +182,86 @@ class Block(NamedTuple):
     position: int
     span: int
     kind: int
-    previous: tuple[int, int, int]  # epoch, begin, end
-    frames: list[tuple[int, int, int, int, bytes]]  # kind, stream number, base offset, count, payload
+    previous: tuple[int, int, int]
+    """Epoch, begin, end."""
+    frames: list[Frame]
+    """Frames of several streams are their parts."""
+
+
+@dataclasses.dataclass
+class Content:
+    """What a log has of one stream, from `first` on; what is below `start` is not of the log any more."""
+
+    number: int
+    name: str | None = None
+    start: int = 0
+    first: int | None = None
+    records: list[bytes] = dataclasses.field(default_factory=list)
+    extras: dict[int, Record] = dataclasses.field(default_factory=dict)
+    """By offset: the records with keys and headers."""
+    ended: bool = False
+    payload_bytes: int = 0
+    newest_ns: int = 0
+    producers: dict[int, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    """By id: epoch, sequence and first offset of the last batch."""
+
+    @property
+    def next(self) -> int:
+        return (self.first or 0) + len(self.records)
+
+    @property
+    def kept(self) -> tuple[int, list[bytes]]:
+        """Start offset, and the records from there on."""
+        return self.start, self.records[self.start - (self.first or 0) :]
+
+    def take(self, frame: Frame) -> None:
+        """Raises DecodeError."""
+        if self.ended:
+            raise DecodeError(f"stream {self.number} goes on behind its end")
+        if self.first is None:
+            self.first = frame.base
+        if frame.base != self.next:
+            raise DecodeError(f"stream {self.number}: offset {frame.base} follows {self.next - 1}")
+        if frame.kind == DEFINITION:
+            name = text(frame.payload)
+            if self.name not in (None, name):
+                raise DecodeError(f"stream {self.number} is {self.name} and {name}")
+            self.name = name
+        elif frame.kind == TRIM:
+            self.start = max(self.start, start_offset(frame))
+        elif frame.kind == DELETE:
+            self.ended = True
+        elif frame.kind == BATCH:
+            self._take_batch(frame)
+
+    def _take_batch(self, frame: Frame) -> None:
+        owner, epoch, sequence = frame.producer
+        if owner:
+            last_epoch, last, _ = self.producers.get(owner, (epoch, sequence - 1, 0))
+            if epoch < last_epoch or sequence != last + 1:
+                raise DecodeError(f"stream {self.number}: {epoch}/{sequence} of producer {owner} follows {last_epoch}/{last}")
+            self.producers[owner] = epoch, sequence, frame.base
+        for offset, record in enumerate(records_of(frame), frame.base):
+            self.records.append(record.data)
+            if record.key is not None or record.headers:
+                self.extras[offset] = record
+        self.payload_bytes += len(frame.payload)
+        self.newest_ns = frame.timestamp_ns
+
+    def meet(self, row: StreamRow, owners: dict[int, Owner]) -> None:
+        """The walk has come to the checkpoint: what it found must be what the row says, as far as it is still there."""
+        seen = self.first is not None
+        if not seen:
+            self.first = row.next_offset
+        good = self.name in (None, row.name) and self.next == row.next_offset and self.start <= row.start_offset
+        if good and self.records:
+            good = self.newest_ns == row.timestamp_ns and (self.first != 0 or self.payload_bytes == row.payload_bytes)
+        for owner, (epoch, sequence, offset) in self.producers.items():
+            if (known := owners.get(owner)) is not None:
+                good = good and epoch <= known.epoch and known.streams.get(self.number) == (sequence, offset)
+        if self.ended or not good:
+            raise DecodeError(f"stream {self.number} is another one in the log than in the checkpoint: {row}")
+        self.name, self.start = row.name, row.start_offset
 
 
 class Log:
@@ -157,122 +270,135 @@ class Log:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.manifest = manifest(directory)
-        self.checkpoint = checkpoint(directory, self.manifest) if self.manifest.epoch else Checkpoint(0, {}, [])
-        self._open: tuple[int, bytes] = (-1, b"")
+        nothing = Checkpoint(0, 0, {}, [], {})
+        self.checkpoint = checkpoint(directory, self.manifest) if self.manifest.epoch else nothing
+        self._open: tuple[int, int, bytes] = (-1, 0, b"")
 
-    def _segment(self, number: int) -> bytes:
+    def _segment(self, number: int) -> tuple[int, bytes]:
+        """Its features and bytes."""
         if self._open[0] != number:
             raw = (self.directory / "segments" / f"{number:020d}.seg").read_bytes()
+            if len(raw) - PAGE != self.manifest.segment_bytes:
+                raise DecodeError(f"segment {number} is of the wrong size")
             head = raw[: SEGMENT.size]
-            magic, version, _, uuid, found, size, _, digest = SEGMENT.unpack(head)
+            magic, version, features, uuid, found, size, _, digest = SEGMENT.unpack(head)
+            if digest != xxhash.xxh3_64_intdigest(head[:-8]) or size != self.manifest.segment_bytes:
+                raise DecodeError(f"segment {number} is damaged or of the wrong size")
             if (magic, version, uuid, found) != (b"RWSEGMT1", VERSION, self.manifest.uuid, number):
                 raise DecodeError(f"segment {number} has a foreign header")
-            if digest != xxhash.xxh3_64_intdigest(head[:-8]) or not len(raw) - PAGE == size == self.manifest.segment_bytes:
-                raise DecodeError(f"segment {number} is damaged or of the wrong size")
-            self._open = number, raw
-        return self._open[1]
+            if features & ~self.manifest.features:
+                raise DecodeError(f"segment {number} has features ({features:#x}) that the manifest does not name")
+            self._open = number, features, raw
+        return self._open[1:]
 
     def block(self, position: int, epoch: int | None = None) -> Block | None:
         """The valid block at a log position, or None."""
         size = self.manifest.segment_bytes
-        if position // size >= self.manifest.named_end:
+        if not self.manifest.first_segment <= position // size < self.manifest.named_end:
             return None
-        raw, at = self._segment(position // size), PAGE + position % size
+        features, raw = self._segment(position // size)
+        at = PAGE + position % size
         head = raw[at : at + BLOCK.size]
         magic, crc, version, uuid, own, place, length, used, count, kind, span, _, _, *rest = BLOCK.unpack(head)
         if magic != BLOCK_MAGIC or version != VERSION or uuid != self.manifest.uuid or place != position:
             return None
         if crc != crc32c(head[:8] + bytes(4) + head[12:]) or (epoch is not None and own != epoch):
             return None
-        frames = self._frames(raw[at : at + length], used, count, crc32c(struct.pack("<QQ", own, position)))
+        if length % PAGE or span % PAGE or not BLOCK.size <= used <= length <= span <= size - position % size:
+            return None
+        seed = crc32c(struct.pack("<QQ", own, position))
+        frames = decode_frames.frames(raw[at : at + length], BLOCK.size, used, count, seed)
+        if frames is None:
+            return None
+        if any(frame.features & ~features for frame in frames):
+            raise DecodeError(f"the block at {position} needs features that its segment does not name")
         cut, before, _, before_begin, _ = rest
-        return None if frames is None else Block(own, position, span, kind, (before, before_begin, cut), frames)
-
-    def _frames(self, raw: bytes, used: int, count: int, seed: int) -> list[tuple[int, int, int, int, bytes]] | None:
-        frames, at = [], BLOCK.size
-        for _ in range(count):
-            head = raw[at : at + RECORD.size]
-            if len(head) < RECORD.size:
-                return None
-            crc, kind, _, _, size, records, stream, flags, base, _, digest, *_ = RECORD.unpack(head)
-            payload = raw[at + RECORD.size : at + RECORD.size + size]
-            if crc != crc32c(bytes(4) + head[4:5] + bytes(1) + head[6:], seed) or len(payload) != size:
-                return None
-            if digest != xxhash.xxh3_64_intdigest(payload) or flags or kind not in KINDS:
-                return None
-            frames.append((kind, stream, base, records, payload))
-            at += RECORD.size + (size + 7) // 8 * 8
-        return frames if at == used else None
+        return Block(own, position, span, kind, (before, before_begin, cut), frames)
 
     def epochs(self) -> list[tuple[int, int, int | None]]:
         """(epoch, first position, cut) of each; the last one's cut is None. The first block of each says the same of the one
-        before."""
-        rows = self.checkpoint.epochs
-        for before, (epoch, begin, _) in zip([(0, 0, 0), *rows], rows, strict=False):
-            first = self.block(begin, epoch)
-            if first is None or first.kind != EPOCH or first.previous != before:
-                raise DecodeError(f"epoch {epoch} does not begin at {begin}, behind {before}")
+        before, where it is still there."""
+        rows, begin = self.checkpoint.epochs, self.manifest.begin
+        for before, (epoch, first, _) in zip([None, *rows], rows, strict=False):
+            if first < begin:
+                continue
+            block = self.block(first, epoch)
+            known = block is not None and block.kind == EPOCH and (
+                block.previous == (before or (0, 0, 0)) or (before is None and 0 < block.previous[2] <= begin)
+            )  # fmt: skip
+            if not known:
+                raise DecodeError(f"epoch {epoch} does not begin at {first}, behind {before}")
         return [(epoch, begin, end or None) for epoch, begin, end in rows]
 
-    def records(self) -> Iterator[Frame]:
-        """Every record of every epoch, as far as each is to be believed, in log order."""
-        names: dict[int, str] = {}
+    def blocks(self) -> Iterator[Block]:
+        """Every block of every epoch, as far as each is to be believed and there, in log order."""
         for epoch, begin, cut in self.epochs():
-            position = begin
+            position = max(begin, self.manifest.begin)
             while cut is None or position < cut:
                 block = self.block(position, epoch)
                 if block is None:
                     if cut is not None or position < self.checkpoint.position:
                         raise DecodeError(f"epoch {epoch} has no valid block at {position}, before its end")
                     break
-                for kind, stream, base, count, payload in block.frames:
-                    if kind == DEFINITION:
-                        names[stream] = _name(payload)
-                    if kind != BATCH:
-                        continue
-                    if stream not in names:
-                        raise DecodeError(f"stream {stream} has records at {position} and no definition")
-                    for i, data in enumerate(split(payload, count)):
-                        yield Frame(names[stream], base + i, data)
+                yield block
                 position += block.span
-        for stream, row in self.checkpoint.streams.items():
-            if names.get(stream, row.name) != row.name:
-                raise DecodeError(f"stream {stream} is {names[stream]} in the log and {row.name} in the checkpoint")
+
+    def contents(self) -> dict[str, Content]:
+        """Every stream that has not been deleted."""
+        found: dict[int, Content] = {}
+        met = False
+        for block in self.blocks():
+            if not met and block.position >= self.checkpoint.position:
+                met = self._meet(found)
+            for frame in block.frames:
+                if frame.kind == DROP:
+                    for stream, offset in dropped(frame):
+                        of = found.setdefault(stream, Content(stream))
+                        of.start = max(of.start, offset)
+                elif frame.kind != VERDICT:
+                    of = found.setdefault(frame.stream, Content(frame.stream))
+                    of.take(frame)
+                    if met and of.name is None:
+                        raise DecodeError(f"stream {of.number} has records at {block.position} and no definition")
+        if not met:
+            self._meet(found)
+        living = {of.name: of for of in found.values() if of.name is not None and not of.ended}
+        if len(living) != sum(of.name is not None and not of.ended for of in found.values()):
+            raise DecodeError("two streams have one name")
+        for of in living.values():
+            if not (of.first or 0) <= of.start <= of.next:
+                raise DecodeError(f"{of.name} begins at {of.start}, and there are records from {of.first} to {of.next}")
+        return {name: of for name, of in living.items() if name is not None}
+
+    def _meet(self, found: dict[int, Content]) -> bool:
+        """The walk has come to the checkpoint's position."""
+        rows = self.checkpoint.streams
+        for number, of in found.items():
+            if number >= self.checkpoint.next_stream:
+                raise DecodeError(f"stream {number} is there before its number was given out")
+            if number not in rows and of.name is not None and not of.ended:
+                raise DecodeError(f"stream {number}, {of.name}, is in the log and not in the checkpoint")
+        for number, row in rows.items():
+            found.setdefault(number, Content(number)).meet(row, self.checkpoint.owners)
+        for number in [number for number in found if number not in rows]:
+            if not found[number].ended:  # its end has gone with its segment, or lies in a part that has
+                del found[number]
+        return True
 
 
-def _name(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError as error:
-        raise DecodeError(f"the name of a stream is not UTF-8: {payload!r}") from error
-
-
-def split(payload: bytes, count: int) -> list[bytes]:
-    """The records of a batch."""
-    if count == 1:
-        return [payload]
-    if 4 * count > len(payload):
-        raise DecodeError("a batch has no room for its lengths")
-    lengths = struct.unpack_from(f"<{count}I", payload)
-    parts, at = [], 4 * count
-    for length in lengths:
-        parts.append(payload[at : at + length])
-        at += length
-    if at != len(payload):
-        raise DecodeError("a batch's lengths do not add up")
-    return parts
+def contents(directory: Path) -> dict[str, Content]:
+    """Every stream that has not been deleted. Raises DecodeError: the files are damaged, or an offset is missing."""
+    return Log(directory).contents()
 
 
 def streams(directory: Path) -> dict[str, list[bytes]]:
-    """Every stream's records by offset, dense from 0.
+    """Every stream's records by offset, dense from 0: of a log in which all of them are there.
 
     Raises:
         DecodeError: an offset is missing, comes twice, or the files are damaged.
     """
-    found: dict[str, list[bytes]] = {}
-    for frame in Log(directory).records():
-        records = found.setdefault(frame.stream, [])
-        if frame.offset != len(records):
-            raise DecodeError(f"{frame.stream}: offset {frame.offset} follows {len(records) - 1}")
-        records.append(frame.data)
-    return found
+    found = contents(directory)
+    for name, of in found.items():
+        if of.first:
+            raise DecodeError(f"{name} begins at {of.first}")
+    return {name: of.records for name, of in found.items()}

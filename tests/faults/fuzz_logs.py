@@ -77,10 +77,10 @@ class Original:
             assert block is not None
             if position + block.span > watermark and block.kind != decode.EPOCH:
                 break
-            for kind, stream, offset, count, payload in block.frames:
-                if kind == decode.DEFINITION:
-                    names[stream] = payload.decode()
-                counts[names[stream]] = offset + count
+            for frame in block.frames:
+                if frame.kind == decode.DEFINITION:
+                    names[frame.stream] = frame.payload.decode()
+                counts[names[frame.stream]] = frame.base + frame.records
         return counts
 
 

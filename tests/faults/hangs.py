@@ -65,10 +65,10 @@ def unwritten(s: Scene) -> set[Origin]:
     while position < min(end, log.manifest.named_end * log.manifest.segment_bytes):
         block = log.block(position, epoch)
         position += decode.PAGE if block is None else block.span
-        for kind, _, _, count, payload in () if block is None else block.frames:
+        for frame in () if block is None else block.frames:
             end = position + RING  # a hole is no longer than what can be in flight
-            if kind == decode.BATCH:
-                written.update(map(origin_of, decode.split(payload, count)))
+            if frame.kind == decode.BATCH:
+                written.update(map(origin_of, decode.split(frame.payload, frame.records)))
     return confirmed - written
 
 

@@ -204,7 +204,7 @@ def faults(tier: str) -> list[Fault]:
         row("bits of a block header", header_bits, 25, 1024),
         row("bits of the last block's header", last_header_bits, 12, 1024),
         row("bits of the last block of a log at rest", covered_bits, 12, 1024),
-        row("bits of a record header", record_bits, 25, 640),
+        row("bits of a record header", record_bits, 25, 8 * decode.RECORD.size),
         row("bits of payloads", payload_bits, 15, 1000),
         row("bits of padding", padding_bits, 5, 200),
         row("bits of the manifest's slots", manifest_bits, 20, 2 * COPY_BITS),
@@ -261,7 +261,7 @@ def covered_bits(base: Base, scratch: Path, count: int, chance: random.Random) -
 
 def record_bits(base: Base, scratch: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
     persisted_byte = range(40, 48)  # only meaningful in memory
-    bits = sample(range(640), count, chance)
+    bits = sample(range(8 * decode.RECORD.size), count, chance)
     return _bits(base, base.blocks[5] + 128, bits, lambda bit: "harmless" if bit in persisted_byte else "refuse")
 
 
@@ -270,7 +270,7 @@ def payload_bits(base: Base, scratch: Path, count: int, chance: random.Random) -
         position = chance.choice(base.blocks[3:-2])
         block = decode.Log(base.directory).block(position)
         assert block is not None
-        at = 128 + 88 + chance.randrange(len(block.frames[0][4]))
+        at = 128 + decode.RECORD.size + chance.randrange(len(block.frames[0].payload))
         yield from _bits(base, position, [8 * at + chance.randrange(8)], ALWAYS["refuse"])
 
 
@@ -367,7 +367,7 @@ def _late(base: Base, position: int) -> bytes:
     raw[128 + 24 : 128 + 32] = struct.pack("<Q", offset + 1)
     raw[128:132] = raw[8:12] = bytes(4)
     raw[128 + 5] = 0
-    raw[128:132] = struct.pack("<I", decode.crc32c(bytes(raw[128 : 128 + 80]), decode.crc32c(bound)))
+    raw[128:132] = struct.pack("<I", decode.crc32c(bytes(raw[128 : 128 + decode.RECORD.size]), decode.crc32c(bound)))
     raw[8:12] = struct.pack("<I", decode.crc32c(bytes(raw[:128])))
     return bytes(raw)
 

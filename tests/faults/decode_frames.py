@@ -1,0 +1,295 @@
+"""Frames and what is in them, by docs/format.md and nothing else: the part of decode.py that needs no file."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import xxhash
+
+RECORD = struct.Struct("<IBBHIIIIQQQQQQQII")
+PART = struct.Struct("<IIIIQII")
+DROPPED = struct.Struct("<IIQ")
+VERDICT_PAYLOAD = struct.Struct("<IIQ")
+PACKED = struct.Struct("<IIQ")
+KEYED = struct.Struct("<IHH")
+NAMED = struct.Struct("<HHI")
+
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP = range(1, 8)
+GROUPS, KEYS, COMPRESSED, OWNERS = 1, 2, 4, 8
+"""Features."""
+KNOWN = GROUPS | KEYS | COMPRESSED | OWNERS
+NO_STREAM, NO_KEY = 0xFFFFFFFF, 0xFFFFFFFF
+CODEC, KEYED_FLAG = 0xF, 0x10
+ZSTD, LZ4 = 1, 2
+DEAD_STREAM = 1
+ZSTD_MAGIC = 0xFD2FB528
+
+
+class DecodeError(Exception):
+    """The files are not what the format says."""
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for i in range(256):
+        c = i
+        for _ in range(8):
+            c = (c >> 1) ^ (0x82F63B78 if c & 1 else 0)
+        table.append(c)
+    return table
+
+
+_TABLE = _crc_table()
+
+
+def _wide_table() -> list[int]:
+    """The effect of two bytes at once."""
+    wide = []
+    for i in range(1 << 16):
+        c = (i >> 8) ^ _TABLE[i & 0xFF]
+        wide.append((c >> 8) ^ _TABLE[c & 0xFF])
+    return wide
+
+
+_WIDE = _wide_table()
+
+
+@functools.lru_cache(1 << 15)  # logs that are judged again and again, each time with another ending
+def crc32c(data: bytes, seed: int = 0) -> int:
+    """CRC-32C of an even number of bytes, continuing from ``seed``."""
+    c = ~seed & 0xFFFFFFFF
+    for pair in struct.unpack(f"<{len(data) // 2}H", data):
+        c = (c >> 16) ^ _WIDE[(c ^ pair) & 0xFFFF]
+    return ~c & 0xFFFFFFFF
+
+
+class Frame(NamedTuple):
+    """One frame, or one part of a frame of several streams."""
+
+    kind: int
+    stream: int
+    base: int
+    records: int
+    payload: bytes
+    flags: int = 0
+    timestamp_ns: int = 0
+    producer: tuple[int, int, int] = (0, 0, 0)
+    """Id, epoch, sequence."""
+    features: int = 0
+    """That the log needs for it."""
+
+
+class Record(NamedTuple):
+    """One record: its data, and where the frame has them its key (None: none) and headers."""
+
+    data: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def frames(raw: bytes, at: int, used: int, count: int, seed: int) -> list[Frame] | None:
+    """The frames of a block that stand in ``raw`` from ``at`` on; None if they are not whole.
+
+    Raises:
+        DecodeError: one is whole, and not what the format says.
+    """
+    found: list[Frame] = []
+    for _ in range(count):
+        head = raw[at : at + RECORD.size]
+        if len(head) < RECORD.size:
+            return None
+        crc, kind, _, _, size, records, stream, flags, base, when, digest, _, _, owner, sequence, epoch, _ = RECORD.unpack(head)
+        payload = raw[at + RECORD.size : at + RECORD.size + size]
+        if crc != crc32c(bytes(4) + head[4:5] + bytes(1) + head[6:], seed) or len(payload) != size:
+            return None
+        frame = Frame(kind, stream, base, records, payload, flags, when, (owner, epoch, sequence))
+        table, rest = _table(frame, seed) if kind == GROUP else ([], payload)
+        if digest != xxhash.xxh3_64_intdigest(rest):
+            return None
+        found += table if kind == GROUP else [_checked(frame)]
+        at += RECORD.size + _padded(size)
+    return found if at == used else None
+
+
+def _padded(size: int) -> int:
+    return (size + 7) // 8 * 8
+
+
+def _checked(frame: Frame) -> Frame:
+    """With the features that it needs. Raises DecodeError."""
+    kind, count, size = frame.kind, frame.records, len(frame.payload)
+    if not BATCH <= kind <= DROP:
+        raise DecodeError(f"a frame of kind {kind}")
+    if (kind == BATCH) != (count > 0) or (frame.flags and kind != BATCH) or frame.flags & ~(CODEC | KEYED_FLAG):
+        raise DecodeError(f"a frame of kind {kind} with {count} records and flags {frame.flags:#x}")
+    if frame.flags & CODEC not in (0, ZSTD, LZ4):
+        raise DecodeError(f"a payload of codec {frame.flags & CODEC}")
+    if (frame.stream == NO_STREAM) != (kind == DROP) and kind != VERDICT:
+        raise DecodeError(f"a frame of kind {kind} of stream {frame.stream}")
+    sizes = {TRIM: size == 8, DELETE: size == 0, VERDICT: size == VERDICT_PAYLOAD.size, DROP: size and size % DROPPED.size == 0}
+    if not sizes.get(kind, True):
+        raise DecodeError(f"a frame of kind {kind} with {size} bytes")
+    features = KEYS if frame.flags & KEYED_FLAG else 0
+    features |= COMPRESSED if frame.flags & CODEC else 0
+    features |= OWNERS if frame.producer[0] else 0
+    return frame._replace(features=features)
+
+
+def _table(frame: Frame, seed: int) -> tuple[list[Frame], bytes]:
+    """The parts of a frame of several streams, and the payload behind its table. Raises DecodeError."""
+    raw = frame.payload
+    if len(raw) < 8 or (frame.stream, frame.flags, frame.base) != (NO_STREAM, 0, 0):
+        raise DecodeError("a frame of several streams makes no sense")
+    count, crc = struct.unpack_from("<II", raw)
+    end = 8 + PART.size * count
+    if count == 0 or end > len(raw) or crc != crc32c(raw[:4] + bytes(4) + raw[8:end], seed):
+        raise DecodeError("the table of a frame of several streams is damaged")
+    at, last, parts = end, -1, []
+    for stream, _, records, size, base, flags, kind in PART.iter_unpack(raw[8:end]):
+        payload = raw[at : at + size]
+        if stream <= last or len(payload) != size or kind not in (BATCH, TRIM):
+            raise DecodeError(f"the part of stream {stream} makes no sense")
+        part = _checked(Frame(kind, stream, base, records, payload, flags, frame.timestamp_ns, frame.producer))
+        parts.append(part._replace(features=part.features | GROUPS))
+        at, last = at + _padded(size), stream
+    if at != len(raw) or frame.records != sum(part.records for part in parts):
+        raise DecodeError("the parts of a frame of several streams do not add up")
+    return parts, raw[end:]
+
+
+def start_offset(trim: Frame) -> int:
+    """What a trim says. Raises DecodeError."""
+    (offset,) = struct.unpack("<Q", trim.payload)
+    if offset > trim.base:
+        raise DecodeError(f"stream {trim.stream} is trimmed to {offset}, beyond its end at {trim.base}")
+    return int(offset)
+
+
+def dropped(drop: Frame) -> Iterator[tuple[int, int]]:
+    """Stream and start offset of each row. Raises DecodeError."""
+    last = -1
+    for stream, zero, offset in DROPPED.iter_unpack(drop.payload):
+        if zero or stream <= last or stream == NO_STREAM:
+            raise DecodeError(f"the row of stream {stream} in a drop makes no sense")
+        last = stream
+        yield stream, offset
+
+
+def split(payload: bytes, count: int) -> list[bytes]:
+    """The records of a batch, as far as lengths say."""
+    if count == 1:
+        return [payload]
+    if 4 * count > len(payload):
+        raise DecodeError("a batch has no room for its lengths")
+    lengths = struct.unpack_from(f"<{count}I", payload)
+    parts, at = [], 4 * count
+    for length in lengths:
+        parts.append(payload[at : at + length])
+        at += length
+    if at != len(payload):
+        raise DecodeError("a batch's lengths do not add up")
+    return parts
+
+
+def records_of(batch: Frame) -> list[Record]:
+    """The records of a batch, unpacked. Raises DecodeError."""
+    payload = unpacked(batch.payload, batch.flags & CODEC) if batch.flags & CODEC else batch.payload
+    parts = split(payload, batch.records)
+    return list(map(_keyed, parts)) if batch.flags & KEYED_FLAG else list(map(Record, parts))
+
+
+class _Bytes:
+    """Bytes that are taken from the front."""
+
+    def __init__(self, raw: bytes, what: str) -> None:
+        self.raw, self.at, self._what = raw, 0, what
+
+    def take(self, size: int) -> bytes:
+        """Raises DecodeError."""
+        if size > len(self.raw) - self.at:
+            raise DecodeError(f"{self._what} ends early")
+        self.at += size
+        return self.raw[self.at - size : self.at]
+
+
+def _keyed(raw: bytes) -> Record:
+    left = _Bytes(raw, "a record with a key")
+    key_bytes, headers, zero = KEYED.unpack(left.take(KEYED.size))
+    key = None if key_bytes == NO_KEY else left.take(key_bytes)
+    found = []
+    for _ in range(headers):
+        name_bytes, also_zero, value_bytes = NAMED.unpack(left.take(NAMED.size))
+        if name_bytes == 0 or also_zero:
+            raise DecodeError("a header of a record makes no sense")
+        name = text(left.take(name_bytes))
+        found.append((name, left.take(value_bytes)))
+    if zero:
+        raise DecodeError("a record's head makes no sense")
+    return Record(raw[left.at :], key, tuple(found))
+
+
+def text(raw: bytes) -> str:
+    """Raises DecodeError."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"a name is not UTF-8: {raw!r}") from error
+
+
+def unpacked(payload: bytes, codec: int) -> bytes:
+    """What was compressed. Raises DecodeError, also for what this program cannot unpack but can see to be in order."""
+    if len(payload) < PACKED.size:
+        raise DecodeError("a compressed payload is too short")
+    size, zero, digest = PACKED.unpack_from(payload)
+    packed = payload[PACKED.size :]
+    if zero:
+        raise DecodeError("the head of a compressed payload makes no sense")
+    if codec == ZSTD:
+        stated = zstd_size(packed)
+        if stated is not None and stated != size:
+            raise DecodeError(f"a compressed payload says {size} bytes, and what is in it {stated}")
+        raise DecodeError("a payload is compressed with Zstandard, which this program has not")
+    found = lz4(packed, size)
+    if len(found) != size or digest != xxhash.xxh3_64_intdigest(found):
+        raise DecodeError("a compressed payload is not what was compressed")
+    return found
+
+
+def zstd_size(packed: bytes) -> int | None:
+    """What the frame's header says of its content (RFC 8878, 3.1.1); None if it does not. Raises DecodeError."""
+    if len(packed) < 5 or struct.unpack_from("<I", packed)[0] != ZSTD_MAGIC:
+        raise DecodeError("a compressed payload is not Zstandard's")
+    descriptor = packed[4]
+    single, width = descriptor >> 5 & 1, (descriptor >> 5 & 1, 2, 4, 8)[descriptor >> 6]
+    at = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
+    if len(packed) < at + width:
+        raise DecodeError("a compressed payload has not even its header")
+    return int.from_bytes(packed[at : at + width], "little") + (256 if width == 2 else 0) if width else None
+
+
+def lz4(packed: bytes, limit: int) -> bytes:
+    """One LZ4 block (its block format), of at most ``limit`` bytes. Raises DecodeError."""
+    left, out = _Bytes(packed, "an LZ4 block"), bytearray()
+
+    def length(nibble: int) -> int:
+        more = 255 if nibble == 15 else 0
+        while more == 255:
+            (more,) = left.take(1)
+            nibble += more
+        return nibble
+
+    while left.at < len(packed):
+        (token,) = left.take(1)
+        out += left.take(length(token >> 4))
+        if left.at == len(packed):  # the last sequence has literals only
+            break
+        distance = int.from_bytes(left.take(2), "little")
+        count = length(token & 15) + 4
+        if not 0 < distance <= len(out) or len(out) + count > limit:
+            raise DecodeError("an LZ4 block copies what is not there, or too much")
+        for _ in range(count):
+            out.append(out[-distance])
+    return bytes(out)

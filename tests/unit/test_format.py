@@ -1,0 +1,200 @@
+"""docs/format.md, with the room in it: an encoder and a decoder that share nothing but the document understand each other,
+and the engine refuses in a sentence what it does not write itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ringwal.errors import CorruptionError, VersionMismatch
+from ringwal.log.recovery import recover
+from tests.faults.decode import Content, DecodeError, Log, Record, contents
+from tests.support import drafts
+from tests.support.drafts import COMPRESSED, GROUPS, KEYED, KEYS, LZ4, OWNERS, PAGE, ZSTD, Owner, Part, Producer, Row
+from tests.support.log_place import log_at
+from tests.support.log_writer import CONFIG
+
+LONG = b"abcdefgh" * 300 + bytes(range(256)) + b"abcdefgh" * 90 + b"the end of it all"
+ONE = Producer(id=0xABCDEF, epoch=4, sequence=9)
+
+Draft = Callable[[Path], Path]
+
+
+def log(directory: Path, *frames: drafts.Frame, features: int = 0, rows: tuple[Row, ...] = ()) -> Path:
+    """Of one block behind the checkpoint, and an empty one that vouches for it."""
+    made = drafts.Log(directory / "log", features)
+    made.add(*frames)
+    made.add()
+    return made.write(*rows)
+
+
+def grouped(directory: Path) -> Path:
+    parts = Part(1, 0, drafts.lengths([b"a", b"bb"]), 2), Part(4, 7, b"xyz", 1), Part(5, 3, (3).to_bytes(8, "little"), 0, 0, 3)
+    rows = Row(4, "four", 7, 7), Row(5, "five", 3, 1)
+    return log(directory, drafts.define(1, "one"), drafts.group(*parts, by=NONE), features=GROUPS, rows=rows)
+
+
+NONE = Producer()
+
+
+def with_keys(directory: Path) -> Path:
+    items = drafts.keyed(b"data", b"key"), drafts.keyed(b"", None, ("trace", b"\x01"), ("größe", b"")), drafts.keyed(b"d", b"")
+    frames = drafts.define(1, "one"), drafts.batch(1, 0, *items, flags=KEYED), drafts.batch(1, 3, items[0], flags=KEYED)
+    return log(directory, *frames, drafts.batch(1, 4, b"plain"), features=KEYS)
+
+
+def compressed(directory: Path) -> Path:
+    several = drafts.lengths([LONG, b"", b"short"])
+    frames = (
+        drafts.frame(drafts.BATCH, 1, 0, drafts.packed(several, drafts.lz4(several)), 3, flags=LZ4),
+        drafts.frame(drafts.BATCH, 1, 3, drafts.packed(b"x", drafts.lz4(b"x")), 1, flags=LZ4),
+    )
+    return log(directory, drafts.define(1, "one"), *frames, features=COMPRESSED)
+
+
+def owned(directory: Path) -> Path:
+    made = drafts.Log(directory / "log", OWNERS)
+    first = drafts.batch(1, 0, b"a", b"b", by=ONE._replace(sequence=8))
+    made.add(drafts.define(1, "one"), first, drafts.batch(1, 2, b"c", by=ONE))
+    at = made.position
+    made.add(drafts.batch(1, 3, b"d", by=ONE._replace(epoch=5, sequence=10)), drafts.batch(1, 4, b"e"))
+    owners = Owner(7, 2, 1, [(1, 0, 2), (4, 0, 0)]), Owner(ONE.id, 1, 4, [(1, 9, 2)])
+    return made.write(Row(1, "one", 3, 0, 11, 1), Row(4, "four"), at=at, owners=owners)
+
+
+ROOM: dict[str, tuple[Draft, str]] = {
+    "frames of several streams": (grouped, "frames of several streams"),
+    "keys and headers": (with_keys, "keys and headers"),
+    "compressed payloads": (compressed, "compressed payloads"),
+    "owners": (owned, "owner table"),
+}
+
+
+def only(directory: Path, name: str = "one") -> Content:
+    return contents(directory)[name]
+
+
+def test_what_is_written_today_is_read(tmp_path: Path) -> None:
+    frames = drafts.define(1, "one"), drafts.batch(1, 0, b"a", b"", b"ccc"), drafts.batch(1, 3, b"d")
+    assert only(log(tmp_path, *frames)).records == [b"a", b"", b"ccc", b"d"]
+
+
+def test_the_engine_reads_it_as_well(tmp_path: Path) -> None:
+    frames = drafts.define(1, "one"), drafts.batch(1, 0, b"a", b"", b"ccc"), drafts.batch(1, 3, b"d")
+    recovered = recover(log_at(log(tmp_path, *frames)), CONFIG)
+    assert [(stream.name, stream.next_offset) for stream in recovered.streams] == [("one", 4)]
+    assert only(tmp_path / "log").records == [b"a", b"", b"ccc", b"d"]
+
+
+def test_parts_of_a_frame_of_several_streams_are_records_and_trims(tmp_path: Path) -> None:
+    found = contents(grouped(tmp_path))
+    assert found["one"].records == [b"a", b"bb"]
+    assert (found["four"].first, found["four"].records) == (7, [b"xyz"])
+    assert (found["five"].start, found["five"].next) == (3, 3)
+
+
+def test_keys_and_headers_come_back(tmp_path: Path) -> None:
+    found = only(with_keys(tmp_path))
+    assert found.records == [b"data", b"", b"d", b"data", b"plain"]
+    assert found.extras == {
+        0: Record(b"data", b"key"),
+        1: Record(b"", None, (("trace", b"\x01"), ("größe", b""))),
+        2: Record(b"d", b""),
+        3: Record(b"data", b"key"),
+    }
+
+
+def test_compressed_payloads_come_back(tmp_path: Path) -> None:
+    assert len(drafts.lz4(LONG)) < len(LONG) // 4
+    assert only(compressed(tmp_path)).records == [LONG, b"", b"short", b"x"]
+
+
+def test_another_codec_is_seen_and_said(tmp_path: Path) -> None:
+    packed = drafts.packed(b"data", drafts.zstd(b"data"))
+    frames = drafts.define(1, "one"), drafts.frame(drafts.BATCH, 1, 0, packed, 1, flags=ZSTD)
+    with pytest.raises(DecodeError, match="Zstandard"):
+        contents(log(tmp_path, *frames, features=COMPRESSED))
+
+
+def test_owners_and_what_they_wrote_come_back(tmp_path: Path) -> None:
+    at = owned(tmp_path)
+    owners = Log(at).checkpoint.owners
+    assert owners[7].streams == {1: (0, 2), 4: (0, 0)}
+    assert (owners[ONE.id].epoch, owners[ONE.id].streams) == (4, {1: (9, 2)})
+    assert only(at).producers == {ONE.id: (5, 10, 3)}
+
+
+def test_trims_drops_verdicts_and_ends_are_followed(tmp_path: Path) -> None:
+    made = drafts.Log(tmp_path / "log")
+    made.add(drafts.define(1, "one"), drafts.batch(1, 0, b"a", b"b", b"c"), drafts.define(2, "two"), drafts.batch(2, 0, b"x"))
+    made.add(drafts.trim(1, 3, 2), drafts.trim(1, 3, 1), drafts.delete(2, 1), drafts.verdict(2))
+    at = made.position
+    made.add(drafts.define(3, "two"), drafts.batch(3, 0, b"new"), drafts.drop((1, 3)))
+    found = contents(made.write(Row(1, "one", 3, 2, 15, 1), at=at, next_stream=3))
+    assert {name: of.kept for name, of in found.items()} == {"one": (3, []), "two": (0, [b"new"])}
+
+
+@pytest.mark.parametrize("name", ROOM)
+def test_the_engine_refuses_what_it_does_not_know_in_a_sentence(name: str, tmp_path: Path) -> None:
+    draft, said = ROOM[name]
+    at = draft(tmp_path)
+    before = {path.name: path.read_bytes() for path in at.rglob("*") if path.is_file()}
+    with pytest.raises(VersionMismatch, match=f"{said}.*use a newer one"):
+        recover(log_at(at), CONFIG)
+    assert {path.name: path.read_bytes() for path in at.rglob("*") if path.is_file() and path.name in before} == before
+
+
+@pytest.mark.parametrize(("where", "bits"), [("the checkpoint", {"features": OWNERS}), ("segment 0", {"of_segment": KEYS})])
+def test_bits_of_a_part_are_refused_as_those_of_the_whole(where: str, bits: dict[str, int], tmp_path: Path) -> None:
+    made = drafts.Log(tmp_path / "log")
+    made.add(drafts.define(1, "one"), drafts.batch(1, 0, b"a"))
+    at = made.write(**bits)  # type: ignore[arg-type]
+    with pytest.raises(VersionMismatch, match=where):
+        recover(log_at(at), CONFIG)
+    with pytest.raises(DecodeError, match=where):
+        contents(at)
+
+
+BAD: dict[str, tuple[drafts.Frame, int]] = {
+    "a trim beyond the end": (drafts.trim(1, 1, 2), 0),
+    "a trim without its stream's offset": (drafts.trim(1, 0, 0), 0),
+    "a batch behind a gap": (drafts.batch(1, 2, b"x"), 0),
+    "a kind that nobody knows": (drafts.frame(8, 1, 1), 0),
+    "a key that the manifest does not name": (drafts.batch(1, 1, drafts.keyed(b"x", b"k"), flags=KEYED), 0),
+    "a key that is longer than its record": (drafts.batch(1, 1, drafts.keyed(b"x", b"kkk")[:9], flags=KEYED), KEYS),
+    "a codec that nobody knows": (drafts.batch(1, 1, b"x", flags=3), COMPRESSED),
+    "a payload that is not what was compressed": (
+        drafts.frame(1, 1, 1, drafts.packed(b"x", drafts.lz4(b"y")), 1, flags=LZ4), COMPRESSED,
+    ),
+    "a part of a stream that comes twice": (drafts.group(Part(1, 1, b"a", 1), Part(1, 2, b"b", 1)), GROUPS),
+    "a drop without rows": (drafts.drop(), 0),
+    "a sequence that was there already": (drafts.batch(1, 1, b"b", by=ONE), OWNERS),
+    "an epoch that is over": (drafts.batch(1, 1, b"b", by=ONE._replace(epoch=3, sequence=10)), OWNERS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_the_format_does_not_allow_is_seen(name: str, tmp_path: Path) -> None:
+    last, features = BAD[name]
+    by = ONE if features == OWNERS else NONE
+    with pytest.raises(DecodeError):
+        contents(log(tmp_path, drafts.define(1, "one"), drafts.batch(1, 0, b"a", by=by), last, features=features))
+    if features == 0:
+        with pytest.raises(CorruptionError):
+            recover(log_at(tmp_path / "log"), CONFIG)
+
+
+def test_a_table_of_parts_has_a_checksum_of_its_own(tmp_path: Path) -> None:
+    """The frame's digest does not cover it."""
+    at = grouped(tmp_path) / "segments" / f"{0:020d}.seg"
+    whole = at.read_bytes()
+    begin = 2 * PAGE + 128 + 96 + 88  # segment header, first block, block header, definition, frame header
+    assert contents(tmp_path / "log")["one"].records
+    for place in range(begin, begin + 8 + 3 * 32):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x40
+        at.write_bytes(damaged)
+        with pytest.raises(DecodeError, match="table"):
+            Log(tmp_path / "log").block(PAGE)
