@@ -391,6 +391,11 @@ def contents(directory: Path) -> dict[str, Content]:
     return Log(directory).contents()
 
 
+def kept(directory: Path) -> dict[str, list[bytes]]:
+    """Of every stream the records from its start offset on. Raises DecodeError."""
+    return {name: of.kept[1] for name, of in contents(directory).items()}
+
+
 def streams(directory: Path) -> dict[str, list[bytes]]:
     """Every stream's records by offset, dense from 0: of a log in which all of them are there.
 

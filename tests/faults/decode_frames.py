@@ -171,8 +171,8 @@ def start_offset(trim: Frame) -> int:
 def dropped(drop: Frame) -> Iterator[tuple[int, int]]:
     """Stream and start offset of each row. Raises DecodeError."""
     last = -1
-    for stream, zero, offset in DROPPED.iter_unpack(drop.payload):
-        if zero or stream <= last or stream == NO_STREAM:
+    for stream, _, offset in DROPPED.iter_unpack(drop.payload):
+        if stream <= last or stream == NO_STREAM:
             raise DecodeError(f"the row of stream {stream} in a drop makes no sense")
         last = stream
         yield stream, offset

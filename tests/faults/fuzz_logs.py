@@ -105,7 +105,7 @@ def attempt(at: Path) -> Recovered | None:
 def contents(original: Original, at: Path, what: list[Change]) -> dict[str, list[bytes]] | None:
     """None if they cannot be read where only readers look: below the checkpoint, or where somebody forged. Raises Broken."""
     try:
-        return decode.streams(at)
+        return decode.kept(at)
     except (decode.DecodeError, OSError) as error:
         if any(change.forged or original.is_old(change.place) for change in what):
             return None

@@ -67,7 +67,7 @@ def make(directory: Path, name: str = "base", *, at_rest: bool = False) -> Base:
             writer.abandon()
     log = decode.Log(at)
     blocks = [position for position, _ in _blocks(log)]
-    return Base(at, decode.streams(at), blocks, log.manifest.segment_bytes, log.checkpoint.position)
+    return Base(at, decode.kept(at), blocks, log.manifest.segment_bytes, log.checkpoint.position)
 
 
 def _blocks(log: decode.Log) -> Iterable[tuple[int, decode.Block]]:
@@ -136,13 +136,13 @@ def trial(base: Base, scratch: Path, damage: Damage, label: str, verdict: Verdic
             _must_be_noticed(at, label, verdict)
             shutil.rmtree(at)
             return
-        _compare(base.content, decode.streams(at), label, verdict, short=1 if must == "end" else 0)
+        _compare(base.content, decode.kept(at), label, verdict, short=1 if must == "end" else 0)
     shutil.rmtree(at)
 
 
 def _must_be_noticed(at: Path, label: str, verdict: Verdict) -> None:
     with contextlib.suppress(decode.DecodeError):
-        decode.streams(at)
+        decode.kept(at)
         verdict.notes.append(f"{label}: nobody noticed")
 
 

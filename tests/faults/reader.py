@@ -27,6 +27,12 @@ def follow(client: ringwal.Client, name: str, journal: Journal) -> None:
                 journal.seen(name, record.offset, digest(record.data))
                 journal.push()
                 expected += 1
+        except ringwal.OffsetTrimmed as error:
+            if error.start_offset is None or error.start_offset <= expected:
+                raise
+            journal.trimmed(name, error.start_offset)
+            journal.push()
+            expected = error.start_offset
         except (ringwal.EngineFailed, ringwal.NotRunning):
             persist(client.attachment)
 

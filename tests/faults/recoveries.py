@@ -34,7 +34,7 @@ def run(count: int, directory: Path, seed: int) -> Verdict:
     quiet = shutil.copytree(base, directory / "quiet")
     with Engine(quiet, *SMALL) as engine:
         engine.stop()
-    expected = decode.streams(quiet)
+    expected = decode.kept(quiet)
     with disk(directory, "ext4") as medium:
         for name in NAMES if count >= len(NAMES) else chance.sample(NAMES, count):
             _at(name, base, medium, expected, verdict)
@@ -92,7 +92,7 @@ def _at(name: str, base: Path, medium: Disk, expected: dict[str, list[bytes]], v
     medium.again()
     with Engine(log, *SMALL) as last:
         last.stop()
-    found = decode.streams(log)
+    found = decode.kept(log)
     verdict.confirmed += sum(map(len, expected.values()))
     for stream in expected.keys() | found.keys():
         verdict.expect(expected.get(stream) == found.get(stream), f"{name}: {stream} is not what a quiet recovery makes of it")

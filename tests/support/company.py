@@ -1,4 +1,4 @@
-"""What else may go on in a writer's process, as RINGWAL_FAULT_STORM says: signals, threads, forks."""
+"""What else may go on in a writer's process, as RINGWAL_FAULT_STORM says: signals, threads, forks, trims, ends of streams."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import ringwal
+from tests.support.payload import Origin
 
 if TYPE_CHECKING:
     from tests.support.writer import Writer
 
 THREADS = 2
+KEPT = 50
+"""Records of a stream that are not trimmed."""
 
 
 def keep(kind: str, writer: Writer) -> None:
@@ -30,8 +33,51 @@ def keep(kind: str, writer: Writer) -> None:
         for _ in range(THREADS):
             threading.Thread(target=append_for_ever, args=(writer,), daemon=True).start()
         writer.between = partial(fork_and_use, writer)
+    elif kind == "trims":
+        writer.between = partial(trim_and_delete, writer)
     elif kind == "child":
         writer.between = partial(fork_and_leave, writer)
+
+
+def trim_and_delete(writer: Writer) -> None:
+    """Of each of its streams what is older than some records; and a stream of its own ends, with appends under way, and has
+    another life."""
+    for stream, end in list(writer.ends.items()):
+        before = max(0, end - KEPT)
+        writer.journal.trim(stream, before)
+        writer.journal.push()
+        writer.outlive(partial(trim, writer, stream, before))
+    brief = f"brief-{writer.name}"
+    writer.numbers.setdefault(brief, 0)
+    for _ in range(3):
+        writer.outlive(partial(writer.append, Origin(brief, writer.name, writer.numbers[brief])))
+    writer.journal.delete(brief)
+    writer.journal.push()
+    while not writer.stopped and not gone(writer, brief):
+        writer.reconnect()
+    while writer.pending:  # of the life that has ended: before the journal says so
+        writer.outlive(writer.settle)
+    if not writer.stopped:
+        writer.journal.deleted(brief)
+        writer.ends.pop(brief, None)
+        writer.outlive(partial(writer.append, Origin(brief, writer.name, writer.numbers[brief])))
+
+
+def trim(writer: Writer, stream: str, before: int) -> None:
+    start = writer.client.stream(stream).trim(before)
+    writer.journal.trimmed(stream, start)
+    writer.journal.push()
+
+
+def gone(writer: Writer, stream: str) -> bool:
+    """False: the engine has ended in between."""
+    try:
+        writer.client.delete_stream(stream)
+    except ringwal.NoSuchStream:  # by the attempt before
+        return True
+    except (ringwal.EngineFailed, ringwal.NotRunning):
+        return False
+    return True
 
 
 def append_for_ever(writer: Writer) -> None:

@@ -96,11 +96,11 @@ def delete(stream: int, base: int) -> Frame:
 
 
 def verdict(stream: int) -> Frame:
-    return frame(VERDICT, stream, 0, struct.pack("<IIQ", 1, 0, 0))
+    return frame(VERDICT, stream, 0, struct.pack("<IIQ", 1, 77, 0))
 
 
 def drop(*rows: tuple[int, int]) -> Frame:
-    return frame(DROP, NOBODY, 0, b"".join(struct.pack("<IIQ", stream, 0, start) for stream, start in rows))
+    return frame(DROP, NOBODY, 0, b"".join(struct.pack("<IIQ", stream, 5, start) for stream, start in rows))
 
 
 class Part(NamedTuple):

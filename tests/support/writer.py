@@ -39,6 +39,8 @@ class Writer:
         self.journal = Journal(journal)
         self.streams = streams
         self.numbers = dict.fromkeys(streams, 0)
+        self.ends = dict.fromkeys(streams, 0)
+        """Behind the last record of each stream that it was told is confirmed."""
         self.pending: collections.deque[tuple[Origin, list[int], ringwal.Receipt]] = collections.deque()
         self.client = client or connect(directory)
         self.children: list[int] = []
@@ -122,6 +124,9 @@ class Writer:
         origin, digests, receipt = self.pending.popleft()
         try:
             ack = receipt.result(timeout=PATIENCE)
+        except ringwal.NoSuchStream as error:  # it has been deleted: by this writer, who may go on
+            self.note(error, origin, digests)
+            return
         except ringwal.Error as error:
             self.note(error, origin, digests)
             raise
@@ -129,6 +134,7 @@ class Writer:
             raise AssertionError(f"the proof of an append of {len(digests)} to {origin.stream} is {ack}")
         self.journal.confirmed(origin.stream, origin.number, ack.offset, digests)
         self.journal.push()
+        self.ends[origin.stream] = ack.offset + len(digests)
 
     def abandon(self) -> None:
         """The engine is gone: what is outstanding ends."""

@@ -1,0 +1,217 @@
+"""The life of the log: streams are trimmed and deleted, segments dropped, freed and used again, while things die."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import ringwal
+from tests.faults import decode
+from tests.faults.disk import Disk, disk
+from tests.faults.oracle import Verdict, judge
+from tests.faults.scene import Reader
+from tests.faults.table import Fault, often
+from tests.support.host import SMALL, Engine, Writers, pause, until
+
+MIB = 1 << 20
+WRITERS = 3
+LIMIT = 24 * MIB
+DROPPING = (*SMALL, "--max-restarts", "1000", "--max-log-bytes", "24MiB", "--on-full", "drop_oldest")
+LARGE = 60_000
+"""Bytes of every eighth record, where segments have to be used up quickly."""
+SPARE = 3
+"""Segments by which a directory may be larger than its limit: what is being made, or about to go."""
+
+
+def faults(tier: str) -> list[Fault]:
+    kills, cuts = often(tier, 4, 50, 200), often(tier, 3, 60, 300)
+    return [
+        *(
+            Fault("life", f"SIGKILL {role} among trims and deletes", partial(trims, role, kills))
+            for role in ("wal", "drain", "supervisor", "all")
+        ),
+        *(Fault("life", f"SIGKILL {role}, drop_oldest at full load", partial(drops, role, kills)) for role in ("wal", "all")),
+        *(Fault("life", f"power cut, drop_oldest, {kind}", partial(cut, kind, cuts)) for kind in ("ext4", "xfs")),
+        Fault("life", "power cut among trims and deletes", partial(cut_trims, cuts)),
+    ]
+
+
+class Scene:
+    """An engine, writers, a reader of `hot`."""
+
+    def __init__(self, directory: Path, engine_dir: Path, flags: tuple[str, ...], env: dict[str, str]) -> None:
+        self.directory, self.engine_dir, self.flags = directory, engine_dir, flags
+        self.running = Engine(engine_dir, *flags)
+        self.fleet = Writers(
+            engine_dir, directory, [["hot", f"own-{i}"] for i in range(WRITERS)], window=32, seconds=1e6, env=env
+        )
+        self.reader = Reader(engine_dir, directory / "reader.journal", None)
+
+    def await_progress(self) -> None:
+        self.fleet.await_progress()
+        self.reader.await_progress()
+
+    def start(self) -> None:
+        self.running.__exit__(None, None, None)
+        self.running = Engine(self.engine_dir, *self.flags)
+
+    def strike(self, role: str) -> None:
+        """One of its processes dies, or all of them; then there is an engine again."""
+        if role in ("wal", "drain"):
+            self.running.strike(role)
+            return
+        if role == "supervisor":
+            self.running.strike(role)
+            self.running.await_end()
+        else:
+            self.running.kill()
+        self.start()
+
+    def close(self) -> None:
+        self.reader.kill()
+        self.fleet.kill()
+        self.running.__exit__(None, None, None)
+
+    def judge(self, runs: int, *, drops: bool) -> Verdict:
+        """A last death, a last start; what readers are told then, and what the files say."""
+        self.reader.kill()
+        self.fleet.kill()
+        self.running.kill()
+        self.start()
+        verdict = Verdict(runs=runs)
+        told = starts_of(self.engine_dir)
+        verdict.expect((code := self.running.stop()) == 0, f"the orderly stop ended with code {code}")
+        seen = (self.reader.journal,)
+        verdict.add(judge(self.engine_dir, self.fleet.journals, seen=seen, drops=drops))
+        compare(told, decode.contents(self.engine_dir), verdict)
+        return verdict
+
+
+@contextlib.contextmanager
+def at_work(directory: Path, flags: tuple[str, ...], env: dict[str, str], engine_dir: Path | None = None) -> Iterator[Scene]:
+    found = Scene(directory, engine_dir or directory / "engine", flags, env)
+    try:
+        found.await_progress()
+        yield found
+    finally:
+        found.close()
+
+
+Load = tuple[tuple[str, ...], dict[str, str]]
+"""Flags of the engine, environment of the writers."""
+TRIMMING = {"RINGWAL_FAULT_STORM": "trims"}
+FILLING = {"RINGWAL_FAULT_LARGE": str(LARGE)}
+
+
+def trims(role: str, times: int, directory: Path, seed: int) -> Verdict:
+    chance = random.Random(f"{seed}/trims/{role}")
+    with at_work(directory, (*SMALL, "--max-restarts", "1000"), TRIMMING) as s:
+        for _ in range(times):
+            s.await_progress()
+            pause(chance.random() * 0.1)  # the moment of the kill is the random variable
+            s.strike(role)
+        s.await_progress()
+        await_trims(s)
+        return s.judge(times, drops=False)
+
+
+def drops(role: str, times: int, directory: Path, seed: int) -> Verdict:
+    chance = random.Random(f"{seed}/drops/{role}")
+    with at_work(directory, DROPPING, FILLING) as s:
+        for _ in range(times):
+            await_freed(s)
+            pause(chance.random() * 0.1)
+            s.strike(role)
+            s.await_progress()
+        await_freed(s)
+        return s.judge(times, drops=True)
+
+
+def cut(kind: str, times: int, directory: Path, seed: int) -> Verdict:
+    with disk(directory, kind) as medium:
+        return cuts(medium, (DROPPING, FILLING), times, directory, random.Random(f"{seed}/cut/{kind}"), drops=True)
+
+
+def cut_trims(times: int, directory: Path, seed: int) -> Verdict:
+    with disk(directory, "ext4") as medium:
+        return cuts(medium, (SMALL, TRIMMING), times, directory, random.Random(f"{seed}/cut"), drops=False)
+
+
+def cuts(medium: Disk, load: Load, times: int, directory: Path, chance: random.Random, *, drops: bool) -> Verdict:
+    with at_work(directory, *load, medium.mount / "engine") as s:
+        for _ in range(times):
+            s.await_progress()
+            if drops:
+                await_freed(s)
+            pause(chance.random() * 0.1)
+            medium.cut()
+            s.running.__exit__(None, None, None)
+            medium.again()
+            s.start()
+        s.await_progress()
+        return s.judge(times, drops=drops)
+
+
+def await_freed(s: Scene) -> None:
+    """Some segment more has gone; the directory never takes more than it may meanwhile."""
+    first = first_segment(s)
+    most = LIMIT + SPARE * (4 * MIB + decode.PAGE) + 2 * MIB  # manifest and checkpoints
+
+    def freed() -> bool:
+        used = sum(path.stat().st_blocks * 512 for path in files(s.engine_dir))
+        assert used <= most, f"the directory takes {used} bytes of {most}"
+        return first_segment(s) > first
+
+    until(freed, "a segment to be freed")
+
+
+def files(directory: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return [path for path in directory.rglob("*") if path.is_file()]
+    return []
+
+
+def first_segment(s: Scene) -> int:
+    try:
+        return decode.manifest(s.engine_dir).first_segment
+    except decode.DecodeError:  # both copies are being written, one after the other
+        return -1
+
+
+def await_trims(s: Scene) -> None:
+    """Trims and ends have been told."""
+
+    def told() -> bool:
+        return all(b"brief-" in path.read_bytes() for path in s.fleet.journals.values())
+
+    until(told, "a stream to be deleted by every writer")
+
+
+Told = dict[str, tuple[int, list[bytes]]]
+
+
+def starts_of(directory: Path) -> Told:
+    """Of each stream what a client is told is its start offset, and the first records from there on."""
+    found: Told = {}
+    with ringwal.connect(directory) as client:
+        for info in client.streams():
+            stream, start = client.stream(info.name), info.start_offset
+            if start:
+                try:
+                    raise AssertionError(f"{info.name}[{start - 1}] is read: {stream.read(start - 1, max_records=1)}")
+                except ringwal.OffsetTrimmed as error:
+                    if error.start_offset != start:
+                        raise AssertionError(f"{info.name} begins at {start}, and a reader is told {error}") from error
+            found[info.name] = start, [record.data for record in stream.read(start, max_records=10)]
+    return found
+
+
+def compare(told: Told, contents: dict[str, decode.Content], verdict: Verdict) -> None:
+    """What clients were told, and what the files say."""
+    verdict.expect(told.keys() == contents.keys(), f"clients see {sorted(told)}, the files have {sorted(contents)}")
+    for name in told.keys() & contents.keys():
+        start, records = contents[name].kept
+        verdict.expect(told[name] == (start, records[:10]), f"{name}: clients are told {told[name][0]}, the files say {start}")
