@@ -26,6 +26,7 @@ GROUPS = {
     "recorder": "recorder",
     "io": "io_errors",
     "media": "media",
+    "life": "life",
     "fuzz": "fuzz",
     "clients": "clients",
     "time": "time_and_identity",

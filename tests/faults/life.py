@@ -9,19 +9,25 @@ from functools import partial
 from pathlib import Path
 
 import ringwal
-from tests.faults import decode
+from tests.faults import build, decode, life_media
 from tests.faults.disk import Disk, disk
 from tests.faults.oracle import Verdict, judge
+from tests.faults.points import came_after_all, came_by
 from tests.faults.scene import Reader
 from tests.faults.table import Fault, often
-from tests.support.host import SMALL, Engine, Writers, pause, until
+from tests.support.host import ROOT, SMALL, Engine, NotRun, Writers, pause, until
+from tests.support.points import LIFE, Point, Victim, Way
 
 MIB = 1 << 20
 WRITERS = 3
 LIMIT = 24 * MIB
-DROPPING = (*SMALL, "--max-restarts", "1000", "--max-log-bytes", "24MiB", "--on-full", "drop_oldest")
-LARGE = 60_000
-"""Bytes of every eighth record, where segments have to be used up quickly."""
+Load = tuple[tuple[str, ...], dict[str, str]]
+"""Flags of the engine, environment of the writers."""
+OFTEN = (*SMALL, "--max-restarts", "1000")
+TRIMMING: Load = (OFTEN, {"RINGWAL_FAULT_STORM": "trims"})
+FILLING: Load = ((*OFTEN, "--max-log-bytes", "24MiB", "--on-full", "drop_oldest"), {"RINGWAL_FAULT_LARGE": "60000"})
+"""Every eighth record is large, so that segments are used up quickly."""
+VISIT_SECONDS = 20.0
 SPARE = 3
 """Segments by which a directory may be larger than its limit: what is being made, or about to go."""
 
@@ -36,15 +42,21 @@ def faults(tier: str) -> list[Fault]:
         *(Fault("life", f"SIGKILL {role}, drop_oldest at full load", partial(drops, role, kills)) for role in ("wal", "all")),
         *(Fault("life", f"power cut, drop_oldest, {kind}", partial(cut, kind, cuts)) for kind in ("ext4", "xfs")),
         Fault("life", "power cut among trims and deletes", partial(cut_trims, cuts)),
+        *(
+            Fault("life", f"kill at {point.name}, {point.way.name.lower()}", partial(at_point, point, often(tier, 2, 10)))
+            for point in LIFE[:: often(tier, 3, 1)]
+        ),
+        *life_media.faults(tier),
     ]
 
 
 class Scene:
-    """An engine, writers, a reader of `hot`."""
+    """An engine, writers, a reader of `hot`. ``root`` and ``trap`` are the first engine's build and environment."""
 
-    def __init__(self, directory: Path, engine_dir: Path, flags: tuple[str, ...], env: dict[str, str]) -> None:
-        self.directory, self.engine_dir, self.flags = directory, engine_dir, flags
-        self.running = Engine(engine_dir, *flags)
+    def __init__(self, directory: Path, load: Load, engine_dir: Path, root: Path, trap: dict[str, str]) -> None:
+        self.engine_dir = engine_dir
+        self.flags, env = load
+        self.running = Engine(engine_dir, *self.flags, root=root, env=trap)
         self.fleet = Writers(
             engine_dir, directory, [["hot", f"own-{i}"] for i in range(WRITERS)], window=32, seconds=1e6, env=env
         )
@@ -91,8 +103,10 @@ class Scene:
 
 
 @contextlib.contextmanager
-def at_work(directory: Path, flags: tuple[str, ...], env: dict[str, str], engine_dir: Path | None = None) -> Iterator[Scene]:
-    found = Scene(directory, engine_dir or directory / "engine", flags, env)
+def at_work(
+    directory: Path, load: Load, engine_dir: Path | None = None, *, root: Path = ROOT, trap: dict[str, str] | None = None
+) -> Iterator[Scene]:
+    found = Scene(directory, load, engine_dir or directory / "engine", root, trap or {})
     try:
         found.await_progress()
         yield found
@@ -100,15 +114,11 @@ def at_work(directory: Path, flags: tuple[str, ...], env: dict[str, str], engine
         found.close()
 
 
-Load = tuple[tuple[str, ...], dict[str, str]]
-"""Flags of the engine, environment of the writers."""
-TRIMMING = {"RINGWAL_FAULT_STORM": "trims"}
-FILLING = {"RINGWAL_FAULT_LARGE": str(LARGE)}
 
 
 def trims(role: str, times: int, directory: Path, seed: int) -> Verdict:
     chance = random.Random(f"{seed}/trims/{role}")
-    with at_work(directory, (*SMALL, "--max-restarts", "1000"), TRIMMING) as s:
+    with at_work(directory, TRIMMING) as s:
         for _ in range(times):
             s.await_progress()
             pause(chance.random() * 0.1)  # the moment of the kill is the random variable
@@ -120,7 +130,7 @@ def trims(role: str, times: int, directory: Path, seed: int) -> Verdict:
 
 def drops(role: str, times: int, directory: Path, seed: int) -> Verdict:
     chance = random.Random(f"{seed}/drops/{role}")
-    with at_work(directory, DROPPING, FILLING) as s:
+    with at_work(directory, FILLING) as s:
         for _ in range(times):
             await_freed(s)
             pause(chance.random() * 0.1)
@@ -130,18 +140,37 @@ def drops(role: str, times: int, directory: Path, seed: int) -> Verdict:
         return s.judge(times, drops=True)
 
 
+def at_point(point: Point, times: int, directory: Path, seed: int) -> Verdict:
+    """The process dies there, again and again; another one goes on."""
+    once, root = directory / "once", build.with_points()
+    visits = 0
+    load, trap = FILLING if point.way is Way.DROPS else TRIMMING, build.at(point.name, 1, "kill", once)
+    with at_work(directory, load, root=root, trap=trap) as s:
+        for _ in range(times):
+            once.touch()
+            visited = came_by(once, VISIT_SECONDS) or came_after_all(once)
+            visits += visited
+            if visited and point.victim is Victim.SUPERVISOR:
+                s.running.await_exit()
+                s.start()
+            s.await_progress()
+        if not visits:
+            raise NotRun("nobody came by in time")
+        return s.judge(visits, drops=point.way is Way.DROPS)
+
+
 def cut(kind: str, times: int, directory: Path, seed: int) -> Verdict:
     with disk(directory, kind) as medium:
-        return cuts(medium, (DROPPING, FILLING), times, directory, random.Random(f"{seed}/cut/{kind}"), drops=True)
+        return cuts(medium, FILLING, times, directory, random.Random(f"{seed}/cut/{kind}"), drops=True)
 
 
 def cut_trims(times: int, directory: Path, seed: int) -> Verdict:
     with disk(directory, "ext4") as medium:
-        return cuts(medium, (SMALL, TRIMMING), times, directory, random.Random(f"{seed}/cut"), drops=False)
+        return cuts(medium, TRIMMING, times, directory, random.Random(f"{seed}/cut"), drops=False)
 
 
 def cuts(medium: Disk, load: Load, times: int, directory: Path, chance: random.Random, *, drops: bool) -> Verdict:
-    with at_work(directory, *load, medium.mount / "engine") as s:
+    with at_work(directory, load, medium.mount / "engine") as s:
         for _ in range(times):
             s.await_progress()
             if drops:

@@ -1,5 +1,5 @@
 """Model of the order in which segments are freed, against a crash at any step and the loss of a copy of the manifest
-(docs/format.md, Manifest and Segment; engine/ringwal/log/manifest.py).
+(engine/ringwal/log/freeing.py, manifest.py).
 
 Roles
     The log has one record a segment. Trims are composed, and persisted later: trim t says that records below t are dropped,

@@ -27,6 +27,8 @@ class Way(Enum):
     CLIENT_COMES = "a client asks for a lane"
     STOP = "an orderly stop"
     START = "the engine has been killed and is started again"
+    TRIMS = "streams are trimmed and deleted"
+    DROPS = "the log is full, and its oldest segments are dropped and used again"
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,12 @@ POINTS = [
     Point("s.shm.created", S, Way.START, hits=(1,)),
     Point("s.started", S, Way.START, hits=(1,)),
 ]
+
+LIFE = [
+    Point("seg.first_raised", L, Way.DROPS),
+    Point("seg.renamed", L, Way.DROPS),
+    Point("seg.header", L, Way.DROPS),
+    Point("seg.named", L, Way.DROPS),
+    Point("ckpt.named", L, Way.DROPS),
+]
+"""What only a log comes by that is trimmed or full."""
