@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import ringwal
-from tests.faults import build, decode, life_media
+from tests.faults import build, decode, life_media, names
 from tests.faults.disk import Disk, disk
+from tests.faults.names import Load
 from tests.faults.oracle import Verdict, judge
 from tests.faults.points import came_after_all, came_by
 from tests.faults.scene import Reader
@@ -21,11 +22,9 @@ from tests.support.points import LIFE, Point, Victim, Way
 MIB = 1 << 20
 WRITERS = 3
 LIMIT = 24 * MIB
-Load = tuple[tuple[str, ...], dict[str, str]]
-"""Flags of the engine, environment of the writers."""
 OFTEN = (*SMALL, "--max-restarts", "1000")
-TRIMMING: Load = (OFTEN, {"RINGWAL_FAULT_STORM": "trims"})
-FILLING: Load = ((*OFTEN, "--max-log-bytes", "24MiB", "--on-full", "drop_oldest"), {"RINGWAL_FAULT_LARGE": "60000"})
+TRIMMING = Load(OFTEN, {"RINGWAL_FAULT_STORM": "trims"})
+FILLING = Load((*OFTEN, "--max-log-bytes", "24MiB", "--on-full", "drop_oldest"), {"RINGWAL_FAULT_LARGE": "60000"}, drops=True)
 """Every eighth record is large, so that segments are used up quickly."""
 VISIT_SECONDS = 20.0
 SPARE = 3
@@ -46,6 +45,7 @@ def faults(tier: str) -> list[Fault]:
             Fault("life", f"kill at {point.name}, {point.way.name.lower()}", partial(at_point, point, often(tier, 2, 10)))
             for point in LIFE[:: often(tier, 3, 1)]
         ),
+        Fault("life", "unsynced names, drop_oldest", partial(unsynced, often(tier, 1, 10))),
         *life_media.faults(tier),
     ]
 
@@ -55,10 +55,10 @@ class Scene:
 
     def __init__(self, directory: Path, load: Load, engine_dir: Path, root: Path, trap: dict[str, str]) -> None:
         self.engine_dir = engine_dir
-        self.flags, env = load
-        self.running = Engine(engine_dir, *self.flags, root=root, env=trap)
+        self.load = load
+        self.running = Engine(engine_dir, *load.flags, root=root, env=trap)
         self.fleet = Writers(
-            engine_dir, directory, [["hot", f"own-{i}"] for i in range(WRITERS)], window=32, seconds=1e6, env=env
+            engine_dir, directory, [["hot", f"own-{i}"] for i in range(WRITERS)], window=32, seconds=1e6, env=load.env
         )
         self.reader = Reader(engine_dir, directory / "reader.journal", None)
 
@@ -68,7 +68,7 @@ class Scene:
 
     def start(self) -> None:
         self.running.__exit__(None, None, None)
-        self.running = Engine(self.engine_dir, *self.flags)
+        self.running = Engine(self.engine_dir, *self.load.flags)
 
     def strike(self, role: str) -> None:
         """One of its processes dies, or all of them; then there is an engine again."""
@@ -87,7 +87,7 @@ class Scene:
         self.fleet.kill()
         self.running.__exit__(None, None, None)
 
-    def judge(self, runs: int, *, drops: bool) -> Verdict:
+    def judge(self, runs: int) -> Verdict:
         """A last death, a last start; what readers are told then, and what the files say."""
         self.reader.kill()
         self.fleet.kill()
@@ -97,7 +97,7 @@ class Scene:
         told = starts_of(self.engine_dir)
         verdict.expect((code := self.running.stop()) == 0, f"the orderly stop ended with code {code}")
         seen = (self.reader.journal,)
-        verdict.add(judge(self.engine_dir, self.fleet.journals, seen=seen, drops=drops))
+        verdict.add(judge(self.engine_dir, self.fleet.journals, seen=seen, drops=self.load.drops))
         compare(told, decode.contents(self.engine_dir), verdict)
         return verdict
 
@@ -125,19 +125,19 @@ def trims(role: str, times: int, directory: Path, seed: int) -> Verdict:
             s.strike(role)
         s.await_progress()
         await_trims(s)
-        return s.judge(times, drops=False)
+        return s.judge(times)
 
 
 def drops(role: str, times: int, directory: Path, seed: int) -> Verdict:
     chance = random.Random(f"{seed}/drops/{role}")
     with at_work(directory, FILLING) as s:
         for _ in range(times):
-            await_freed(s)
+            await_freed(s.engine_dir)
             pause(chance.random() * 0.1)
             s.strike(role)
             s.await_progress()
-        await_freed(s)
-        return s.judge(times, drops=True)
+        await_freed(s.engine_dir)
+        return s.judge(times)
 
 
 def at_point(point: Point, times: int, directory: Path, seed: int) -> Verdict:
@@ -156,43 +156,47 @@ def at_point(point: Point, times: int, directory: Path, seed: int) -> Verdict:
             s.await_progress()
         if not visits:
             raise NotRun("nobody came by in time")
-        return s.judge(visits, drops=point.way is Way.DROPS)
+        return s.judge(visits)
 
 
 def cut(kind: str, times: int, directory: Path, seed: int) -> Verdict:
     with disk(directory, kind) as medium:
-        return cuts(medium, FILLING, times, directory, random.Random(f"{seed}/cut/{kind}"), drops=True)
+        return cuts(medium, FILLING, times, directory, random.Random(f"{seed}/cut/{kind}"))
 
 
 def cut_trims(times: int, directory: Path, seed: int) -> Verdict:
     with disk(directory, "ext4") as medium:
-        return cuts(medium, TRIMMING, times, directory, random.Random(f"{seed}/cut"), drops=False)
+        return cuts(medium, TRIMMING, times, directory, random.Random(f"{seed}/cut"))
 
 
-def cuts(medium: Disk, load: Load, times: int, directory: Path, chance: random.Random, *, drops: bool) -> Verdict:
+def unsynced(times: int, directory: Path, seed: int) -> Verdict:
+    return names.run(times, directory, seed, FILLING._replace(wait=await_freed))
+
+
+def cuts(medium: Disk, load: Load, times: int, directory: Path, chance: random.Random) -> Verdict:
     with at_work(directory, load, medium.mount / "engine") as s:
         for _ in range(times):
             s.await_progress()
-            if drops:
-                await_freed(s)
+            if load.drops:
+                await_freed(s.engine_dir)
             pause(chance.random() * 0.1)
             medium.cut()
             s.running.__exit__(None, None, None)
             medium.again()
             s.start()
         s.await_progress()
-        return s.judge(times, drops=drops)
+        return s.judge(times)
 
 
-def await_freed(s: Scene) -> None:
+def await_freed(directory: Path) -> None:
     """Some segment more has gone; the directory never takes more than it may meanwhile."""
-    first = first_segment(s)
+    first = first_segment(directory)
     most = LIMIT + SPARE * (4 * MIB + decode.PAGE) + 2 * MIB  # manifest and checkpoints
 
     def freed() -> bool:
-        used = sum(path.stat().st_blocks * 512 for path in files(s.engine_dir))
+        used = sum(path.stat().st_blocks * 512 for path in files(directory))
         assert used <= most, f"the directory takes {used} bytes of {most}"
-        return first_segment(s) > first
+        return first_segment(directory) > first
 
     until(freed, "a segment to be freed")
 
@@ -203,9 +207,9 @@ def files(directory: Path) -> list[Path]:
     return []
 
 
-def first_segment(s: Scene) -> int:
+def first_segment(directory: Path) -> int:
     try:
-        return decode.manifest(s.engine_dir).first_segment
+        return decode.manifest(directory).first_segment
     except decode.DecodeError:  # both copies are being written, one after the other
         return -1
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from tests.faults.oracle import Verdict, stop_and_judge
 from tests.faults.shim import library
@@ -17,6 +20,15 @@ from tests.support.host import SMALL, Engine, EngineEnded, pause, writers
 
 LIVES = 3
 STREAMS = [["hot", f"own-{i}"] for i in range(2)]
+
+
+class Load(NamedTuple):
+    """Flags of the engine, environment of the writers, and what is waited for before each cut."""
+
+    flags: tuple[str, ...] = SMALL
+    env: Mapping[str, str] = MappingProxyType({})
+    wait: Callable[[Path], None] = lambda _: None
+    drops: bool = False
 
 
 class Names:
@@ -49,7 +61,7 @@ class Names:
         self._journal.unlink()
 
 
-def run(times: int, directory: Path, seed: int) -> Verdict:
+def run(times: int, directory: Path, seed: int, load: Load = Load()) -> Verdict:  # noqa: B008  it does not change
     """Logs that are made, killed, robbed of their unsynced names and gone on with, from their first directory on. Of each
     but the first the making is cut short, which takes no names yet."""
     chance, total = random.Random(f"{seed}/names"), Verdict()
@@ -59,7 +71,7 @@ def run(times: int, directory: Path, seed: int) -> Verdict:
         engine_dir = part / "some" / "where"
         names = Names(part, part / "names")
         if number == 0 or _making_cut_short(engine_dir, names, number, part / "engine.log"):
-            total.add(_one(engine_dir, names, part, chance))
+            total.add(_one(engine_dir, names, part, chance, load))
     return total
 
 
@@ -72,17 +84,18 @@ def _making_cut_short(engine_dir: Path, names: Names, lines: int, log: Path) -> 
     return False
 
 
-def _one(engine_dir: Path, names: Names, part: Path, chance: random.Random) -> Verdict:
-    running = Engine(engine_dir, *SMALL, env=names.env, log=part / "engine.log")
+def _one(engine_dir: Path, names: Names, part: Path, chance: random.Random, load: Load) -> Verdict:
+    running = Engine(engine_dir, *load.flags, env=names.env, log=part / "engine.log")
     try:
-        with writers(engine_dir, part, STREAMS) as fleet:
+        with writers(engine_dir, part, STREAMS, env=load.env) as fleet:
             for _ in range(LIVES):
                 fleet.await_progress()
+                load.wait(engine_dir)
                 pause(chance.random() * 0.1)  # the moment of the cut is the random variable
                 running.kill()
                 names.lose()
-                running = Engine(engine_dir, *SMALL, env=names.env, log=part / "engine.log")
+                running = Engine(engine_dir, *load.flags, env=names.env, log=part / "engine.log")
             fleet.await_progress()
-        return stop_and_judge(running, fleet.journals, LIVES)
+        return stop_and_judge(running, fleet.journals, LIVES, drops=load.drops)
     finally:
         running.__exit__(None, None, None)

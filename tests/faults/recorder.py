@@ -21,6 +21,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ringwal
 from ringwal.config import Config
@@ -40,7 +41,7 @@ WRITERS = 3
 WINDOW = 4
 """Few, for small blocks: a log of many blocks and few records is judged soonest."""
 FILLER = "filler"
-SEGMENTS = 2
+SEGMENTS, DROPPED = 2, 8
 STREAMS = [["hot", f"own-{i}"] for i in range(WRITERS)]
 FORMAT = {"ext4": (*MAKE["ext4"], "-b", "4096"), "xfs": MAKE["xfs"]}
 SIZE = {"ext4": 96 << 20, "xfs": 320 << 20}
@@ -63,43 +64,57 @@ NOTES = 4
 """Of one replay: the first ones say enough."""
 
 CASES = (("ext4", "auto"), ("xfs", "off"), ("ext4", "off"), ("xfs", "auto"))
+LIMIT = 14 << 20
+"""Bytes of a log that drops its oldest segments: four of them and a bit."""
 
 
 def faults(tier: str) -> list[Fault]:
     count = {"change": 6, "nightly": 120}.get(tier)
     return [
-        Fault("recorder", f"cut at a request, {kind}, direct_io {direct}", partial(run, kind, direct, count))
-        for kind, direct in CASES[: often(tier, 2, len(CASES))]
+        Fault("recorder", f"cut at a request, {'drop_oldest, ' * drops}{kind}, direct_io {direct}", partial(run, case, count))
+        for drops in (False, True)
+        for kind, direct in CASES[: often(tier, 2 - drops, len(CASES))]
+        for case in [Case(kind, direct, drops)]
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """``drops``: the log is full again and again."""
+
+    kind: str
+    direct: str
+    drops: bool
+
+    @property
+    def config(self) -> Config:
+        limits: dict[str, Any] = {"max_log_bytes": LIMIT, "on_full": "drop_oldest"} if self.drops else {}
+        return dataclasses.replace(SMALL, direct_io=self.direct, **limits)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
     """What `record` leaves behind, beside the log. Cuts are made from ``begin`` to ``end``; before it nothing was promised."""
 
-    kind: str
-    direct: str
+    case: Case
     seed: int
     begin: int
     end: int
-
-    @property
-    def config(self) -> Config:
-        return dataclasses.replace(SMALL, direct_io=self.direct)
 
     def save(self, directory: Path) -> None:
         (directory / "recording.json").write_text(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def load(cls, directory: Path) -> Recording:
-        return cls(**json.loads((directory / "recording.json").read_text()))
+        said = json.loads((directory / "recording.json").read_text())
+        return cls(**{**said, "case": Case(**said["case"])})
 
 
-def run(kind: str, direct: str, count: int | None, directory: Path, seed: int) -> Verdict:
+def run(case: Case, count: int | None, directory: Path, seed: int) -> Verdict:
     """``count`` cuts, or all there are."""
     device.needs()
-    device.format_image(directory / "fresh.img", SIZE[kind], FORMAT[kind])
-    record(kind, direct, directory, seed)
+    device.format_image(directory / "fresh.img", SIZE[case.kind], FORMAT[case.kind])
+    record(case, directory, seed)
     return replay(directory, count)
 
 
@@ -109,24 +124,24 @@ def flags(config: Config) -> tuple[str, ...]:
     return tuple(word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value)))
 
 
-def record(kind: str, direct: str, directory: Path, seed: int) -> None:
+def record(case: Case, directory: Path, seed: int) -> None:
     """An engine's lives on a recording disk."""
     mount = directory / "disk"
     mount.mkdir()
     with (
         device.held(device.load(directory / "fresh.img")) as content,
         device.recorded(content, directory / "log", seed) as loop,
-        device.mounted(loop, mount, kind),
+        device.mounted(loop, mount, case.kind),
     ):
         if loop.setting("queue/fua") != "0":
             raise NotRun("the loop device does not turn a forced write into a write and a flush")
         device.sync(mount)
         begin = time.monotonic_ns()
-        _use(mount / "engine", directory, flags(dataclasses.replace(SMALL, direct_io=direct)))
-        Recording(kind, direct, seed, begin, time.monotonic_ns()).save(directory)
+        _use(mount / "engine", directory, flags(case.config), DROPPED if case.drops else SEGMENTS)
+        Recording(case, seed, begin, time.monotonic_ns()).save(directory)
 
 
-def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
+def _use(engine_dir: Path, journals: Path, words: tuple[str, ...], segments: int) -> None:
     """Made, killed, recovered, its WAL process killed, some segments filled; all that under load. Then stopped."""
     log = journals / "engine.log"
     running = Engine(engine_dir, *words, log=log, wait=False)
@@ -139,21 +154,21 @@ def _use(engine_dir: Path, journals: Path, words: tuple[str, ...]) -> None:
             fleet.await_progress()
             running.strike("wal")
             fleet.await_progress()
-            fill(running)
+            fill(running, segments)
             fleet.await_progress()
         running.stop()
     finally:
         running.__exit__(None, None, None)
 
 
-def fill(running: Engine) -> None:
+def fill(running: Engine, segments: int) -> None:
     """Segments that are named after the WAL process's start come into use: the first one is there already. Few records do."""
 
     def current() -> int:
         return int(running.status()["segments"]["current"])
 
     with ringwal.connect(running.directory) as client:
-        stream, last = client.stream(FILLER), current() + SEGMENTS
+        stream, last = client.stream(FILLER), current() + segments
         while current() < last:
             for _ in range(10):
                 stream.append(bytes(SMALL.lane_bytes // 3))
@@ -221,7 +236,7 @@ class Replayer:
             with (
                 device.held(disk.image(variant, chance)) as content,
                 contextlib.closing(device.Loop(content)) as loop,
-                device.mounted(loop, self.mount, self.recording.kind),
+                device.mounted(loop, self.mount, self.recording.case.kind),
             ):
                 verdict = self._recovered(self.mount / "engine", journals, whole=whole)
         except (ringwal.Error, DecodeError, OSError, EngineEnded) as error:
@@ -237,14 +252,14 @@ class Replayer:
         return paths
 
     def _recovered(self, engine_dir: Path, journals: dict[str, Path], *, whole: bool) -> Verdict:
-        config = self.recording.config
+        config, drops = self.recording.case.config, self.recording.case.drops
         if not whole:
             recover(log_at(engine_dir), config)
-            return judge(engine_dir, journals, strangers=(FILLER,))
+            return judge(engine_dir, journals, strangers=(FILLER,), drops=drops)
         with Engine(engine_dir, *flags(config), log=self.directory / "replay.log", wait=False) as running:
             running.await_ready()
             code = running.stop()
-        verdict = judge(engine_dir, journals, strangers=(FILLER,))
+        verdict = judge(engine_dir, journals, strangers=(FILLER,), drops=drops)
         verdict.expect(code == 0, f"the orderly stop ended with code {code}")
         return verdict
 
