@@ -24,7 +24,7 @@ WRITERS = 3
 LIMIT = 24 * MIB
 OFTEN = (*SMALL, "--max-restarts", "1000")
 TRIMMING = Load(OFTEN, {"RINGWAL_FAULT_STORM": "trims"})
-FILLING = Load((*OFTEN, "--max-log-bytes", "24MiB", "--on-full", "drop_oldest"), {"RINGWAL_FAULT_LARGE": "60000"}, drops=True)
+FILLING = Load((*OFTEN, "--max-log-bytes", "24MiB", "--on-full", "drop_oldest"), {"RINGWAL_FAULT_LARGE": "20000"}, drops=True)
 """Every eighth record is large, so that segments are used up quickly."""
 VISIT_SECONDS = 20.0
 SPARE = 3

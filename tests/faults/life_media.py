@@ -40,7 +40,7 @@ def make(directory: Path) -> Base:
     at = directory / "base"
     with Engine(at, *SMALL) as running:
         writer = Writer(at, directory / "base.journal", "w0", ["hot", "calm", "brief"], 1)
-        writer.make = partial(payload, size=60_000)
+        writer.make = partial(payload, size=20_000)
         for stream in ("hot", "calm"):
             for number in range(200):
                 writer.append(Origin(stream, "w0", number))
