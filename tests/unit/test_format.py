@@ -186,6 +186,40 @@ def test_what_the_format_does_not_allow_is_seen(name: str, tmp_path: Path) -> No
             recover(log_at(tmp_path / "log"), CONFIG)
 
 
+ROWS: dict[str, tuple[tuple[Row, ...], int]] = {
+    "another next offset": ((Row(1, "one", 3, 1, 10, 1),), 100),
+    "a start offset below a trim": ((Row(1, "one", 2, 0, 10, 1),), 100),
+    "another name": ((Row(1, "two", 2, 1, 10, 1),), 100),
+    "other payload bytes": ((Row(1, "one", 2, 1, 9, 1),), 100),
+    "another timestamp": ((Row(1, "one", 2, 1, 10, 2),), 100),
+    "no row": ((), 100),
+    "a row of a stream that has ended": ((Row(1, "one", 2, 1, 10, 1), Row(2, "two", 1, 1, 1, 1)), 100),
+    "a number that has not been given out": ((Row(1, "one", 2, 1, 10, 1),), 2),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_checkpoint_that_says_otherwise_than_the_log_is_seen(name: str, tmp_path: Path) -> None:
+    def made(directory: Path, rows: tuple[Row, ...], next_stream: int) -> Path:
+        log = drafts.Log(directory)
+        log.add(drafts.define(1, "one"), drafts.batch(1, 0, b"a", b"b"), drafts.trim(1, 2, 1))
+        log.add(drafts.define(2, "two"), drafts.batch(2, 0, b"x"), drafts.delete(2, 1))
+        return log.write(*rows, at=log.position, next_stream=next_stream)
+
+    good = made(tmp_path / "good", (Row(1, "one", 2, 1, 10, 1),), 3)
+    assert {stream: of.kept for stream, of in contents(good).items()} == {"one": (1, [b"b"])}
+    with pytest.raises(DecodeError):
+        contents(made(tmp_path / "bad", *ROWS[name]))
+
+
+def test_records_of_a_stream_without_a_definition_are_those_of_one_that_has_ended(tmp_path: Path) -> None:
+    """Where the definition was, and where the end was, segments have been freed."""
+    made = drafts.Log(tmp_path / "log")
+    made.add(drafts.batch(5, 7, b"x"), drafts.batch(6, 4, b"y"))
+    at = made.write(Row(6, "six", 5, 4, 99, 1), at=made.position, next_stream=7)
+    assert {stream: of.kept for stream, of in contents(at).items()} == {"six": (4, [b"y"])}
+
+
 def test_a_table_of_parts_has_a_checksum_of_its_own(tmp_path: Path) -> None:
     """The frame's digest does not cover it."""
     at = grouped(tmp_path) / "segments" / f"{0:020d}.seg"
