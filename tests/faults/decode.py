@@ -36,7 +36,7 @@ from tests.faults.decode_frames import (
     text,
 )
 
-__all__ = ["BATCH", "DEFINITION", "DELETE", "RECORD", "TRIM", "DecodeError", "Record", "crc32c", "split"]
+__all__ = ["BATCH", "DEFINITION", "DELETE", "DROP", "RECORD", "TRIM", "DecodeError", "Record", "crc32c", "split"]
 
 PAGE = 4096
 MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQQ")

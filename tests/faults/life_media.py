@@ -18,7 +18,9 @@ from tests.support.host import SMALL, Engine, until
 from tests.support.payload import Origin, payload
 from tests.support.writer import Writer
 
-CONTROL = (decode.TRIM, decode.DELETE)
+CONTROL = (decode.TRIM, decode.DELETE, decode.DROP)
+RECORDS = 800
+"""Of 20,000 bytes in each of two streams: eight segments, of which five may be there."""
 PERSISTED = range(40, 48)
 """Bits of a frame's header that mean something in memory only."""
 
@@ -36,19 +38,22 @@ def faults(tier: str) -> list[Fault]:
 
 
 def make(directory: Path) -> Base:
-    """Two streams of which most is trimmed, another that is deleted and made again. The engine was killed."""
+    """Two streams of which most is dropped or trimmed, another that is deleted and made again, in segments that were others
+    before. The engine was killed."""
     at = directory / "base"
-    with Engine(at, *SMALL) as running:
+    with Engine(at, *SMALL, "--max-log-bytes", "20MiB", "--on-full", "drop_oldest") as running:
         writer = Writer(at, directory / "base.journal", "w0", ["hot", "calm", "brief"], 1)
         writer.make = partial(payload, size=20_000)
-        for stream in ("hot", "calm"):
-            for number in range(200):
+        for number in range(RECORDS):
+            for stream in ("hot", "calm"):
                 writer.append(Origin(stream, "w0", number))
                 writer.settle()
-            trim(writer, stream, 195)
+        for stream in ("hot", "calm"):
+            trim(writer, stream, RECORDS - 5)
         until(lambda: decode.manifest(at).first_segment > 1, "segments to be freed")
+        assert running.status()["counters"]["segments_recycled"] > 1
         writer.make = payload
-        for number in range(200, 230):
+        for number in range(RECORDS, RECORDS + 30):
             for stream in ("hot", "calm", "brief"):
                 writer.append(Origin(stream, "w0", number))
                 writer.settle()

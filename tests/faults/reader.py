@@ -19,22 +19,31 @@ from tests.support.writer import connect, persist
 def follow(client: ringwal.Client, name: str, journal: Journal) -> None:
     expected = 0
     while True:
-        try:
-            for record in persist(lambda: client.stream(name)).tail(start=expected, missing="wait"):
-                origin = origin_of(record.data)
-                if record.offset != expected or origin is None or origin.stream != name:
-                    raise ValueError(f"{name}[{expected}] was read as offset {record.offset}, {record.data[:40]!r}")
-                journal.seen(name, record.offset, digest(record.data))
-                journal.push()
-                expected += 1
-        except ringwal.OffsetTrimmed as error:
-            if error.start_offset is None or error.start_offset <= expected:
-                raise
-            journal.trimmed(name, error.start_offset)
-            journal.push()
-            expected = error.start_offset
-        except (ringwal.EngineFailed, ringwal.NotRunning):
+        expected, ended = read_on(client, name, journal, expected)
+        if ended:
             persist(client.attachment)
+
+
+def read_on(client: ringwal.Client, name: str, journal: Journal, expected: int) -> tuple[int, bool]:
+    """What comes next, and whether the engine has ended. What was raised is let go: it has hold of the attachment, and with it
+    of a file system that may have to be unmounted."""
+    try:
+        for record in persist(lambda: client.stream(name)).tail(start=expected, missing="wait"):
+            origin = origin_of(record.data)
+            if record.offset != expected or origin is None or origin.stream != name:
+                raise ValueError(f"{name}[{expected}] was read as offset {record.offset}, {record.data[:40]!r}")
+            journal.seen(name, record.offset, digest(record.data))
+            journal.push()
+            expected += 1
+    except ringwal.OffsetTrimmed as error:
+        if error.start_offset is None or error.start_offset <= expected:
+            raise
+        journal.trimmed(name, error.start_offset)
+        journal.push()
+        return error.start_offset, False
+    except (ringwal.EngineFailed, ringwal.NotRunning):
+        return expected, True
+    return expected, False
 
 
 def main() -> None:
