@@ -97,10 +97,17 @@ POINTS = [
 ]
 
 LIFE = [
+    Point("l.cut.composed", L, Way.TRIMS),
+    Point("d.trim.confirmed", D, Way.TRIMS),
+    Point("d.delete.confirmed", D, Way.TRIMS),
+    Point("l.drop.composed", L, Way.DROPS),
+    Point("d.drop.released", D, Way.DROPS),
+    Point("ckpt.taken", L, Way.DROPS),
+    Point("ckpt.written", L, Way.DROPS),
+    Point("ckpt.named", L, Way.DROPS),
     Point("seg.first_raised", L, Way.DROPS),
     Point("seg.renamed", L, Way.DROPS),
     Point("seg.header", L, Way.DROPS),
     Point("seg.named", L, Way.DROPS),
-    Point("ckpt.named", L, Way.DROPS),
 ]
 """What only a log comes by that is trimmed or full."""
