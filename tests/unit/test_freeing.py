@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from ringwal.errors import CorruptionError
 from ringwal.log import checkpoint_file, freeing, segment
 from ringwal.log import manifest as manifests
 from ringwal.log.manifest import Manifest
@@ -156,3 +158,28 @@ def test_a_death_at_any_call_loses_nothing_and_leaves_nothing_behind(tmp_path: P
         assert goes_on(directory, want).first_segment in (0, 3), f"after a death at call {hit}"
         shutil.rmtree(directory)
     assert hit > 14, "the calls that change the disk were not seen"
+
+
+def test_a_start_removes_nothing_before_both_copies_of_the_manifest_say_that_it_is_gone(tmp_path: Path) -> None:
+    """The engine has died between the two; the copy that says so may be lost after a start that was cut short, too."""
+    origin, directory = tmp_path / "origin", tmp_path / "log"
+    build(origin)
+    assert run(origin, 3)
+    hit, crashed, looked = 0, True, 0
+    while crashed:
+        hit += 1
+        for lost in (0, PAGE):
+            shutil.copytree(origin, directory)
+            crashed = dies(hit, lambda: recover(log_at(directory), CONFIG))
+            with (directory / manifests.NAME).open("r+b") as file:
+                file.seek(lost)
+                file.write(bytes(PAGE))
+            usable = True
+            with contextlib.suppress(CorruptionError):  # the other one was being written
+                usable = False
+                usable = manifests.load(log_at(directory)) is not None
+            if usable:
+                assert recover(log_at(directory), CONFIG).statistics.missing_segments == (), f"after a death at call {hit}"
+                looked += 1
+            shutil.rmtree(directory)
+    assert looked > 2 * hit - 6

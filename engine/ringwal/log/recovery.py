@@ -28,7 +28,7 @@ from typing import Any
 from ringwal._native import lib
 from ringwal.config import Config, format_size
 from ringwal.errors import ConfigError, CorruptionError
-from ringwal.log import checkpoint_file, freeing, segment
+from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
 from ringwal.log.decision import Evidence, Outcome, Row, decide
 from ringwal.log.directory import Directory
@@ -279,9 +279,7 @@ def _refuse_older_manifest(directory: Directory, manifest: Manifest, begin: int)
 
 
 def _settle(directory: Directory, manifest: Manifest, config: Config) -> bool:
-    """First changes after the decision: clear away what was never named, and what was freed; find out how segments are
-    written."""
-    freeing.clear(directory, manifest)
+    """First changes after the decision: clear away what was never named; find out how segments are written."""
     segment.remove_orphans(directory, manifest)
     return use_direct(directory, config.direct_io)
 
