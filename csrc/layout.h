@@ -402,44 +402,21 @@ typedef struct rw_checkpoint_stream {
     uint8_t name[RW_STREAM_NAME_MAX]; /* [bytes] W S > S: UTF-8, then zeros */
 } rw_checkpoint_stream;
 
-#define RW_AT(type, field, at) _Static_assert(offsetof(type, field) == (at), #type "." #field)
-#define RW_SIZE(type, size)    _Static_assert(sizeof(type) == (size), #type)
+/* Where every field lies is asserted in fingerprint.c. */
+#define RW_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 RW_SIZE(rw_control, 4096);
-RW_AT(rw_control, uuid, 64);
-RW_AT(rw_control, state, 128);
-RW_AT(rw_control, life, 144);
-RW_AT(rw_control, doorbell, 192);
-RW_AT(rw_control, sealed, 256);
-RW_AT(rw_control, completions, 320);
-RW_AT(rw_control, drain_parked, 384);
-RW_AT(rw_control, wal_blocks, 448);
-RW_AT(rw_control, drain_passes, 512);
+RW_SIZE(rw_progress, 4096);
 RW_SIZE(rw_slot, 256);
-RW_AT(rw_slot, head, 64);
-RW_AT(rw_slot, wake, 128);
-RW_SIZE(rw_completion, 16); RW_SIZE(rw_block_entry, 64);
+RW_SIZE(rw_completion, 16);
+RW_SIZE(rw_block_entry, 64);
 RW_SIZE(rw_stream, 256);
-RW_AT(rw_stream, next_offset, 64);
-RW_AT(rw_stream, confirmed_offset, 96);
-RW_AT(rw_stream, name, 128);
 RW_SIZE(rw_lane, 4096);
-RW_AT(rw_lane, salt, 48);
-RW_AT(rw_lane, claim, 64);
-RW_AT(rw_lane, completion_waiters, 128);
 RW_SIZE(rw_request, 64);
-RW_AT(rw_request, digest, 32);
 RW_SIZE(rw_block, 128);
-RW_AT(rw_block, epoch, 32);
-RW_AT(rw_block, length, 48);
-RW_AT(rw_block, span, 64);
-RW_AT(rw_block, previous_begin, 112);
-RW_SIZE(rw_checkpoint_stream, 160);
-RW_AT(rw_checkpoint_stream, name, 40);
 RW_SIZE(rw_frame, 88);
-RW_AT(rw_frame, persisted, 5);
-RW_AT(rw_frame, base_offset, 24);
-RW_AT(rw_frame, place, 84);
-RW_SIZE(rw_verdict, 16); RW_SIZE(rw_drop_row, 16);
+RW_SIZE(rw_verdict, 16);
+RW_SIZE(rw_drop_row, 16);
+RW_SIZE(rw_checkpoint_stream, 160);
 
 /* ------------------------------------------------------------------ where things are in control */
 

@@ -497,7 +497,7 @@ OWNERSHIP = [
     Mutant(
         "nobody looks for the segments in use",
         "engine/ringwal/processes/ownership.py",
-        "            if here is None or seen.get(number, here) != here:\n",
+        "            if (here is None or seen.get(number, here) != here) and number >= first():\n",
         "            if here is None and number < 0:\n",
         row("ownership", "names that are lost"),
     ),
