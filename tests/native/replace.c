@@ -68,7 +68,7 @@ static int wal_process(int successor)
         poll(&p, 1, -1);
         uint64_t rings;
         if (read(the_rig.maintenance, &rings, sizeof rings) == sizeof rings)
-            rig_add_segments(&the_rig, w, rw_wal_segment(w), the_rig.seed & 1);
+            rig_add_segments(&the_rig, w, rw_wal_segment(w), 1 + (the_rig.seed & 1));
     }
     rw_wal_finish(w);
     for (uint32_t i = 0; i < RIG_POOL; i++)

@@ -97,7 +97,7 @@ static void *drain(void *argument)
     return NULL;
 }
 
-/* The WAL process's main thread: segments, one at a time and only when asked for, or ahead. */
+/* The WAL process's main thread: segments, the next one when asked for, or one more ahead. */
 static void *maintenance(void *argument)
 {
     (void)argument;
@@ -106,7 +106,7 @@ static void *maintenance(void *argument)
         poll(&p, 1, -1);
         uint64_t rings;
         RIG_REQUIRE(read(the_rig.maintenance, &rings, sizeof rings) == sizeof rings);
-        rig_add_segments(&the_rig, wal, 0, the_rig.seed & 1);
+        rig_add_segments(&the_rig, wal, 0, 1 + (the_rig.seed & 1));
     }
     return NULL;
 }
