@@ -271,7 +271,10 @@ static int compose(uint32_t acts)
     if (rc == RW_MAINTENANCE) {
         int dropped;
         rw_wal_drop_segment(wal, &dropped);
-        FUZZ_REQUIRE(rw_wal_add_segment(wal, rw_wal_segment(wal), &no_file, true) == RW_OK);
+        /* the one that blocks go to, or the one behind it: data waits for that before the end */
+        uint64_t wanted = rw_wal_segment(wal);
+        wanted += rw_wal_segment_fd(wal, wanted, 0) >= 0;
+        FUZZ_REQUIRE(rw_wal_add_segment(wal, wanted, &no_file, true) == RW_OK);
         rc = rw_compose(wal, 0, &job);
     }
     between = 0;
