@@ -72,7 +72,7 @@ def test_the_limits_themselves_are_taken(served: Path) -> None:
 def test_a_mistyped_verb_is_told_which_there_are(typed: str, meant: str | None) -> None:
     done = ringwal(typed)
     assert done.returncode == 2
-    assert b"append, demo, ls, read, run, status, stop, tail" in done.stderr
+    assert b"append, demo, ls, read, rm, run, status, stop, tail, trim" in done.stderr
     guesses = done.stderr.partition(b"Did you mean ")[2]
     assert guesses.startswith(repr(meant).encode()) if meant else not guesses
 

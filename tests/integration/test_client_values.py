@@ -39,6 +39,7 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Stream.tail, "start", "whole", WHOLE),
     (ringwal.Stream.tail, "max_records", "whole", WHOLE),
     (ringwal.Stream.tail, "idle_timeout", "seconds", SECONDS),
+    (ringwal.Stream.trim, "before", "whole", WHOLE),
     (ringwal.Receipt.result, "timeout", "seconds", SECONDS),
     (ringwal.Receipt.exception, "timeout", "seconds", SECONDS),
 ]
