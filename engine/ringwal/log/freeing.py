@@ -70,9 +70,15 @@ def free(
     return manifest
 
 
+def left_over(directory: Directory, manifest: Manifest) -> list[int]:
+    """Numbers of the files below `first_segment`: freeing them was cut short. Raises OSError."""
+    return [number for number in segment.numbers(directory) if number < manifest.first_segment]
+
+
 def clear(directory: Directory, manifest: Manifest) -> list[int]:
-    """Remove the files below `first_segment`: freeing them was cut short. Returns their numbers. Raises OSError."""
-    left = [number for number in segment.numbers(directory) if number < manifest.first_segment]
+    """Remove the files that are left over, which both copies of the manifest have to say. Returns their numbers. Raises
+    OSError."""
+    left = left_over(directory, manifest)
     for number in left:
         unlink(segment.name_of(number), at=directory.segments)
     if left:

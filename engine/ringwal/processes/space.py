@@ -54,7 +54,9 @@ class Space:
         self._dropping = False  # a drop is being composed
         self._dropped: int | None = None  # it waits for its checkpoint, which has so many cuts
         self._told_hindered = -1
-        freeing.clear(context.directory, state.manifest)  # a predecessor may have died in the middle
+        if context.replacement and freeing.left_over(context.directory, state.manifest):
+            state.store()  # the predecessor may have died before both copies said that those are freed
+            freeing.clear(context.directory, state.manifest)
         lib.rw_wal_first_segment(wal, state.manifest.first_segment)
 
     @property
