@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ringwal._native import ffi, lib
-from ringwal.config import Config
 from ringwal.log import checkpoint_file
 from ringwal.log import manifest as manifests
-from ringwal.log.checkpoint import Checkpoint, EpochRow
-from ringwal.log.manifest import Manifest
+from ringwal.log.checkpoint import EpochRow
 from ringwal.processes.checkpoints import Checkpoints
 from ringwal.processes.log_state import LogState
-from tests.support.core import BEGIN, EPOCH, SEGMENT, UUID, Memory, Wal, Writer, take
+from tests.support.core import BEGIN, EPOCH, SEGMENT, Memory, Wal, Writer, take
 from tests.support.log_place import log_at
-
-MIB = 1 << 20
+from tests.support.wal_log import MIB, context, named
 
 
 @pytest.fixture
@@ -30,32 +24,11 @@ def memory() -> Iterator[Memory]:
         yield memory
 
 
-def named(directory: Path) -> Manifest:
-    """A manifest that names a checkpoint of where the memory begins."""
-    log = log_at(directory)
-    sizes = {"segment_bytes": SEGMENT, "window_bytes": MIB}
-    state = Manifest(uuid=UUID, **sizes, epoch=EPOCH, claimed=EPOCH, epoch_begin=BEGIN - 4096, named_end=BEGIN // SEGMENT + 9)
-    first = Checkpoint(
-        uuid=UUID, epoch=EPOCH, position=BEGIN, block_number=1, timestamp_ns=0, next_number=0, streams=b"",
-        epochs=(EpochRow(EPOCH, BEGIN - 4096, 0),),
-    )  # fmt: skip
-    return manifests.create(log, checkpoint_file.put(log, state, first, 16))
-
-
 def checkpoints(memory: Memory, wal: Wal, directory: Path) -> tuple[Checkpoints, LogState]:
     named(directory)
-    context: Any = types.SimpleNamespace(
-        uuid=UUID,
-        epoch=EPOCH,
-        directory=log_at(directory),
-        config=Config(max_streams=64),
-        control=types.SimpleNamespace(pointer=memory.control),
-        ownership=types.SimpleNamespace(manifest=None, check=lambda _: ""),
-        replacement=False,
-        log=logging.getLogger("ringwal"),
-    )
-    state = LogState(context)
-    return Checkpoints(context, wal.wal, state), state
+    around = context(memory, directory)
+    state = LogState(around)
+    return Checkpoints(around, wal.wal, state), state
 
 
 def test_a_checkpoint_waits_for_what_is_still_being_written(memory: Memory, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -160,26 +160,41 @@ def test_a_death_at_any_call_loses_nothing_and_leaves_nothing_behind(tmp_path: P
     assert hit > 14, "the calls that change the disk were not seen"
 
 
-def test_a_start_removes_nothing_before_both_copies_of_the_manifest_say_that_it_is_gone(tmp_path: Path) -> None:
-    """The engine has died between the two; the copy that says so may be lost after a start that was cut short, too."""
-    origin, directory = tmp_path / "origin", tmp_path / "log"
-    build(origin)
-    assert run(origin, 3)
+def without_a_copy(directory: Path, lost: int) -> bool:
+    """The manifest loses its copy at `lost`. False: the other one was being written, so there is none."""
+    with (directory / manifests.NAME).open("r+b") as file:
+        file.seek(lost)
+        file.write(bytes(PAGE))
+    try:
+        manifests.load(log_at(directory))
+    except CorruptionError:
+        return False
+    return True
+
+
+def survives(origin: Path, directory: Path, dies_at: Callable[[int], bool]) -> None:
+    """Whichever copy of the manifest is lost after a death at any call: what the other one names is there."""
     hit, crashed, looked = 0, True, 0
     while crashed:
         hit += 1
         for lost in (0, PAGE):
             shutil.copytree(origin, directory)
-            crashed = dies(hit, lambda: recover(log_at(directory), CONFIG))
-            with (directory / manifests.NAME).open("r+b") as file:
-                file.seek(lost)
-                file.write(bytes(PAGE))
-            usable = True
-            with contextlib.suppress(CorruptionError):  # the other one was being written
-                usable = False
-                usable = manifests.load(log_at(directory)) is not None
-            if usable:
+            crashed = dies_at(hit)
+            if without_a_copy(directory, lost):
                 assert recover(log_at(directory), CONFIG).statistics.missing_segments == (), f"after a death at call {hit}"
                 looked += 1
             shutil.rmtree(directory)
-    assert looked > 2 * hit - 6
+    assert looked > 2 * hit - 6, "two copies are hardly ever lost at once"
+
+
+def test_a_copy_of_the_manifest_may_be_lost_after_a_death(tmp_path: Path) -> None:
+    build(tmp_path / "origin")
+    survives(tmp_path / "origin", tmp_path / "log", lambda hit: run(tmp_path / "log", hit))
+
+
+def test_a_start_removes_nothing_before_both_copies_of_the_manifest_say_that_it_is_gone(tmp_path: Path) -> None:
+    """The engine has died between the two; and so does the start."""
+    origin, directory = tmp_path / "origin", tmp_path / "log"
+    build(origin)
+    assert run(origin, 3)
+    survives(origin, directory, lambda hit: dies(hit, lambda: recover(log_at(directory), CONFIG)))
