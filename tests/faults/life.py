@@ -38,12 +38,15 @@ def faults(tier: str) -> list[Fault]:
             Fault("life", f"SIGKILL {role} among trims and deletes", partial(trims, role, kills))
             for role in ("wal", "drain", "supervisor", "all")
         ),
-        *(Fault("life", f"SIGKILL {role}, drop_oldest at full load", partial(drops, role, kills)) for role in ("wal", "all")),
+        *(
+            Fault("life", f"SIGKILL {role}, drop_oldest at full load", partial(drops, role, kills))
+            for role in ("wal", "drain", "all")[: often(tier, 1, 3)]
+        ),
         *(Fault("life", f"power cut, drop_oldest, {kind}", partial(cut, kind, cuts)) for kind in ("ext4", "xfs")),
         Fault("life", "power cut among trims and deletes", partial(cut_trims, cuts)),
         *(
             Fault("life", f"kill at {point.name}, {point.way.name.lower()}", partial(at_point, point, often(tier, 2, 10)))
-            for point in LIFE[:: often(tier, 3, 1)]
+            for point in LIFE[:: often(tier, 5, 1)]
         ),
         Fault("life", "unsynced names, drop_oldest", partial(unsynced, often(tier, 1, 10))),
         *life_media.faults(tier),
