@@ -103,9 +103,10 @@ void rw_wal_storage_full(rw_wal *w, uint32_t error);
 /* What the last whole segment holds, unless it was fetched before (occupancy.h): its number and its
  * rows, sorted, which stay until the next call. RW_OK, or RW_PENDING. */
 int rw_wal_fetch_occupancy(rw_wal *w, uint64_t *segment, const rw_occupant **rows, uint32_t *count);
-/* Segments below are freed: readers are told before their files go. */
-void rw_wal_first_segment(rw_wal *w, uint64_t number);
-void rw_wal_count_freed(rw_wal *w, uint64_t freed, uint64_t recycled, uint64_t dropped);
+/* Segments below are freed: readers are told before their files go. `count`: they were there when
+ * this memory was made. */
+void rw_wal_first_segment(rw_wal *w, uint64_t number, bool count);
+void rw_wal_count_used_again(rw_wal *w, uint64_t recycled, uint64_t dropped);
 
 /* CHECKPOINTS. What is composed up to a position that no block crosses, and that no stream's record
  * lies beyond: streams that live, in order of numbers. It may be named when all below has been

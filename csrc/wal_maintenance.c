@@ -129,15 +129,16 @@ int rw_wal_fetch_occupancy(rw_wal *w, uint64_t *segment, const rw_occupant **row
     return RW_OK;
 }
 
-void rw_wal_first_segment(rw_wal *w, uint64_t number)
+void rw_wal_first_segment(rw_wal *w, uint64_t number, bool count)
 {
     RW_ASSERT(number >= w->c->first_segment);
+    if (count)
+        rw_count64(&w->c->segments_freed, number - w->c->first_segment);
     rw_store64_seq(&w->c->first_segment, number);
 }
 
-void rw_wal_count_freed(rw_wal *w, uint64_t freed, uint64_t recycled, uint64_t dropped)
+void rw_wal_count_used_again(rw_wal *w, uint64_t recycled, uint64_t dropped)
 {
-    rw_count64(&w->c->segments_freed, freed);
     rw_count64(&w->c->segments_recycled, recycled);
     rw_count64(&w->c->segments_dropped, dropped);
 }

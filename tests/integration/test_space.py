@@ -90,11 +90,10 @@ def test_what_nobody_may_read_is_freed_and_the_rest_is_there(directory: Path, st
     begin_at(directory, quiet=1)
     running = start()
     with ringwal.connect(directory) as client:
-        until(lambda: client.status()["space"]["freed"] >= 4 * FILE, "what was trimmed is freed")
+        until(lambda: segments(directory)[0] == 4, "what was trimmed is freed")
         space = client.status()["space"]
-        assert space["freed"] == segments(directory)[0] * FILE
+        assert space["freed"] == 4 * FILE
         assert (space["used"] + space["ahead"], space["limit"]) == (used(directory), None)
-        first = segments(directory)[0]
         stream = client.stream("s")
         found = list(stream.read(4 * PER_SEGMENT, max_records=10_000))
         assert [one.data for one in found] == [record(n) for n in range(4 * PER_SEGMENT, 7 * PER_SEGMENT)]
@@ -103,7 +102,7 @@ def test_what_nobody_may_read_is_freed_and_the_rest_is_there(directory: Path, st
     running.kill()
     running = start()
     with ringwal.connect(directory) as client:
-        assert segments(directory)[0] == first == 4
+        assert segments(directory)[0] == 4
         assert len(client.stream("s").read(4 * PER_SEGMENT, max_records=10_000)) == 3 * PER_SEGMENT
     assert running.terminate() == 0
 
@@ -158,14 +157,12 @@ def test_a_trimmed_log_is_freed_and_its_files_are_used_again(directory: Path, st
         fill(stream, 5 * PER_SEGMENT, 1)
         assert client.status()["counters"]["segments_freed"] == 0, "the other stream still has its record"
         client.delete_stream("other")
-        until(lambda: client.status()["counters"]["segments_freed"] >= 3, "what is trimmed and deleted is freed")
-        first = segments(directory)[0]
-        assert first >= 3
+        until(lambda: segments(directory)[0] == 4, "what is trimmed and deleted is freed")
         assert [one.data for one in stream.read(4 * PER_SEGMENT, max_records=9999)] == [
             record(n) for n in range(4 * PER_SEGMENT, 5 * PER_SEGMENT + 1)
         ]
         said = ringwal_command("trim", directory, "s", "--before", str(5 * PER_SEGMENT), "--dry-run", "--json")
-        assert json.loads(said.stdout)["segments"] == client.status()["segments"]["current"] - first > 0
+        assert json.loads(said.stdout)["segments"] == client.status()["segments"]["current"] - 4 > 0
         for _ in range(8):  # always a segment or two of records
             following = stream.stat().confirmed_offset
             fill(stream, following, PER_SEGMENT)
@@ -250,7 +247,7 @@ def test_a_log_that_drops_its_oldest_records_goes_on_for_ever(directory: Path, s
         within_limit(directory)
         status = running.status()
         assert status["storage_full"] is None and status["counters"]["segments_recycled"] > 4
-        assert status["space"]["freed"] == status["counters"]["segments_freed"] * FILE > 8 * FILE
+        assert status["space"]["freed"] == status["counters"]["segments_freed"] * FILE >= 8 * FILE
         with ringwal.connect(directory) as client:
             for info in client.streams():
                 with pytest.raises(ringwal.OffsetTrimmed) as caught:

@@ -57,7 +57,9 @@ class Space:
         if context.replacement and freeing.left_over(context.directory, state.manifest):
             state.store()  # the predecessor may have died before both copies said that those are freed
             freeing.clear(context.directory, state.manifest)
-        lib.rw_wal_first_segment(wal, state.manifest.first_segment)
+        # Of what a predecessor has freed it may have died before it said so; 0: before it said where the log begins.
+        told = lib.rw_engine_first_segment(context.control.pointer)
+        lib.rw_wal_first_segment(wal, state.manifest.first_segment, context.replacement and told > 0)
 
     @property
     def makes_room(self) -> bool:
@@ -184,7 +186,7 @@ class Space:
         with ffi.from_buffer("rw_drop_row[]", merged) as held:
             self._dropping = lib.rw_wal_compose_drop(self._wal, held, len(merged) // occupancy.ROW_BYTES) == lib.RW_OK
         if self._dropping and merged:
-            lib.rw_wal_count_freed(self._wal, 0, 0, end - first)
+            lib.rw_wal_count_used_again(self._wal, 0, end - first)
 
     def _too_many(self) -> int:
         """Segments that have to go, so that those that are wanted can be made; one at the least."""
@@ -225,9 +227,9 @@ class Space:
             announce=self._announce,
             manifest_fd=self._context.ownership.manifest,
         )
-        lib.rw_wal_count_freed(self._wal, end - first, state.manifest.named_end - named_end, 0)
+        lib.rw_wal_count_used_again(self._wal, state.manifest.named_end - named_end, 0)
         for segment in range(first, end):
             self._rows.pop(segment, None)
 
     def _announce(self, first: int) -> None:
-        lib.rw_wal_first_segment(self._wal, first)
+        lib.rw_wal_first_segment(self._wal, first, True)  # noqa: FBT003
