@@ -41,7 +41,7 @@ def read_on(client: ringwal.Client, name: str, journal: Journal, expected: int) 
         journal.trimmed(name, error.start_offset)
         journal.push()
         return error.start_offset, False
-    except (ringwal.EngineFailed, ringwal.NotRunning):
+    except (ringwal.EngineFailed, ringwal.NotRunning, ringwal.FileError):  # the last: its disk has gone first
         return expected, True
     return expected, False
 
