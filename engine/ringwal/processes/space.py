@@ -54,12 +54,14 @@ class Space:
         self._dropping = False  # a drop is being composed
         self._dropped: int | None = None  # it waits for its checkpoint, which has so many cuts
         self._told_hindered = -1
-        if context.replacement and freeing.left_over(context.directory, state.manifest):
+        cut_short = context.replacement and bool(freeing.left_over(context.directory, state.manifest))
+        if cut_short:
             state.store()  # the predecessor may have died before both copies said that those are freed
-            freeing.clear(context.directory, state.manifest)
         # Of what a predecessor has freed it may have died before it said so; 0: before it said where the log begins.
         told = lib.rw_engine_first_segment(context.control.pointer)
         lib.rw_wal_first_segment(wal, state.manifest.first_segment, context.replacement and told > 0)
+        if cut_short:
+            freeing.clear(context.directory, state.manifest)
 
     @property
     def makes_room(self) -> bool:
