@@ -1,6 +1,7 @@
 """The demo's input: the source files of Python's standard library, one record per line.
 
-A stream per top-level package or module ("json", "os", ...); HOT takes a record of every line from every writer.
+A stream per top-level package or module ("json", "os", ...), without underscores in front, as such names are the engine's own;
+HOT takes a record of every line from every writer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def sources(root: Path | None = None) -> list[Source]:
         for name in sorted(names):
             if name.endswith(".py"):
                 stream = package[0] if package else name.removesuffix(".py")
-                found.append(Source(stream, Path(folder, name)))
+                found.append(Source(stream.lstrip("_"), Path(folder, name)))
     return found
 
 
