@@ -134,12 +134,26 @@ void rw_publish_block(rw_wal *w);
 /* wal_streams.c, under the compose lock */
 bool rw_wal_streams_open(rw_wal *w);
 void rw_wal_streams_close(rw_wal *w);
+/* Of a place whose words this process does not know as that stream's. NULL as below. */
+rw_wal_stream *rw_wal_adopt(rw_wal *w, uint32_t place, uint32_t number);
 /* NULL: that stream is deleted, or never was. */
-rw_wal_stream *rw_wal_living(rw_wal *w, uint32_t place, uint32_t number);
+static inline rw_wal_stream *rw_wal_living(rw_wal *w, uint32_t place, uint32_t number)
+{
+    rw_wal_stream *p = &w->streams[place];
+    if (p->number != number)
+        return rw_wal_adopt(w, place, number);
+    return p->over ? NULL : p;
+}
 /* Its definition is in the block being composed. */
 void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p);
 /* It has a frame in the block that has this stamp: it is told of when the block is sealed. */
-void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t stamp);
+static inline void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t stamp)
+{
+    if (p->touched_in != stamp) {
+        p->touched_in = stamp;
+        w->touched[w->touched_count++] = (uint32_t)(p - w->streams);
+    }
+}
 void rw_wal_streams_publish(rw_wal *w);
 
 /* wal_drop.c, under the compose lock */

@@ -48,12 +48,9 @@ void rw_wal_streams_close(rw_wal *w)
     free(w->row_places);
 }
 
-rw_wal_stream *rw_wal_living(rw_wal *w, uint32_t place, uint32_t number)
+rw_wal_stream *rw_wal_adopt(rw_wal *w, uint32_t place, uint32_t number)
 {
-    rw_wal_stream *p = &w->streams[place];
-    if (p->number != number && !adopt(w, place, number))
-        return NULL;
-    return p->over ? NULL : p;
+    return adopt(w, place, number) ? &w->streams[place] : NULL;
 }
 
 void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p)
@@ -61,14 +58,6 @@ void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p)
     p->defined = true;
     if (p->number >= w->numbers_end)
         w->numbers_end = p->number + 1;
-}
-
-void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t stamp)
-{
-    if (p->touched_in != stamp) {
-        p->touched_in = stamp;
-        w->touched[w->touched_count++] = (uint32_t)(p - w->streams);
-    }
 }
 
 void rw_wal_streams_publish(rw_wal *w)
