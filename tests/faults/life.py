@@ -15,6 +15,7 @@ from tests.faults.names import Load
 from tests.faults.oracle import Verdict, judge
 from tests.faults.points import came_after_all, came_by
 from tests.faults.scene import Reader
+from tests.faults.space import disk_usage
 from tests.faults.table import Fault, often
 from tests.support.host import ROOT, SMALL, Engine, NotRun, Writers, pause, until
 from tests.support.points import LIFE, Point, Victim, Way
@@ -197,17 +198,11 @@ def await_freed(directory: Path) -> None:
     most = LIMIT + SPARE * (4 * MIB + decode.PAGE) + 2 * MIB  # manifest and checkpoints
 
     def freed() -> bool:
-        used = sum(path.stat().st_blocks * 512 for path in files(directory))
+        used = disk_usage(directory)
         assert used <= most, f"the directory takes {used} bytes of {most}"
         return first_segment(directory) > first
 
     until(freed, "a segment to be freed")
-
-
-def files(directory: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return [path for path in directory.rglob("*") if path.is_file()]
-    return []
 
 
 def first_segment(directory: Path) -> int:
