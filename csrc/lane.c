@@ -492,5 +492,8 @@ int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
     if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||
         out->flags != 0 || out->pad_ != 0 || !sort_is_right(e, out))
         return RW_BAD;
+    /* The log has no feature that would say what these mean (docs/format.md, feature bits). */
+    if (out->producer_id != 0 || out->producer_sequence != 0)
+        return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;
 }

@@ -306,8 +306,8 @@ typedef struct rw_request {
     uint32_t place; /* [index] C > W: where the stream's words are */
     uint64_t digest; /* [XXH3-64] C > W: of the payload */
     uint64_t number; /* [generation << 32 | running number] C > W: chooses its completion cell */
-    uint64_t producer_id; /* [number] C > W: stored with the record */
-    uint64_t producer_sequence; /* [number] C > W: stored with the record */
+    uint64_t producer_id; /* [number] C > W: 0, while no feature of the log gives it a meaning */
+    uint64_t producer_sequence; /* [number] C > W: 0, as producer_id */
 } rw_request;
 
 /* ---------------------------------------------------------- log: same bytes in ring and on disk */

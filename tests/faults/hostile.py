@@ -20,7 +20,7 @@ from typing import Any
 import ringwal
 from ringwal._native import ffi, lib
 
-REQUEST = struct.Struct("<QIIIIQQQQQ")
+REQUEST = struct.Struct("<QIIIIBBHIQQQQ")
 HEADER = 4096
 LANE = 64 << 10
 
@@ -39,13 +39,17 @@ def forge(client: ringwal.Client, lane: Any, memory: memoryview, own: int, chanc
     at = HEADER + position % LANE
     size = chance.choice((0, 1, 8, 100, 3000, LANE // 2, LANE - 64, LANE, 1 << 20, 0xFFFFFFFF))
     payload = bytes(memory[at + REQUEST.size : at + REQUEST.size + min(size, 3000)])
+    number, place = own & 0xFFFFFFFF, own >> 32
     fields = [
         (position + 1) ^ shared.salt,
         0,
-        chance.choice((own, own, own, 255, 256, 0xFFFFFFFF, 1 << 31)),
+        chance.choice((number, number, number, 255, 256, 0xFFFFFFFF, 1 << 31)),
         size,
         chance.choice((0, 1, 1, 2, 3, 750, 0xFFFFFFFF)),
-        chance.choice((0, 1, (1 << 64) - 1)),
+        chance.choice((lib.RW_FRAME_BATCH, lib.RW_FRAME_BATCH, *range(8), 255)),
+        0,
+        chance.choice((0, 0, 1, 0xFFFF)),
+        chance.choice((place, place, place, 0, 1, 0xFFFFFFFF)),
         lib.rw_xxh3(payload, len(payload)),
         chance.choice((lane.generation << 32 | 5, lane.generation << 32 | 0xFFFFFFFF, 0, (1 << 64) - 1)),
         chance.getrandbits(64),
