@@ -259,6 +259,7 @@ def test_a_log_that_drops_its_oldest_records_goes_on_for_ever(directory: Path, s
                 assert (caught.value.start_offset or 0) >= info.start_offset > 0
         assert load.stop() == []
     assert "StorageFull" not in running.said() and "appends wait" not in running.said()
+    assert running.said().count("the oldest records are dropped") == 1
     assert running.terminate() == 0
     within_limit(directory)
     kept = {}

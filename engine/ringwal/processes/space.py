@@ -54,6 +54,7 @@ class Space:
         self._dropping = False  # a drop is being composed
         self._dropped: int | None = None  # it waits for its checkpoint, which has so many cuts
         self._told_hindered = -1
+        self._told_dropping = False
         cut_short = context.replacement and bool(freeing.left_over(context.directory, state.manifest))
         if cut_short:
             state.store()  # the predecessor may have died before both copies said that those are freed
@@ -189,6 +190,7 @@ class Space:
             self._dropping = lib.rw_wal_compose_drop(self._wal, held, len(merged) // occupancy.ROW_BYTES) == lib.RW_OK
         if self._dropping and merged:
             lib.rw_wal_count_used_again(self._wal, 0, end - first)
+            self._say_dropping()
 
     def _too_many(self) -> int:
         """Segments that have to go, so that those that are wanted can be made; one at the least."""
@@ -198,6 +200,15 @@ class Space:
         """Segments that the log may have."""
         most = self._config.max_log_bytes
         return SEGMENTS_MAX if most is None else most // self._file_bytes
+
+    def _say_dropping(self) -> None:
+        """Once: under load there is a drop with every segment, and they are counted."""
+        if not self._told_dropping:
+            self._context.log.warning(
+                "there is no more room: from now on the oldest records are dropped; `ringwal status` counts their segments"
+                " (segments_dropped)"
+            )
+        self._told_dropping = True
 
     def _say_hindered(self, segment: int, stream: int) -> None:
         if segment > self._told_hindered:
