@@ -19,7 +19,7 @@ import click
 from ringwal import textio
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
 from ringwal.demo import DemoError
-from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning, StreamDeleted
+from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning, StreamDeleted, describe_full, full_errno
 from ringwal.exit_codes import exit_code_of
 from ringwal.interrupts import INTERRUPTS
 from ringwal.limits import SECONDS_MAX, WHOLE_MAX
@@ -266,7 +266,8 @@ def _doubts(facts: dict[str, Any], attached: ringwal.Client, seconds: float) -> 
         f"its {name} process is {state}: nothing may be confirmed" for name, state in states.items() if state != "running"
     ]
     if facts["storage_full"]:  # what waits in the lanes is in no figure yet
-        return [*found, f"it can prepare no further segment, and confirms nothing beyond this one: {facts['storage_full']}"]
+        why = describe_full(full_errno(facts["storage_full"]))
+        return [*found, f"it can prepare no further segment, and confirms nothing beyond this one: {why}"]
     deadline, now, done = time.monotonic() + seconds, facts, facts["counters"]["drain_confirmed_requests"]
     while now["ring"]["used"] and now["counters"]["drain_confirmed_requests"] == done:
         if time.monotonic() > deadline:

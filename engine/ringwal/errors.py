@@ -269,4 +269,9 @@ def describe_full(number: int) -> str:
     """Why the engine can prepare no segment, and what to do."""
     if number == _errno.EDQUOT:
         return "the log has reached its max_log_bytes, or a disk quota is used up: trim or delete streams, or raise the limit"
-    return f"{describe_errno(number)}: free space in its file system, or trim or delete streams"
+    return f"{describe_errno(number)}, or less than min_free_bytes: free space in its file system, or trim or delete streams"
+
+
+def full_errno(reason: str) -> int:
+    """Of what the engine's report says in `storage_full`."""
+    return _errno.EDQUOT if reason == os.strerror(_errno.EDQUOT) else _errno.ENOSPC

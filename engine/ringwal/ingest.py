@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ringwal.errors import AckTimeout, Error, RecordTooLarge, StorageFull, describe_full
+from ringwal.errors import AckTimeout, Error, RecordTooLarge, StorageFull, describe_full, full_errno
 from ringwal.interrupts import Fate, Interrupts
 from ringwal.textio import Progress
 
@@ -140,7 +138,7 @@ class Ingest(Fate):
             reason = self._stream.client.status().get("storage_full")
         if not reason:
             return None
-        number = errno.EDQUOT if reason == os.strerror(errno.EDQUOT) else errno.ENOSPC
+        number = full_errno(reason)
         return StorageFull(
             f"not confirmed within {self._timeout:g} s: the engine cannot prepare another segment ({describe_full(number)});"
             " then it goes on by itself", number,

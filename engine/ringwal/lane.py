@@ -391,7 +391,8 @@ class Lane:
         if not full:
             return BackpressureTimeout(otherwise)
         return StorageFull(
-            f"the engine cannot prepare another segment ({describe_full(full)}) and it goes on by itself; nothing was appended",
+            f"this append was not made: the engine cannot prepare another segment ({describe_full(full)});"
+            " then it goes on by itself",
             full,
         )
 

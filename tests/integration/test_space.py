@@ -215,6 +215,22 @@ def test_a_full_log_goes_on_when_it_is_trimmed(how: str, directory: Path, start:
     assert running.terminate() == 0
 
 
+def test_why_a_full_log_does_not_stop_in_order_is_said(directory: Path, start: Callable[..., Engine]) -> None:
+    """And what to do, before the stop by `status`, and behind it by everybody who asks for the engine's end."""
+    running = start(max_log_bytes=4 * FILE, stop_timeout=0.3)
+    with impatient(directory) as client:
+        stream = client.stream("s")
+        with pytest.raises(ringwal.StorageFull, match=r"max_log_bytes.*trim or delete streams"):
+            for n in range(10 * PER_SEGMENT):
+                stream.append(record(n))
+        shown = ringwal_command("status", directory)
+        assert (shown.returncode, b"trim or delete streams" in shown.stderr) == (os.EX_TEMPFAIL, True)
+        assert running.terminate() == os.EX_SOFTWARE
+    ended = ringwal_command("status", directory)
+    assert b"did not finish within 0.3 s, as there is no room for a segment" in ended.stderr
+    assert b"max_log_bytes" in ended.stderr
+
+
 def test_what_was_trimmed_just_before_the_wal_process_died_is_freed(directory: Path, start: Callable[..., Engine]) -> None:
     """Its successor does not know that there was a trim."""
     running = start()

@@ -12,6 +12,7 @@ import signal
 import time
 
 from ringwal._native import lib
+from ringwal.errors import describe_full
 from ringwal.file_errors import advice
 from ringwal.points import point
 from ringwal.processes.children import Child, Exit, RestartBudget, spawn
@@ -76,8 +77,9 @@ class ProcessGroup:
         left = self._deadline - time.monotonic()
         if left <= 0:
             slow = " and ".join(f"{role} process {child.pid}" for role, child in self._children.items())
-            limit = self._context.config.stop_timeout
-            self.fail(os.EX_SOFTWARE, 0, f"{slow} did not finish within {limit:g} s; recovery comes with the next start")
+            limit, full = self._context.config.stop_timeout, int(lib.rw_engine_storage_full(self._control))
+            why = f", as there is no room for a segment ({describe_full(full)})" if full else ""
+            self.fail(os.EX_SOFTWARE, 0, f"{slow} did not finish within {limit:g} s{why}; recovery comes with the next start")
             return None
         for role in self._asked & self._children.keys():
             self._children[role].signal(FINISH)
