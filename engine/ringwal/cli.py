@@ -152,7 +152,10 @@ def stop(directory: Path, timeout: float, as_json: bool) -> None:
     with contextlib.closing(Registration(directory, min(timeout, 5.0))) as registration, _end_of(registration) as end:
         registration.stop()
         if not select.select([end], [], [], timeout)[0]:
-            raise TimeoutError(f"the engine on {directory} is still stopping after {timeout:g} s")
+            raise TimeoutError(
+                f"the engine on {directory} is still stopping after {timeout:g} s, and goes on with it:"
+                f" `ringwal status {directory}` says when it has ended"
+            )
         kit.check_stopped(directory, registration)
     seconds = round(time.monotonic() - began, 3)
     with kit.output_apart(as_json) as output:

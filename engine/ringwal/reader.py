@@ -280,4 +280,7 @@ class Cursor:
 
 def _check_trimmed(offset: int, start_offset: int) -> None:
     if offset < start_offset:
-        raise OffsetTrimmed(f"offset {offset} has been trimmed; the stream begins at {start_offset}", start_offset)
+        raise OffsetTrimmed(
+            f"offset {offset} has been trimmed; the stream begins at {start_offset}: go on from there, or from the earliest",
+            start_offset,
+        )

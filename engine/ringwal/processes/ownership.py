@@ -242,7 +242,7 @@ class Ownership:
         if lives or waited > (PROBE_SECONDS if holder is None else DYING_SECONDS):
             named = f"process {holder.pid}" if holder else "another process"
             raise Locked(
-                f"{self.directory.path} is in use by the engine of {named}; stop it with `ringwal stop`",
+                f"{self.directory.path} is in use by the engine of {named}; stop it with `ringwal stop {self.directory.path}`",
                 holder.pid if holder else None,
             )
 
