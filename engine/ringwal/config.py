@@ -130,6 +130,10 @@ class Config:
 
     def _contradictions(self) -> Iterator[str]:
         """Every one, so that nobody finds out about them one by one."""
+        unsaid = (
+            "; of a log that was made with smaller ones, say its segment_bytes, ring_bytes and max_streams"
+            if isinstance(self.segment_bytes, Unsaid) else ""
+        )
         if self.lane_quota_bytes > self.block_bytes:
             yield (
                 f"lane_quota_bytes ({format_size(self.lane_quota_bytes)}) is more than block_bytes"
@@ -145,7 +149,7 @@ class Config:
         if self.max_log_bytes is not None and self.max_log_bytes < (least := self.log_bytes_min):
             yield (
                 f"max_log_bytes ({format_size(self.max_log_bytes)}) is less than {self._segments_min} segments take: raise it"
-                f" to {format_size(_round_up(least, MIB))}, or lower segment_bytes ({format_size(self.segment_bytes)})"
+                f" to {format_size(_round_up(least, MIB))}, or lower segment_bytes ({format_size(self.segment_bytes)}){unsaid}"
             )
         if self.on_full != "refuse" and self.max_log_bytes is None and not self.min_free_bytes:
             yield f"on_full is {self.on_full!r}, and there is no limit: set max_log_bytes or min_free_bytes"

@@ -77,6 +77,7 @@ def test_a_value_outside_its_limits_is_refused_by_name(values: dict[str, Any], s
     ("values", "says"),
     [
         ({"max_log_bytes": 256 * MIB}, "max_log_bytes .*less than 4 segments .*257MiB, or lower segment_bytes"),
+        ({"max_log_bytes": 60 * MIB}, "of a log that was made with smaller ones, say its segment_bytes"),
         ({"max_log_bytes": GIB, "segments_ahead": 16}, "less than 19 segments"),
         ({"on_full": "drop_oldest"}, "no limit: set max_log_bytes or min_free_bytes"),
         ({"lane_quota_bytes": 2 * MIB}, r"lane_quota_bytes .*2MiB.* block_bytes .*1MiB"),
