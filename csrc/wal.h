@@ -132,7 +132,8 @@ bool rw_wal_rests(rw_wal *w);
 /* The body of the pool's thread with that number, from 0. RW_OK after rw_wal_finish, RW_IO after a
  * failed write. */
 int rw_wal_work(rw_wal *w, uint32_t thread);
-/* Ends the threads once the lanes are empty and their blocks are written. */
+/* Ends the threads once the lanes are empty and their blocks are written; what there is no room for
+ * (rw_wal_storage_full) stays in the lanes. */
 void rw_wal_finish(rw_wal *w);
 
 #endif

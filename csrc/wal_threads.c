@@ -421,6 +421,9 @@ int rw_wal_work(rw_wal *w, uint32_t thread)
             continue;
         }
         if (rw_load32(&w->finishing)) {
+            /* There is no room for what waits in the lanes: it stays out of the log. */
+            if (got == RW_MAINTENANCE && rw_load32_seq(&w->c->storage_full) != 0)
+                break;
             if (got == RW_PENDING && compose_trylock(w)) {
                 bool ready = rw_lanes_ready(w, 1) != 0 || w->drop_left != 0;
                 compose_unlock(w);

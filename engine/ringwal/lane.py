@@ -406,4 +406,4 @@ class Lane:
 def _refusal(lost: Error) -> Error:
     """What an append is told that met the end of its lane."""
     kind = ClosedError if isinstance(lost, ClosedError) else NotRunning
-    return kind(f"nothing was appended: {lost}")
+    return kind(f"nothing was appended: {str(lost).removesuffix(' before this append was confirmed').rstrip(',')}")

@@ -215,20 +215,27 @@ def test_a_full_log_goes_on_when_it_is_trimmed(how: str, directory: Path, start:
     assert running.terminate() == 0
 
 
-def test_why_a_full_log_does_not_stop_in_order_is_said(directory: Path, start: Callable[..., Engine]) -> None:
-    """And what to do, before the stop by `status`, and behind it by everybody who asks for the engine's end."""
-    running = start(max_log_bytes=4 * FILE, stop_timeout=0.3)
+def test_a_full_log_stops_in_order_without_what_waits_for_room(directory: Path, start: Callable[..., Engine]) -> None:
+    """What to do about it `status` says before, and the log behind it; a limit that is raised, or a trim, lets it go on."""
+    running = start(max_log_bytes=4 * FILE)
+    receipts: list[ringwal.Receipt] = []
     with impatient(directory) as client:
         stream = client.stream("s")
         with pytest.raises(ringwal.StorageFull, match=r"max_log_bytes.*trim or delete streams"):
-            for n in range(10 * PER_SEGMENT):
-                stream.append(record(n))
+            receipts.extend(stream.append(record(n)) for n in range(10 * PER_SEGMENT))
         shown = ringwal_command("status", directory)
         assert (shown.returncode, b"trim or delete streams" in shown.stderr) == (os.EX_TEMPFAIL, True)
-        assert running.terminate() == os.EX_SOFTWARE
-    ended = ringwal_command("status", directory)
-    assert b"did not finish within 0.3 s, as there is no room for a segment" in ended.stderr
-    assert b"max_log_bytes" in ended.stderr
+        assert running.terminate() == 0
+        errors = [receipt.exception(WAIT) for receipt in receipts]
+        confirmed = errors.index(next(error for error in errors if error is not None))
+        assert all(error is None for error in errors[:confirmed])
+        assert {(type(error), error.outcome) for error in errors[confirmed:] if error} == {(ringwal.EngineFailed, "unknown")}
+        assert None not in errors[confirmed:]
+    again = start(max_log_bytes=8 * FILE)
+    with ringwal.connect(directory) as newcomer:
+        assert newcomer.stream("s").stat().confirmed_offset == confirmed
+        fill(newcomer.stream("s"), confirmed, PER_SEGMENT)
+    assert again.terminate() == 0
 
 
 def test_what_was_trimmed_just_before_the_wal_process_died_is_freed(directory: Path, start: Callable[..., Engine]) -> None:

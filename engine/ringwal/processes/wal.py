@@ -89,6 +89,8 @@ class WalProcess:
                 return os.EX_IOERR
             self._maintain()
         self.checkpoints.finish()
+        if lib.rw_engine_storage_full(self.control):
+            self.context.log.warning("there was no room for what appends still wait for: it is not in the log")
         return os.EX_IOERR if lib.rw_engine_wal_error(self.control) else os.EX_OK
 
     def _on_stop(self, number: int, frame: object) -> None:
