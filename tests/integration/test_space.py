@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -295,6 +296,24 @@ def test_a_log_that_drops_its_oldest_records_goes_on_for_ever(directory: Path, s
             assert all(one.data == endless_record(info.name, one.offset, 1000) for one in records)
     assert min(kept.values()) > 0
     assert running.terminate() == 0
+
+
+def test_a_load_that_fills_segments_quickly_is_not_told_that_the_log_is_full(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    """A segment is begun at any moment, also just after it was looked whether there is room for the next one."""
+    running = start(**DROPS)
+    with ringwal.connect(directory, lane_bytes=1 << 20) as client:
+        stream = client.stream("s")
+        receipts: collections.deque[ringwal.Receipt] = collections.deque()
+        for n in range(100 * SEGMENT // 60_000):
+            receipts.append(stream.append(record(n) * 4))
+            if len(receipts) > 16:
+                receipts.popleft().result(WAIT)
+        stream.flush(WAIT)
+    assert "appends wait" not in running.said()
+    assert running.terminate() == 0
+    within_limit(directory)
 
 
 def test_kills_of_everything_while_records_are_dropped(directory: Path, start: Callable[..., Engine]) -> None:

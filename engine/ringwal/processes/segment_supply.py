@@ -78,7 +78,7 @@ class SegmentSupply:
             try:
                 fds, filled = self._open_segment(state.segments_end, needed=needed)
             except StorageFull as error:
-                if self._space.makes_room:
+                if self._space.make_room():
                     return
                 self.look_again = RETRY_SECONDS
                 if needed:

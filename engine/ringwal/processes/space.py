@@ -69,6 +69,11 @@ class Space:
         """The oldest records are being dropped: there will be room in a moment."""
         return self._dropping or self._dropped is not None
 
+    def make_room(self) -> bool:
+        """A segment cannot be made, and may be wanted only since `work`. Returns `makes_room`. Raises as `work`."""
+        self._drop()
+        return self.makes_room
+
     @property
     def look_again(self) -> float | None:
         """In so many seconds, whether or not anything is asked for."""
