@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -154,6 +155,27 @@ def test_direct_io_is_used_where_a_real_write_succeeds(tmp_path: Path, monkeypat
         with pytest.raises(ConfigError, match="direct_io"):
             files.use_direct(log_at(tmp_path), "on")
     assert list(tmp_path.rglob("*")) == [tmp_path / SEGMENTS]
+
+
+def test_direct_io_is_tried_on_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a page that is there, which is written as it was: a log on a full disk has to start, so that it can be trimmed."""
+    (tmp_path / SEGMENTS).mkdir()
+    log, pwritev = log_at(tmp_path), os.pwritev
+
+    def without_room(fd: int, *rest: Any) -> int:
+        if os.fstat(fd).st_blocks == 0:
+            raise OSError(errno.ENOSPC, "no")
+        return pwritev(fd, *rest)
+
+    direct = files.use_direct(log, "auto")
+    monkeypatch.setattr(os, "pwritev", without_room)
+    with pytest.raises(StorageFull):
+        files.use_direct(log, "auto")
+    there = tmp_path / SEGMENTS / segment.name_of(3)
+    there.write_bytes(bytes(range(256)) * 32)
+    assert files.use_direct(log, "auto") is direct
+    assert there.read_bytes() == bytes(range(256)) * 32
+    assert [path.name for path in (tmp_path / SEGMENTS).iterdir()] == [there.name]
 
 
 def test_reads_fall_back_where_direct_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,19 +192,36 @@ def use_direct(directory: Directory, setting: str) -> bool:
 def _try_direct(directory: Directory) -> int | None:
     """None, or the errno with which the file system refuses."""
     name, at = ".direct", directory.segments  # one name: what a crash left here, the next start removes
+    try:
+        return _write_directly(name, os.O_CREAT | os.O_TRUNC, at=at)
+    except OSError as error:
+        with storage_full(f"cannot write to {directory.path / SEGMENTS}"):
+            if error.errno not in _NO_ROOM or (found := _some_file(at)) is None:
+                raise
+            return _write_directly(found, 0, at=at)  # a log on a full disk has to start, so that it can be trimmed
+    finally:
+        unlink(name, at=at)
+
+
+def _write_directly(name: str, flags: int, *, at: int) -> int | None:
+    """Write the first page of `name` as it is. None, or the errno with which direct I/O is refused. Raises OSError."""
     page = page_buffer(PAGE)
     try:
-        with opened(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, at=at) as fd:
+        with opened(name, os.O_RDWR | os.O_DIRECT | flags, at=at) as fd:
+            os.preadv(fd, [page], 0)
             os.pwritev(fd, [page], 0, os.RWF_DSYNC)
             os.preadv(fd, [page], 0)
     except OSError as error:
         if error.errno not in _NOT_DIRECT:
-            with storage_full(f"cannot write to {directory.path / SEGMENTS}"):
-                raise
+            raise
         return error.errno
-    finally:
-        unlink(name, at=at)
     return None
+
+
+def _some_file(at: int) -> str | None:
+    """One that has a page already, in the directory that is open as `at`."""
+    with opened(".", os.O_RDONLY | os.O_DIRECTORY, at=at) as fd, os.scandir(fd) as entries:
+        return next((one.name for one in entries if one.is_file(follow_symlinks=False) and one.stat().st_size >= PAGE), None)
 
 
 def free_bytes(fd: int) -> int:
