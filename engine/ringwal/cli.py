@@ -102,6 +102,7 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
 
     Recovers first, prints one line on stdout when clients can connect, logs to stderr.
     """
+    from ringwal.log.recovery import made_with
     from ringwal.processes.supervisor import Supervisor
 
     logging.basicConfig(level=logging.INFO, stream=Hasty(2), format="%(asctime)s ringwal %(levelname)s %(message)s")
@@ -117,7 +118,7 @@ def run(directory: Path, as_json: bool, autostart: bool, **settings: str | None)
             else:
                 output.line(f"ready: {textio.visible(str(directory))} pid {report['pid']} epoch {report['epoch']}")
 
-    code = Supervisor(directory, from_text(settings), on_ready=ready, autostart=autostart).run()
+    code = Supervisor(directory, from_text(settings, made_with(directory)), on_ready=ready, autostart=autostart).run()
     INTERRUPTS.over()
     return code
 

@@ -123,6 +123,8 @@ class Config:
         self._multiple("segment_bytes", MIB, 1024 * GIB)
         self._multiple("block_bytes", PAGE, GIB)
         self._within("min_free_bytes", 0, 1 << 60)
+        if self.max_log_bytes is not None:
+            self._within("max_log_bytes", MIB, 1 << 60)
 
     def _check_relations(self) -> None:
         if wrong := list(self._contradictions()):
@@ -182,16 +184,8 @@ class Config:
         Raises:
             ConfigError: what was said contradicts that.
         """
-        if not isinstance(self.segment_bytes, Unsaid) or self.segment_bytes == segment_bytes:
-            return self
-        changes: dict[str, Any] = {"segment_bytes": segment_bytes}
-        ring = self.ring_bytes
-        if isinstance(ring, Unsaid) and ring > ring_bytes:
-            ring = changes["ring_bytes"] = ring_bytes
-        left = (segment_bytes - ring - CARRY_SLACK_BYTES) // STREAM_DEFINITION_BYTES
-        if isinstance(self.max_streams, Unsaid) and 0 < left < self.max_streams:
-            changes["max_streams"] = left
-        return dataclasses.replace(self, **changes)
+        said = {setting.name: value for setting in settings() if not isinstance(value := getattr(self, setting.name), Unsaid)}
+        return dataclasses.replace(self, **_fitting(said, segment_bytes, ring_bytes))
 
     def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -253,14 +247,27 @@ def settings() -> tuple[Setting, ...]:
     )
 
 
-def from_text(values: Mapping[str, str | None]) -> Config:
-    """A Config from texts by setting name; None stands for the default. Raises ConfigError, also for unknown names."""
+def from_text(values: Mapping[str, str | None], log: tuple[int, int] | None = None) -> Config:
+    """A Config from texts by setting name; None stands for the default, or for what fits the log that is there: `log` is its
+    segment size and the ring of its latest engine, as for `Config.fitted`. Raises ConfigError, also for unknown names."""
     known = {setting.name: setting for setting in settings()}
     unknown = sorted(values.keys() - known.keys())
     if unknown:
         raise ConfigError(f"no such setting: {', '.join(unknown)}")
     parsed: dict[str, Any] = {name: known[name].parse(text) for name, text in values.items() if text is not None}
-    return Config(**parsed)
+    return Config(**(parsed if log is None else _fitting(parsed, *log) | parsed))
+
+
+def _fitting(said: Mapping[str, Any], segment_bytes: int, ring_bytes: int) -> dict[str, Any]:
+    """Settings beside those that were said that fit a log with segments of that size and a latest ring of that size."""
+    usual = Config()
+    if "segment_bytes" in said or segment_bytes == usual.segment_bytes:
+        return {}
+    ring = said.get("ring_bytes", min(usual.ring_bytes, ring_bytes))
+    left = (segment_bytes - ring - CARRY_SLACK_BYTES) // STREAM_DEFINITION_BYTES
+    streams = min(usual.max_streams, left) if left > 0 else usual.max_streams
+    fit = {"segment_bytes": Unsaid(segment_bytes), "ring_bytes": Unsaid(ring), "max_streams": Unsaid(streams)}
+    return {name: value for name, value in fit.items() if name not in said}
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?b)?|b)?\s*", re.IGNORECASE)

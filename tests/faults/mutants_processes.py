@@ -86,9 +86,9 @@ ASKED = [
 STARTED = [
     Mutant(
         "sizes are not taken from the log",
-        "engine/ringwal/processes/supervisor.py",
-        "config = fitted(ownership.directory, self.config)",
-        "config = fitted and self.config",
+        "engine/ringwal/config.py",
+        'if "segment_bytes" in said or segment_bytes == usual.segment_bytes:',
+        'if "segment_bytes" in said or segment_bytes:',
         units(f"{SURROUNDINGS}::test_a_restart_that_says_no_sizes_takes_those_of_the_log"),
     ),
     Mutant(

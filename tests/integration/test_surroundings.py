@@ -349,6 +349,9 @@ def test_a_restart_that_says_no_sizes_takes_those_of_the_log(directory: Path) ->
     assert again["segments"]["bytes"] == first["segments"]["bytes"] == 4 << 20
     assert again["ring"]["bytes"] == 1 << 20
     assert run("--segment-bytes=64MiB") == {}
+    bounded = run("--max-log-bytes=17MiB")  # four segments of 64 MiB take more
+    assert bounded["space"]["limit"] == 17 << 20
+    assert run("--max-log-bytes=16MiB") == {}
 
 
 # -------------------------------------------------------------------------------------------- forks, and other owners

@@ -117,6 +117,17 @@ def test_what_was_not_said_gives_way_to_what_the_log_was_made_with() -> None:
     assert Config(max_streams=100).fitted(4 * MIB, MIB) == Config(ring_bytes=MIB, segment_bytes=4 * MIB, max_streams=100)
 
 
+def test_a_text_is_held_against_the_log_that_is_there() -> None:
+    assert from_text({"max_log_bytes": "17MiB"}, (4 * MIB, MIB)) == dataclasses.replace(
+        Config().fitted(4 * MIB, MIB), max_log_bytes=17 * MIB
+    )
+    assert from_text({"ring_bytes": "128MiB"}, (256 * MIB, MIB)).segment_bytes == 256 * MIB
+    with pytest.raises(ConfigError, match="less than 4 segments take: raise it to 17MiB"):
+        from_text({"max_log_bytes": "16MiB"}, (4 * MIB, MIB))
+    with pytest.raises(ConfigError, match="raise it to 257MiB"):
+        from_text({"max_log_bytes": "17MiB", "segment_bytes": "64MiB"}, (4 * MIB, MIB))
+
+
 def test_what_was_said_does_not_give_way() -> None:
     assert Config(segment_bytes=64 * MIB).fitted(4 * MIB, MIB).segment_bytes == 64 * MIB  # for recovery to refuse
     with pytest.raises(ConfigError, match=r"segment_bytes \(4MiB\) .*lower ring_bytes"):

@@ -23,11 +23,12 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ringwal._native import lib
 from ringwal.config import Config, format_size
-from ringwal.errors import ConfigError, CorruptionError
+from ringwal.errors import ConfigError, CorruptionError, Error
 from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
 from ringwal.log.decision import Evidence, Outcome, Row, decide
@@ -164,6 +165,17 @@ def fitted(directory: Directory, config: Config) -> Config:
     except FileNotFoundError:
         return config
     return config.fitted(found.segment_bytes, found.window_bytes)
+
+
+def made_with(path: Path) -> tuple[int, int] | None:
+    """Segment size of the log in that directory, and the ring of its latest engine; None: none can be read there, which is said
+    when it is started."""
+    try:
+        with Directory(path) as directory:
+            found = manifests.load(directory)
+    except (OSError, Error):
+        return None
+    return found.segment_bytes, found.window_bytes
 
 
 def _load_or_create(directory: Directory, config: Config) -> Manifest:
