@@ -75,4 +75,4 @@ class StreamChanges:
     def _deleted(self, name: object, number: int, code: int) -> None:
         self._deletions.discard(number)
         if code >= 0:
-            LOG.info("stream %r is deleted", name)
+            LOG.debug("stream %r is deleted", name)
