@@ -325,9 +325,18 @@ static void announce_cuts(rw_wal *w)
     (void)RW_POINT("l.cut.composed");
 }
 
+/* What blocks with a drop of so many rows take, each of them in a block of its own. */
+static uint64_t drop_bytes(uint32_t rows)
+{
+    uint64_t block = sizeof(rw_block) + rw_frame_bytes(RW_DROP_ROWS_MAX * sizeof(rw_drop_row));
+    uint64_t pages = (block + RW_PAGE - 1) & ~(uint64_t)(RW_PAGE - 1);
+    return (rows + RW_DROP_ROWS_MAX - 1) / RW_DROP_ROWS_MAX * pages;
+}
+
 /* THE RESERVE. Bytes of the segment that data may use. While the next segment is not there, which
- * may be for want of space, the last sixteenth of this one is kept for control frames and drops:
- * a log that is full can still be trimmed. It is full for everybody as soon as it is for one. */
+ * may be for want of space, the last sixteenth of this one is kept for control frames, and as
+ * much as it takes to drop records of every stream: a log that is full can still be trimmed, and
+ * make room for itself. It is full for everybody as soon as it is for one. */
 static uint64_t data_room(const rw_wal *w)
 {
     uint64_t segment = rw_wal_segment(w);
@@ -336,7 +345,7 @@ static uint64_t data_room(const rw_wal *w)
     if (w->held_segment == segment + 1)
         return 0;
     uint64_t room = rw_log_ring_segment_room(&w->ring),
-             kept = w->c->segment_bytes / RW_RESERVE_PART;
+             kept = w->c->segment_bytes / RW_RESERVE_PART + drop_bytes(w->c->max_streams);
     return room > kept ? room - kept : 0;
 }
 

@@ -380,6 +380,31 @@ def test_a_backup_made_of_hard_links_keeps_its_bytes(directory: Path, start: Cal
     assert running.terminate() == 0
 
 
+def test_a_full_log_has_room_to_drop_records_of_all_its_streams(directory: Path, start: Callable[..., Engine]) -> None:
+    """Which takes more than the sixteenth of a segment that trims have."""
+    most = 60_000
+    sizes = {"ring_bytes": 1 << 20, "segment_bytes": 15 << 20, "max_streams": most, "max_log_bytes": 4 * (4096 + (15 << 20))}
+    running = start(**sizes)
+    with impatient(directory) as client:
+        streams = [client.create_stream(f"s{n}") for n in range(most)]
+        for stream in streams:
+            stream.append(b"")
+        client.stream("s0").flush(WAIT)
+        with pytest.raises(ringwal.StorageFull):
+            for n in range(20_000):
+                streams[0].append(record(n))
+    running.kill()
+    running = start(**sizes, on_full="drop_oldest")
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s0")
+        for n in range(2 * (15 << 20) // RECORD):
+            receipt = stream.append(record(n))
+        receipt.result(WAIT)
+        with pytest.raises(ringwal.OffsetTrimmed):
+            client.stream("s1").read(0)
+    assert running.terminate() == 0
+
+
 def test_streams_of_the_engines_own_are_not_dropped(directory: Path, start: Callable[..., Engine]) -> None:
     running = start()
     with ringwal.connect(directory) as client:
