@@ -99,6 +99,9 @@ int rw_wal_compose_drop(rw_wal *w, const rw_drop_row *rows, uint32_t count);
 uint32_t rw_wal_drop_left(rw_wal *w);
 /* errno while no segment can be prepared, 0 when one could again. */
 void rw_wal_storage_full(rw_wal *w, uint32_t error);
+/* Data is put below that log position only, a segment's beginning; UINT64_MAX: there is no limit.
+ */
+void rw_wal_limit_data(rw_wal *w, uint64_t position);
 
 /* What the last whole segment holds, unless it was fetched before (occupancy.h): its number and its
  * rows, sorted, which stay until the next call. RW_OK, or RW_PENDING. */

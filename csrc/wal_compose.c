@@ -336,10 +336,13 @@ static uint64_t drop_bytes(uint32_t rows)
 /* THE RESERVE. Bytes of the segment that data may use. While the next segment is not there, which
  * may be for want of space, the last sixteenth of this one is kept for control frames, and as
  * much as it takes to drop records of every stream: a log that is full can still be trimmed, and
- * make room for itself. It is full for everybody as soon as it is for one. */
+ * make room for itself. It is full for everybody as soon as it is for one. Behind data_end there is
+ * no room for data at all: a segment beyond the log's limit, made when the reserve was used up. */
 static uint64_t data_room(const rw_wal *w)
 {
     uint64_t segment = rw_wal_segment(w);
+    if (w->c->sealed_end >= w->data_end)
+        return 0;
     if (rw_wal_segment_fd(w, segment + 1, 0) >= 0)
         return UINT64_MAX;
     if (w->held_segment == segment + 1)

@@ -109,6 +109,15 @@ uint64_t rw_wal_segment(const rw_wal *w)
     return rw_load64(&w->c->sealed_end) / w->c->segment_bytes;
 }
 
+void rw_wal_limit_data(rw_wal *w, uint64_t position)
+{
+    compose_lock(w);
+    w->data_end = position;
+    rw_store32_seq(&w->c->starved, 0);
+    compose_unlock(w);
+    rw_signal_fd(w->doorbell_fd);
+}
+
 void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }
 
 int rw_wal_fetch_occupancy(rw_wal *w, uint64_t *segment, const rw_occupant **rows, uint32_t *count)

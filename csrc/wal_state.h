@@ -58,6 +58,7 @@ struct rw_wal {
     uint32_t drop_left;
     bool held_back; /* data waits for the next segment; the rest of this one is not for it */
     uint64_t held_segment; /* 1 + the last segment in which any did; 0: none yet */
+    uint64_t data_end; /* log position; what lies behind is for control frames only */
     uint64_t cuts; /* composed frames by which records have become droppable */
     uint64_t cuts_told;
     rw_occupancy occupancy;

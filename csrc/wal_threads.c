@@ -31,7 +31,11 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
     rw_wal *w = aligned_alloc(64, (sizeof *w + 63) & ~(size_t)63);
     if (w == NULL)
         return NULL;
-    *w = (rw_wal){.c = c, .o = *o, .doorbell_fd = doorbell_fd, .maintenance_fd = maintenance_fd};
+    *w = (rw_wal){.c = c,
+                  .o = *o,
+                  .doorbell_fd = doorbell_fd,
+                  .maintenance_fd = maintenance_fd,
+                  .data_end = UINT64_MAX};
     w->lanes = calloc(c->max_clients, sizeof *w->lanes);
     w->touched = calloc(o->block_bytes / sizeof(rw_frame) + RW_PAGE / sizeof(rw_frame) + 2 +
                             RW_DROP_ROWS_MAX,

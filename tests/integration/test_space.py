@@ -216,6 +216,33 @@ def test_a_full_log_goes_on_when_it_is_trimmed(how: str, directory: Path, start:
     assert running.terminate() == 0
 
 
+def test_a_full_log_can_be_trimmed_however_little_each_trim_is(directory: Path, start: Callable[..., Engine]) -> None:
+    """More often than the segment in use has room for: the log gets one segment beyond its limit then, for trims alone."""
+    running = start(max_log_bytes=4 * FILE)
+    with impatient(directory) as client, ringwal.connect(directory) as other:
+        stream = client.stream("s")
+        receipts: list[ringwal.Receipt] = []
+        with pytest.raises(ringwal.StorageFull):
+            receipts.extend(stream.append(record(n)) for n in range(10 * PER_SEGMENT))
+        for before in range(1, SEGMENT // 16 // 4096 * 3):
+            assert other.stream("s").trim(before) == before
+        assert len(segments(directory)) == 5
+        with pytest.raises(ringwal.StorageFull):
+            for n in range(1000):
+                stream.append(record(n))
+        assert running.status()["storage_full"] is not None
+        waiting = [receipt for receipt in receipts if not receipt.done()]
+        assert waiting
+        other.stream("s").trim(2 * PER_SEGMENT)
+        waiting[0].result(WAIT)
+        until(lambda: used(directory) <= 4 * FILE, "the log is within its limit again")
+    running.kill()
+    running = start(max_log_bytes=4 * FILE)
+    with ringwal.connect(directory) as newcomer:
+        assert newcomer.stream("s").stat().start_offset == 2 * PER_SEGMENT
+    assert running.terminate() == 0
+
+
 def test_a_full_log_stops_in_order_without_what_waits_for_room(directory: Path, start: Callable[..., Engine]) -> None:
     """What to do about it `status` says before, and the log behind it; a limit that is raised, or a trim, lets it go on."""
     running = start(max_log_bytes=4 * FILE)

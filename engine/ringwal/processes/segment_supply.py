@@ -92,7 +92,7 @@ class SegmentSupply:
             added = lib.rw_wal_add_segment(self._wal, state.segments_end, fds, filled)
             assert added == lib.RW_OK, f"no place for segment {state.segments_end}"
             state.segments_end += 1
-        self._say_full(None)
+        self._say_full(self._space.full())
 
     def _covered(self, *, needed: bool) -> bool:
         """Is there a checkpoint near enough to the next segment? Else one is asked for, and the segment looked at again."""

@@ -29,6 +29,11 @@ SEGMENTS_MAX = 1 << 40
 DROPPED_AT_ONCE = 8
 """Segments: a limit that was lowered is reached step by step."""
 
+CONTROL_LEFT_BYTES = 16 * PAGE
+"""When no more is left of the room that is kept for trims, a full log gets one segment more, for them alone."""
+
+NO_LIMIT = (1 << 64) - 1
+
 ROWS_BYTES = 16 << 20
 """As much is kept of what segments hold. The rest is read from them when they are about to be freed."""
 
@@ -63,6 +68,8 @@ class Space:
         lib.rw_wal_first_segment(wal, state.manifest.first_segment, context.replacement and told > 0)
         if cut_short:
             freeing.clear(context.directory, state.manifest)
+        self._data_end = NO_LIMIT
+        self._limit_data(state.manifest.first_segment)
 
     @property
     def makes_room(self) -> bool:
@@ -85,20 +92,42 @@ class Space:
 
     def check(self) -> None:
         """Raises StorageFull if one more segment would be beyond a limit."""
-        manifest, most, least = self._state.manifest, self._config.max_log_bytes, self._config.min_free_bytes
+        manifest, least = self._state.manifest, self._config.min_free_bytes
         held = manifest.named_end - manifest.first_segment
-        if most is not None and (held + 1) * self._file_bytes > most:
-            raise StorageFull(
-                f"the log has {held} segments, and one more would be beyond max_log_bytes ({format_size(most)}): trim or delete"
-                " streams, or raise it",
-                errno.EDQUOT,
-            )
+        if held >= self._allowed() and not self._needed_to_trim(held):
+            raise self._at_limit(held)
         if least and (free := free_bytes(self._context.directory.segments)) < least + self._file_bytes:
             raise StorageFull(
                 f"{free >> 20} MiB are free on the file system, and another segment would leave less than min_free_bytes"
                 f" ({format_size(least)}): free space there, trim or delete streams, or lower it",
                 errno.ENOSPC,
             )
+
+    def full(self) -> StorageFull | None:
+        """Why no data is taken, though there is a segment: it is beyond the limit, and for trims alone."""
+        if lib.rw_engine_sealed_end(self._context.control.pointer) < self._data_end:
+            return None
+        return self._at_limit(self._state.manifest.named_end - self._state.manifest.first_segment)
+
+    def _at_limit(self, held: int) -> StorageFull:
+        most = format_size(self._config.max_log_bytes or 0)
+        return StorageFull(
+            f"the log has {held} segments, and one more would be beyond max_log_bytes ({most}): trim or delete streams,"
+            " or raise it",
+            errno.EDQUOT,
+        )
+
+    def _needed_to_trim(self, held: int) -> bool:
+        """Is that better than a log that cannot be trimmed any more? Data stays below the limit (`_limit_data`)."""
+        size, end = self._state.manifest.segment_bytes, lib.rw_engine_sealed_end(self._context.control.pointer)
+        refuses = self._config.on_full == "refuse"
+        return bool(refuses and held == self._allowed() and size - end % size <= CONTROL_LEFT_BYTES)
+
+    def _limit_data(self, first: int) -> None:
+        """`first` is the first segment of the log. Where the oldest go, they make room before any limit is met."""
+        if self._config.max_log_bytes is not None and self._config.on_full == "refuse":
+            self._data_end = (first + self._allowed()) * self._state.manifest.segment_bytes
+            lib.rw_wal_limit_data(self._wal, self._data_end)
 
     def work(self) -> None:
         """Free what can be freed. Raises OSError: end the epoch. LostDirectory."""
@@ -251,3 +280,4 @@ class Space:
 
     def _announce(self, first: int) -> None:
         lib.rw_wal_first_segment(self._wal, first, True)  # noqa: FBT003
+        self._limit_data(first)
