@@ -243,6 +243,17 @@ def test_a_full_log_can_be_trimmed_however_little_each_trim_is(directory: Path, 
     assert running.terminate() == 0
 
 
+def test_segments_that_an_earlier_engine_filled_ahead_are_counted(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(segments_ahead=5)
+    until(lambda: running.status()["segments"]["ahead"] == 5, "the segments ahead")
+    assert running.terminate() == 0
+    running = start(segments_ahead=1)
+    until(lambda: running.status()["space"]["used"] == FILE, "the segment in use")
+    assert running.status()["space"]["ahead"] == 5 * FILE
+    assert used(directory) == 6 * FILE
+    assert running.terminate() == 0
+
+
 def test_a_full_log_stops_in_order_without_what_waits_for_room(directory: Path, start: Callable[..., Engine]) -> None:
     """What to do about it `status` says before, and the log behind it; a limit that is raised, or a trim, lets it go on."""
     running = start(max_log_bytes=4 * FILE)

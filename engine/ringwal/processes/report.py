@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ringwal import observer, views
-from ringwal.log.files import free_bytes
+from ringwal.log.files import PAGE, free_bytes
 from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered
 from ringwal.processes.context import EngineContext
@@ -21,6 +21,8 @@ def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, ho
     pids = group.pids()
     facts = observer.facts(control)
     seen = views.engine(control)
+    # As the manifest has them, and not by listing the directory: that takes long where there are many.
+    files = max(recovered.manifest.named_end, seen.segments_end) - max(recovered.manifest.first_segment, seen.first_segment)
     direct = facts["io"] == "direct" if facts["wal_pid"] else recovered.direct
     return {
         "directory": str(context.directory.path),
@@ -33,14 +35,11 @@ def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, ho
         "restarts": group.restarts,
         "io": "direct" if direct else "buffered",
         "durability": observer.DIRECT if direct else observer.BUFFERED,
-        # As the manifest has them, and not by listing the directory: that takes long where there are many.
-        "segments": {
-            **facts["segments"],
-            "files": max(recovered.manifest.named_end, seen.segments_end)
-            - max(recovered.manifest.first_segment, seen.first_segment),
-        },
+        "segments": {**facts["segments"], "files": files},
         "space": {
             **facts["space"],
+            # an engine with more segments ahead may have made them
+            "ahead": max(0, files * (PAGE + recovered.manifest.segment_bytes) - facts["space"]["used"]),
             "limit": context.config.max_log_bytes,
             "on_full": context.config.on_full,
             "free": free_bytes(context.directory.segments),
