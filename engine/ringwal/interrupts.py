@@ -73,9 +73,11 @@ class Interrupts:
     def over(self) -> None:
         """The last word has been said, and the code is known. What is ignored Python leaves so, when it ends."""
         self._off = True
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)  # else one comes in the handler of another, and so on
         for number in NUMBERS:
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> None:
         """While the body runs the first signal is raised, in the main thread."""
@@ -116,6 +118,7 @@ class Interrupts:
         raise kind(words)
 
     def _end(self, number: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)  # somebody may send more than can be answered
         fate, (kind, words) = self.fate, _ERRORS[number]
         if fate is not None and self._as_json:
             notes = ", ".join(f'"{note}"' for note in fate.notes())
