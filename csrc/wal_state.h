@@ -49,7 +49,8 @@ struct rw_wal {
     uint32_t lanes_end; /* slots below may be active */
     uint32_t next_lane; /* whose turn it is */
     rw_wal_stream *streams; /* by place */
-    uint32_t *row_places; /* of the rows of a snapshot */
+    rw_wal_stream *taken; /* by place, as of a snapshot */
+    uint32_t *row_places; /* of its rows */
     uint32_t *touched; /* places of streams with frames in the block being composed */
     uint32_t touched_count;
     uint32_t numbers_end; /* as rw_control has it */

@@ -97,8 +97,8 @@ WRITING = [
     Mutant(
         "a checkpoint is named before it is synced",
         "engine/ringwal/log/checkpoint_file.py",
-        "write_all(fd, memoryview(data), 0)\n        os.fdatasync(fd)\n",
-        "write_all(fd, memoryview(data), 0)\n",
+        "offset)\n            os.fdatasync(fd)\n",
+        "offset)\n",
         row("recorder", "cut at a request, ext4, direct_io auto", "nightly"),
     ),
     Mutant(

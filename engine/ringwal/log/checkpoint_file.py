@@ -19,6 +19,7 @@ from ringwal.log.directory import Directory
 from ringwal.log.files import open_synced, opened, page_up, read_all, storage_full, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
 
+_PIECE_BYTES = 512 << 10
 _EPOCHS_BYTES = 64 << 10
 _READS_MAX = 100
 """How often a reader begins anew because a checkpoint was written while it read: not twice, unless it is held up."""
@@ -147,8 +148,10 @@ def _write(directory: Directory, name: str, data: bytes, room: int) -> None:
         if made:
             _allocate(fd, room)
             os.fsync(fd)
-        write_all(fd, memoryview(data), 0)
-        os.fdatasync(fd)
+        # In pieces: the log's own writes wait behind one that is as large as a table of many streams.
+        for offset in range(0, len(data), _PIECE_BYTES):
+            write_all(fd, memoryview(data)[offset : offset + _PIECE_BYTES], offset)
+            os.fdatasync(fd)
     if made:
         sync_directory(at)
 
