@@ -10,11 +10,11 @@
 
 /* The place's words are believed while the number is there and its DELETE is not composed: until
  * then the supervisor does not touch them (stream.h, PLACES). */
-static bool adopt(rw_wal *w, uint32_t place, uint32_t number)
+rw_wal_stream *rw_wal_adopt(rw_wal *w, uint32_t place, uint32_t number)
 {
     const rw_stream *s = rw_stream_of(w->c, place);
     if (number == RW_NO_STREAM || rw_load32(&s->number) != number || s->ended == number)
-        return false;
+        return NULL;
     RW_ASSERT(s->name_bytes != 0 && s->name_bytes <= RW_STREAM_NAME_MAX);
     w->streams[place] = (rw_wal_stream){
         .next_offset = s->next_offset,
@@ -24,7 +24,7 @@ static bool adopt(rw_wal *w, uint32_t place, uint32_t number)
         .number = number,
         .defined = s->defined_end != 0 && s->defined_end <= w->c->sealed_end,
     };
-    return true;
+    return &w->streams[place];
 }
 
 bool rw_wal_streams_open(rw_wal *w)
@@ -39,7 +39,7 @@ bool rw_wal_streams_open(rw_wal *w)
     memset(w->taken, 0, c->max_streams * sizeof *w->taken);
     for (uint32_t place = 0; place < c->max_streams; place++) {
         w->streams[place] = (rw_wal_stream){.number = RW_NO_STREAM, .over = true};
-        adopt(w, place, rw_load32(&rw_stream_of(c, place)->number));
+        rw_wal_adopt(w, place, rw_load32(&rw_stream_of(c, place)->number));
     }
     w->numbers_end = c->numbers_end;
     return true;
@@ -50,11 +50,6 @@ void rw_wal_streams_close(rw_wal *w)
     free(w->streams);
     free(w->taken);
     free(w->row_places);
-}
-
-rw_wal_stream *rw_wal_adopt(rw_wal *w, uint32_t place, uint32_t number)
-{
-    return adopt(w, place, number) ? &w->streams[place] : NULL;
 }
 
 void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p)
