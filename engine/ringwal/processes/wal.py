@@ -111,7 +111,6 @@ class WalProcess:
             self.finishing = True
             lib.rw_wal_finish(self.wal)
         self.checkpoints.work()
-        self.supply.drop()
         self.space.work()
         self.supply.add(early=not self.stopping)
         self.supply.drop()
