@@ -23,7 +23,6 @@ _ROW = struct.Struct("<IIQ")
 ROW_BYTES = _ROW.size
 _ENTRIES = 1 << 16
 _ANY_LENGTH = (1 << 64) - 1
-_NO_STREAM = (1 << 32) - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def live(rows: bytes, checkpoint: Checkpoint) -> Live:
         ffi.from_buffer("rw_checkpoint_stream[]", checkpoint.streams) as streams,
     ):
         left = lib.rw_occupancy_live(held, count, streams, known, found, reserved)
-    named = None if reserved[0] == _NO_STREAM else int(reserved[0])
+    named = None if reserved[0] == lib.RW_NO_STREAM else int(reserved[0])
     return Live(bytes(ffi.buffer(found, left * ROW_BYTES)), int(left), named)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints while the log is written: taken by the WAL process's main thread beside the threads that append.
 
     take    under the compose lock the threads' own table is copied, and the position that it is about
-            (csrc/wal_maintenance.c)
+            (csrc/wal_streams.c)
     name    when all below that position is persisted: the free file is written, then named in the manifest
 
 So no append waits for a file, and the manifest names nothing that a crash could contradict. One is taken after every so many

@@ -92,10 +92,9 @@ class Space:
 
     def check(self) -> None:
         """Raises StorageFull if one more segment would be beyond a limit."""
-        manifest, least = self._state.manifest, self._config.min_free_bytes
-        held = manifest.named_end - manifest.first_segment
-        if held >= self._allowed() and not self._needed_to_trim(held):
-            raise self._at_limit(held)
+        least = self._config.min_free_bytes
+        if self._held_segments() >= self._allowed() and not self._needed_to_trim():
+            raise self._at_limit()
         if least and (free := free_bytes(self._context.directory.segments)) < least + self._file_bytes:
             raise StorageFull(
                 f"{free >> 20} MiB are free on the file system, and another segment would leave less than min_free_bytes"
@@ -107,21 +106,24 @@ class Space:
         """Why no data is taken, though there is a segment: it is beyond the limit, and for trims alone."""
         if lib.rw_engine_sealed_end(self._context.control.pointer) < self._data_end:
             return None
-        return self._at_limit(self._state.manifest.named_end - self._state.manifest.first_segment)
+        return self._at_limit()
 
-    def _at_limit(self, held: int) -> StorageFull:
+    def _held_segments(self) -> int:
+        return self._state.manifest.named_end - self._state.manifest.first_segment
+
+    def _at_limit(self) -> StorageFull:
         most = format_size(self._config.max_log_bytes or 0)
         return StorageFull(
-            f"the log has {held} segments, and one more would be beyond max_log_bytes ({most}): trim or delete streams,"
-            " or raise it",
+            f"the log has {self._held_segments()} segments, and one more would be beyond max_log_bytes ({most}): trim or delete"
+            " streams, or raise it",
             errno.EDQUOT,
         )
 
-    def _needed_to_trim(self, held: int) -> bool:
+    def _needed_to_trim(self) -> bool:
         """Is that better than a log that cannot be trimmed any more? Data stays below the limit (`_limit_data`)."""
         size, end = self._state.manifest.segment_bytes, lib.rw_engine_sealed_end(self._context.control.pointer)
         refuses = self._config.on_full == "refuse"
-        return bool(refuses and held == self._allowed() and size - end % size <= CONTROL_LEFT_BYTES)
+        return bool(refuses and self._held_segments() == self._allowed() and size - end % size <= CONTROL_LEFT_BYTES)
 
     def _limit_data(self, first: int) -> None:
         """`first` is the first segment of the log. Where the oldest go, they make room before any limit is met."""
