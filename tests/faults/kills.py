@@ -30,15 +30,8 @@ def run(role: str, times: int, directory: Path, seed: int) -> Verdict:
             for _ in range(times):
                 fleet.await_progress()
                 pause(chance.random() * 0.05)  # the moment of the kill is the random variable
-                if role in ("wal", "drain"):
-                    engine.strike(role)
-                    continue
-                if role == "supervisor":
-                    engine.strike(role)
-                    engine.await_end()
-                else:
-                    engine.kill()
-                engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
+                if engine.die(role):
+                    engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
             fleet.await_progress()
             fleet.kill()
             engine.kill()

@@ -45,16 +45,8 @@ def _cycles(times: int, directory: Path, chance: random.Random) -> Verdict:
         with writers(engine_dir, directory, STREAMS) as fleet:
             for _ in range(times):
                 fleet.await_progress(5)
-                role = chance.choice(ROLES)
-                if role in ("wal", "drain"):
-                    running.strike(role)
-                    continue
-                if role == "all":
-                    running.kill()
-                else:
-                    running.strike(role)
-                    running.await_end()
-                running = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
+                if running.die(chance.choice(ROLES)):
+                    running = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
             fleet.await_progress()
         code = running.stop()
         verdict = judge(engine_dir, fleet.journals)

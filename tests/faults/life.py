@@ -76,15 +76,8 @@ class Scene:
 
     def strike(self, role: str) -> None:
         """One of its processes dies, or all of them; then there is an engine again."""
-        if role in ("wal", "drain"):
-            self.running.strike(role)
-            return
-        if role == "supervisor":
-            self.running.strike(role)
-            self.running.await_end()
-        else:
-            self.running.kill()
-        self.start()
+        if self.running.die(role):
+            self.start()
 
     def close(self) -> None:
         self.reader.kill()

@@ -131,15 +131,8 @@ def deaths(times: int, directory: Path, seed: int) -> Verdict:
         with endless(engine_dir, directory, STREAMS[:2], readers=2) as load:
             for _ in range(times):
                 load.await_records(chance.randrange(1, 2000))
-                role = chance.choice(ROLES)
-                if role in ("wal", "drain"):
-                    running.strike(role)
+                if not running.die(chance.choice(ROLES)):
                     continue
-                if role == "all":
-                    running.kill()
-                else:
-                    running.strike(role)
-                    running.await_end()
                 running = Engine(engine_dir, *flags)
                 lost = running.facts["recovery"]["missing_segments"]
                 verdict.expect(not lost, f"segments {lost} are missing")

@@ -174,6 +174,16 @@ class Engine:
         self.process.wait()
         await_death(pidfds)
 
+    def die(self, role: str) -> bool:
+        """SIGKILL to that process, or to all of them for "all". True: this engine is over, and its last process gone."""
+        if role == "all":
+            self.kill()
+            return True
+        self.strike(role)
+        if role == "supervisor":
+            self.await_end()
+        return role == "supervisor"
+
     def stop(self) -> int:
         """Orderly; returns the exit code."""
         with contextlib.suppress(ProcessLookupError):
