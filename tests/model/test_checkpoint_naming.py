@@ -23,30 +23,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.model.composing import composer, writer
 from tests.model.statespace import END, Kill, Memory, Model, Process, Procs, Step, View, check
 
 BLOCKS = 4
 STREAMS = 2
 TAKEN_MAX = 2
 TORN = -1
-
-
-def composer() -> Process:
-    def compose(v: View) -> str:
-        return END if v.add("sealed", 1) + 1 == BLOCKS else "compose"
-
-    return Process("composer", "compose", {"compose": compose})
-
-
-def writer(block: int) -> Process:
-    def write(v: View) -> str | None:
-        return "done" if v.load("sealed") > block else None
-
-    def done(v: View) -> str:
-        v.store(f"disk{block}", 1)
-        return END
-
-    return Process(f"writer{block}", "write", {"write": write, "done": done})
 
 
 def main_thread(mutant: str) -> Process:
@@ -132,7 +115,7 @@ def model(mutant: str = "") -> Model:
     def good(m: Memory, _: Procs) -> bool:
         return all(m[f"disk{block}"] for block in range(BLOCKS))
 
-    processes = [composer(), *map(writer, range(BLOCKS)), main_thread(mutant)]
+    processes = [composer(BLOCKS), *map(writer, range(BLOCKS)), main_thread(mutant)]
     return Model(memory, processes, good, wrong, kills=(Kill(("main",)),))
 
 

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.model.statespace import END, Memory, Model, Process, Procs, Step, View, check
+from tests.model.composing import composer, writer
+from tests.model.statespace import Memory, Model, Process, Procs, Step, View, check
 
 BATCH, TRIM, DELETE, DROP = "batch", "trim", "delete", "drop"
 
@@ -45,24 +46,6 @@ LOG = (
     Frame(0, BATCH, 2),
 )
 QUEUES = [[n for n, frame in enumerate(LOG) if frame.stream == s and frame.kind != DROP] for s in (0, 1)]
-
-
-def composer() -> Process:
-    def compose(v: View) -> str:
-        return END if v.add("sealed", 1) + 1 == len(LOG) else "compose"
-
-    return Process("composer", "compose", {"compose": compose})
-
-
-def writer(block: int) -> Process:
-    def write(v: View) -> str | None:
-        return "done" if v.load("sealed") > block else None
-
-    def done(v: View) -> str:
-        v.store(f"disk{block}", 1)
-        return END
-
-    return Process(f"writer{block}", "write", {"write": write, "done": done})
 
 
 def drain(mutant: str) -> Process:
@@ -170,7 +153,7 @@ def model(mutant: str = "") -> Model:
     def good(m: Memory, _: Procs) -> bool:
         return bool(m["released"] == len(LOG) and m["start0"] == 2 and m["deleted1"])
 
-    return Model(memory, [composer(), *map(writer, range(len(LOG))), drain(mutant)], good, wrong)
+    return Model(memory, [composer(len(LOG)), *map(writer, range(len(LOG))), drain(mutant)], good, wrong)
 
 
 def test_what_is_in_force_survives_a_recovery_at_any_moment() -> None:
