@@ -18,7 +18,7 @@ from ringwal.log import manifest
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import Descriptors
-from ringwal.reader import Reader
+from ringwal.read.cursor import Reader
 from ringwal.stream import StreamInfo
 from ringwal.thread_lock import ThreadLock
 

@@ -25,6 +25,7 @@ import click
 
 from ringwal import cli_kit as kit
 from ringwal import textio
+from ringwal.cli_read import read, tail
 from ringwal.cli_streams import rm, trim
 from ringwal.config import from_text
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from ringwal.protocol.client import Registration
 
 BATCH_BYTES = 128 * 1024  # lines that go into one append
-READ_RECORDS = 20_000
-READ_BYTES = 4 * 1024 * 1024
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {row.code:>3}  {row.meaning}" for row in EXIT_CODES)
 
@@ -292,67 +291,6 @@ def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: flo
 
 
 @cli.command()
-@kit.directory_argument
-@kit.stream_argument
-@click.option("--start", callback=kit.start_value, default="earliest", metavar="OFFSET", show_default=True,
-              help="Offset to begin at; earliest, latest, or -N for the last N records.")
-@click.option("--max-records", type=kit.Number(int, 0, WHOLE_MAX), metavar="N",
-              help="Stop after N records.  [default: all]")
-@kit.raw_option
-@kit.timeout_option
-@kit.json_option
-def read(
-    *, directory: Path, stream: str, start: int | str, max_records: int | None, raw: bool, timeout: float, as_json: bool
-) -> None:
-    """Print the confirmed records of STREAM, each followed by a newline.
-
-    Ends at the record that was the last one when the command began.
-    """
-    form, output = kit.formatter(as_json, raw), textio.Output()
-    with kit.client(directory, timeout) as client:
-        source = kit.existing(client, stream)
-        info = source.stat()
-        offset = kit.first_offset(start, info)
-        end = info.confirmed_offset if max_records is None else min(info.confirmed_offset, offset + max_records)
-        while offset < end:
-            records = source.read(offset, max_records=min(READ_RECORDS, end - offset), max_bytes=READ_BYTES)
-            if not records:
-                break
-            output.write(form(records))
-            offset = records[-1].offset + 1
-
-
-@cli.command()
-@kit.directory_argument
-@kit.stream_argument
-@click.option("--start", callback=kit.start_value, default="latest", metavar="OFFSET", show_default=True,
-              help="Offset to begin at; earliest, latest, or -N for the last N records.")
-@click.option("--max-records", type=kit.Number(int, 1, WHOLE_MAX), metavar="N",
-              help="Stop after N records.  [default: never]")
-@click.option("-F", "--follow", "lasting", is_flag=True,
-              help="Wait for the engine and for the stream where there is none yet, and go on over restarts of the engine.")
-@kit.raw_option
-@kit.timeout_option
-@kit.json_option
-def tail(
-    *, directory: Path, stream: str, start: int | str, max_records: int | None, lasting: bool, raw: bool, timeout: float,
-    as_json: bool,
-) -> None:
-    """Follow STREAM: print records as they are confirmed, until Ctrl-C, or until nobody reads them any more.
-
-    Ends at once where there is no engine or no such stream, and with its engine, unless -F is given.
-    """
-    form, output = kit.formatter(as_json, raw), textio.Output()
-    with kit.awaited_client(directory, timeout, output, lasting) as client:
-        follower = kit.Follower(client, stream, start, output, lasting)
-        left = max_records
-        while left is None or left > 0:
-            records = follower.next(min(READ_RECORDS, left or READ_RECORDS), READ_BYTES)
-            output.write(form(records))
-            left = None if left is None else left - len(records)
-
-
-@cli.command()
 @click.option("--seed", type=kit.Number(int, 0, WHOLE_MAX),
               help="Seed of the random moments.  [default: a new one, which is printed]")
 @click.option("--seconds", type=kit.Number(float, 2, 60), default=5.0, show_default=True, help="How long to write.")
@@ -379,5 +317,7 @@ def demo(seed: int | None, seconds: float, writers: int, temp: Path | None, as_j
     return os.EX_OK if result.ok else 1
 
 
+cli.add_command(read)
+cli.add_command(tail)
 cli.add_command(trim)
 cli.add_command(rm)

@@ -13,8 +13,8 @@ from ringwal import textio
 
 if TYPE_CHECKING:
     import ringwal
-    from ringwal.log_extents import Extent
-    from ringwal.reader import Reader
+    from ringwal.read.cursor import Reader
+    from ringwal.read.extents import Extent
 
 dry_option = click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be gone.")
 _SCRATCH = 1 << 14
@@ -121,7 +121,7 @@ def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed
 def _is_read(reader: Reader, extent: Extent, starts: dict[int, int]) -> bool:
     """Has it a record at or behind the start of its stream?"""
     from ringwal._native import ffi
-    from ringwal.log_index import SegmentIndex
+    from ringwal.read.index import SegmentIndex
 
     index = SegmentIndex(reader.files, extent)
     index.extend(extent.end, ffi.new("uint32_t[]", _SCRATCH))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ringwal.attachment import Attachment, Binding
     from ringwal.client import Client
-    from ringwal.reader import Cursor, Record
+    from ringwal.read.cursor import Cursor, Record
 
 EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 import ringwal
 from ringwal.log.recovery import Recovered, recover
-from ringwal.log_extents import Extents, SegmentFiles
-from ringwal.log_index import LogIndex
+from ringwal.read.extents import Extents, SegmentFiles
+from ringwal.read.index import LogIndex
 from tests.faults import decode, media
 from tests.faults.changes import Change, Place, changes
 from tests.faults.oracle import Verdict

@@ -438,7 +438,7 @@ RECOVERING = [
     ),
     Mutant(
         "an epoch is walked without its limit",
-        "engine/ringwal/log_extents.py",
+        "engine/ringwal/read/extents.py",
         "rows = [row for row in self._files.epochs() if row.epoch < self._epoch]",
         "rows = [row._replace(end=self._epoch_begin) for row in self._files.epochs() if row.epoch < self._epoch]",
         units("tests/unit/test_reader_damage.py"),
@@ -452,7 +452,7 @@ RECOVERING = [
     ),
     Mutant(
         "a segment that damage hides ends the search",
-        "engine/ringwal/log_index.py",
+        "engine/ringwal/read/index.py",
         "            suspects[place] = index.damage\n",
         "            raise index.damage\n",
         units("tests/unit/test_reader_damage.py"),

@@ -63,7 +63,7 @@ LIFE = [
     ),
     Mutant(
         "a reader does not look at the start offset again",
-        "engine/ringwal/reader.py",
+        "engine/ringwal/read/cursor.py",
         "                self._look()\n                self._reader.look_again(",
         "                self._reader.look_again(",
         units("tests/unit/test_reader_freed.py"),

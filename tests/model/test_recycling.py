@@ -1,5 +1,5 @@
 """Model of a segment that is recycled beside a reader in the middle of it, and beside a backup that links it
-(engine/ringwal/log/freeing.py, engine/ringwal/processes/space.py, engine/ringwal/reader.py).
+(engine/ringwal/log/freeing.py, engine/ringwal/processes/space.py, engine/ringwal/read/cursor.py).
 
 Roles
     A segment of two words holds one block, of the record that a trim drops. The trim is persisted, and a checkpoint that

@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "protocol": (4, {"ringwal.protocol"}),
     "log": (4, {"ringwal.log"}),
     "processes": (5, {"ringwal.processes"}),
-    "reader": (5, {"ringwal.reader", "ringwal.log_extents", "ringwal.log_index"}),
+    "read": (5, {"ringwal.read"}),
     "client": (
         6,
         {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
@@ -50,13 +50,13 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
-    "cli": (9, {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_streams"}),
+    "cli": (9, {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}),
     "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
 }
 BUILD_ONLY = {"ringwal.build_native"}
 # Of the engine's processes nobody knows but those who start them; all others meet them in memory, on the socket, on the disk.
 MAY_IMPORT_PROCESSES = {"processes", "public names", "cli", "__main__"}
-STRANGERS = {("processes", "client"), ("processes", "reader"), ("log", "client"), ("log", "reader")}
+STRANGERS = {("processes", "client"), ("processes", "read"), ("log", "client"), ("log", "read")}
 BODIES = {"ringwal.processes.wal", "ringwal.processes.drain"}
 SUPERVISOR = "ringwal.processes.supervisor"
 

@@ -19,7 +19,7 @@ from ringwal.log import segment as segments
 from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, pack
 from ringwal.log.directory import SEGMENTS
 from ringwal.log.manifest import Manifest
-from ringwal.reader import Cursor, Reader, Record
+from ringwal.read.cursor import Cursor, Reader, Record
 from tests.support.log_place import log_at, path_of
 
 PAGE = 4096

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from ringwal import log_extents, log_index, reader
 from ringwal._native import lib
 from ringwal.errors import CorruptionError, NotRunning, OffsetTrimmed
 from ringwal.log import manifest as manifests
 from ringwal.log.manifest import Manifest
-from ringwal.reader import Cursor, Reader, Record
+from ringwal.read import cursor as reader
+from ringwal.read import extents as log_extents
+from ringwal.read import index as log_index
+from ringwal.read.cursor import Cursor, Reader, Record
 from tests.support.log_maker import PAGE, LogMaker, add, check, data_of, fill_ring, offsets
 from tests.support.log_place import log_at
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
-from ringwal.log_extents import Chunk, Extent, Extents, SegmentFiles, new_walk
+from ringwal.read.extents import Chunk, Extent, Extents, SegmentFiles, new_walk
 
 INDEX_BYTES = 32 << 20
 """Indexes of one reader take no more memory than this together, except that the newest one always stays."""

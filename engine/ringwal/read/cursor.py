@@ -15,8 +15,8 @@ from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, OffsetTrimmed, StreamDeleted
 from ringwal.log.directory import Directory
-from ringwal.log_extents import Chunk, Extents, SegmentFiles, new_walk
-from ringwal.log_index import LogIndex
+from ringwal.read.extents import Chunk, Extents, SegmentFiles, new_walk
+from ringwal.read.index import LogIndex
 
 CURSORS_KEPT = 8
 """Cursors that `Reader.read` keeps so that a read that starts where an earlier one ended needs no search."""

@@ -1,0 +1,75 @@
+"""The verbs that print records: `read` and `tail`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ringwal import cli_kit as kit
+from ringwal import textio
+from ringwal.limits import WHOLE_MAX
+
+READ_RECORDS = 20_000
+READ_BYTES = 4 * 1024 * 1024
+
+
+@click.command()
+@kit.directory_argument
+@kit.stream_argument
+@click.option("--start", callback=kit.start_value, default="earliest", metavar="OFFSET", show_default=True,
+              help="Offset to begin at; earliest, latest, or -N for the last N records.")
+@click.option("--max-records", type=kit.Number(int, 0, WHOLE_MAX), metavar="N",
+              help="Stop after N records.  [default: all]")
+@kit.raw_option
+@kit.timeout_option
+@kit.json_option
+def read(
+    *, directory: Path, stream: str, start: int | str, max_records: int | None, raw: bool, timeout: float, as_json: bool
+) -> None:
+    """Print the confirmed records of STREAM, each followed by a newline.
+
+    Ends at the record that was the last one when the command began.
+    """
+    form, output = kit.formatter(as_json, raw), textio.Output()
+    with kit.client(directory, timeout) as client:
+        source = kit.existing(client, stream)
+        info = source.stat()
+        offset = kit.first_offset(start, info)
+        end = info.confirmed_offset if max_records is None else min(info.confirmed_offset, offset + max_records)
+        while offset < end:
+            records = source.read(offset, max_records=min(READ_RECORDS, end - offset), max_bytes=READ_BYTES)
+            if not records:
+                break
+            output.write(form(records))
+            offset = records[-1].offset + 1
+
+
+@click.command()
+@kit.directory_argument
+@kit.stream_argument
+@click.option("--start", callback=kit.start_value, default="latest", metavar="OFFSET", show_default=True,
+              help="Offset to begin at; earliest, latest, or -N for the last N records.")
+@click.option("--max-records", type=kit.Number(int, 1, WHOLE_MAX), metavar="N",
+              help="Stop after N records.  [default: never]")
+@click.option("-F", "--follow", "lasting", is_flag=True,
+              help="Wait for the engine and for the stream where there is none yet, and go on over restarts of the engine.")
+@kit.raw_option
+@kit.timeout_option
+@kit.json_option
+def tail(
+    *, directory: Path, stream: str, start: int | str, max_records: int | None, lasting: bool, raw: bool, timeout: float,
+    as_json: bool,
+) -> None:
+    """Follow STREAM: print records as they are confirmed, until Ctrl-C, or until nobody reads them any more.
+
+    Ends at once where there is no engine or no such stream, and with its engine, unless -F is given.
+    """
+    form, output = kit.formatter(as_json, raw), textio.Output()
+    with kit.awaited_client(directory, timeout, output, lasting) as client:
+        follower = kit.Follower(client, stream, start, output, lasting)
+        left = max_records
+        while left is None or left > 0:
+            records = follower.next(min(READ_RECORDS, left or READ_RECORDS), READ_BYTES)
+            output.write(form(records))
+            left = None if left is None else left - len(records)
