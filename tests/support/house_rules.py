@@ -32,7 +32,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "plain": (
         1,
         {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"}
-        | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views"},
+        | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views"}
+        | {"ringwal.times"},
     ),
     "config": (2, {"ringwal.config"}),
     "file errors": (2, {"ringwal.file_errors"}),
