@@ -23,7 +23,7 @@ from ringwal.errors import (
     StreamDeleted,
     VersionMismatch,
 )
-from ringwal.read.cursor import Record
+from ringwal.read.records import Record
 from ringwal.receipt import Ack, Receipt
 from ringwal.stream import EARLIEST, LATEST, Stream, StreamInfo
 from ringwal.version import __version__

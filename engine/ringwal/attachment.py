@@ -18,7 +18,7 @@ from ringwal.log import manifest
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import Descriptors
-from ringwal.read.cursor import Reader
+from ringwal.read.reader import Reader
 from ringwal.stream import StreamInfo
 from ringwal.thread_lock import ThreadLock
 
@@ -61,7 +61,7 @@ class Attachment:
             raise
         self.control = self.control_map.pointer
         self.lane_bytes = int(hello.config["lane_bytes"])
-        self.reader = Reader(self.directory, self.control, self.ring_map.pointer)
+        self.reader = Reader.of_engine(self.directory, self.control, self.ring_map.pointer)
         self._lock = ThreadLock()
         self._handles: dict[str, int] = {}
         # The first one that is good is used, the others are those of interrupted calls.

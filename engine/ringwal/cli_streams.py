@@ -13,8 +13,7 @@ from ringwal import textio
 
 if TYPE_CHECKING:
     import ringwal
-    from ringwal.read.cursor import Reader
-    from ringwal.read.extents import Extent
+    from ringwal.read.source import Extent, Source
 
 dry_option = click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be gone.")
 _SCRATCH = 1 << 14
@@ -98,7 +97,6 @@ def _space(freed: Freed | None) -> str:
 def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed:
     """What could go if the stream of that number began at ``start``, or did not exist: segments go oldest first, up to one in
     which there is something to read, and never the one in use."""
-    from ringwal._native import lib
     from ringwal.log.segment import HEADER_BYTES
 
     attachment = client.attachment()
@@ -108,21 +106,21 @@ def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed
     else:
         starts[number] = start
     reader = attachment.reader
-    end = int(lib.rw_log_disk_end(attachment.control))
-    used = reader.files.segment_of(end)
+    source = reader.segments
+    used = reader.bounds.disk_end() // source.segment_bytes
     count = 0
-    for segment, extents in itertools.groupby(reader.extents.all(end), key=lambda extent: extent.segment):
-        if segment >= used or any(_is_read(reader, extent, starts) for extent in extents):
+    for segment, extents in itertools.groupby(source.all(), key=lambda extent: extent.segment):
+        if segment >= used or any(_is_read(source, extent, starts) for extent in extents):
             break
         count += 1
-    return Freed(count, count * (HEADER_BYTES + reader.files.segment_bytes))
+    return Freed(count, count * (HEADER_BYTES + source.segment_bytes))
 
 
-def _is_read(reader: Reader, extent: Extent, starts: dict[int, int]) -> bool:
+def _is_read(source: Source, extent: Extent, starts: dict[int, int]) -> bool:
     """Has it a record at or behind the start of its stream?"""
     from ringwal._native import ffi
     from ringwal.read.index import SegmentIndex
 
-    index = SegmentIndex(reader.files, extent)
+    index = SegmentIndex(source, extent)
     index.extend(extent.end, ffi.new("uint32_t[]", _SCRATCH))
     return any((span := index.span(number)) is not None and span.next > start for number, start in starts.items())

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from ringwal.attachment import Attachment, Binding
     from ringwal.client import Client
-    from ringwal.read.cursor import Cursor, Record
+    from ringwal.read.cursor import Cursor
+    from ringwal.read.records import Record
 
 EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""

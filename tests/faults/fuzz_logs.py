@@ -12,9 +12,11 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 
 import ringwal
+from ringwal.log import checkpoint_file
+from ringwal.log.checkpoint import EpochRow
 from ringwal.log.recovery import Recovered, recover
-from ringwal.read.extents import Extents, SegmentFiles
-from ringwal.read.index import LogIndex
+from ringwal.read.bounds import StreamBounds, TableBounds
+from ringwal.read.reader import Reader
 from tests.faults import decode, media
 from tests.faults.changes import Change, Place, changes
 from tests.faults.oracle import Verdict
@@ -124,12 +126,18 @@ def compare(original: Original, at: Path, found: dict[str, list[bytes]], proven:
 
 def look_everywhere(at: Path, recovered: Recovered) -> None:
     """As a reader does that asks for records of any age; damage is named, whatever it is."""
-    files = SegmentFiles(log_at(at), recovered.manifest.segment_bytes, recovered.uuid)
-    index = LogIndex(files, Extents(files, recovered.epoch, recovered.epoch_begin), media.CONFIG.max_streams)
+    older = checkpoint_file.load(log_at(at), recovered.manifest).epochs[:-1]
+    bounds = TableBounds(
+        uuid=recovered.uuid,
+        segment_bytes=recovered.manifest.segment_bytes,
+        epochs=[*older, EpochRow(recovered.epoch, recovered.epoch_begin, recovered.position)],
+        streams={stream.number: StreamBounds(stream.start_offset, stream.next_offset) for stream in recovered.streams},
+    )
+    reader = Reader(log_at(at), bounds)
     for stream in recovered.streams:
-        for offset in {0, stream.next_offset // 2, max(0, stream.next_offset - 1)}:
-            with contextlib.suppress(ringwal.CorruptionError):
-                index.locate(stream.number, offset, recovered.position)
+        for offset in {stream.start_offset, stream.next_offset // 2, max(0, stream.next_offset - 1)}:
+            with contextlib.suppress(ringwal.CorruptionError, ringwal.OffsetTrimmed):
+                reader.read(stream.number, offset)
 
 
 def trial(original: Original, at: Path, what: list[Change]) -> None:

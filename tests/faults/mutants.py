@@ -438,9 +438,9 @@ RECOVERING = [
     ),
     Mutant(
         "an epoch is walked without its limit",
-        "engine/ringwal/read/extents.py",
-        "rows = [row for row in self._files.epochs() if row.epoch < self._epoch]",
-        "rows = [row._replace(end=self._epoch_begin) for row in self._files.epochs() if row.epoch < self._epoch]",
+        "engine/ringwal/read/segments.py",
+        "rows = [row for row in self.files.epochs() if row.epoch < self._epoch]",
+        "rows = [row._replace(end=self._epoch_begin) for row in self.files.epochs() if row.epoch < self._epoch]",
         units("tests/unit/test_reader_damage.py"),
     ),
     Mutant(

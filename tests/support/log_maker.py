@@ -19,7 +19,9 @@ from ringwal.log import segment as segments
 from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, pack
 from ringwal.log.directory import SEGMENTS
 from ringwal.log.manifest import Manifest
-from ringwal.read.cursor import Cursor, Reader, Record
+from ringwal.read.cursor import Cursor
+from ringwal.read.reader import Reader
+from ringwal.read.records import Record
 from tests.support.log_place import log_at, path_of
 
 PAGE = 4096
@@ -165,7 +167,7 @@ class LogMaker:
         assert self.ring != ffi.NULL
 
     def reader(self) -> Reader:
-        return NumberReader(log_at(self.directory), self.control, self.ring)
+        return NumberReader.of_engine(log_at(self.directory), self.control, self.ring)
 
     def segment_file(self, segment: int) -> Path:
         return path_of(self.directory, segment)

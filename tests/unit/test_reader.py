@@ -13,10 +13,13 @@ from ringwal._native import lib
 from ringwal.errors import CorruptionError, NotRunning, OffsetTrimmed
 from ringwal.log import manifest as manifests
 from ringwal.log.manifest import Manifest
-from ringwal.read import cursor as reader
-from ringwal.read import extents as log_extents
+from ringwal.read import chunk
 from ringwal.read import index as log_index
-from ringwal.read.cursor import Cursor, Reader, Record
+from ringwal.read import reader as readers
+from ringwal.read.cursor import Cursor
+from ringwal.read.reader import Reader
+from ringwal.read.records import Record
+from ringwal.read.window import Ring
 from tests.support.log_maker import PAGE, LogMaker, add, check, data_of, fill_ring, offsets
 from tests.support.log_place import log_at
 
@@ -179,6 +182,11 @@ def test_an_overtaken_cursor_goes_from_segments_to_ring(log: LogMaker) -> None:
     check(all_of(cursor), 1, seen, log.next_offset[1] - seen, 1500)
 
 
+def ring_of(reading: Reader) -> Ring:
+    assert reading.log.ring is not None
+    return reading.log.ring
+
+
 class Overwriting:
     """A view of the ring during whose first copy the WAL process laps the reader."""
 
@@ -197,7 +205,8 @@ def test_what_is_overwritten_during_the_copy_is_read_again_from_disk(log: LogMak
     for _ in range(6):
         add(log, 1, 3, size=700)
     reading = log.reader()
-    reading.ring_view = view = Overwriting(log, reading.ring_view)
+    ring = ring_of(reading)
+    ring.view = view = Overwriting(log, ring.view)
     check(reading.read(1, 0, 7, 10**4), 1, 0, 7, 700)
     assert view.laps == 1
 
@@ -208,7 +217,8 @@ def test_what_is_overwritten_under_a_tail_is_read_again_from_disk(log: LogMaker)
     tail = reading.cursor(1, 0)
     check(tail.next(), 1, 0, 1)
     add(log, 1, 3, size=700)
-    reading.ring_view = view = Overwriting(log, reading.ring_view)
+    ring = ring_of(reading)
+    ring.view = view = Overwriting(log, ring.view)
     check(tail.next(), 1, 1, 3, 700)
     assert view.laps == 1
     add(log, 1)
@@ -225,10 +235,11 @@ def test_an_interrupted_tail_stands_where_it_stood(log: LogMaker) -> None:
     tail = reading.cursor(1, 0)
     check(tail.next(), 1, 0, 1)
     add(log, 1, 3)
-    view, reading.ring_view = reading.ring_view, Interrupting()
+    ring = ring_of(reading)
+    view, ring.view = ring.view, Interrupting()
     with pytest.raises(KeyboardInterrupt):
         tail.next()
-    reading.ring_view = view
+    ring.view = view
     check(tail.next(), 1, 1, 3)
 
 
@@ -256,7 +267,7 @@ def test_reading_while_the_ring_turns(log: LogMaker) -> None:
 
 
 def test_blocks_larger_than_a_chunk(log: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_extents, "CHUNK_BYTES", 2 * PAGE)
+    monkeypatch.setattr(chunk, "CHUNK_BYTES", 2 * PAGE)
     for i in range(60):
         add(log, 1, 1, size=(5 if i % 3 else 1) * PAGE)
         add(log, 2, 2)
@@ -307,8 +318,8 @@ def test_the_index_of_the_live_segment_grows(log: LogMaker) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_any_log_reads_back_from_any_place(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)
-    monkeypatch.setattr(log_extents, "CHUNK_BYTES", chance.choice([PAGE, 3 * PAGE, 1 << 20]))
-    monkeypatch.setattr(reader, "CURSORS_KEPT", 2)
+    monkeypatch.setattr(chunk, "CHUNK_BYTES", chance.choice([PAGE, 3 * PAGE, 1 << 20]))
+    monkeypatch.setattr(readers, "CURSORS_KEPT", 2)
     log = LogMaker(tmp_path)
     model: list[list[bytes]] = [[] for _ in range(log.streams)]
     log.begin_epoch()

@@ -120,8 +120,8 @@ def test_a_segment_that_goes_while_it_is_read_is_no_damage(
     if standing:  # else the search meets it
         check(cursor.next(), 3, 0, 1)
     places += alone(log, 3), alone(log, 3)
-    cursor._chunk = None
-    real, waits = reader.files.read, [True]
+    cursor._disk = None
+    real, waits = reader.segments.files.read, [True]
 
     def read(position: int, into: memoryview, **options: Any) -> None:
         if waits and position // log.segment_bytes == places[0]:
@@ -134,7 +134,7 @@ def test_a_segment_that_goes_while_it_is_read_is_no_damage(
             free(log, places[1], s3=1)
         real(position, into, **options)
 
-    monkeypatch.setattr(reader.files, "read", read)
+    monkeypatch.setattr(reader.segments.files, "read", read)
     if standing:
         check(cursor.next(), 3, 1, 2)
     else:

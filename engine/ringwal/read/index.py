@@ -1,4 +1,4 @@
-"""Where in the segment files a record is: one index per extent (what a segment has of one epoch), made by one pass over it,
+"""Where in a source a record is: one index per extent (what a segment has of one epoch), made by one pass over it,
 kept while there is room.
 
 An index has one entry per stream and block (``rw_index_entry``), sorted, so that a question is one binary search in C.
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
-from ringwal.read.extents import Chunk, Extent, Extents, SegmentFiles, new_walk
+from ringwal.read.chunk import Chunk, new_walk
+from ringwal.read.source import Extent, Source
 
 INDEX_BYTES = 32 << 20
 """Indexes of one reader take no more memory than this together, except that the newest one always stays."""
@@ -33,9 +34,9 @@ class Span(NamedTuple):
 class SegmentIndex:
     """The index of one extent. It grows at its end while the extent does."""
 
-    def __init__(self, files: SegmentFiles, extent: Extent) -> None:
-        self._files = files
-        self._walk = new_walk(files, extent.epoch, extent.begin)
+    def __init__(self, source: Source, extent: Extent) -> None:
+        self._source = source
+        self._walk = new_walk(source.uuid, extent.epoch, extent.begin)
         self._capacity = _FIRST_CAPACITY
         self._entries: Any = ffi.new("rw_index_entry[]", self._capacity)
         self._count = ffi.new("uint32_t *")
@@ -56,7 +57,7 @@ class SegmentIndex:
 
         ``scratch`` is a ``uint32_t[]``, best with a cell per stream.
         """
-        chunk = Chunk(self._files)
+        chunk = Chunk(self._source)
         try:
             while self.end < limit and self.damage is None:
                 chunk.cover(self._walk, limit)
@@ -94,17 +95,17 @@ class SegmentIndex:
 
 
 class LogIndex:
-    """Finds records in the segment files, for any thread, and for a signal handler in the middle of another search.
+    """Finds records in a source, for any thread, and for a signal handler in the middle of another search.
 
     A search takes the tables that earlier ones have filled, and puts them back when it is done; one that finds them taken
     makes its own. So nobody waits, and what an interrupted search leaves half done is not used.
     """
 
-    def __init__(self, files: SegmentFiles, extents: Extents, streams: int) -> None:
-        self._new = partial(Search, files, extents, streams)
+    def __init__(self, source: Source, streams: int) -> None:
+        self._new = partial(Search, source, streams)
         self._free: list[Search] = []
 
-    def locate(self, stream: int, offset: int, disk_end: int) -> int:
+    def locate(self, stream: int, offset: int) -> int:
         """Log position of the block that holds a record which is on disk.
 
         Raises CorruptionError if it is not there, or if damage lies where it would be.
@@ -114,7 +115,7 @@ class LogIndex:
         except IndexError:
             search = self._new()
         try:
-            found = search.locate(stream, offset, disk_end)
+            found = search.locate(stream, offset)
         except CorruptionError:
             self._put_back(search)
             raise
@@ -129,16 +130,15 @@ class LogIndex:
 class Search:
     """The tables of a search, and the search. For one at a time."""
 
-    def __init__(self, files: SegmentFiles, extents: Extents, streams: int) -> None:
-        self._files = files
-        self._extents = extents
+    def __init__(self, source: Source, streams: int) -> None:
+        self._source = source
         self._scratch: Any = ffi.new("uint32_t[]", streams)
         self._indexes: OrderedDict[int, SegmentIndex] = OrderedDict()
         self._spans: dict[tuple[int, int], Span | None] = {}
 
-    def locate(self, stream: int, offset: int, disk_end: int) -> int:
+    def locate(self, stream: int, offset: int) -> int:
         """As `LogIndex.locate`."""
-        extents = self._extents.all(disk_end)
+        extents = self._source.all()
         low, high = 0, len(extents)
         suspects: dict[int, CorruptionError] = {}  # the record may lie there, behind the damage
         while low < high:
@@ -170,7 +170,7 @@ class Search:
                 index.extend(extent.end, self._scratch)  # the extent has grown since
                 return self._span(extent, place, stream, offset, suspects)
             suspects[place] = index.damage
-        if index.end >= extent.end and not self._extents.grows(extent):
+        if index.end >= extent.end and not self._source.grows(extent):
             if len(self._spans) >= SPANS_MAX:
                 self._spans.clear()
             self._spans[key] = span
@@ -180,7 +180,7 @@ class Search:
         """The extent's index. It covers what the extent was when the index was made, or more."""
         index = self._indexes.get(extent.begin)
         if index is None:
-            index = self._indexes[extent.begin] = SegmentIndex(self._files, extent)
+            index = self._indexes[extent.begin] = SegmentIndex(self._source, extent)
             index.extend(extent.end, self._scratch)
         self._indexes.move_to_end(extent.begin)
         while len(self._indexes) > 1 and sum(i.bytes for i in self._indexes.values()) > INDEX_BYTES:

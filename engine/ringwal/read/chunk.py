@@ -1,0 +1,65 @@
+"""A piece of a source in memory, for a walk of C (csrc/scan.h)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ringwal._native import ffi, lib
+from ringwal.read.source import PAGE, Source
+
+CHUNK_BYTES = 1 << 20
+ANY_LENGTH = (1 << 64) - 1
+
+
+class Chunk:
+    """A piece of one extent in memory, and what to do when a walk through it stops. For one walk at a time."""
+
+    __slots__ = ("_data", "_fresh", "_memory", "_source", "area", "begin", "end", "view")
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._memory = bytearray()
+        self._data: Any = None
+        self._fresh = False
+        self.view: Any = None
+        self.area = ffi.new("rw_area *", {"mask": ANY_LENGTH})
+        self.begin = self.end = 0
+
+    def cover(self, walk: Any, limit: int) -> None:
+        """Make sure that the walk's position lies inside; ``limit`` is the end of the extent."""
+        if not self.begin <= walk.position < self.end:
+            self._load(walk, PAGE, limit, fresh=False)
+
+    def stopped(self, stop: int, walk: Any, limit: int) -> None:
+        """Get ready to go on after the walk stopped in here; raise CorruptionError if that cannot help."""
+        if stop == lib.RW_WALK_SHORT:
+            if walk.need > limit - walk.position:
+                raise self._source.damaged(walk.position, "a block runs past the end of its part of the log")
+            self._load(walk, walk.need, limit, fresh=False)
+        elif stop == lib.RW_WALK_BAD:
+            if self._fresh and self.begin == walk.position:
+                raise self._source.damaged(walk.position, "a block is damaged")
+            self._load(walk, max(walk.need, PAGE), limit, fresh=True)
+        elif stop == lib.RW_WALK_AHEAD:
+            raise self._source.damaged(walk.position, f"records from {walk.next_offset} on are missing before here")
+
+    def _load(self, walk: Any, need: int, limit: int, *, fresh: bool) -> None:
+        begin = walk.position
+        size = min(max(need, CHUNK_BYTES), limit - begin)
+        self.begin = self.end = 0
+        if len(self._memory) < size or len(self._memory) > CHUNK_BYTES >= size:
+            self._memory = bytearray(max(size, min(CHUNK_BYTES, self._source.segment_bytes)))
+            self._data = ffi.from_buffer("uint8_t[]", self._memory)
+            self.view = ffi.buffer(self._data)
+        self._source.read(begin, memoryview(self._memory)[:size], fresh=fresh)
+        self.area.base, self.area.origin, self.area.end = self._data, begin, begin + size
+        self.begin, self.end, self._fresh = begin, begin + size, fresh
+        walk.data_at = 0  # what was proven was proven of other bytes
+
+
+def new_walk(uuid: bytes, epoch: int, position: int) -> Any:
+    """An ``rw_walk`` of no stream in particular that stands at the start of the block at ``position``."""
+    walk = ffi.new("rw_walk *")
+    ffi.memmove(walk.uuid, uuid, len(uuid))
+    walk.epoch, walk.position = epoch, position
+    return walk
