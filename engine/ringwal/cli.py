@@ -149,7 +149,8 @@ def stop(directory: Path, timeout: float, as_json: bool) -> None:
     from ringwal.protocol.client import Registration
 
     began = time.monotonic()
-    with contextlib.closing(Registration(directory, min(timeout, 5.0))) as registration, _end_of(registration) as end:
+    asked = Registration(directory, min(timeout, 5.0), role="stop")
+    with contextlib.closing(asked) as registration, _end_of(registration) as end:
         registration.stop()
         if not select.select([end], [], [], timeout)[0]:
             raise TimeoutError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +12,7 @@ import click
 
 from ringwal import cli_kit as kit
 from ringwal import textio
+from ringwal.interrupts import INTERRUPTS, ChangeFate
 
 if TYPE_CHECKING:
     import ringwal
@@ -46,7 +49,8 @@ def trim(*, directory: Path, stream: str, before: int | str, dry_run: bool, time
         info = source.stat()
         offset = max(kit.first_offset(before, info), info.start_offset)
         freed = _would_free(client, info.number, offset) if dry_run else None
-        start = offset if dry_run else source.trim(offset)
+        with _asked(dry_run, f"the trim of stream {stream!r}"):
+            start = offset if dry_run else source.trim(offset)
     records = start - info.start_offset
     if as_json:
         _say({"stream": stream, "start_offset": start, "records": records}, freed)
@@ -72,13 +76,24 @@ def rm(*, directory: Path, stream: str, dry_run: bool, timeout: float, as_json: 
     with kit.client(directory, timeout) as client:
         info = kit.existing(client, stream).stat()
         freed = _would_free(client, info.number, None) if dry_run else None
-        if not dry_run:
-            client.delete_stream(stream)
+        with _asked(dry_run, f"the deletion of stream {stream!r}"):
+            if not dry_run:
+                client.delete_stream(stream)
     if as_json:
         _say({"stream": stream, "records": info.records}, freed)
         return
     verb = "would be removed" if dry_run else "removed"
     textio.Output().line(f"{textio.visible(stream)}: {verb}, with {_counted(info.records, 'record')}{_space(freed)}")
+
+
+@contextlib.contextmanager
+def _asked(dry_run: bool, what: str) -> Iterator[None]:
+    """Who interrupts the body is told that it may have its effect yet."""
+    INTERRUPTS.fate = None if dry_run else ChangeFate(what)
+    try:
+        yield
+    finally:
+        INTERRUPTS.fate = None  # an error knows its own
 
 
 def _say(facts: dict[str, Any], freed: Freed | None) -> None:

@@ -16,7 +16,7 @@ from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError
 from ringwal.limits import shown
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 PAGE = 4096
 
 LANE_BYTES_MIN = 64 * KIB
@@ -120,7 +120,7 @@ class Config:
         self._within("max_restarts", 0, 1000)
         self._within("restart_window", 1, 86400)
         self._within("stop_timeout", 0.1, 86400)
-        self._multiple("segment_bytes", MIB, 1024 * GIB)
+        self._multiple("segment_bytes", MIB, TIB)
         self._multiple("block_bytes", PAGE, GIB)
         self._within("min_free_bytes", 0, 1 << 60)
         if self.max_log_bytes is not None:
@@ -270,12 +270,12 @@ def _fitting(said: Mapping[str, Any], segment_bytes: int, ring_bytes: int) -> di
     return {name: value for name, value in fit.items() if name not in said}
 
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?b)?|b)?\s*", re.IGNORECASE)
-_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?b)?|b)?\s*", re.IGNORECASE)
+_UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 
 
 def parse_size(text: str) -> int:
-    """Bytes meant by `text`: `4096`, `64KiB`, `1.5GiB`; K, M and G alone are powers of 1024 too. Raises ConfigError."""
+    """Bytes meant by `text`: `4096`, `64KiB`, `1.5GiB`; K, M, G and T alone are powers of 1024 too. Raises ConfigError."""
     match = _SIZE.fullmatch(text)
     if match is None or (match[3] or "").lower() == "b":  # MB would be 10**6 to some and 2**20 to others
         raise ConfigError(f"{shown(text)} is not a size; write for example 4096, 64KiB, 64MiB or 1GiB")
@@ -287,7 +287,7 @@ def parse_size(text: str) -> int:
 
 def format_size(size: int) -> str:
     """`size` bytes in the largest unit that leaves no fraction: 67108864 is `64MiB`."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+    for unit, name in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if size and size % unit == 0:
             return f"{size // unit}{name}"
     return f"{size}B"

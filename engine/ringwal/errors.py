@@ -42,12 +42,12 @@ class NotRunning(Error, ConnectionError):
     """No engine serves the directory (any more). An append was refused before anything was written.
 
     `why` is "absent" where no engine holds the directory, so that one may be started; "silent" where one does, and did not
-    answer in time.
+    answer in time; "ending" where one does, and serves nobody any more, or cannot be reached for a moment.
     """
 
     outcome = "not_appended"
     retriable = True
-    why: Literal["absent", "silent"] | None = None
+    why: Literal["absent", "silent", "ending"] | None = None
 
 
 class VersionMismatch(Error):

@@ -37,7 +37,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(os.EX_CANTCREAT, "shared memory or a file cannot be created", ("ShmUnavailable", "FileExistsError")),
     ExitCode(os.EX_IOERR, "a write, a sync or a read failed, or the disk is full",
              ("EngineFailed", "StorageFull", "FileError", "OSError", "OutputFailedError")),
-    ExitCode(os.EX_TEMPFAIL, "not now, try again: a timeout, an engine that does not answer, or one that holds the directory",
+    ExitCode(os.EX_TEMPFAIL, "not now, try again: a timeout; an engine that does not answer, is stopping or holds DIR",
              ("BackpressureTimeout", "AckTimeout", "Locked", "TimeoutError")),
     ExitCode(os.EX_PROTOCOL, "client and engine are of different versions", ("VersionMismatch",)),
     ExitCode(os.EX_NOPERM, "permission denied", ("PermissionError",)),
@@ -57,6 +57,6 @@ def exit_code_of(error: BaseException) -> int:
         if error.errno in (errno.ENOMEM, errno.EAGAIN):
             return os.EX_OSERR
         kind = type(OSError(error.errno, ""))  # PermissionError and its like: the number says which
-    if getattr(error, "why", None) == "silent":  # there is an engine, so nobody may take its directory for free
+    if getattr(error, "why", None) in ("silent", "ending"):  # there is an engine, so nobody may take its directory for free
         return os.EX_TEMPFAIL
     return next((_BY_ERROR[cls.__name__] for cls in kind.__mro__ if cls.__name__ in _BY_ERROR), 1)

@@ -40,6 +40,22 @@ class Fate:
         return "unknown" if self.facts()["unknown_records"] else "not_appended"
 
 
+class ChangeFate(Fate):
+    """A change of a stream that has been asked for, and is not confirmed yet."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def notes(self) -> list[str]:
+        return [f"{self._what} may come into force or not: ask `ringwal ls`; asking for it again does no harm"]
+
+    def facts(self) -> dict[str, int | None]:
+        return {}
+
+    def outcome(self) -> str:
+        return "unknown"
+
+
 _ERRORS: dict[int, tuple[type[KeyboardInterrupt], str]] = {
     signal.SIGINT: (KeyboardInterrupt, "interrupted"),
     signal.SIGTERM: (Terminated, "ended by SIGTERM"),
@@ -48,7 +64,7 @@ _ERRORS: dict[int, tuple[type[KeyboardInterrupt], str]] = {
 
 
 class Interrupts:
-    """Of this process. `fate` is that of its input; None: it has none, and ends without a word."""
+    """Of this process. `fate` is that of its input, or of what it asked for; None: it has none, and ends without a word."""
 
     def __init__(self) -> None:
         self.fate: Fate | None = None
@@ -122,10 +138,10 @@ class Interrupts:
         fate, (kind, words) = self.fate, _ERRORS[number]
         if fate is not None and self._as_json:
             notes = ", ".join(f'"{note}"' for note in fate.notes())
-            facts = ", ".join(f'"{key}": {"null" if value is None else value}' for key, value in fate.facts().items())
+            facts = "".join(f', "{key}": {"null" if value is None else value}' for key, value in fate.facts().items())
             _say(
                 f'{{"error": "{kind.__name__}", "message": "{words}", "outcome": "{fate.outcome()}", "retriable": false, '
-                f'"exit_code": {128 + number}, "notes": [{notes}], {facts}}}'
+                f'"exit_code": {128 + number}, "notes": [{notes}]{facts}}}'
             )
         elif fate is not None:
             _say("\n".join(f"ringwal: {text}" for text in (words, *fate.notes())))

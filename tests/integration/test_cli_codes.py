@@ -17,7 +17,7 @@ import xxhash
 
 from ringwal._native import lib
 from ringwal.exit_codes import EXIT_CODES
-from tests.support.cli_rig import DEADLINE, SMALL, end, line_of, ringwal, serving, start
+from tests.support.cli_rig import DEADLINE, SMALL, end, freeze, line_of, ringwal, serving, start
 from tests.support.rig import AS_NOBODY, NOBODY
 
 PAGE = 4096
@@ -193,3 +193,39 @@ def test_another_users_directory_is_77_for_every_verb(tmp_path: Path, verb: str)
     done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE, check=False)
     assert (done.returncode, done.stdout) == (os.EX_NOPERM, b"")
     assert b"Permission denied" in done.stderr
+
+
+def test_a_verb_that_meets_a_stopping_engine_may_try_again_and_a_second_stop_waits_for_the_end(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    with serving(directory):
+        wal = json.loads(ringwal("status", directory, "--json").stdout)["wal_pid"]
+        freeze(wal)
+        stops = [start("stop", directory)]
+        late = ringwal("ls", directory)
+        while late.returncode == os.EX_OK:  # the first one has not been heard yet
+            late = ringwal("ls", directory)
+        assert (late.returncode, b"is stopping" in late.stderr) == (os.EX_TEMPFAIL, True)
+        stops.append(start("stop", directory))
+        too_soon = ringwal("stop", directory, "--timeout", "0.2")
+        assert (too_soon.returncode, b"still stopping" in too_soon.stderr) == (os.EX_TEMPFAIL, True)
+        os.kill(wal, signal.SIGCONT)
+        for each in stops:
+            out, _ = each.communicate(timeout=DEADLINE)
+            assert (each.returncode, out) == (os.EX_OK, b"stopped\n")
+
+
+@pytest.mark.parametrize("name", ["manifest", "checkpoint-0", "checkpoint-1", "segments/00000000000000000000.seg"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_something_else_in_place_of_a_file_of_the_log_is_damage(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    directory = tmp_path / "d"
+    with serving(directory) as host:
+        assert ringwal("append", directory, "s", stdin=b"x").returncode == 0
+        end(host, signal.SIGKILL)
+    (directory / name).unlink()
+    make(directory / name)
+    done = ringwal("run", directory, "--json")
+    told = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, told["error"]) == (os.EX_DATAERR, "CorruptionError"), told
+    assert "is not a file of the log" in told["message"]

@@ -250,3 +250,24 @@ def test_a_tail_ends_in_silence_and_nohup_is_heeded(served: Path, number: int) -
     deaf.send_signal(signal.SIGHUP)
     assert deaf.communicate(b"two\n", timeout=DEADLINE)[0].startswith(b"deaf: ")
     assert deaf.returncode == 0
+
+
+def requests(directory: Path) -> int:
+    return int(json.loads(ringwal("status", directory, "--json").stdout)["counters"]["wal_requests"])
+
+
+@pytest.mark.parametrize("verb", [["trim", "--before", "1"], ["rm"]], ids=["trim", "rm"])
+def test_an_interrupted_change_of_a_stream_says_that_it_may_come_yet(directory: Path, verb: list[str]) -> None:
+    with serving(directory):
+        assert ringwal("append", directory, "s", stdin=b"x").returncode == 0
+        before = json.loads(ringwal("status", directory, "--json").stdout)
+        freeze(before["drain_pid"])  # who would confirm it
+        change = start(verb[0], directory, "s", *verb[1:], "--json")
+        while requests(directory) == before["counters"]["wal_requests"]:
+            assert change.poll() is None
+        code, out, err = end(change, signal.SIGINT)
+        told = json.loads(err)
+        assert (code, out, told["outcome"]) == (130, b"", "unknown")
+        what = "trim" if verb[0] == "trim" else "deletion"
+        assert told["notes"][0].startswith(f"the {what} of stream 's' may come into force")
+        os.kill(before["drain_pid"], signal.SIGCONT)

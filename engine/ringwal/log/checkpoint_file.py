@@ -34,6 +34,7 @@ def prepare(directory: Directory, max_streams: int) -> None:
     """Make both files as long as they may have to be; what they hold stays as it is. Raises StorageFull, OSError."""
     for number in (0, 1):
         name = name_of(number)
+        files.check_regular(name, at=directory.fd)
         with storage_full(f"cannot make {name}"), opened(name, os.O_WRONLY | os.O_CREAT, at=directory.fd) as fd:
             found = os.fstat(fd)
             if found.st_size < _room(max_streams) and found.st_nlink == 1:

@@ -6,11 +6,12 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ringwal.errors import ConfigError, StorageFull
+from ringwal.errors import ConfigError, CorruptionError, StorageFull
 from ringwal.log.directory import SEGMENTS, Directory, give_to_owner
 
 PAGE = 4096
@@ -125,8 +126,10 @@ def open_synced(name: str, *, at: int, direct: bool = True) -> int:
     Dirty pages go to the disk first; then reads bypass the cache, or, where that cannot be, start from an empty one.
 
     Raises:
+        CorruptionError: it is something else than a file.
         OSError: the file cannot be opened, or its dirty pages cannot be written.
     """
+    check_regular(name, at=at)
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
     try:
         os.fdatasync(fd)
@@ -141,6 +144,17 @@ def open_synced(name: str, *, at: int, direct: bool = True) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def check_regular(name: str, *, at: int) -> None:
+    """Raises CorruptionError if the name, in the directory open as `at`, leads to something else than a file. To open that
+    could take for ever."""
+    try:
+        mode = os.stat(name, dir_fd=at).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise CorruptionError(f"{name} is not a file of the log, but a directory or a special file: put it elsewhere")
 
 
 def read_all(fd: int, into: memoryview, offset: int) -> int:

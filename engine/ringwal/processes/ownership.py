@@ -41,7 +41,7 @@ from ringwal.errors import Locked
 from ringwal.lock_file import Holder
 from ringwal.log import manifest, segment
 from ringwal.log.directory import SEGMENTS, Directory, give_to_owner
-from ringwal.log.files import make_directory, replace_file
+from ringwal.log.files import check_regular, make_directory, replace_file
 from ringwal.processes.forks import Private
 
 LOG = logging.getLogger("ringwal")
@@ -112,9 +112,11 @@ class Ownership:
 
         Raises:
             Locked: another engine writes this very manifest, or these segments.
+            CorruptionError: its name leads to no file.
             OSError: it cannot be opened or replaced.
         """
         at = self.directory.fd
+        check_regular(manifest.NAME, at=at)
         while self._manifest < 0:
             try:
                 fd = os.open(manifest.NAME, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)

@@ -192,7 +192,8 @@ class Service:
         try:
             if not connection.greeted:
                 check_hello(request)
-                self._check_running()
+                if request.get("role") != "stop":
+                    self._check_running()
                 connection.greeted = True
                 connection.reply(request, self._hello(), self._handed_out)
                 return

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ringwal import limits, lock_file
 from ringwal._native import lib
@@ -42,6 +42,9 @@ WAIT_SHARE = 0.8
 """Of a client's timeout, how much the engine may wait for a place: the refusal has to arrive within the rest."""
 
 
+Role = Literal["client", "stop"]
+
+
 @contextlib.contextmanager
 def _address(directory: Path) -> Iterator[str]:
     """A path to the socket that is short enough for the kernel, however long that of the directory is."""
@@ -62,11 +65,12 @@ class Registration:
     that nobody waits for. What such an answer grants is given back by whoever meets it, or by the next request for a lane.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], timeout: float | None = 5.0) -> None:
+    def __init__(self, directory: str | os.PathLike[str], timeout: float | None = 5.0, *, role: Role = "client") -> None:
         """Connect and say hello.
 
         Args:
             directory: the engine's.
+            role: "stop" is heard by an engine that is stopping, too.
             timeout: seconds that an answer may take, of this and every later request; None waits for ever. An engine
                 that is still recovering answers when it is done.
 
@@ -77,6 +81,7 @@ class Registration:
         """
         self.directory = limits.path(directory, error=ConfigError).absolute()
         self.timeout = timeout
+        self._role = role
         self._lock = ThreadLock()
         self._tags = itertools.count(1)
         self._latest = 0
@@ -202,7 +207,7 @@ class Registration:
             "layout": lib.rw_fingerprint(),
             "format": lib.RW_FORMAT_VERSION,
             "pid": os.getpid(),
-            "role": "client",
+            "role": self._role,
         }
         reply, self.arrival = self._request(message, len(Descriptors._fields))
         facts = {name: reply[name] for name in Hello._fields}
@@ -213,12 +218,12 @@ class Registration:
         check_proc()
         pid, held = self._holder()
         if pid is not None:
-            return NotRunning(
+            return _ending(
                 f"the engine on {self.directory} (process {pid}) runs and cannot be reached: its {SOCKET_NAME} is missing;"
                 " it makes it again within seconds"
             )
         if held:
-            return NotRunning(
+            return _ending(
                 f"no engine answers on {self.directory}, but one holds it: it is ending; or its lock file and socket were"
                 " removed, and it makes them again within seconds; or it runs in another pid namespace"
             )
@@ -253,7 +258,10 @@ class Registration:
         except OSError as error:
             raise NotRunning(f"the engine on {self.directory} has ended") from error
         if reply.get("ok") is not True:
-            raise by_name(str(reply.get("error")), str(reply.get("message")), reply)
+            refusal = by_name(str(reply.get("error")), str(reply.get("message")), reply)
+            if isinstance(refusal, NotRunning):  # says an engine
+                refusal.why = "ending"
+            raise refusal
         return reply, arrival
 
     def _ask(self, message: Message, wanted: int, deadline: float | None) -> tuple[Message, Held]:
@@ -344,6 +352,12 @@ class Registration:
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError
         return False
+
+
+def _ending(message: str) -> NotRunning:
+    error = NotRunning(message)
+    error.why = "ending"
+    return error
 
 
 def _of_connection(reply: Message) -> bool:

@@ -3,7 +3,8 @@
 SOCK_SEQPACKET, so that a message is a packet and the kernel reports the peer's death as end of file, in any pid
 namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each request gets one reply.
 
-    {"op": "hello", "layout": n, "format": n, "pid": n, "role": "client"}      first, and once
+    {"op": "hello", "layout": n, "format": n, "pid": n, "role": "client"}      first, and once;
+        a "stop" is greeted by an engine that is stopping, too
         -> {"uuid", "epoch", "control_bytes", "ring_bytes", "directory", "config"}, and `Descriptors`
     {"op": "lane", "bytes": n, "wait": seconds}
         -> {"slot", "generation", "bytes"} and the lane, at once or, if every place is taken but some are closing, when one has
