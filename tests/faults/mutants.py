@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
 from tests.faults.mutants_processes import PROCESSES
 from tests.faults.mutation import Mutant, control, row, run, units
@@ -539,7 +540,7 @@ OWNERSHIP = [
     ),
 ]
 
-MUTANTS = WRITING + CONFIRMING + REPLACING + TIME_AND_IDENTITY + CLIENTS + RECOVERING + OWNERSHIP + PROCESSES + LIFE
+MUTANTS = WRITING + CONFIRMING + REPLACING + TIME_AND_IDENTITY + CLIENTS + RECOVERING + OWNERSHIP + PROCESSES + LIFE + KEEPER
 
 
 def faults(tier: str) -> list[Fault]:

@@ -174,8 +174,12 @@ class LogMaker:
 
     def write_file(self, position: int, data: bytes) -> None:
         """Bytes at a log position of the segment files, and nothing else."""
-        path = self.segment_file(position // self.segment_bytes)
-        with path.open("r+b" if path.exists() else "w+b") as file:
+        number = position // self.segment_bytes
+        path = self.segment_file(number)
+        made = not path.exists()
+        with path.open("w+b" if made else "r+b") as file:
+            if made:
+                segments.write_header(file.fileno(), self._manifest, number)
             file.truncate(segments.HEADER_BYTES + self.segment_bytes)
             file.seek(segments.HEADER_BYTES + position % self.segment_bytes)
             file.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ringwal.errors import CorruptionError
-from ringwal.log import checkpoint_file, freeing, segment
+from ringwal.log import checkpoint_file, freeing, segment, sidefile
 from ringwal.log import manifest as manifests
 from ringwal.log.manifest import Manifest
 from ringwal.log.recovery import recover
@@ -71,6 +72,31 @@ def test_what_is_freed_is_gone_and_the_rest_is_there(tmp_path: Path) -> None:
     assert manifests.load(log_at(tmp_path)) == freed
     assert free(tmp_path, freed, 3, wanted=9) == (freed, []), "there is nothing left to free"
     assert goes_on(tmp_path, want).first_segment == 3
+
+
+def test_side_files_go_with_their_segments_and_are_no_segments(tmp_path: Path) -> None:
+    manifest, want = build(tmp_path)
+    log = log_at(tmp_path)
+    there = files(tmp_path)
+    for number in (*there[:-1], 7):  # the last one could not have one yet; nor could one that will be made of a freed file
+        (tmp_path / "segments" / sidefile.name_of(number)).write_bytes(b"side")
+    assert files(tmp_path) == there
+    freed, _ = free(tmp_path, manifest, 3, wanted=7)
+    assert files(tmp_path) == [3, 4, 5, 6]
+    assert sidefile.numbers(log) == [3, 7]
+    assert segment.missing(log, freed, freed.named_end) == []
+    goes_on(tmp_path, want)
+    assert sidefile.numbers(log) == [3]
+
+
+def test_what_is_left_of_a_freed_segment_goes_with_its_side_file(tmp_path: Path) -> None:
+    manifest, _ = build(tmp_path)
+    log = log_at(tmp_path)
+    for number in (0, 1):
+        (tmp_path / "segments" / sidefile.name_of(number)).write_bytes(b"side")
+    raised = manifests.store(log, dataclasses.replace(manifest, first_segment=2))
+    assert freeing.clear(log, raised) == [0, 1]
+    assert sidefile.numbers(log) == []
 
 
 def test_a_freed_file_becomes_the_next_segment(tmp_path: Path) -> None:

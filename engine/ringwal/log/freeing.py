@@ -9,6 +9,8 @@ A death in between leaves a file below `first_segment`, or one at `named_end` th
 (`clear`) and the other (segment.remove_orphans). What was in a file that is used again stays there. Nobody takes it for
 anything, as epoch and log position are in every checksum.
 
+A segment's side file goes before the segment; one that is left over is cleared by the next start (sidefile.clear).
+
 A file with several names is somebody else's, too: a copy or a backup made of hard links. It is removed, never used again.
 """
 
@@ -19,7 +21,7 @@ import os
 from collections.abc import Callable
 
 from ringwal.log import manifest as manifests
-from ringwal.log import segment
+from ringwal.log import segment, sidefile
 from ringwal.log.directory import Directory
 from ringwal.log.files import opened, sync_directory, unlink
 from ringwal.log.manifest import Manifest
@@ -58,6 +60,7 @@ def free(
     point("seg.first_raised")
     named_end = manifest.named_end
     for number in range(first, end):
+        sidefile.remove(directory, number)
         if named_end < wanted and _use_again(directory, manifest, number, named_end, direct=direct):
             named_end += 1
         else:
@@ -80,6 +83,7 @@ def clear(directory: Directory, manifest: Manifest) -> list[int]:
     OSError."""
     left = left_over(directory, manifest)
     for number in left:
+        sidefile.remove(directory, number)
         unlink(segment.name_of(number), at=directory.segments)
     if left:
         sync_directory(directory.segments)
