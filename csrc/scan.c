@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GO_ON 0 /* besides the values of rw_walk_stop */
+#define GO_ON RW_WALK_ON
 
 /* --------------------------------------------------------------------------------- the log ring */
 
@@ -132,16 +132,12 @@ static int enter_frame(const uint8_t *block, const rw_block *h, const rw_walk *s
     return rw_frame_check(block, h->used, s->frame_at, seed, r) == RW_OK ? GO_ON : RW_WALK_BAD;
 }
 
-static uint32_t length_of(const uint8_t *payload, uint32_t i)
+/* Checks the payload, if that is still to be done, and moves data_at to the record wanted. */
+static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s)
 {
-    uint32_t length;
-    memcpy(&length, payload + 4ull * i, sizeof length);
-    return length;
-}
-
-/* Checks the payload and moves data_at to record `index` of it. */
-static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s, uint32_t index)
-{
+    uint32_t index = (uint32_t)(s->next_offset - r->base_offset);
+    if (s->data_at != 0)
+        return GO_ON;
     if (r->digest != rw_xxh3(payload, r->payload_bytes) ||
         rw_batch_check(payload, r->payload_bytes, r->count) != RW_OK)
         return RW_WALK_BAD;
@@ -149,29 +145,24 @@ static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s, uint32_t
     if (r->count > 1) {
         at += 4ull * r->count;
         for (uint32_t i = 0; i < index; i++)
-            at += length_of(payload, i);
+            at += rw_batch_length(payload, i);
     }
     s->data_at = at;
     return GO_ON;
 }
 
 /* Collects the wanted records of one frame. */
-static int collect_frame(const rw_area *area, const uint8_t *block, const rw_frame *r, rw_walk *s,
-                         rw_slices *out)
+static int collect_frame(const uint8_t *block, const rw_frame *r, rw_walk *s, void *into)
 {
-    const uint8_t *payload = block + s->frame_at + sizeof *r;
-    uint64_t payload_end = s->frame_at + sizeof *r + r->payload_bytes;
-    uint32_t index = (uint32_t)(s->next_offset - r->base_offset);
-    if (s->data_at == 0 && prove(payload, r, s, index) != GO_ON)
-        return RW_WALK_BAD;
-    for (; index < r->count && s->next_offset < s->below; index++) {
-        uint32_t length = r->count == 1 ? r->payload_bytes : length_of(payload, index);
-        if (s->data_at > payload_end || length > payload_end - s->data_at)
-            return RW_WALK_BAD; /* only if the ring was overwritten since the check above */
+    rw_slices *out = into;
+    uint32_t length;
+    while (rw_walk_wants(r, s)) {
+        if (rw_walk_record(block, r, s, &length) != RW_OK)
+            return RW_WALK_BAD;
         if (out->count == RW_SLICES || out->records_left == 0 ||
             (!out->must && length > out->bytes_left))
             return RW_WALK_FULL;
-        uint64_t begin = (uint64_t)(block - area->base) + s->data_at;
+        uint64_t begin = (uint64_t)(block - out->base) + s->data_at;
         out->begin[out->count] = begin;
         out->end[out->count] = begin + length;
         out->timestamp_ns[out->count++] = r->timestamp_ns;
@@ -184,8 +175,8 @@ static int collect_frame(const rw_area *area, const uint8_t *block, const rw_fra
     return GO_ON;
 }
 
-static int collect_block(const rw_area *area, const uint8_t *block, const rw_block *h, rw_walk *s,
-                         rw_slices *out)
+static int walk_block(const uint8_t *block, const rw_block *h, rw_walk *s, rw_take *take,
+                      void *into)
 {
     uint32_t seed = rw_frame_seed(h->epoch, h->position);
     while (s->frame_at != h->used) {
@@ -199,7 +190,9 @@ static int collect_block(const rw_area *area, const uint8_t *block, const rw_blo
             r.base_offset + r.count > s->next_offset) {
             if (r.base_offset > s->next_offset)
                 return RW_WALK_AHEAD;
-            if ((stop = collect_frame(area, block, &r, s, out)) != GO_ON)
+            if (prove(block + s->frame_at + sizeof r, &r, s) != GO_ON)
+                return RW_WALK_BAD;
+            if ((stop = take(block, &r, s, into)) != GO_ON)
                 return stop;
             if (s->next_offset < r.base_offset + r.count)
                 return RW_WALK_DONE; /* below lies inside the frame */
@@ -209,20 +202,26 @@ static int collect_block(const rw_area *area, const uint8_t *block, const rw_blo
     return GO_ON;
 }
 
-int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
+int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into)
 {
-    out->count = 0;
     while (s->next_offset < s->below) {
         rw_block h;
         const uint8_t *block;
         int stop = enter_block(area, s, &h, &block);
         if (stop == GO_ON)
-            stop = collect_block(area, block, &h, s, out);
+            stop = walk_block(block, &h, s, take, into);
         if (stop != GO_ON)
             return stop;
         leave_block(s, h.span);
     }
     return RW_WALK_DONE;
+}
+
+int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
+{
+    out->count = 0;
+    out->base = area->base;
+    return rw_walk_stream(area, s, collect_frame, out);
 }
 
 int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,

@@ -35,10 +35,14 @@
 #include "layout.h"
 #include "status.h"
 
+#include <stdbool.h>
+#include <string.h>
+
 #define RW_SLICES 512u
 #define RW_FEW    8u
 
 enum rw_walk_stop {
+    RW_WALK_ON = 0,    /* inside: no stop */
     RW_WALK_DONE = 1,  /* every confirmed record has been collected */
     RW_WALK_FULL = 2,  /* the limits of the request are reached */
     RW_WALK_END = 3,   /* the walk has reached the end of the area */
@@ -77,6 +81,7 @@ typedef struct rw_slices {
     uint32_t must; /* the next record is taken whatever its size */
     uint32_t count;
     uint32_t pad_;
+    const uint8_t *base;       /* of the area of the last call */
     uint64_t begin[RW_SLICES]; /* byte places relative to area.base */
     uint64_t end[RW_SLICES];
     uint64_t timestamp_ns[RW_SLICES];
@@ -108,6 +113,40 @@ void rw_log_area(const rw_control *c, const uint8_t *ring, rw_area *out);
  * that block or behind it. */
 int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint64_t offset,
                 uint64_t *position);
+
+/* What takes records from a walk: of one frame of the stream, whose header is good, whose payload
+ * is proven and lies in the area, all that rw_walk_wants. s->data_at and s->next_offset move over
+ * what is taken. RW_WALK_ON, RW_WALK_FULL, or RW_WALK_BAD. */
+typedef int rw_take(const uint8_t *block, const rw_frame *r, rw_walk *s, void *into);
+
+/* Walks from s->next_offset on and gives every frame with a record that is wanted to `take`, in
+ * order. Returns an rw_walk_stop. */
+int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into);
+
+static inline bool rw_walk_wants(const rw_frame *r, const rw_walk *s)
+{
+    return s->next_offset < s->below && s->next_offset - r->base_offset < r->count;
+}
+
+/* Of a batch of several records. */
+static inline uint32_t rw_batch_length(const uint8_t *payload, uint32_t i)
+{
+    uint32_t length;
+    memcpy(&length, payload + 4ull * i, sizeof length);
+    return length;
+}
+
+/* The length of the record that is wanted, whose bytes lie at block + s->data_at. RW_OK, or RW_BAD:
+ * only if the ring was overwritten since the payload was proven. */
+static inline int rw_walk_record(const uint8_t *block, const rw_frame *r, const rw_walk *s,
+                                 uint32_t *length)
+{
+    uint64_t payload = s->frame_at + sizeof *r, end = payload + r->payload_bytes;
+    *length = r->count == 1
+                  ? r->payload_bytes
+                  : rw_batch_length(block + payload, (uint32_t)(s->next_offset - r->base_offset));
+    return s->data_at <= end && *length <= end - s->data_at ? RW_OK : RW_BAD;
+}
 
 /* Collects records of s->stream from s->next_offset on, dense, each checked against its digest,
  * into `out` from index 0. Returns an rw_walk_stop; `out->count` records are good whatever it is

@@ -23,9 +23,10 @@ from ringwal.errors import (
     StreamDeleted,
     VersionMismatch,
 )
+from ringwal.positions import EARLIEST, LATEST
 from ringwal.read.records import Record
 from ringwal.receipt import Ack, Receipt
-from ringwal.stream import EARLIEST, LATEST, Stream, StreamInfo
+from ringwal.stream import Stream, StreamInfo
 from ringwal.version import __version__
 
 TYPE_CHECKING = False  # type checkers know better

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -364,9 +364,15 @@ class Follower:
         return found
 
 
-def formatter(as_json: bool, raw: bool) -> Callable[[Any], bytes]:
+FORMATS: dict[str, Callable[[Any], bytes]] = {
+    "raw": textio.raw_records, "lines": textio.record_lines, "json": textio.json_records,
+}  # fmt: skip
+
+
+def form_of(as_json: bool, raw: bool) -> Literal["raw", "lines", "json"]:
+    """How records are printed."""
     if as_json and raw:
         raise click.UsageError("--json and --raw exclude each other")
-    return textio.json_records if as_json else textio.raw_records if raw else textio.record_lines
+    return "json" if as_json else "raw" if raw else "lines"
 
 

@@ -31,18 +31,15 @@ def read(
 
     Ends at the record that was the last one when the command began.
     """
-    form, output = kit.formatter(as_json, raw), textio.Output()
+    from ringwal import positions
+
+    form, output = kit.form_of(as_json, raw), textio.Output()
     with kit.client(directory, timeout) as client:
-        source = kit.existing(client, stream)
-        info = source.stat()
+        info = kit.existing(client, stream).stat()
         offset = kit.first_offset(start, info)
         end = info.confirmed_offset if max_records is None else min(info.confirmed_offset, offset + max_records)
-        while offset < end:
-            records = source.read(offset, max_records=min(READ_RECORDS, end - offset), max_bytes=READ_BYTES)
-            if not records:
-                break
-            output.write(form(records))
-            offset = records[-1].offset + 1
+        for text in positions.range_of(client.attachment(), stream, offset, end).text(form):
+            output.write(text)
 
 
 @click.command()
@@ -65,7 +62,7 @@ def tail(
 
     Ends at once where there is no engine or no such stream, and with its engine, unless -F is given.
     """
-    form, output = kit.formatter(as_json, raw), textio.Output()
+    form, output = kit.FORMATS[kit.form_of(as_json, raw)], textio.Output()
     with kit.awaited_client(directory, timeout, output, lasting) as client:
         follower = kit.Follower(client, stream, start, output, lasting)
         left = max_records

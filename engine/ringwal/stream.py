@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ringwal import removal
+from ringwal import positions, removal
 from ringwal._native import ffi, lib
 from ringwal.config import LANE_BYTES_MAX
 from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning, RecordTooLarge
 from ringwal.greenlets import Rests, patched
 from ringwal.lane import SLICE_NS
-from ringwal.limits import WHOLE_MAX, seconds, shown, whole
+from ringwal.limits import seconds, shown, whole
+from ringwal.positions import EARLIEST, LATEST
 from ringwal.protocol.messages import check_own_name
 from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     from ringwal.client import Client
     from ringwal.read.cursor import Cursor
     from ringwal.read.records import Record
-
-EARLIEST = -2
-"""``start`` of a read or tail: the oldest record the stream still has."""
-LATEST = -1
-"""``start`` of a tail: only what is confirmed from now on."""
 
 MISSING_LOOK = 0.05
 """Seconds between two looks for a stream that does not exist yet."""
@@ -271,12 +267,28 @@ class Stream:
             FileError: the system does not let this process read them.
             ValueError: a number outside of its limits.
         """
-        start, max_records = _start(start), whole(max_records, "max_records", 0)
+        start, max_records = positions.checked(start), whole(max_records, "max_records", 0)
         max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
         attachment = self.client.attachment()
         handle = attachment.handle_of(self.name, look=True)
         with attachment.reading:
-            return attachment.reader.read(handle, _offset(attachment, handle, start), max_records, max_bytes)
+            return attachment.reader.read(handle, positions.offset(attachment, handle, start), max_records, max_bytes)
+
+    def records(self, start: int = EARLIEST, until: int = LATEST) -> Iterator[Record]:
+        """Each confirmed record from ``start`` up to ``until``, which is not included, in order; then it ends.
+
+        Both are fixed by the call, and nothing that is confirmed later belongs to it: `LATEST` is the end of the stream now.
+        However many there are, a few megabytes of them are held at once.
+
+        Args:
+            start: an offset, `EARLIEST` or `LATEST`.
+            until: the same; one behind the end of the stream stands for the end.
+
+        Raises:
+            As `read`: by the call where there is no such stream, else when the iterator comes to it.
+        """
+        start, until = positions.checked(start), positions.checked(until, "until")
+        return positions.range_of(self.client.attachment(), self.name, start, until).records()
 
     def tail(
         self,
@@ -299,7 +311,7 @@ class Stream:
             NotRunning: the engine ended.
             As `read`.
         """
-        start, max_records = _start(start), whole(max_records, "max_records", 1)
+        start, max_records = positions.checked(start), whole(max_records, "max_records", 1)
         idle_timeout = seconds(idle_timeout, "idle_timeout")
         if missing not in ("raise", "wait"):
             raise ValueError(f"missing is {shown(missing)}; it must be 'raise' or 'wait'")
@@ -311,7 +323,7 @@ class Stream:
                 raise
             return self._follow_later(attachment, start, max_records, idle_timeout)
         # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
-        cursor = attachment.reader.cursor(handle, _offset(attachment, handle, start))
+        cursor = attachment.reader.cursor(handle, positions.offset(attachment, handle, start))
         return self._follow(attachment, handle, cursor, max_records, idle_timeout)
 
     def _follow_later(
@@ -331,7 +343,7 @@ class Stream:
             if idle_timeout is not None and time.monotonic() - begin >= idle_timeout:
                 return
             time.sleep(MISSING_LOOK)
-        cursor = attachment.reader.cursor(handle, _offset(attachment, handle, EARLIEST if start == LATEST else start))
+        cursor = attachment.reader.cursor(handle, positions.offset(attachment, handle, EARLIEST if start == LATEST else start))
         yield from self._follow(attachment, handle, cursor, max_records, idle_timeout)
 
     def _follow(
@@ -401,19 +413,6 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
-
-
-def _start(start: int) -> int:
-    """Raises ValueError: neither an offset nor one of the two words for one."""
-    try:
-        return whole(start, "start", EARLIEST)
-    except ValueError:
-        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST or LATEST"
-        raise ValueError(f"start is {shown(start)}; it must be {wanted}") from None
-
-
-def _offset(attachment: Attachment, handle: int, start: int) -> int:
-    return start if start >= 0 else attachment.bounds(handle)[1 if start == LATEST else 0]
 
 
 def _lengths(items: tuple[bytes, ...]) -> array.array[int]:

@@ -53,7 +53,7 @@ class Output:
     def __init__(self, fd: int = STDOUT) -> None:
         self.fd = fd
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         if self.fd in CLOSED:
             raise OutputFailedError(errno.EBADF, "standard output is closed")
         try:
@@ -78,7 +78,7 @@ class Output:
         self.line(json_text(value))
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """All of it, also into a pipe that somebody has made non-blocking. Raises OSError."""
     rest = memoryview(data)
     while rest:

@@ -36,6 +36,8 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Stream.read, "start", "whole", WHOLE),
     (ringwal.Stream.read, "max_records", "whole", WHOLE),
     (ringwal.Stream.read, "max_bytes", "whole", WHOLE),
+    (ringwal.Stream.records, "start", "whole", WHOLE),
+    (ringwal.Stream.records, "until", "whole", WHOLE),
     (ringwal.Stream.tail, "start", "whole", WHOLE),
     (ringwal.Stream.tail, "max_records", "whole", WHOLE),
     (ringwal.Stream.tail, "idle_timeout", "seconds", SECONDS),
@@ -129,6 +131,7 @@ def test_the_limits_themselves_are_taken(used: dict[type, Any]) -> None:
     assert stream.read(2**63 - 1) == []
     assert len(stream.read(0, 2**63 - 1, 2**63 - 1)) > 0
     assert [record.offset for record in stream.read(0, max_records=5, max_bytes=0)] == [0]  # one, however large
+    assert list(stream.records(2**63 - 1, 2**63 - 1)) == []
     assert list(stream.tail(2**63 - 1, max_records=2**63 - 1, idle_timeout=0)) == []
     with ringwal.connect(client.path, lane_bytes=1) as other:
         other.stream("s").append(b"z").result(WAIT)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import ringwal
 from tests.support.rig import WAIT, Engine, read_all
 
@@ -45,6 +47,30 @@ def test_the_same_records_from_the_ring_and_from_several_segments(directory: Pat
     with ringwal.connect(directory) as client:
         fill(client.stream("s"), count, 10)
         assert [record.data for record in read_all(client.stream("s"))] == [data_of(n) for n in range(count + 10)]
+
+
+def test_records_ends_where_the_stream_did_at_the_call(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        with pytest.raises(ringwal.NoSuchStream):
+            stream.records()
+        fill(stream, 0, 400)  # several times the ring
+        found = stream.records()
+        first = next(found)
+        fill(stream, 400, 5)
+        assert [first.data, *(record.data for record in found)] == [data_of(n) for n in range(400)]
+        assert [record.offset for record in stream.records(3, 9)] == list(range(3, 9))
+        assert [record.offset for record in stream.records(ringwal.EARLIEST, 2)] == [0, 1]
+        assert [record.offset for record in stream.records(403, 1 << 40)] == [403, 404]
+        assert list(stream.records(ringwal.LATEST)) == list(stream.records(9, 3)) == list(stream.records(1 << 40)) == []
+        stream.trim(10)
+        assert next(stream.records()).offset == 10
+        with pytest.raises(ringwal.OffsetTrimmed):
+            next(stream.records(9))
+        for wrong in (-3, 1.0, "1", None):
+            with pytest.raises(ValueError, match="until"):
+                stream.records(0, wrong)  # type: ignore[arg-type]
 
 
 def test_a_tail_follows_over_the_ends_of_segments(directory: Path, start: Callable[..., Engine]) -> None:

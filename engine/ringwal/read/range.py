@@ -1,0 +1,41 @@
+"""The records of a stream from one offset up to another, once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from ringwal.read.lines import Form, Lines
+from ringwal.read.reader import Reader
+from ringwal.read.records import Record
+
+RECORDS_MAX = 10_000
+BYTES_MAX = 4 << 20
+"""So many records, or bytes of them, are held at once."""
+
+
+class Range:
+    """Offsets start <= offset < end of the stream of that handle, which are confirmed."""
+
+    def __init__(self, reader: Reader, handle: int, start: int, end: int, errors: AbstractContextManager[None]) -> None:
+        """``errors`` is entered around each read: it says what an OSError means."""
+        self._cursor = reader.cursor(handle, start)
+        self._end = end
+        self._errors = errors
+
+    def records(self) -> Iterator[Record]:
+        """Each record. Raises as `Reader.read`."""
+        cursor, end = self._cursor, self._end
+        while cursor.offset < end:
+            with self._errors:
+                records = cursor.next(min(RECORDS_MAX, end - cursor.offset), BYTES_MAX)
+            yield from records
+
+    def text(self, form: Form) -> Iterator[memoryview]:
+        """The records as text, in pieces, each of which is good until the next one. Raises as `Reader.read`."""
+        cursor, end, lines = self._cursor, self._end, Lines(form)
+        while cursor.offset < end:
+            lines.begin(end - cursor.offset)
+            with self._errors:
+                cursor.fill(lines)
+            yield lines.text()
