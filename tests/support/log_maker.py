@@ -37,16 +37,24 @@ class Frame(NamedTuple):
     timestamp_ns: int = 0
 
 
+def handle_of(stream: int) -> int:
+    """Of the stream of that number; a handle is left as it is."""
+    return stream if stream >> 32 else int(lib.rw_handle(stream, stream))
+
+
 class NumberReader(Reader):
     """Streams by their number, which here is that of their place."""
 
     def cursor(self, stream: int, start: int) -> Cursor:
-        return super().cursor(lib.rw_handle(stream, stream), start)
+        return super().cursor(handle_of(stream), start)
+
+    def offset_at(self, stream: int, timestamp_ns: int) -> int:
+        return super().offset_at(handle_of(stream), timestamp_ns)
 
     def read(
         self, stream: int, start: int, max_records: int = 1000, max_bytes: int | None = None
     ) -> list[Record]:
-        return super().read(lib.rw_handle(stream, stream), start, max_records, max_bytes)
+        return super().read(handle_of(stream), start, max_records, max_bytes)
 
 
 def payload_of(data: Sequence[bytes]) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ringwal import views
 from ringwal.log.directory import Directory
+from ringwal.read import moments
 from ringwal.read.bounds import Bounds, EngineBounds
 from ringwal.read.cursor import Cursor, Log
 from ringwal.read.records import Record
@@ -38,6 +39,15 @@ class Reader:
         """Offset of the next record of the stream of that handle to be confirmed: what is below can be read."""
         found = self.bounds.look(stream)
         return 0 if found is None else found.confirmed_offset
+
+    def offset_at(self, stream: int, timestamp_ns: int) -> int:
+        """Offset of the first record of the stream of that handle that was not appended before ``timestamp_ns`` (by the
+        engine's clock, nanoseconds since 1970), of those that the stream still has; behind its last confirmed record if all
+        are older.
+
+        Raises StreamDeleted, CorruptionError, OSError as `read`.
+        """
+        return moments.offset_at(self, stream, timestamp_ns)
 
     def cursor(self, stream: int, start: int) -> Cursor:
         """A cursor that stands before offset ``start``, which need not exist yet."""

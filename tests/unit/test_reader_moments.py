@@ -1,0 +1,56 @@
+"""Where in a stream a moment is: by timestamps, which never go back."""
+
+from __future__ import annotations
+
+import bisect
+import random
+
+import pytest
+
+from ringwal._native import lib
+from ringwal.errors import StreamDeleted
+from ringwal.read.reader import Reader
+from tests.support.log_maker import LogMaker, add, data_of, fill_ring
+
+
+class Moments:
+    """Streams 1 and 2 over several segments, and what their records' times are."""
+
+    def __init__(self, log: LogMaker, seed: int) -> None:
+        chance = random.Random(seed)
+        self.times: dict[int, list[int]] = {1: [], 2: [], 3: []}
+        now = 1000
+        for n in range(300):
+            now += chance.choice((0, 0, 1, 5, 100))
+            stream = 2 if n % 97 == 5 else 1
+            count = chance.randint(1, 4)
+            payload = [data_of(stream, log.next_offset[stream] + i, 900) for i in range(count)]
+            log.add((stream, payload), timestamp_ns=now)
+            self.times[stream] += [now] * count
+            if n == 150:
+                log.begin_epoch()
+
+    def check(self, reader: Reader, stream: int, start: int = 0) -> None:
+        times = self.times[stream]
+        moments = {0, 1 << 62, *times, *(time + 1 for time in times)}
+        for moment in random.Random(1).sample(sorted(moments), min(60, len(moments))):
+            expected = max(start, bisect.bisect_left(times, moment))
+            assert reader.offset_at(stream, moment) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_record_that_is_not_older(log: LogMaker, seed: int) -> None:
+    made = Moments(log, seed)
+    for stream in (1, 2, 3):
+        made.check(log.reader(), stream)
+    lib.rw_stream_of(log.control, 1).start_offset = 40
+    made.check(log.reader(), 1, 40)
+
+
+def test_there_is_no_moment_in_a_stream_that_is_deleted(log: LogMaker) -> None:
+    add(log, 1)
+    fill_ring(log)
+    words = lib.rw_stream_of(log.control, 1)
+    words.deleted = words.number
+    with pytest.raises(StreamDeleted):
+        log.reader().offset_at(1, 0)
