@@ -181,6 +181,66 @@ def test_a_manifest_that_is_older_than_the_log_deletes_nothing(directory: Path, 
         assert client.stream("s").stat().confirmed_offset == 3001
 
 
+@pytest.mark.parametrize("what", ["a segment is missing", "a block is another's"])
+def test_a_copy_that_is_not_whole_is_refused_until_it_is_taken_for_the_original(
+    what: str, directory: Path, start: Callable[..., Engine]
+) -> None:
+    """As a copy that was made under load may be: below its checkpoint, where a start would not look."""
+    running = start(**SMALL_LOG)
+    with ringwal.connect(directory) as client:
+        fill(client.stream("s"), 0, 2500)
+    assert running.terminate() == 0
+    copied = directory.with_name("copied")
+    copy(directory, copied)
+    oldest = copied / "segments" / f"{0:020d}.seg"
+    if what == "a segment is missing":
+        oldest.unlink()
+    else:
+        with oldest.open("r+b") as file:
+            file.seek(1 << 20)
+            file.write(bytes(1 << 20))
+    before = (copied / "manifest").read_bytes()
+    for _ in range(2):  # refusing it does not make it this directory's
+        refused = command("run", copied)
+        assert refused.returncode == os.EX_DATAERR
+        assert "is a copy of another directory, and not whole" in refused.stderr and "`ringwal backup`" in refused.stderr
+        assert (copied / "manifest").read_bytes() == before
+    (copied / "home").unlink()
+    with serving(copied), ringwal.connect(copied) as other:
+        assert other.stream("s").read(2400)[0].data[:6] == b"002400"
+        with pytest.raises(ringwal.CorruptionError):
+            other.stream("s").read(400)
+
+
+def test_a_copy_is_read_whole_once(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start(**SMALL_LOG)
+    with ringwal.connect(directory) as client:
+        fill(client.stream("s"), 0, 2500)
+    assert running.terminate() == 0
+    copied = directory.with_name("copied")
+    copy(directory, copied)
+    with serving(copied) as first:
+        assert first.terminate() == 0
+    (copied / "segments" / f"{0:020d}.seg").unlink()
+    with serving(copied), ringwal.connect(copied) as other:
+        assert other.stream("s").read(2400)[0].data[:6] == b"002400"
+
+
+@pytest.mark.parametrize("content", ["none", "the home alone"])
+def test_a_copy_that_was_cut_short_is_no_new_log(content: str, directory: Path, start: Callable[..., Engine]) -> None:
+    assert start().terminate() == 0
+    copied = directory.with_name("copied")
+    copied.mkdir()
+    if content == "the home alone":
+        shutil.copy2(directory / "home", copied)
+        refused = command("run", copied)
+        assert refused.returncode == os.EX_DATAERR
+        assert "has no manifest" in refused.stderr
+    else:
+        with serving(copied) as fresh:
+            assert fresh.facts["epoch"] == 1
+
+
 ODD = [b"", b"[" * 4096, b"{}", b'{"home": 7}', None]
 
 

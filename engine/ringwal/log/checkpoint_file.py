@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import os
 
-from ringwal.errors import CorruptionError
+from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import checkpoint, files
 from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import HEADER_BYTES, STREAM_BYTES, Checkpoint
@@ -84,6 +84,16 @@ def load(directory: Directory, manifest: Manifest) -> Checkpoint:
         _refuse_older_manifest(directory, manifest)
         raise CorruptionError(f"{path} is not the checkpoint that the manifest names")
     return found
+
+
+def other(directory: Directory, manifest: Manifest) -> Checkpoint | None:
+    """The one that `manifest` does not name, if it is whole and of the same log. Raises OSError: it cannot be read."""
+    try:
+        data = _read(directory, dataclasses.replace(manifest, checkpoint_file=1 - manifest.checkpoint_file))
+        found = checkpoint.decode(data[: checkpoint.size_of(data)])
+    except (CorruptionError, VersionMismatch):
+        return None
+    return found if found.uuid == manifest.uuid else None
 
 
 def _read(directory: Directory, manifest: Manifest, size: int | None = None) -> bytes:

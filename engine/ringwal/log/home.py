@@ -2,8 +2,8 @@
 
 The uuid in the manifest is the log's: a copy of the directory has it, too. The home is the directory's own, random, and is
 kept with what the file system knows the directory by: its inode number and the time of its making (not its device, whose
-number changes over reboots). Where these differ at a start, the directory is a copy of the one that the file speaks of,
-and gets a home of its own.
+number changes over reboots). Where these differ at a start, the directory is a copy of the one that the file speaks of. It
+gets a home of its own, once it is proven that the copy is whole (copies.py): until then it is a copy at each start.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ class Home(NamedTuple):
 
     id: str
     copied_from: str | None = None
+    stored: bool = True
+    """The file says so; else it is to be stored (`keep`)."""
 
 
-def settle(directory: Directory) -> Home:
-    """The home of the directory, made and stored if it has none of its own. Before the log is touched.
+def look(directory: Directory) -> Home:
+    """The home of the directory, or a fresh one if it has none of its own. Nothing is changed.
 
     Raises:
         ConfigError: it is a copy, and its segments are a link: the original's, which it must not write.
     """
-    here = {"inode": os.fstat(directory.fd).st_ino, "created_ns": lib.rw_birth_ns(directory.fd)}
-    found = _load(directory)
+    here, found = _here(directory), _load(directory)
     if found is not None and {key: found.get(key) for key in here} == here:
         return Home(str(found["home"]))
     if found is not None and directory.has_segments() and _is_link(directory):
@@ -46,12 +47,22 @@ def settle(directory: Directory) -> Home:
             f"{directory.path} is a copy of another directory, and its {SEGMENTS} is a link to that one's; copy the segments,"
             f" too, or, if the other one is gone, remove {NAME} in it and start again"
         )
-    fresh = os.urandom(16).hex()
+    return Home(os.urandom(16).hex(), None if found is None else str(found["home"]), stored=False)
+
+
+def keep(directory: Directory, home: Home) -> None:
+    """Store a fresh home. From the next start on the directory is no copy any more."""
+    if home.stored:
+        return
     try:
-        replace_file(NAME, json.dumps({"home": fresh, **here}, indent=1).encode() + b"\n", at=directory.fd)
+        replace_file(NAME, json.dumps({"home": home.id, **_here(directory)}, indent=1).encode() + b"\n", at=directory.fd)
     except OSError as error:  # it is for people to tell directories apart; the log does without
         LOG.warning("cannot store which directory this is in %s: %s", directory.path / NAME, error)
-    return Home(fresh, None if found is None else str(found["home"]))
+
+
+def _here(directory: Directory) -> dict[str, int]:
+    """What the file system knows the directory by."""
+    return {"inode": os.fstat(directory.fd).st_ino, "created_ns": lib.rw_birth_ns(directory.fd)}
 
 
 def _is_link(directory: Directory) -> bool:

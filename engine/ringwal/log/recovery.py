@@ -29,7 +29,7 @@ from typing import Any
 from ringwal._native import lib
 from ringwal.config import Config, format_size
 from ringwal.errors import ConfigError, CorruptionError, Error
-from ringwal.log import checkpoint_file, segment
+from ringwal.log import checkpoint_file, copies, segment
 from ringwal.log import manifest as manifests
 from ringwal.log.decision import Evidence, Outcome, Row, decide
 from ringwal.log.directory import Directory
@@ -110,9 +110,12 @@ def _nobody(done: int, total: int) -> None:
     """Whom recovery tells how far it is, unless somebody wants to know."""
 
 
-def recover(directory: Directory, config: Config, tell: Callable[[int, int], object] = _nobody) -> Recovered:
+def recover(
+    directory: Directory, config: Config, tell: Callable[[int, int], object] = _nobody, *, copied: bool = False
+) -> Recovered:
     """Bring the log in `directory` into a new epoch; make the log if there is none. The caller holds the lock. `tell` is called
-    again and again with how many bytes were read, and how many there are to read.
+    again and again with how many bytes were read, and how many there are to read. A log that was `copied` has to be proven
+    whole (copies.py).
 
     Raises:
         CorruptionError: damage that no crash explains; nothing has been changed.
@@ -122,7 +125,7 @@ def recover(directory: Directory, config: Config, tell: Callable[[int, int], obj
         OSError: a read of the directory, or a write or sync failed.
     """
     began = time.monotonic()
-    manifest = _load_or_create(directory, config)
+    manifest = _load_or_create(directory, config, copied=copied)
     _check_fit(manifest, config)
     known = checkpoint_file.load(directory, manifest) if manifest.epoch else None
     if known is not None:
@@ -134,6 +137,8 @@ def recover(directory: Directory, config: Config, tell: Callable[[int, int], obj
         if len(streams) > config.max_streams:
             raise ConfigError(f"the log has {len(streams)} streams; raise max_streams to {len(streams)}")
         _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
+        if copied:
+            copies.prove_whole(directory, manifest, known, walk, cut, tell, direct=config.direct_io != "off")
         lost = segment.missing(directory, manifest, walk.begin // walk.size)
         if lost:
             LOG.warning("%s: segments %s are missing or of a wrong size; their records cannot be read",
@@ -178,11 +183,12 @@ def made_with(path: Path) -> tuple[int, int] | None:
     return found.segment_bytes, found.window_bytes
 
 
-def _load_or_create(directory: Directory, config: Config) -> Manifest:
+def _load_or_create(directory: Directory, config: Config, *, copied: bool) -> Manifest:
     try:
         found = manifests.load(directory)
     except FileNotFoundError:
-        pass
+        if copied:
+            raise CorruptionError(f"{directory.path} has no manifest") from None
     else:
         sync_directory(directory.fd)  # whoever made the manifest may have died before its name was durable
         return found

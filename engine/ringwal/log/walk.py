@@ -42,7 +42,8 @@ class Walk:
         self._direct = direct
         self._tell = tell
         self._window = Window(directory, manifest, direct=direct)
-        self._limit = 0  # of the tail
+        self.limit = 0
+        """How far the tail goes, once it has begun."""
         self.damage: CorruptionError | None = None
         self.size = manifest.segment_bytes
         self.begin = manifest.checkpoint_position
@@ -94,7 +95,7 @@ class Walk:
         # Two windows: what was in flight together, and a block that begins at the end of it. To the end of that segment: where
         # damage has eaten more of it than could be in flight, what follows must not be overwritten as if nothing were there.
         last = self.scan.position + 2 * self._manifest.window_bytes
-        self._limit = min(self.end, (page_up(last) // self.size + 1) * self.size)
+        self.limit = min(self.end, (page_up(last) // self.size + 1) * self.size)
 
     def run_tail(self, draft: Any = ffi.NULL, on_full: Callable[[], None] | None = None) -> bool:
         """Walk on from the cut, as far as a block can lie that was in flight with what is missing there. True: done, False: a
@@ -102,7 +103,7 @@ class Walk:
 
         `draft` takes the records of a CARRY pass; `on_full` has to replace it when it is full. Raises as `run_prefix`.
         """
-        return self._run(self._limit, draft, on_full)
+        return self._run(self.limit, draft, on_full)
 
     def first_beyond(self) -> int | None:
         """Log position of a valid block at the beginning, as far as one read goes, of a segment that the tail does not reach.
@@ -110,7 +111,7 @@ class Walk:
         None: there is none. Raises CorruptionError: the disk cannot read a place.
         """
         uuid, epoch = self._manifest.uuid, self._manifest.epoch
-        for begin in range(self._limit, self.end, self.size):
+        for begin in range(self.limit, self.end, self.size):
             skip, held = self._window.show(begin, PAGE)
             with ffi.from_buffer("uint8_t[]", self._window.memory) as memory:
                 for at in range(0, held, PAGE):

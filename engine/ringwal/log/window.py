@@ -21,13 +21,13 @@ WINDOW_BYTES = 4 << 20
 
 
 class Window:
-    """Reads named segments piece by piece. `memory` has the bytes; `close` when done."""
+    """Reads named segments piece by piece. `memory` has the bytes; `close` when done. Segments have `segment_bytes` of data."""
 
     def __init__(self, directory: Directory, manifest: Manifest, *, direct: bool) -> None:
         self._directory = directory
         self._manifest = manifest
         self._direct = direct
-        self._size = manifest.segment_bytes
+        self._size = self.segment_bytes = manifest.segment_bytes
         self._fd = -1
         self._segment = -1  # what `_fd` is open on
         self._base = 0  # log position of the first byte of `memory`

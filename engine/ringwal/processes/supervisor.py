@@ -26,6 +26,7 @@ from ringwal._native import lib
 from ringwal.config import Config
 from ringwal.errors import ConfigError, Error
 from ringwal.file_errors import FileErrors, check_proc, file_error
+from ringwal.log import copies
 from ringwal.log import home as homes
 from ringwal.log.directory import Directory
 from ringwal.log.files import unlink
@@ -162,11 +163,14 @@ class Supervisor:
             listener = Listener(ownership.directory.fd)
             stack.callback(listener.close)
             stack.enter_context(ownership.private.held(listener.leave))
-            home = homes.settle(ownership.directory)
+            home = homes.look(ownership.directory)
+            progress, copied = stack.enter_context(_progress(ownership)), home.copied_from is not None
+            tell = partial(lib.rw_progress_tell, progress.pointer)
+            with copies.refused(ownership.directory, copied=copied):
+                config = fitted(ownership.directory, self.config)
+                recovered = recover(ownership.directory, config, tell, copied=copied)
+            homes.keep(ownership.directory, home)
             _log_home(ownership.directory, home)
-            config = fitted(ownership.directory, self.config)
-            progress = stack.enter_context(_progress(ownership))
-            recovered = recover(ownership.directory, config, partial(lib.rw_progress_tell, progress.pointer))
             ownership.hold_manifest()  # if the log was made just now
             unlink(LAST_STATUS_NAME, at=ownership.directory.fd)
             _log_recovery(recovered)
