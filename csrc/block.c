@@ -127,6 +127,7 @@ uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame_info *out,
             .place = r.place,
             .slot = r.slot,
             .kind = r.kind,
+            .flags = r.flags,
         };
         *at += rw_frame_bytes(r.payload_bytes);
     }

@@ -48,6 +48,7 @@ typedef struct rw_frame_info {
     uint32_t place;
     uint32_t slot;
     uint32_t kind;
+    uint32_t flags;
 } rw_frame_info;
 
 /* Completes the block whose frames end at like->used: zeros up to a whole page, then the header, as

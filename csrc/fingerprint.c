@@ -31,6 +31,7 @@ CONSTANT(RW_LANE_MAGIC, 3552861046657471009ull);
 CONSTANT(RW_LAYOUT_VERSION, 5u);
 CONSTANT(RW_LINE, 64u);
 CONSTANT(RW_NO_STREAM, 4294967295u);
+CONSTANT(RW_OWN_TIMES, 32u);
 CONSTANT(RW_PAGE, 4096u);
 CONSTANT(RW_PENDING_MAX, 131072u);
 CONSTANT(RW_PROGRESS_MAGIC, 3550894046158737953ull);
@@ -274,4 +275,4 @@ FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 
-uint64_t rw_fingerprint(void) { return 0x5f42a30a93074647ull; }
+uint64_t rw_fingerprint(void) { return 0xec2db9ed746fd70eull; }

@@ -25,8 +25,23 @@ uint32_t rw_request_crc(const rw_request *q)
     return rw_crc32c(0, &copy, sizeof copy);
 }
 
-int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count)
+static bool times_are_right(const uint8_t *payload, uint32_t payload_bytes, uint32_t count)
 {
+    if (count > payload_bytes / 8)
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (rw_time_of(payload, payload_bytes, count, i) > RW_TIME_MAX)
+            return false;
+    return true;
+}
+
+int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count, uint32_t flags)
+{
+    if (flags & RW_OWN_TIMES) {
+        if (!times_are_right(payload, payload_bytes, count))
+            return RW_BAD;
+        payload_bytes -= (uint32_t)rw_times_bytes(count, flags);
+    }
     if (count == 1)
         return RW_OK;
     if (count == 0 || count > payload_bytes / 4)
@@ -42,10 +57,10 @@ int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t coun
 
 int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload)
 {
-    if (r->flags != 0)
+    if (r->flags & ~(r->kind == RW_FRAME_BATCH ? RW_OWN_TIMES : 0))
         return RW_BAD;
     if (r->kind == RW_FRAME_BATCH)
-        return rw_batch_check(payload, r->payload_bytes, r->count);
+        return rw_batch_check(payload, r->payload_bytes, r->count, r->flags);
     bool right = false;
     switch (r->kind) {
     case RW_FRAME_STREAM:

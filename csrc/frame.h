@@ -8,6 +8,7 @@
 #include "status.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 /* Writes header and payload of one frame at `at`, zero-pads to the frame size, stamps the CRC. The
  * digest is taken from `r`. Returns the frame size. */
@@ -23,9 +24,25 @@ uint32_t rw_frame_seed(uint64_t epoch, uint64_t position);
 uint32_t rw_frame_crc(const rw_frame *r, uint32_t seed);
 uint32_t rw_request_crc(const rw_request *q);
 
-/* A batch of more than one record holds its lengths first: do they add up to the payload? RW_OK or
- * RW_BAD. */
-int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count);
+/* A batch of more than one record holds its lengths first, and its own times last, if it has such:
+ * do they add up to the payload, and are those times in range? RW_OK or RW_BAD. */
+int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count, uint32_t flags);
+
+#define RW_TIME_MAX INT64_MAX /* the latest time that a record may have of its own */
+
+/* What the own times take, at the end of a payload. */
+static inline uint64_t rw_times_bytes(uint32_t count, uint32_t flags)
+{
+    return flags & RW_OWN_TIMES ? 8ull * count : 0;
+}
+/* That of record `i` of such a batch. */
+static inline uint64_t rw_time_of(const uint8_t *payload, uint32_t payload_bytes, uint32_t count,
+                                  uint32_t i)
+{
+    uint64_t ns;
+    memcpy(&ns, payload + payload_bytes - 8ull * (count - i), sizeof ns);
+    return ns;
+}
 
 /* Is this what a frame of its kind looks like? RW_OK or RW_BAD. */
 int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload);

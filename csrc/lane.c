@@ -113,8 +113,8 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
 }
 
 /* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
-static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint64_t stream, uint64_t payload,
-                    uint32_t count, uint64_t number)
+static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint16_t flags, uint64_t stream,
+                    uint64_t payload, uint32_t count, uint64_t number)
 {
     rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
     rw_request h = {
@@ -122,6 +122,7 @@ static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint64_t stream, ui
         .stream = rw_handle_number(stream),
         .place = rw_handle_place(stream),
         .kind = kind,
+        .flags = flags,
         .payload_bytes = (uint32_t)payload,
         .count = count,
         .digest = rw_xxh3((const uint8_t *)(q + 1), payload),
@@ -153,18 +154,28 @@ static void put_one(rw_writer *w, uint64_t at, uint64_t stream, const uint8_t *d
     memcpy(to, data, bytes / 2);
     (void)RW_POINT("w.copy.mid");
     memcpy(to + bytes / 2, data + bytes / 2, bytes - bytes / 2);
-    publish(w, at, RW_FRAME_BATCH, stream, bytes, 1, number);
+    publish(w, at, RW_FRAME_BATCH, 0, stream, bytes, 1, number);
 }
 
 static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t *lengths,
-                      uint32_t count, const uint8_t *data, uint64_t bytes, uint64_t number)
+                      uint32_t count, const uint8_t *data, uint64_t bytes, const uint64_t *times,
+                      uint64_t number)
 {
-    uint64_t table = count > 1 ? 4ull * count : 0;
+    uint64_t table = count > 1 ? 4ull * count : 0, payload = table + bytes;
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
     memcpy(to, lengths, table);
     (void)RW_POINT("w.copy.batch");
     memcpy(to + table, data, bytes);
-    publish(w, at, RW_FRAME_BATCH, stream, table + bytes, count, number);
+    uint16_t flags = times != NULL ? RW_OWN_TIMES : 0;
+    if (times != NULL)
+        memcpy(to + payload, times, rw_times_bytes(count, flags));
+    publish(w, at, RW_FRAME_BATCH, flags, stream, payload + rw_times_bytes(count, flags), count,
+            number);
+}
+
+static uint64_t batch_bytes(uint32_t count, uint64_t data, const uint64_t *times)
+{
+    return data + (count > 1 ? 4ull * count : 0) + (times != NULL ? 8ull * count : 0);
 }
 
 int rw_append(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes, uint64_t number)
@@ -177,14 +188,14 @@ int rw_append(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes
 }
 
 int rw_append_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
-                   const uint8_t *data, uint64_t bytes, uint64_t number)
+                   const uint8_t *data, uint64_t bytes, const uint64_t *times, uint64_t number)
 {
     uint64_t at;
     if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
         return RW_BAD;
-    int rc = claim(w, (count > 1 ? 4ull * count : 0) + bytes, &at);
+    int rc = claim(w, batch_bytes(count, bytes, times), &at);
     if (rc == RW_OK)
-        put_batch(w, at, stream, lengths, count, data, bytes, number);
+        put_batch(w, at, stream, lengths, count, data, bytes, times, number);
     return rc;
 }
 
@@ -195,7 +206,7 @@ int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_
     int rc = claim(w, bytes, &at);
     if (rc == RW_OK) {
         memcpy(w->data + (at & (w->bytes - 1)) + sizeof(rw_request), data, bytes);
-        publish(w, at, (uint8_t)kind, stream, bytes, 0, number);
+        publish(w, at, (uint8_t)kind, 0, stream, bytes, 0, number);
     }
     return rc;
 }
@@ -235,15 +246,24 @@ int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t b
 }
 
 int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
-                       const uint8_t *data, uint64_t bytes)
+                       const uint8_t *data, uint64_t bytes, const uint64_t *times)
 {
     uint64_t at;
     if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
         return RW_BAD;
-    int64_t number = start(w, stream, (count > 1 ? 4ull * count : 0) + bytes, &at);
+    int64_t number = start(w, stream, batch_bytes(count, bytes, times), &at);
     if (number >= 0)
-        put_batch(w, at, stream, lengths, count, data, bytes, (uint64_t)number);
+        put_batch(w, at, stream, lengths, count, data, bytes, times, (uint64_t)number);
     return number;
+}
+
+int64_t rw_submit_timed(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
+                        uint64_t own_ns)
+{
+    if (bytes > w->limit)
+        return RW_TOO_LARGE;
+    uint32_t length = (uint32_t)bytes;
+    return rw_submit_many(w, stream, &length, 1, data, bytes, &own_ns);
 }
 
 void rw_writer_skip(rw_writer *w, uint32_t count)
@@ -459,41 +479,4 @@ int rw_tail_wait(rw_writer *w, uint64_t stream, uint64_t seen, uint64_t spin_ns,
     if (waitable(w) != RW_OK)
         return waitable(w);
     return rc == RW_OK ? RW_PENDING : rc;
-}
-
-/* ------------------------------------------------------------------------ the WAL process's end */
-
-static const rw_request *at_cursor(const rw_lane_taker *e)
-{
-    return (const rw_request *)(e->data + (e->cursor & (e->bytes - 1)));
-}
-
-bool rw_lane_ready(const rw_lane_taker *e)
-{
-    /* PAIR: publish/take */
-    return rw_load64_seq(&at_cursor(e)->valid) == rw_lane_valid(e->salt, e->cursor);
-}
-
-/* Control requests come from the engine's own lanes only. */
-static bool sort_is_right(const rw_lane_taker *e, const rw_request *q)
-{
-    if (q->kind == RW_FRAME_BATCH)
-        return q->count != 0;
-    return e->trusted && q->count == 0 &&
-           ((q->kind == RW_FRAME_TRIM && q->payload_bytes == sizeof(uint64_t)) ||
-            (q->kind == RW_FRAME_DELETE && q->payload_bytes == 0));
-}
-
-int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
-{
-    memcpy(out, at_cursor(e), sizeof *out);
-    if (out->valid != rw_lane_valid(e->salt, e->cursor) || out->crc != rw_request_crc(out))
-        return RW_BAD;
-    if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||
-        out->flags != 0 || out->pad_ != 0 || !sort_is_right(e, out))
-        return RW_BAD;
-    /* The log has no feature that would say what these mean (docs/format.md, feature bits). */
-    if (out->producer_id != 0 || out->producer_sequence != 0)
-        return RW_BAD;
-    return out->number >> 32 == e->generation ? RW_OK : RW_BAD;
 }

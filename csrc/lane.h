@@ -69,10 +69,14 @@ uint64_t rw_writer_record_limit(const rw_writer *w);
  * not those of the data, which the WAL process would refuse, and the lane with it; RW_DELETED: the
  * stream's deletion was confirmed before this call, so the caller looks for its successor. Nothing
  * is written, and no number used, unless one is returned. Numbers begin at generation << 32 and
- * have no holes; a thread's numbers are in the order of its requests. */
+ * have no holes; a thread's numbers are in the order of its requests.
+ *
+ * `times` are the records' own, up to RW_TIME_MAX, or NULL: they have none. */
 int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes);
 int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
-                       const uint8_t *data, uint64_t bytes);
+                       const uint8_t *data, uint64_t bytes, const uint64_t *times);
+int64_t rw_submit_timed(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
+                        uint64_t own_ns);
 
 /* Before the first grant: leaves out so many numbers, to be near the last one. */
 void rw_writer_skip(rw_writer *w, uint32_t count);
@@ -101,7 +105,7 @@ int rw_append(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes
 
 /* The same for a batch: `data` holds the records one behind the other. */
 int rw_append_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
-                   const uint8_t *data, uint64_t bytes, uint64_t number);
+                   const uint8_t *data, uint64_t bytes, const uint64_t *times, uint64_t number);
 
 /* A request of the engine's own (layout.h: enum rw_frame_kind), in a lane of its own: any other one
  * is refused for it. A TRIM must not be above what is confirmed. */

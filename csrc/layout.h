@@ -302,7 +302,7 @@ typedef struct rw_request {
     /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes TRIM and DELETE, too */
     uint8_t kind;
     uint8_t pad_;
-    uint16_t flags; /* [bits] C > W: 0 */
+    uint16_t flags; /* [bits] C > W: RW_OWN_TIMES in a batch, or 0 */
     uint32_t place; /* [index] C > W: where the stream's words are */
     uint64_t digest; /* [XXH3-64] C > W: of the payload */
     uint64_t number; /* [generation << 32 | running number] C > W: chooses its completion cell */
@@ -350,8 +350,11 @@ enum rw_frame_kind {
     RW_FRAME_DROP = 6 /* payload: rw_drop_row, one or more: what the engine drops by itself */
 };
 
+/* Flag of a batch: its payload ends with a time of its own for each record, u64, ns. */
+#define RW_OWN_TIMES 0x20u
+
 /* A frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
- * its count lengths (u32 each) first in the payload, then the data. */
+ * its count lengths (u32 each) first in the payload, then the data, then own times if any. */
 typedef struct rw_frame {
     /* [CRC-32C] W > all: of the header, crc and persisted 0, seeded from epoch and position */
     uint32_t crc;
@@ -361,7 +364,8 @@ typedef struct rw_frame {
     uint32_t payload_bytes; /* [bytes] W > all: behind this header */
     uint32_t count; /* [records] W > all: in the batch; 0 in a control frame */
     uint32_t stream; /* [stream number] W > all: that it belongs to */
-    uint32_t flags; /* [bits] W > all: 0; codec, keys and headers (docs/format.md) */
+    /* [bits] W > all: RW_OWN_TIMES in a batch, or 0; codec, keys, headers (docs/format.md) */
+    uint32_t flags;
     /* [offset] W > all: of the first record; of a control frame: of the next one */
     uint64_t base_offset;
     uint64_t timestamp_ns; /* [ns, wall clock] W > all: of the records */

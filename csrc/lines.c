@@ -26,6 +26,11 @@ static bool put_number(sink *o, uint64_t value)
     return put(o, first, (uint64_t)(digits + sizeof digits - first));
 }
 
+typedef struct record {
+    uint64_t offset, timestamp_ns, own_ns, size;
+    const uint8_t *data;
+} record;
+
 /* ---------------------------------------------------------------------------- JSON, and UTF-8 */
 
 enum text { TEXT_OK, TEXT_LONG, TEXT_NOT_UTF8 };
@@ -141,32 +146,33 @@ static bool put_base64(sink *o, const uint8_t *from, uint64_t size)
     return true;
 }
 
-static bool put_json(sink *o, const rw_frame *r, uint64_t offset, const uint8_t *data,
-                     uint64_t size)
+static bool put_json(sink *o, const record *r)
 {
-    if (!PUT(o, "{\"offset\": ") || !put_number(o, offset) || !PUT(o, ", \"timestamp_ns\": ") ||
-        !put_number(o, r->timestamp_ns))
+    if (!PUT(o, "{\"offset\": ") || !put_number(o, r->offset) ||
+        !PUT(o, ", \"timestamp_ns\": ") || !put_number(o, r->timestamp_ns))
+        return false;
+    if (r->own_ns != RW_NO_TIME &&
+        (!PUT(o, ", \"own_timestamp_ns\": ") || !put_number(o, r->own_ns)))
         return false;
     sink text = *o;
     enum text found = PUT(&text, ", \"encoding\": \"utf-8\", \"data\": \"")
-                          ? put_text(&text, data, size)
+                          ? put_text(&text, r->data, r->size)
                           : TEXT_LONG;
     if (found == TEXT_OK)
         *o = text;
     else if (found == TEXT_LONG || !PUT(o, ", \"encoding\": \"base64\", \"data\": \"") ||
-             !put_base64(o, data, size))
+             !put_base64(o, r->data, r->size))
         return false;
     return PUT(o, "\"}\n");
 }
 
 /* ------------------------------------------------------------------------------------ the walk */
 
-static bool put_record(sink *o, uint32_t form, const rw_frame *r, uint64_t offset,
-                       const uint8_t *data, uint64_t size)
+static bool put_record(sink *o, uint32_t form, const record *r)
 {
     if (form == RW_FORM_JSON)
-        return put_json(o, r, offset, data, size);
-    return put(o, data, size) && (form == RW_FORM_RAW || PUT(o, "\n"));
+        return put_json(o, r);
+    return put(o, r->data, r->size) && (form == RW_FORM_RAW || PUT(o, "\n"));
 }
 
 static int print_frame(const uint8_t *block, const rw_frame *r, rw_walk *s, void *into)
@@ -177,8 +183,12 @@ static int print_frame(const uint8_t *block, const rw_frame *r, rw_walk *s, void
         if (rw_walk_record(block, r, s, &length) != RW_OK)
             return RW_WALK_BAD;
         sink o = {.at = out->out + out->used, .end = out->out + out->capacity};
-        if (out->records_left == 0 ||
-            !put_record(&o, out->form, r, s->next_offset, block + s->data_at, length))
+        const record one = {.offset = s->next_offset,
+                            .timestamp_ns = r->timestamp_ns,
+                            .own_ns = rw_walk_time(block, r, s),
+                            .data = block + s->data_at,
+                            .size = length};
+        if (out->records_left == 0 || !put_record(&o, out->form, &one))
             return RW_WALK_FULL;
         out->used = (uint64_t)(o.at - out->out);
         out->records_left--;

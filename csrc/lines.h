@@ -12,8 +12,9 @@
 enum rw_form {
     RW_FORM_RAW = 0,   /* the payloads, back to back */
     RW_FORM_LINES = 1, /* a newline behind each */
-    /* an object a line, with the keys offset, timestamp_ns, encoding and data: the payload where it
-     * is UTF-8, else in base64; the very bytes that Python's json gives */
+    /* an object a line, with the keys offset, timestamp_ns, own_timestamp_ns (if there is one),
+     * encoding and data: the payload where it is UTF-8, else in base64; the very bytes that
+     * Python's json gives */
     RW_FORM_JSON = 2,
 };
 

@@ -203,6 +203,7 @@ static void draft_frame(rw_draft *d, const rw_frame *r, const uint8_t *payload)
         .kind = r->kind,
         .payload_bytes = r->payload_bytes,
         .count = r->count,
+        .flags = r->flags,
         .stream = r->stream,
         .base_offset = r->base_offset,
         .timestamp_ns = r->timestamp_ns,

@@ -139,7 +139,7 @@ static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s)
     if (s->data_at != 0)
         return GO_ON;
     if (r->digest != rw_xxh3(payload, r->payload_bytes) ||
-        rw_batch_check(payload, r->payload_bytes, r->count) != RW_OK)
+        rw_batch_check(payload, r->payload_bytes, r->count, r->flags) != RW_OK)
         return RW_WALK_BAD;
     uint64_t at = s->frame_at + sizeof *r;
     if (r->count > 1) {
@@ -149,6 +149,15 @@ static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s)
     }
     s->data_at = at;
     return GO_ON;
+}
+
+/* The first own time of a call is stored behind as many as have none. */
+static void note_time(rw_slices *out, uint64_t own_ns)
+{
+    if (out->timed == 0)
+        memset(out->own_ns, 0xff, out->count * sizeof *out->own_ns);
+    out->own_ns[out->count] = own_ns;
+    out->timed += own_ns != RW_NO_TIME;
 }
 
 /* Collects the wanted records of one frame. */
@@ -165,6 +174,8 @@ static int collect_frame(const uint8_t *block, const rw_frame *r, rw_walk *s, vo
         uint64_t begin = (uint64_t)(block - out->base) + s->data_at;
         out->begin[out->count] = begin;
         out->end[out->count] = begin + length;
+        if ((r->flags & RW_OWN_TIMES) || out->timed != 0)
+            note_time(out, rw_walk_time(block, r, s));
         out->timestamp_ns[out->count++] = r->timestamp_ns;
         out->must = 0;
         out->records_left--;
@@ -219,7 +230,7 @@ int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into)
 
 int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
 {
-    out->count = 0;
+    out->count = out->timed = 0;
     out->base = area->base;
     return rw_walk_stream(area, s, collect_frame, out);
 }

@@ -32,6 +32,7 @@
 #ifndef RW_SCAN_H
 #define RW_SCAN_H
 
+#include "frame.h"
 #include "layout.h"
 #include "status.h"
 
@@ -40,6 +41,7 @@
 
 #define RW_SLICES 512u
 #define RW_FEW    8u
+#define RW_NO_TIME UINT64_MAX
 
 enum rw_walk_stop {
     RW_WALK_ON = 0,    /* inside: no stop */
@@ -80,11 +82,12 @@ typedef struct rw_slices {
     uint32_t records_left;
     uint32_t must; /* the next record is taken whatever its size */
     uint32_t count;
-    uint32_t pad_;
+    uint32_t timed; /* so many of them have a time of their own */
     const uint8_t *base;       /* of the area of the last call */
     uint64_t begin[RW_SLICES]; /* byte places relative to area.base */
     uint64_t end[RW_SLICES];
     uint64_t timestamp_ns[RW_SLICES];
+    uint64_t own_ns[RW_SLICES]; /* RW_NO_TIME: it has none; not stored while `timed` is 0 */
 } rw_slices;
 
 /* All frames of one stream in one block. Sorted by stream, then offset. */
@@ -141,11 +144,23 @@ static inline uint32_t rw_batch_length(const uint8_t *payload, uint32_t i)
 static inline int rw_walk_record(const uint8_t *block, const rw_frame *r, const rw_walk *s,
                                  uint32_t *length)
 {
-    uint64_t payload = s->frame_at + sizeof *r, end = payload + r->payload_bytes;
+    uint64_t payload = s->frame_at + sizeof *r, times = rw_times_bytes(r->count, r->flags);
+    if (times > r->payload_bytes)
+        return RW_BAD;
+    uint64_t end = payload + r->payload_bytes - times;
     *length = r->count == 1
-                  ? r->payload_bytes
+                  ? r->payload_bytes - (uint32_t)times
                   : rw_batch_length(block + payload, (uint32_t)(s->next_offset - r->base_offset));
     return s->data_at <= end && *length <= end - s->data_at ? RW_OK : RW_BAD;
+}
+
+/* The record's own time, or RW_NO_TIME; rw_walk_record was RW_OK. */
+static inline uint64_t rw_walk_time(const uint8_t *block, const rw_frame *r, const rw_walk *s)
+{
+    return r->flags & RW_OWN_TIMES
+               ? rw_time_of(block + s->frame_at + sizeof *r, r->payload_bytes, r->count,
+                            (uint32_t)(s->next_offset - r->base_offset))
+               : RW_NO_TIME;
 }
 
 /* Collects records of s->stream from s->next_offset on, dense, each checked against its digest,

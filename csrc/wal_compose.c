@@ -88,6 +88,7 @@ static rw_frame frame_for(const rw_wal *w, uint32_t k, const rw_request *q)
         .slot = (uint16_t)k,
         .payload_bytes = q->payload_bytes,
         .count = q->count,
+        .flags = q->flags,
         .stream = q->stream,
         .place = q->place,
         .timestamp_ns = w->last_timestamp_ns,
@@ -117,6 +118,7 @@ static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q)
     const rw_verdict verdict = {.reason = RW_VERDICT_DEAD, .request_bytes = q->payload_bytes};
     rw_frame f = frame_for(w, k, q);
     f.kind = RW_FRAME_VERDICT;
+    f.flags = 0;
     f.payload_bytes = sizeof verdict;
     f.count = 0;
     f.digest = rw_xxh3((const uint8_t *)&verdict, sizeof verdict);
@@ -138,7 +140,7 @@ static bool payload_is_right(const rw_request *q, const uint8_t *copy, const rw_
     if (rw_xxh3(copy, q->payload_bytes) != q->digest)
         return false;
     if (q->kind == RW_FRAME_BATCH)
-        return rw_batch_check(copy, q->payload_bytes, q->count) == RW_OK;
+        return rw_batch_check(copy, q->payload_bytes, q->count, q->flags) == RW_OK;
     return q->kind != RW_FRAME_TRIM || trim_of(copy) <= p->next_offset;
 }
 

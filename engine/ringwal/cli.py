@@ -34,6 +34,7 @@ from ringwal.ingest import Ingest, tell, too_large
 from ringwal.interrupts import INTERRUPTS, Fate, is_lack_of_memory
 from ringwal.limits import WHOLE_MAX
 from ringwal.standard import Hasty, hold_streams, takes
+from ringwal.times import TIME_HELP
 from ringwal.version import __version__
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from ringwal.protocol.client import Registration
 
 BATCH_BYTES = 128 * 1024  # lines that go into one append
+OWN_TIME_BYTES = 8
+OWN_TIME_BATCHES = 3  # a line's length takes 4 bytes, and its time twice as many: a third of what is counted always fits
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {row.code:>3}  {row.meaning}" for row in EXIT_CODES)
 
@@ -215,10 +218,13 @@ def _info_object(info: ringwal.StreamInfo) -> dict[str, Any]:
 @click.option("--lines", is_flag=True, help="Each line of the input is a record (without its newline).")
 @click.option("--lane-bytes", callback=kit.lane_value, metavar="SIZE",
               help="Size of this writer's lane, for example 64MiB; a record may take up to half of it.")
+@click.option("--timestamp", callback=kit.time_value, metavar="TIME",
+              help=f"A time of their own for all of these records, kept beside the engine's: {TIME_HELP}; or now.")
 @kit.wait_option(30.0, "How long to wait for an answer, for room, or for a confirmation.")
 @kit.json_option
 def append(
-    *, directory: Path, stream: str, file: str, lines: bool, lane_bytes: int | None, timeout: float, as_json: bool
+    *, directory: Path, stream: str, file: str, lines: bool, lane_bytes: int | None, timestamp: int | None, timeout: float,
+    as_json: bool,
 ) -> int:
     """Append FILE (or stdin) to STREAM: one record, or one for each line.
 
@@ -231,9 +237,10 @@ def append(
         with INTERRUPTS, contextlib.ExitStack() as stack:
             fd = _input(file, stack)
             client = stack.enter_context(kit.client(directory, timeout, lane_bytes))
-            limit = client.attachment().lane(lane_bytes).record_limit
-            INTERRUPTS.fate = work = Ingest(client.stream(stream), timeout, limit, INTERRUPTS)
-            work.run(_batches(fd, lines, limit), textio.Progress(os.fstat(fd).st_size or None))
+            limit = client.attachment().lane(lane_bytes).record_limit - (0 if timestamp is None else OWN_TIME_BYTES)
+            INTERRUPTS.fate = work = Ingest(client.stream(stream), timeout, limit, INTERRUPTS, timestamp)
+            batch = min(BATCH_BYTES, limit // (1 if timestamp is None else OWN_TIME_BATCHES))
+            work.run(_batches(fd, lines, limit, batch), textio.Progress(os.fstat(fd).st_size or None))
     except (Exception, KeyboardInterrupt) as error:
         if not getattr(error, "__notes__", []) and not is_lack_of_memory(error):
             tell(error, INTERRUPTS.fate or Fate())
@@ -256,11 +263,11 @@ def _input(file: str, stack: contextlib.ExitStack) -> int:
     return textio.STDIN
 
 
-def _batches(fd: int, lines: bool, limit: int) -> Iterable[Sequence[bytes]]:
+def _batches(fd: int, lines: bool, limit: int, batch: int) -> Iterable[Sequence[bytes]]:
     """What one append takes, one after the other. Raises RecordTooLarge as soon as it can be known."""
     pieces = textio.chunks(fd, BATCH_BYTES)
     if lines:
-        yield from textio.line_batches(pieces, min(BATCH_BYTES, limit), limit)
+        yield from textio.line_batches(pieces, batch, limit)
         return
     size = os.fstat(fd).st_size if stat.S_ISREG(os.fstat(fd).st_mode) else 0
     if size and size - os.lseek(fd, 0, os.SEEK_CUR) > limit:

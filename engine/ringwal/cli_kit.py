@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from ringwal import textio
+from ringwal import textio, times
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
 from ringwal.demo import DemoError
 from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning, StreamDeleted, describe_full, full_errno
@@ -79,6 +79,14 @@ def start_value(_ctx: click.Context, _param: click.Parameter, value: str) -> int
     if not -WHOLE_MAX <= number <= WHOLE_MAX:
         raise click.BadParameter(f"{shortened(value)} is no offset; the largest is {WHOLE_MAX}")
     return number
+
+
+def time_value(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Nanoseconds since 1970."""
+    try:
+        return None if value is None else times.point_ns(value, param.opts[0])
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def lane_value(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:

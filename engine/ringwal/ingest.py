@@ -23,11 +23,14 @@ SETTLE_SECONDS = 1.0
 class Ingest(Fate):
     """Appends to one stream in order. `records`, `bytes` and the offsets speak of what is confirmed, nothing else."""
 
-    def __init__(self, stream: ringwal.Stream, timeout: float, limit: int, interrupts: Interrupts) -> None:
+    def __init__(
+        self, stream: ringwal.Stream, timeout: float, limit: int, interrupts: Interrupts, timestamp_ns: int | None = None
+    ) -> None:
         self._stream = stream
         self._timeout = timeout
         self._limit = limit
         self._interrupts = interrupts
+        self._timestamp_ns = timestamp_ns
         self._pending: deque[tuple[ringwal.Receipt, int]] = deque()
         self._begun = 0  # records whose append was called; counted before the call
         self.records = 0
@@ -39,11 +42,11 @@ class Ingest(Fate):
         """A record."""
         if len(data) > self._limit:
             raise too_large(f"record {self._begun + 1} of the input", self._limit)
-        self._send(lambda: self._stream.append(data), 1, len(data))
+        self._send(lambda: self._stream.append(data, timestamp_ns=self._timestamp_ns), 1, len(data))
 
     def many(self, lines: Sequence[bytes]) -> None:
         """A record for each line, all or none of them."""
-        self._send(lambda: self._stream.append_many(lines), len(lines), sum(map(len, lines)))
+        self._send(lambda: self._stream.append_many(lines, timestamp_ns=self._timestamp_ns), len(lines), sum(map(len, lines)))
 
     def _send(self, append: Callable[[], ringwal.Receipt], count: int, size: int) -> None:
         self._begun += count

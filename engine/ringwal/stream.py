@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ringwal import positions, removal
+from ringwal import positions, removal, times
 from ringwal._native import ffi, lib
 from ringwal.config import LANE_BYTES_MAX
 from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning, RecordTooLarge
@@ -39,6 +39,7 @@ ENDED_MAX = 8
 
 _submit = lib.rw_submit
 _submit_many = lib.rw_submit_many
+_submit_timed = lib.rw_submit_timed
 
 
 class StreamInfo(NamedTuple):
@@ -51,7 +52,8 @@ class StreamInfo(NamedTuple):
     """Offset of the next record to be confirmed: all below are on stable storage."""
     records: int
     confirmed_bytes: int
-    """Payload bytes of all that was ever confirmed; a batch of several records has four more for each."""
+    """Payload bytes of all that was ever confirmed; a batch of several records has four more for each, and a time of a
+    record's own takes eight."""
     last_timestamp_ns: int
     """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none."""
     number: int
@@ -121,22 +123,26 @@ class Stream:
 
     # --------------------------------------------------------------------------------------------------- append
 
-    def append(self, data: Buffer) -> Receipt:
+    def append(self, data: Buffer, timestamp_ns: int | None = None) -> Receipt:
         """Appends one record and returns at once with its `Receipt`. Appends of one thread keep their order.
 
         Args:
             data: any C-contiguous bytes-like object; it is copied before this returns. Empty is legal. Never ``str``.
+            timestamp_ns: a time of the record's own, nanoseconds since 1970, kept beside the engine's: `Record` has both. It
+                says nothing about order, and no read starts at it.
 
         Raises:
             TypeError: not bytes-like; encode text first.
+            ValueError: a time below 0, or behind the year 2262. Nothing was written.
             RecordTooLarge: more than `limit` bytes. Nothing was written.
             BackpressureTimeout: no room within the client's ``append_timeout``. Nothing was written.
             StorageFull: the engine waits for disk space. Nothing was written.
             NotRunning: the engine has ended. Nothing was written.
         """
+        # A keyword-only argument would take the interpreter's quick way of calling away from every append.
         bound = self._bound
-        if bound is None or type(data) is not bytes:
-            return self._append_slowly(data)
+        if bound is None or timestamp_ns is not None or type(data) is not bytes:
+            return self._append_slowly(data, timestamp_ns)
         lane = bound.lane
         bank = lane.bank  # before the number is given out; see ringwal.results.Bank
         number = _submit(bound.writer, bound.handle, data, len(data))
@@ -150,10 +156,15 @@ class Stream:
         receipt._stream = self
         return receipt
 
-    def _append_slowly(self, data: Any) -> Receipt:
-        """The rest of `append`: other buffers than bytes, no lane yet, a full lane, errors."""
+    def _append_slowly(self, data: Any, timestamp_ns: int | None = None) -> Receipt:
+        """The rest of `append`: other buffers than bytes, times, no lane yet, a full lane, errors."""
         view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
         size = len(view)
+        if timestamp_ns is not None:
+            own = times.timestamp_ns(timestamp_ns)
+            return Receipt.of(
+                *self._submit_slowly(lambda bound: _submit_timed(bound.writer, bound.handle, view, size, own), size + 8), self
+            )
         return Receipt.of(*self._submit_slowly(lambda bound: _submit(bound.writer, bound.handle, view, size), size), self)
 
     def _submit_slowly(self, submit: Callable[[Binding], int], payload_bytes: int) -> tuple[Results, int]:
@@ -196,15 +207,16 @@ class Stream:
         lane = bound.lane
         return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.handle)
 
-    def append_many(self, records: Iterable[Buffer]) -> Receipt:
+    def append_many(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
 
         Args:
             records: at least one bytes-like object. One alone is not a batch: ``[data]`` is.
+            timestamp_ns: as for `append`: one time for all of them, or as many as there are records.
 
         Raises:
             TypeError: a record is not bytes-like.
-            ValueError: no records.
+            ValueError: no records, not as many times as records, or a time out of range. Nothing was written.
             As `append`; the limit is for the batch as a whole.
         """
         items: tuple[Any, ...] = tuple(records)  # another thread may be changing a list
@@ -215,17 +227,20 @@ class Stream:
             items = tuple(bytes(_buffer(item)) for item in items)
         lengths = _lengths(items)
         data = b"".join(items)
-        receipt = self._append_batch(lengths, data)
+        own = None if timestamp_ns is None else times.timestamps_ns(timestamp_ns, len(items))
+        receipt = self._append_batch(lengths, data, own)
         # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
         # one would touch its pages for the first time again, and that took half of the time of joining it.
         if len(data) <= BATCH_KEPT_MAX:
             self.client.latest_batch = data
         return receipt
 
-    def _append_batch(self, lengths: array.array[int], data: bytes) -> Receipt:
+    def _append_batch(self, lengths: array.array[int], data: bytes, own: array.array[int] | None) -> Receipt:
         table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
+        stamps = ffi.NULL if own is None else ffi.from_buffer("uint64_t[]", own)
         results, number = self._submit_slowly(
-            lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size), size + 4 * count
+            lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size, stamps),
+            size + (4 if own is None else 12) * count,
         )
         receipt = BatchReceipt.of(results, number, self)
         receipt.count = count

@@ -30,6 +30,8 @@ class RecordLike(Protocol):
     def data(self) -> bytes: ...
     @property
     def timestamp_ns(self) -> int: ...
+    @property
+    def own_timestamp_ns(self) -> int | None: ...
 
 
 # ------------------------------------------------------------------------------------------------------------ out
@@ -132,7 +134,7 @@ def record_lines(records: Sequence[RecordLike]) -> bytes:
 
 
 def json_records(records: Sequence[RecordLike]) -> bytes:
-    """One JSON object a line with the keys offset, timestamp_ns, encoding and data.
+    """One JSON object a line with the keys offset, timestamp_ns, own_timestamp_ns (where there is one), encoding and data.
 
     `encoding` is "utf-8" where the payload is valid UTF-8, else "base64".
     """
@@ -144,7 +146,8 @@ def _record_object(record: RecordLike) -> dict[str, Any]:
         encoding, data = "utf-8", record.data.decode("utf-8")
     except UnicodeDecodeError:
         encoding, data = "base64", base64.b64encode(record.data).decode("ascii")
-    return {"offset": record.offset, "timestamp_ns": record.timestamp_ns, "encoding": encoding, "data": data}
+    own = {} if record.own_timestamp_ns is None else {"own_timestamp_ns": record.own_timestamp_ns}
+    return {"offset": record.offset, "timestamp_ns": record.timestamp_ns, **own, "encoding": encoding, "data": data}
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:

@@ -8,10 +8,12 @@ It is always a ValueError that says what is taken.
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import datetime
 import re
 import time
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -120,6 +122,16 @@ def datetime_ns(when: datetime.datetime, name: str = "the time") -> int:
 def timestamp_ns(value: Any, name: str = "timestamp_ns") -> int:
     """Nanoseconds since 1970, given as such. Raises ValueError."""
     return whole(value, name, 0, TIMESTAMP_MAX)
+
+
+def timestamps_ns(value: int | Iterable[int], count: int, name: str = "timestamp_ns") -> array.array[int]:
+    """One such time for each of ``count`` records: one for all, or as many. Raises ValueError."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray):
+        return array.array("Q", [timestamp_ns(value, name)]) * count
+    found = array.array("Q", [timestamp_ns(each, name) for each in value])
+    if len(found) != count:
+        raise ValueError(f"{name} has {len(found)} times for {count} records; give one for each, or one for all")
+    return found
 
 
 def iso(point: int) -> str:

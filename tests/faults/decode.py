@@ -36,7 +36,7 @@ from tests.faults.decode_frames import (
     text,
 )
 
-__all__ = ["BATCH", "DEFINITION", "DELETE", "DROP", "RECORD", "TRIM", "DecodeError", "Record", "crc32c", "split"]
+__all__ = ["BATCH", "DEFINITION", "DELETE", "DROP", "RECORD", "TRIM", "DecodeError", "Record", "crc32c", "records_of", "split"]
 
 PAGE = 4096
 MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQQ")
@@ -243,7 +243,7 @@ class Content:
             self.producers[owner] = epoch, sequence, frame.base
         for offset, record in enumerate(records_of(frame), frame.base):
             self.records.append(record.data)
-            if record.key is not None or record.headers:
+            if record.key is not None or record.headers or record.own_ns is not None:
                 self.extras[offset] = record
         self.payload_bytes += len(frame.payload)
         self.newest_ns = frame.timestamp_ns

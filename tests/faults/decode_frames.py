@@ -22,7 +22,8 @@ GROUPS, KEYS, COMPRESSED, OWNERS = 1, 2, 4, 8
 """Features."""
 KNOWN = GROUPS | KEYS | COMPRESSED | OWNERS
 NO_STREAM, NO_KEY = 0xFFFFFFFF, 0xFFFFFFFF
-CODEC, KEYED_FLAG = 0xF, 0x10
+CODEC, KEYED_FLAG, TIMED_FLAG = 0xF, 0x10, 0x20
+TIME_MAX = (1 << 63) - 1
 ZSTD, LZ4 = 1, 2
 DEAD_STREAM = 1
 ZSTD_MAGIC = 0xFD2FB528
@@ -88,6 +89,8 @@ class Record(NamedTuple):
     data: bytes
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
+    own_ns: int | None = None
+    """The time that its writer gave it."""
 
 
 def frames(raw: bytes, at: int, used: int, count: int, seed: int) -> list[Frame] | None:
@@ -123,7 +126,7 @@ def _checked(frame: Frame) -> Frame:
     kind, count, size = frame.kind, frame.records, len(frame.payload)
     if not BATCH <= kind <= DROP:
         raise DecodeError(f"a frame of kind {kind}")
-    if (kind == BATCH) != (count > 0) or (frame.flags and kind != BATCH) or frame.flags & ~(CODEC | KEYED_FLAG):
+    if (kind == BATCH) != (count > 0) or (frame.flags and kind != BATCH) or frame.flags & ~(CODEC | KEYED_FLAG | TIMED_FLAG):
         raise DecodeError(f"a frame of kind {kind} with {count} records and flags {frame.flags:#x}")
     if frame.flags & CODEC not in (0, ZSTD, LZ4):
         raise DecodeError(f"a payload of codec {frame.flags & CODEC}")
@@ -197,8 +200,23 @@ def split(payload: bytes, count: int) -> list[bytes]:
 def records_of(batch: Frame) -> list[Record]:
     """The records of a batch, unpacked. Raises DecodeError."""
     payload = unpacked(batch.payload, batch.flags & CODEC) if batch.flags & CODEC else batch.payload
+    own: tuple[int, ...] = ()
+    if batch.flags & TIMED_FLAG:
+        payload, own = _times(payload, batch.records)
     parts = split(payload, batch.records)
-    return list(map(_keyed, parts)) if batch.flags & KEYED_FLAG else list(map(Record, parts))
+    found = list(map(_keyed, parts)) if batch.flags & KEYED_FLAG else list(map(Record, parts))
+    return [record._replace(own_ns=when) for record, when in zip(found, own, strict=True)] if own else found
+
+
+def _times(payload: bytes, count: int) -> tuple[bytes, tuple[int, ...]]:
+    """What stands before the records' own times, and those. Raises DecodeError."""
+    end = len(payload) - 8 * count
+    if end < 0:
+        raise DecodeError("a batch has no room for its times")
+    own = struct.unpack_from(f"<{count}Q", payload, end)
+    if max(own) > TIME_MAX:
+        raise DecodeError("a record has a time that there is not")
+    return payload[:end], own
 
 
 class _Bytes:

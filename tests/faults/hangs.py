@@ -68,7 +68,7 @@ def unwritten(s: Scene) -> set[Origin]:
         for frame in () if block is None else block.frames:
             end = position + RING  # a hole is no longer than what can be in flight
             if frame.kind == decode.BATCH:
-                written.update(map(origin_of, decode.split(frame.payload, frame.records)))
+                written.update(origin_of(record.data) for record in decode.records_of(frame))
     return confirmed - written
 
 

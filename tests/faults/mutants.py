@@ -10,6 +10,7 @@ from functools import partial
 from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
 from tests.faults.mutants_processes import PROCESSES
+from tests.faults.mutants_times import TIMES
 from tests.faults.mutation import Mutant, control, row, run, units
 from tests.faults.table import Fault
 
@@ -308,7 +309,7 @@ CLIENTS = [
     ),
     Mutant(
         "lengths in a lane are believed",
-        "csrc/lane.c",
+        "csrc/lane_take.c",
         "if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||\n",
         "if ((out->payload_bytes > limit && limit == 0) ||\n",
         units("tests/native/test_lane.py::test_a_forged_header_refuses_the_lane_and_no_other"),
@@ -540,7 +541,10 @@ OWNERSHIP = [
     ),
 ]
 
-MUTANTS = WRITING + CONFIRMING + REPLACING + TIME_AND_IDENTITY + CLIENTS + RECOVERING + OWNERSHIP + PROCESSES + LIFE + KEEPER
+MUTANTS = [
+    *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES),
+]
 
 
 def faults(tier: str) -> list[Fault]:

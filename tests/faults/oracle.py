@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ringwal.demo.journal import read
 from ringwal.demo.oracle import Oracle, Verdict
-from tests.faults.decode import contents
+from tests.faults.decode import Content, contents
 from tests.support.host import Engine
+from tests.support.payload import own_time
 
 __all__ = ["Verdict", "judge", "stop_and_judge"]
 
@@ -31,7 +32,22 @@ def judge(
         if stream not in strangers:
             oracle.begins(stream, found.start, found.first)
             oracle.take(stream, found.records)
+            _check_times(oracle.verdict, stream, found)
     return oracle.close()
+
+
+def _check_times(verdict: Verdict, stream: str, found: Content) -> None:
+    """Every record has the time that its writer gave it, or none."""
+    for offset, data in enumerate(found.records, found.first or 0):
+        try:
+            writer, number, _ = data.split(b" ", 2)
+            wanted = own_time(writer.decode(), int(number))
+        except ValueError:  # nobody's: told already
+            continue
+        extra = found.extras.get(offset)
+        own = None if extra is None else extra.own_ns
+        if own != wanted:
+            verdict.note("invented", f"{stream}[{offset}] has the time {own}, and was given {wanted}")
 
 
 def stop_and_judge(engine: Engine, journals: dict[str, Path], runs: int, *, drops: bool = False) -> Verdict:

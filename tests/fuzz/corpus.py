@@ -45,7 +45,7 @@ def logs(chance: random.Random) -> list[bytes]:
 def write(at: Path, life: int, chance: random.Random) -> None:
     """One life: blocks of one record, of several streams, and batches."""
     with Engine(at, *SMALL) as running:
-        writer = Writer(at, at.parent / "journal", f"w{life}", ["hot", "calm", "dull"], 1)
+        writer = Writer(at, at.parent / "journal", f"w{life + 1}", ["hot", "calm", "dull"], 1)
         for n in range(24):
             origin = Origin(chance.choice(writer.streams), writer.name, 100 * n)
             writer.append(origin, chance.choice((1, 1, 2, 7)))

@@ -75,7 +75,7 @@ static void fill(void)
 
 /* A request that a writer of ours could have published, but for the fields. */
 static void put_request(uint32_t stream, uint32_t payload, uint32_t count, uint64_t number,
-                        uint32_t wrong)
+                        uint32_t wrong, uint16_t flags)
 {
     uint8_t *data = (uint8_t *)w.lanes[HOSTILE] + sizeof(rw_lane);
     uint64_t bytes = w.lane_bytes[HOSTILE], at = chain & (bytes - 1);
@@ -85,6 +85,7 @@ static void put_request(uint32_t stream, uint32_t payload, uint32_t count, uint6
         .stream = wrong & 4 ? stream + 1 : stream,
         .place = stream,
         .kind = wrong & 8 ? (uint8_t)wrong >> 4 : RW_FRAME_BATCH,
+        .flags = flags,
         .payload_bytes = payload,
         .count = count,
         .number = number,
@@ -109,7 +110,8 @@ static void forge(void)
     uint32_t count = how & 16 ? (uint32_t)take(4) : 1;
     uint64_t number = (uint64_t)generation[HOSTILE] << 32 | take(2);
     put_request(stream, payload, count, how & 32 ? take(8) : number,
-                how & 64 ? (uint32_t)take(1) : 0);
+                how & 64 ? (uint32_t)take(1) : 0,
+                how & 128 ? (uint16_t)(how & 64 ? take(2) : RW_OWN_TIMES) : 0);
 }
 
 /* Many small ones, each of another stream. */
@@ -119,7 +121,7 @@ static void flood(void)
     uint32_t n = (uint32_t)take(1) * 4, payload = (uint32_t)take(1);
     for (uint32_t i = 0; i < n; i++)
         put_request(i % (WORLD_STREAMS - 1), payload, 1, (uint64_t)generation[HOSTILE] << 32 | i,
-                    0);
+                    0, i % 3 ? 0 : RW_OWN_TIMES);
 }
 
 /* --------------------------------------------------------- between two looks of the WAL process */
@@ -189,13 +191,16 @@ static void append_honestly(void)
     memset(payload + table, (int)sent_count, bytes);
     uint64_t number = (uint64_t)generation[HONEST] << 32 | (sent_count + 1),
              handle = rw_handle(stream, stream);
-    int rc = count > 1 ? rw_append_many(writers[HONEST], handle, lengths, count, payload + table,
-                                        bytes, number)
-                       : rw_append(writers[HONEST], handle, payload, bytes, number);
+    uint64_t times[4] = {length, number, 0, RW_TIME_MAX}, own = length % 2 ? 8ull * count : 0;
+    memcpy(payload + table + bytes, times, own);
+    int rc = count > 1 || own
+                 ? rw_append_many(writers[HONEST], handle, lengths, count, payload + table, bytes,
+                                  own ? times : NULL, number)
+                 : rw_append(writers[HONEST], handle, payload, bytes, number);
     FUZZ_REQUIRE(rc == RW_OK || rc == RW_FULL);
     if (rc == RW_OK)
-        sent[sent_count++] =
-            (request){.digest = rw_xxh3(payload, table + bytes), .stream = stream, .count = count};
+        sent[sent_count++] = (request){
+            .digest = rw_xxh3(payload, table + bytes + own), .stream = stream, .count = count};
 }
 
 /* By the hostile writer, as others do it. */

@@ -77,6 +77,8 @@ static void collect(uint32_t stream)
         FUZZ_REQUIRE(stop != RW_WALK_FULL || out->count > 0);
         for (uint32_t i = 0; i < out->count; i++)
             FUZZ_REQUIRE(out->begin[i] <= out->end[i] && out->end[i] <= size);
+        for (uint32_t i = 0; out->timed && i < out->count; i++)
+            FUZZ_REQUIRE(out->own_ns[i] <= RW_TIME_MAX || out->own_ns[i] == RW_NO_TIME);
         FUZZ_REQUIRE(rounds++ <= size);
     } while (stop == RW_WALK_FULL);
     free(out);

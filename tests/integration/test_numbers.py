@@ -315,7 +315,7 @@ def test_lengths_that_do_not_add_up_are_refused_by_the_core(directory: Path, sta
         data = b"0123456789"
         for lengths in ([5, 4], [5, 6], [11], [], [2**32 - 1, 11]):
             table = ffi.new("uint32_t[]", lengths or [0])
-            code = lib.rw_submit_many(bound.writer, bound.handle, table, len(lengths), data, len(data))
+            code = lib.rw_submit_many(bound.writer, bound.handle, table, len(lengths), data, len(data), ffi.NULL)
             assert code == lib.RW_BAD, lengths
         assert stream.append_many([data[:5], data[5:]]).result(WAIT).offset == 1  # the lane is as good as before
         assert [record.data for record in stream.read(0)] == [b"0", data[:5], data[5:]]

@@ -255,7 +255,7 @@ void rig_append(rig *r, rw_writer *w, uint32_t k, uint64_t number, uint8_t *scra
         uint64_t stream = rw_handle(q.stream, q.stream);
         int rc = q.count == 1 ? rw_append(w, stream, scratch, q.bytes, number)
                               : rw_append_many(w, stream, q.lengths, q.count, scratch,
-                                               q.bytes - 4ull * q.count, number);
+                                               q.bytes - 4ull * q.count, NULL, number);
         if (rc == RW_OK)
             return;
         RIG_REQUIRE(rc == RW_FULL);

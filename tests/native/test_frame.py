@@ -250,8 +250,39 @@ def test_a_stream_definition_has_a_name_of_a_possible_length(name: bytes, verdic
     ],
 )
 def test_the_lengths_of_a_batch_must_add_up(count: int, payload: bytes, verdict: int) -> None:
-    assert lib.rw_batch_check(payload, len(payload), count) == verdict
+    assert lib.rw_batch_check(payload, len(payload), count, 0) == verdict
     assert verify(build([(record(payload, count=count), payload)])) == verdict
+
+
+@pytest.mark.parametrize(
+    ("count", "payload", "verdict"),
+    [
+        (1, struct.pack("<Q", 0), lib.RW_OK),
+        (1, b"data" + struct.pack("<Q", 2**63 - 1), lib.RW_OK),
+        (2, batch(b"a", b"bc")[1] + struct.pack("<2Q", 7, 5), lib.RW_OK),
+        (1, b"data" + struct.pack("<Q", 2**63), lib.RW_BAD),
+        (2, batch(b"a", b"bc")[1] + struct.pack("<2Q", 2**63, 5), lib.RW_BAD),
+        (1, b"", lib.RW_BAD),
+        (1, bytes(7), lib.RW_BAD),
+        (0, b"", lib.RW_BAD),
+        (2, batch(b"a", b"bc")[1], lib.RW_BAD),
+        (2, batch(b"a", b"bc")[1] + bytes(8), lib.RW_BAD),
+        (3, bytes(24), lib.RW_BAD),
+        (2**32 - 1, bytes(64), lib.RW_BAD),
+        (2**29, bytes(64), lib.RW_BAD),
+    ],
+)
+def test_times_of_their_own_stand_last_one_for_each_record(count: int, payload: bytes, verdict: int) -> None:
+    assert lib.rw_batch_check(payload, len(payload), count, lib.RW_OWN_TIMES) == verdict
+    assert verify(build([(record(payload, count=count, flags=lib.RW_OWN_TIMES), payload)])) == verdict
+
+
+@pytest.mark.parametrize("flags", [1, 0x10, 0x40, 0x80000000, lib.RW_OWN_TIMES | 1])
+def test_other_flags_are_of_no_frame_of_ours(flags: int) -> None:
+    payload = batch(b"a", b"bc")[1] + bytes(16)
+    assert verify(build([(record(payload, count=2, flags=flags), payload)])) == lib.RW_BAD
+    trim = record(bytes(8), count=0, kind=lib.RW_FRAME_TRIM, flags=lib.RW_OWN_TIMES)
+    assert verify(build([(trim, bytes(8))])) == lib.RW_BAD
 
 
 def test_search_finds_the_first_header_and_only_at_its_own_position(block: bytearray) -> None:

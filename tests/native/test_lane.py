@@ -164,6 +164,8 @@ def test_a_scribbled_header_refuses_the_lane_and_no_other(field: str, tmp_path: 
         ("kind", lib.RW_FRAME_STREAM),
         ("kind", lib.RW_FRAME_DELETE),  # by a client
         ("flags", 1),
+        ("flags", 0x8020),
+        ("flags", lib.RW_OWN_TIMES),  # without room for them
         ("payload_bytes", 64 * KIB),
         ("payload_bytes", 2**32 - 1),
         ("count", 0),

@@ -76,8 +76,30 @@ def test_a_walk_goes_on_where_it_stopped() -> None:
     assert walk.collect() == (lib.RW_WALK_END, [])
 
 
-def test_no_flipped_bit_gets_through() -> None:
-    good = block_bytes([Frame(2, 0, [b"other"]), Frame(1, 0, [b"one", b"", b"three"])], epoch=1, position=0)
+def times_of(walk: Walk) -> list[int | None]:
+    out = walk.slices
+    return [None if not out.timed or out.own_ns[i] == lib.RW_NO_TIME else out.own_ns[i] for i in range(out.count)]
+
+
+def test_times_of_their_own_come_with_their_records_wherever_a_walk_stops() -> None:
+    frames = [
+        Frame(1, 0, [b"plain"]), Frame(1, 1, [b"one"], own=[7]), Frame(2, 0, [b"other"], own=[1]), Frame(1, 2, [b"p", b"lain"]),
+        Frame(1, 4, [b"a", b"", b"ccc"], own=[9, 0, 2**63 - 1]),
+    ]  # fmt: skip
+    data = block_bytes(frames, epoch=1, position=0)
+    records = [b"plain", b"one", b"p", b"lain", b"a", b"", b"ccc"]
+    own = [None, 7, None, None, 9, 0, 2**63 - 1]
+    for start in range(len(records)):
+        for most in range(1, len(records) + 1):
+            walk = Walk(data, start=start, below=len(records))
+            for at in range(start, len(records), most):
+                assert walk.collect(most)[1] == records[at : at + most]
+                assert times_of(walk) == own[at : at + most]
+
+
+@pytest.mark.parametrize("own", [[], [5, 6, 7]])
+def test_no_flipped_bit_gets_through(own: list[int]) -> None:
+    good = block_bytes([Frame(2, 0, [b"other"]), Frame(1, 0, [b"one", b"", b"three"], own=own)], epoch=1, position=0)
     used = ffi.cast("const rw_block *", ffi.from_buffer(good)).used
     persisted = {ffi.offsetof("rw_frame", "persisted") + at for at in (128, 128 + 88 + 8)}  # not covered, on purpose
     payload_of_other = range(128 + 88, 128 + 88 + 8)  # nobody asked for it

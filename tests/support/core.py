@@ -212,9 +212,10 @@ class Writer:
         self.last += code == lib.RW_OK
         return code
 
-    def append_many(self, payloads: list[bytes], stream: int = 0) -> int:
+    def append_many(self, payloads: list[bytes], stream: int = 0, times: list[int] | None = None) -> int:
         data, lengths = b"".join(payloads), [len(payload) for payload in payloads]
-        code = int(lib.rw_append_many(self.writer, handle(stream), lengths, len(lengths), data, len(data), self.last + 1))
+        own, last = ffi.NULL if times is None else times, self.last + 1
+        code = int(lib.rw_append_many(self.writer, handle(stream), lengths, len(lengths), data, len(data), own, last))
         self.last += code == lib.RW_OK
         return code
 

@@ -19,7 +19,7 @@ UUID = bytes(range(100, 116))
 EPOCH = 7
 NOBODY = 0xFFFFFFFF
 BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP = 1, 2, 3, 4, 5, 6, 7
-LZ4, ZSTD, KEYED = 2, 1, 16
+LZ4, ZSTD, KEYED, TIMED = 2, 1, 16, 32
 GROUPS, KEYS, COMPRESSED, OWNERS = 1, 2, 4, 8
 
 Frame = Callable[[int], bytes]
@@ -172,6 +172,11 @@ def _sequence(literals: bytes, distance: int, size: int) -> bytes:
     token = bytes([min(15, len(literals)) << 4 | (min(15, size - 4) if distance else 0)])
     tail = distance.to_bytes(2, "little") + more(size - 4) if distance else b""
     return token + more(len(literals)) + literals + tail
+
+
+def timed(payload: bytes, *own: int) -> bytes:
+    """The payload of a batch whose records have these times of their own."""
+    return payload + struct.pack(f"<{len(own)}Q", *own)
 
 
 class Row(NamedTuple):

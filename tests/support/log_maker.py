@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ class Frame(NamedTuple):
     base: int
     data: Sequence[bytes]
     timestamp_ns: int = 0
+    own: Sequence[int] = ()
+    """Times of the records' own, if any."""
 
 
 def handle_of(stream: int) -> int:
@@ -75,7 +78,7 @@ def block_bytes(
 ) -> bytes:
     """One block as it stands in the ring and on disk."""
     block = ffi.new("rw_block *")
-    payloads = [payload_of(frame.data) for frame in frames]
+    payloads = [payload_of(frame.data) + struct.pack(f"<{len(frame.own)}Q", *frame.own) for frame in frames]
     used = ffi.sizeof("rw_block") + sum(ffi.sizeof("rw_frame") + (len(payload) + 7) // 8 * 8 for payload in payloads)
     length = (used + PAGE - 1) // PAGE * PAGE
     memory = ffi.new("uint8_t[]", length)
@@ -84,6 +87,7 @@ def block_bytes(
         record = ffi.new("rw_frame *")
         record.kind, record.stream, record.count = lib.RW_FRAME_BATCH, frame.stream, len(frame.data)
         record.base_offset, record.timestamp_ns = frame.base, frame.timestamp_ns
+        record.flags = lib.RW_OWN_TIMES if frame.own else 0
         record.payload_bytes, record.digest = len(payload), lib.rw_xxh3(payload, len(payload))
         at += lib.rw_frame_put(memory + at, record, payload, lib.rw_frame_seed(epoch, position))
     block.magic, block.format_version, block.epoch, block.position = BLOCK_MAGIC, lib.RW_FORMAT_VERSION, epoch, position

@@ -87,7 +87,8 @@ class LogWriter:
     ) -> Block:
         """A data block with `batches`, at the next place; `watermark` is where the block in front ends if not given.
 
-        `fields` overrule what would be in the frames: `offset`, `name`, `stream_offset`.
+        `fields` overrule what would be in the frames: `offset`, `name`, `stream_offset`. `own`: times of each batch's
+        records.
         """
         frames: list[tuple[Any, bytes]] = []
         for each in batches:
@@ -101,7 +102,9 @@ class LogWriter:
                 frames.append(self._definition(stream, fields))
                 self.next[stream] = 0
             offset = fields.get("offset", self.next[stream]) if queued else 0
-            frames.append(self._frame(kind, stream, offset, count, payload))
+            own = fields.get("own", ()) if kind == lib.RW_FRAME_BATCH else ()
+            frames.append(self._frame(kind, stream, offset, count, payload + struct.pack(f"<{len(own)}Q", *own)))
+            frames[-1][0].flags = lib.RW_OWN_TIMES if own else 0
             if queued:
                 self.next[stream] += count
         size = sum(88 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128

@@ -32,6 +32,11 @@ def payload(origin: Origin, size: int | None = None) -> bytes:
     return head + hashlib.shake_128(head).digest(size_of(origin, LARGEST) if size is None else size)
 
 
+def own_time(writer: str, number: int) -> int | None:
+    """The time that this record is given beside the engine's: those of every second writer have one, in no order."""
+    return None if writer[-1] in "02468" else number * 0x9E3779B97F4A7C15 % (1 << 63)
+
+
 @functools.lru_cache(1 << 15)  # logs that are judged again and again, each time with another ending
 def origin_of(data: bytes) -> Origin | None:
     """Who appended this, or None if nobody ever did: the bytes are not those of any origin."""

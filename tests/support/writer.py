@@ -22,7 +22,7 @@ import ringwal
 from ringwal.demo.journal import Journal, Kind, digest
 from tests.support.company import keep
 from tests.support.host import PATIENCE, pause
-from tests.support.payload import Origin, mixed, payload
+from tests.support.payload import Origin, mixed, own_time, payload
 
 RECONNECT_SECONDS = 60.0
 T = TypeVar("T")
@@ -103,11 +103,19 @@ class Writer:
         self.journal.push()
         try:
             stream = self.client.stream(origin.stream)
-            receipt = stream.append(batch[0]) if count == 1 else stream.append_many(batch)
+            receipt = self.send(stream, batch, origin.number)
         except ringwal.Error as error:
             self.note(error, origin, digests)
             raise
         self.pending.append((origin, digests, receipt))
+
+    def send(self, stream: ringwal.Stream, batch: list[bytes], number: int) -> ringwal.Receipt:
+        own = own_time(self.name, number)
+        if len(batch) == 1:
+            return stream.append(batch[0], timestamp_ns=own)
+        return stream.append_many(
+            batch, timestamp_ns=None if own is None else [own_time(self.name, number + i) or 0 for i in range(len(batch))]
+        )
 
     def note(self, error: ringwal.Error, origin: Origin, digests: list[int]) -> None:
         """The end of an append that is no confirmation. An error that does not say which one is a complaint."""

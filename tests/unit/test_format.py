@@ -12,7 +12,7 @@ from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log.recovery import recover
 from tests.faults.decode import Content, DecodeError, Log, Record, contents
 from tests.support import drafts
-from tests.support.drafts import COMPRESSED, GROUPS, KEYED, KEYS, LZ4, OWNERS, PAGE, ZSTD, Owner, Part, Producer, Row
+from tests.support.drafts import COMPRESSED, GROUPS, KEYED, KEYS, LZ4, OWNERS, PAGE, TIMED, ZSTD, Owner, Part, Producer, Row
 from tests.support.log_place import log_at
 from tests.support.log_writer import CONFIG
 
@@ -52,6 +52,16 @@ def compressed(directory: Path) -> Path:
         drafts.frame(drafts.BATCH, 1, 3, drafts.packed(b"x", drafts.lz4(b"x")), 1, flags=LZ4),
     )
     return log(directory, drafts.define(1, "one"), *frames, features=COMPRESSED)
+
+
+def with_times(directory: Path, *own: int) -> Path:
+    frames = (
+        drafts.define(1, "one"),
+        drafts.frame(drafts.BATCH, 1, 0, drafts.timed(drafts.lengths([b"a", b"", b"ccc"]), *own), 3, flags=TIMED),
+        drafts.frame(drafts.BATCH, 1, 3, drafts.timed(b"d", 0), 1, flags=TIMED),
+        drafts.batch(1, 4, b"plain"),
+    )
+    return log(directory, *frames)
 
 
 def owned(directory: Path) -> Path:
@@ -104,6 +114,24 @@ def test_keys_and_headers_come_back(tmp_path: Path) -> None:
         2: Record(b"d", b""),
         3: Record(b"data", b"key"),
     }
+
+
+def test_times_of_records_come_back(tmp_path: Path) -> None:
+    found = only(with_times(tmp_path, 5, 2**63 - 1, 4))
+    assert found.records == [b"a", b"", b"ccc", b"d", b"plain"]
+    assert {offset: record.own_ns for offset, record in found.extras.items()} == {0: 5, 1: 2**63 - 1, 2: 4, 3: 0}
+    recovered = recover(log_at(tmp_path / "log"), CONFIG)
+    assert [(stream.name, stream.next_offset) for stream in recovered.streams] == [("one", 5)]
+    assert only(tmp_path / "log") == found
+
+
+def test_times_are_part_of_what_is_compressed_and_stand_behind_keys(tmp_path: Path) -> None:
+    payload = drafts.timed(drafts.keyed(b"data", b"key"), 77)
+    frames = drafts.define(1, "one"), drafts.frame(
+        drafts.BATCH, 1, 0, drafts.packed(payload, drafts.lz4(payload)), 1, flags=LZ4 | KEYED | TIMED
+    )
+    found = only(log(tmp_path, *frames, features=KEYS | COMPRESSED))
+    assert found.extras == {0: Record(b"data", b"key", own_ns=77)}
 
 
 def test_compressed_payloads_come_back(tmp_path: Path) -> None:
@@ -161,6 +189,9 @@ BAD: dict[str, tuple[drafts.Frame, int]] = {
     "a trim beyond the end": (drafts.trim(1, 1, 2), 0),
     "a trim without its stream's offset": (drafts.trim(1, 0, 0), 0),
     "a batch behind a gap": (drafts.batch(1, 2, b"x"), 0),
+    "times without room for them": (drafts.frame(drafts.BATCH, 1, 1, bytes(7), 1, flags=TIMED), 0),
+    "a time that there is not": (drafts.frame(drafts.BATCH, 1, 1, drafts.timed(b"x", 1 << 63), 1, flags=TIMED), 0),
+    "a trim with times": (drafts.frame(drafts.TRIM, 1, 1, bytes(8), flags=TIMED), 0),
     "a kind that nobody knows": (drafts.frame(8, 1, 1), 0),
     "a key that the manifest does not name": (drafts.batch(1, 1, drafts.keyed(b"x", b"k"), flags=KEYED), 0),
     "a key that is longer than its record": (drafts.batch(1, 1, drafts.keyed(b"x", b"kkk")[:9], flags=KEYED), KEYS),

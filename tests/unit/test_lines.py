@@ -32,11 +32,11 @@ class Still:
         self.area = ffi.new("rw_area *", (ffi.from_buffer("uint8_t[]", self.view), 0, (1 << 64) - 1, len(data)))
 
 
-def printed(data: Sequence[bytes], form: Form, *, first: int = 0, timestamp_ns: int = 0) -> bytes:
+def printed(data: Sequence[bytes], form: Form, *, first: int = 0, timestamp_ns: int = 0, own: Sequence[int] = ()) -> bytes:
     """One batch as C prints it."""
     walk = ffi.new("rw_walk *", {"epoch": 1, "stream": 1, "next_offset": first, "below": first + len(data)})
     ffi.memmove(walk.uuid, UUID, len(UUID))
-    window = Still(block_bytes([Frame(1, first, data, timestamp_ns)], epoch=1, position=0))
+    window = Still(block_bytes([Frame(1, first, data, timestamp_ns, own)], epoch=1, position=0))
     lines, found = Lines(form), b""
     while walk.next_offset < walk.below:
         lines.begin(len(data))
@@ -59,6 +59,15 @@ def test_the_bytes_are_those_that_python_makes(data: list[bytes], first: int, ti
     records = [Record(first + i, item, timestamp_ns) for i, item in enumerate(data)]
     for form in FORMS:
         assert printed(data, form, first=first, timestamp_ns=timestamp_ns) == MAKERS[form](records)
+
+
+@given(st.lists(st.tuples(SOME, st.integers(0, (1 << 63) - 1)), min_size=1, max_size=5))
+@example([(b"", 0)])
+def test_a_record_of_its_own_time_is_printed_with_it(given_: list[tuple[bytes, int]]) -> None:
+    records = [Record(i, item, 7, own) for i, (item, own) in enumerate(given_)]
+    for form in FORMS:
+        text = printed([item for item, _ in given_], form, timestamp_ns=7, own=[own for _, own in given_])
+        assert text == MAKERS[form](records)
 
 
 def test_every_beginning_of_a_character_is_judged_as_python_does() -> None:

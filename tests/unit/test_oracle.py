@@ -16,6 +16,7 @@ class Record:
     offset: int
     data: bytes
     timestamp_ns: int = 0
+    own_timestamp_ns: int | None = None
 
 
 A = [b"0 0 a", b"0 1 b", b"0 2 c"]

@@ -145,6 +145,17 @@ def test_what_is_carried_over_is_the_same_record(log: LogWriter) -> None:
     assert payload == struct.pack("<II", 1, 1) + b"yz" and head["number"] == 1
 
 
+def test_times_of_records_are_carried_over(log: LogWriter) -> None:
+    log.put((1, b"x"))
+    hole = log.put((0, b"lost"), state="missing")
+    log.put((1, [b"y", b"z"]), watermark=hole.position, own=[9, 5])
+    recover(log_at(log.directory), CONFIG)
+    (_, piece), = [b for b in blocks(log.directory) if b[0]["kind"] == lib.RW_BLOCK_DATA and b[0]["epoch"] == 2]
+    size, count, _, flags = struct.unpack_from("<IIII", piece, 128 + 8)
+    assert (count, flags) == (2, lib.RW_OWN_TIMES)
+    assert piece[216 : 216 + size] == struct.pack("<II", 1, 1) + b"yz" + struct.pack("<QQ", 9, 5)
+
+
 def test_what_is_dropped_never_comes_back(log: LogWriter) -> None:
     log.put((0, b"a"))
     hole = log.put((0, b"lost"), state="missing")

@@ -17,6 +17,7 @@ class Record:
     offset: int
     data: bytes
     timestamp_ns: int = 0
+    own_timestamp_ns: int | None = None
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:
@@ -99,10 +100,10 @@ def test_records_as_lines_and_raw() -> None:
 
 
 def test_json_records_name_their_encoding() -> None:
-    lines = textio.json_records([Record(3, "zwölf\n".encode(), 5), Record(4, b"\xff\x00", 6)]).splitlines()
+    lines = textio.json_records([Record(3, "zwölf\n".encode(), 5), Record(4, b"\xff\x00", 6, 7)]).splitlines()
     assert [json.loads(line) for line in lines] == [
         {"offset": 3, "timestamp_ns": 5, "encoding": "utf-8", "data": "zwölf\n"},
-        {"offset": 4, "timestamp_ns": 6, "encoding": "base64", "data": "/wA="},
+        {"offset": 4, "timestamp_ns": 6, "own_timestamp_ns": 7, "encoding": "base64", "data": "/wA="},
     ]
 
 

@@ -20,6 +20,9 @@ class Record(NamedTuple):
     offset: int
     data: bytes
     timestamp_ns: int
+    """When the engine took it, nanoseconds since 1970: never less than that of the record before it."""
+    own_timestamp_ns: int | None = None
+    """The time that was given to its append, if any: a note beside it, in whatever order."""
 
 
 class Records:
@@ -78,8 +81,16 @@ class Records:
         if count == 0:
             return []
         end = walk.next_offset
+        if slices.timed:
+            return self._copied_timed(view, end - count, count)
         if count == 1:  # what a tail sees that is awake for each record; the general way takes four times as long
             return [Record(end - 1, view[slices.begin[0] : slices.end[0]], slices.timestamp_ns[0])]
         places = zip(ffi.unpack(slices.begin, count), ffi.unpack(slices.end, count), strict=True)
         data = [view[begin:stop] for begin, stop in places]
         return list(map(Record, range(end - count, end), data, ffi.unpack(slices.timestamp_ns, count)))
+
+    def _copied_timed(self, view: Any, first: int, count: int) -> list[Record]:
+        """The same where some have times of their own."""
+        out = self.slices
+        own = [None if time == lib.RW_NO_TIME else time for time in ffi.unpack(out.own_ns, count)]
+        return [Record(first + i, view[out.begin[i] : out.end[i]], out.timestamp_ns[i], own[i]) for i in range(count)]
