@@ -27,6 +27,7 @@ from ringwal.positions import EARLIEST, LATEST
 from ringwal.read.records import Record
 from ringwal.receipt import Ack, Receipt
 from ringwal.stream import Stream, StreamInfo
+from ringwal.times import At
 from ringwal.version import __version__
 
 TYPE_CHECKING = False  # type checkers know better
@@ -38,6 +39,7 @@ __all__ = [
     "LATEST",
     "Ack",
     "AckTimeout",
+    "At",
     "BackpressureTimeout",
     "Client",
     "ClosedError",

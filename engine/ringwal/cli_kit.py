@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ringwal import textio, times
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
@@ -40,6 +41,8 @@ AGAIN_SECONDS = 0.2
 PROGRESS_SECONDS = 1.0
 """How long `status` waits for a confirmation while something is pending."""
 LOOK_SECONDS = 0.02
+UNTIL_GRACE_NS = 1_000_000_000
+"""How long behind its --until an idle `tail` still waits for what was under way then."""
 
 
 class NoSuchOffsetError(Exception):
@@ -75,10 +78,43 @@ def start_value(_ctx: click.Context, _param: click.Parameter, value: str) -> int
     try:
         number = int(value)
     except ValueError:
-        raise click.BadParameter(f"{shortened(value)} is neither a number nor earliest or latest") from None
+        hint = "; for a time, use --since" if is_time(value) else ""
+        raise click.BadParameter(f"{shortened(value)} is neither a number nor earliest or latest{hint}") from None
     if not -WHOLE_MAX <= number <= WHOLE_MAX:
         raise click.BadParameter(f"{shortened(value)} is no offset; the largest is {WHOLE_MAX}")
     return number
+
+
+def is_time(value: str) -> bool:
+    try:
+        return times.point_ns(value) >= 0
+    except ValueError:
+        return False
+
+
+def before_value(ctx: click.Context, param: click.Parameter, value: str) -> int | str | times.At:
+    """As `start_value`, or a time, which is no number."""
+    number = value.removeprefix("-").isdecimal()
+    if number or value in ("earliest", "latest"):
+        return start_value(ctx, param, value)
+    try:
+        return times.At.from_ns(times.point_ns(value, param.opts[0]))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; or an offset, latest, or -N") from None
+
+
+def at_value(ctx: click.Context, param: click.Parameter, value: str | None) -> times.At | None:
+    found = time_value(ctx, param, value)
+    return None if found is None else times.At.from_ns(found)
+
+
+def begin_of(start: int | str, since: times.At | None) -> int | str | times.At:
+    """Where --start or --since says. Raises UsageError: both are given."""
+    if since is None:
+        return start
+    if click.get_current_context().get_parameter_source("start") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--start and --since exclude each other")
+    return since
 
 
 def time_value(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -309,8 +345,11 @@ def existing(client: ringwal.Client, name: str) -> ringwal.Stream:
     return client.stream(name)
 
 
-def first_offset(start: int | str, info: ringwal.StreamInfo) -> int:
-    """The offset that a --start value stands for, in this stream and now. The next one to come is there, too."""
+def first_offset(start: int | str | times.At, source: ringwal.Stream, info: ringwal.StreamInfo) -> int:
+    """The offset that a value of --start, --since or --before stands for, in this stream and now. The next one to come is
+    there, too."""
+    if isinstance(start, times.At):
+        return source.offset_at(start)
     if start == "earliest":
         return info.start_offset
     if start == "latest":
@@ -326,8 +365,14 @@ def first_offset(start: int | str, info: ringwal.StreamInfo) -> int:
 class Follower:
     """One stream, read on and on: over idle times, during which the output is watched, and, if wanted, over engines."""
 
-    def __init__(self, client: ringwal.Client, stream: str, start: int | str, output: textio.Output, lasting: bool) -> None:
+    def __init__(
+        self, client: ringwal.Client, stream: str, start: int | str | times.At, until: times.At | None, output: textio.Output,
+        lasting: bool,
+    ) -> None:  # fmt: skip
         self._client = client
+        self._since_ns = start.timestamp_ns if isinstance(start, times.At) else 0
+        self._until_ns = None if until is None else until.timestamp_ns
+        self._ended = False
         self._stream = stream
         self._start = start
         self._output = output
@@ -337,12 +382,16 @@ class Follower:
         self._told = False
 
     def next(self, most: int, most_bytes: int) -> list[ringwal.Record]:
-        """The next records, waited for. Without `lasting`, raises where there is no engine, or no such stream."""
-        while True:
+        """The next records, waited for; none when --until is over. Without `lasting`, raises where there is no engine, or no
+        such stream."""
+        while not self._ended:
             try:
                 if found := self._look(most, most_bytes):
                     self._start = found[-1].offset + 1
-                    return found
+                    if found := self._between(found):
+                        return found
+                else:
+                    self._ended = self._is_over()
                 self._output.watch(0)
             except (NotRunning, NoSuchStream) as error:
                 if not self._lasting or (isinstance(error, NotRunning) and not error.retriable):
@@ -354,6 +403,21 @@ class Follower:
                     textio.say(f"ringwal: {textio.visible(message_of(error))}; waiting for it")
                     self._told = True
                 self._output.watch(AGAIN_SECONDS)
+                self._ended = self._is_over()
+        return []
+
+    def _between(self, records: list[ringwal.Record]) -> list[ringwal.Record]:
+        """Those from --since up to --until. A time that lay ahead was no offset when the tail began."""
+        if records[0].timestamp_ns < self._since_ns:
+            records = [record for record in records if record.timestamp_ns >= self._since_ns]
+        if self._until_ns is not None and records and records[-1].timestamp_ns >= self._until_ns:
+            self._ended = True
+            records = [record for record in records if record.timestamp_ns < self._until_ns]
+        return records
+
+    def _is_over(self) -> bool:
+        """Nothing has come for a moment: has the clock passed --until, and what was under way then had time to come?"""
+        return self._until_ns is not None and time.time_ns() >= self._until_ns + UNTIL_GRACE_NS
 
     def _look(self, most: int, most_bytes: int) -> list[ringwal.Record]:
         """What is there, or comes within a moment."""
@@ -362,7 +426,7 @@ class Follower:
             info = source.stat()
             if self._number not in (None, info.number):  # deleted, and made anew under its name
                 self._start = "earliest"
-            self._start = first_offset(self._start, info)
+            self._start = first_offset(self._start, source, info)
             self._source, self._number, self._told = source, info.number, False
         assert isinstance(self._start, int)
         found = self._source.read(self._start, max_records=most, max_bytes=most_bytes)

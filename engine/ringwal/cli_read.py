@@ -9,6 +9,7 @@ import click
 from ringwal import cli_kit as kit
 from ringwal import textio
 from ringwal.limits import WHOLE_MAX
+from ringwal.times import TIME_HELP, At
 
 READ_RECORDS = 20_000
 READ_BYTES = 4 * 1024 * 1024
@@ -19,13 +20,17 @@ READ_BYTES = 4 * 1024 * 1024
 @kit.stream_argument
 @click.option("--start", callback=kit.start_value, default="earliest", metavar="OFFSET", show_default=True,
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
+@click.option("--since", callback=kit.at_value, metavar="TIME",
+              help=f"Begin with what the engine took at that time or later: {TIME_HELP}.")
+@click.option("--until", callback=kit.at_value, metavar="TIME", help="End before what it took at that time or later.")
 @click.option("--max-records", type=kit.Number(int, 0, WHOLE_MAX), metavar="N",
               help="Stop after N records.  [default: all]")
 @kit.raw_option
 @kit.timeout_option
 @kit.json_option
 def read(
-    *, directory: Path, stream: str, start: int | str, max_records: int | None, raw: bool, timeout: float, as_json: bool
+    *, directory: Path, stream: str, start: int | str, since: At | None, until: At | None, max_records: int | None, raw: bool,
+    timeout: float, as_json: bool,
 ) -> None:
     """Print the confirmed records of STREAM, each followed by a newline.
 
@@ -33,11 +38,13 @@ def read(
     """
     from ringwal import positions
 
-    form, output = kit.form_of(as_json, raw), textio.Output()
+    form, output, begin = kit.form_of(as_json, raw), textio.Output(), kit.begin_of(start, since)
     with kit.client(directory, timeout) as client:
-        info = kit.existing(client, stream).stat()
-        offset = kit.first_offset(start, info)
-        end = info.confirmed_offset if max_records is None else min(info.confirmed_offset, offset + max_records)
+        source = kit.existing(client, stream)
+        info = source.stat()
+        offset = kit.first_offset(begin, source, info)
+        end = info.confirmed_offset if until is None else source.offset_at(until)
+        end = end if max_records is None else min(end, offset + max_records)
         for text in positions.range_of(client.attachment(), stream, offset, end).text(form):
             output.write(text)
 
@@ -47,6 +54,9 @@ def read(
 @kit.stream_argument
 @click.option("--start", callback=kit.start_value, default="latest", metavar="OFFSET", show_default=True,
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
+@click.option("--since", callback=kit.at_value, metavar="TIME",
+              help=f"Begin with what the engine took at that time or later: {TIME_HELP}.")
+@click.option("--until", callback=kit.at_value, metavar="TIME", help="End before what it took at that time or later.")
 @click.option("--max-records", type=kit.Number(int, 1, WHOLE_MAX), metavar="N",
               help="Stop after N records.  [default: never]")
 @click.option("-F", "--follow", "lasting", is_flag=True,
@@ -55,18 +65,21 @@ def read(
 @kit.timeout_option
 @kit.json_option
 def tail(
-    *, directory: Path, stream: str, start: int | str, max_records: int | None, lasting: bool, raw: bool, timeout: float,
-    as_json: bool,
+    *, directory: Path, stream: str, start: int | str, since: At | None, until: At | None, max_records: int | None,
+    lasting: bool, raw: bool, timeout: float, as_json: bool,
 ) -> None:
     """Follow STREAM: print records as they are confirmed, until Ctrl-C, or until nobody reads them any more.
 
-    Ends at once where there is no engine or no such stream, and with its engine, unless -F is given.
+    Ends at once where there is no engine or no such stream, and with its engine, unless -F is given; and a second after
+    --until, or with the first record that is not older.
     """
-    form, output = kit.FORMATS[kit.form_of(as_json, raw)], textio.Output()
+    form, output, begin = kit.FORMATS[kit.form_of(as_json, raw)], textio.Output(), kit.begin_of(start, since)
     with kit.awaited_client(directory, timeout, output, lasting) as client:
-        follower = kit.Follower(client, stream, start, output, lasting)
+        follower = kit.Follower(client, stream, begin, until, output, lasting)
         left = max_records
         while left is None or left > 0:
             records = follower.next(min(READ_RECORDS, left or READ_RECORDS), READ_BYTES)
+            if not records:
+                break
             output.write(form(records))
             left = None if left is None else left - len(records)

@@ -13,6 +13,7 @@ import click
 from ringwal import cli_kit as kit
 from ringwal import textio
 from ringwal.interrupts import INTERRUPTS, ChangeFate
+from ringwal.times import TIME_HELP, At
 
 if TYPE_CHECKING:
     import ringwal
@@ -33,13 +34,14 @@ class Freed(NamedTuple):
 @click.command()
 @kit.directory_argument
 @kit.stream_argument
-@click.option("--before", callback=kit.start_value, required=True, metavar="OFFSET",
-              help="Offset of the first record to keep; latest keeps none, -N the last N records.")
+@click.option("--before", callback=kit.before_value, required=True, metavar="OFFSET|TIME",
+              help="Offset of the first record to keep; latest keeps none, -N the last N records. Or drop what the engine took"
+                   f" before a time, which is no plain number: {TIME_HELP}.")
 @dry_option
 @_timeout_option
 @kit.json_option
-def trim(*, directory: Path, stream: str, before: int | str, dry_run: bool, timeout: float, as_json: bool) -> None:
-    """Drop the records of STREAM below an offset, for good.
+def trim(*, directory: Path, stream: str, before: int | str | At, dry_run: bool, timeout: float, as_json: bool) -> None:
+    """Drop the records of STREAM below an offset, or from before a time, for good.
 
     Offsets stay as they are. Returns when that is on stable storage. The files are freed by whole segments: when all that is in
     the oldest one, of whichever streams, is trimmed or removed.
@@ -47,7 +49,7 @@ def trim(*, directory: Path, stream: str, before: int | str, dry_run: bool, time
     with kit.client(directory, timeout) as client:
         source = kit.existing(client, stream)
         info = source.stat()
-        offset = max(kit.first_offset(before, info), info.start_offset)
+        offset = max(kit.first_offset(before, source, info), info.start_offset)
         freed = _would_free(client, info.number, offset) if dry_run else None
         with _asked(dry_run, f"the trim of stream {stream!r}"):
             start = offset if dry_run else source.trim(offset)

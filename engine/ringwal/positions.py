@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import datetime
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 from ringwal.limits import WHOLE_MAX, shown, whole
 from ringwal.read.range import Range
+from ringwal.read.records import Record
+from ringwal.times import At, datetime_ns
 
 if TYPE_CHECKING:
     from ringwal.attachment import Attachment
@@ -16,21 +20,47 @@ LATEST = -1
 """``start`` of a tail: only what is confirmed from now on."""
 
 
-def checked(position: int, name: str = "start") -> int:
-    """Raises ValueError: neither an offset nor one of the two words for one."""
+Position: TypeAlias = int | At | datetime.datetime
+
+
+def checked(position: Position, name: str = "start") -> int | At:
+    """Raises ValueError: neither an offset, nor one of the two words for one, nor a time with a zone."""
+    if isinstance(position, At | datetime.datetime):
+        return moment(position, name)
     try:
         return whole(position, name, EARLIEST)
     except ValueError:
-        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST or LATEST"
+        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST or LATEST, or a datetime with a zone"
         raise ValueError(f"{name} is {shown(position)}; it must be {wanted}") from None
 
 
-def offset(attachment: Attachment, handle: int, position: int) -> int:
+def moment(when: At | datetime.datetime, name: str = "when") -> At:
+    """Raises ValueError: no zone, or out of range. TypeError: neither of the two."""
+    return when if isinstance(when, At) else At.from_ns(datetime_ns(when, name))
+
+
+def offset(attachment: Attachment, handle: int, position: int | At) -> int:
     """The offset that a `checked` position means in that stream, now. Raises StreamDeleted."""
+    if isinstance(position, At):
+        with attachment.reading:
+            return attachment.reader.offset_at(handle, position.timestamp_ns)
     return position if position >= 0 else attachment.bounds(handle)[1 if position == LATEST else 0]
 
 
-def range_of(attachment: Attachment, name: str, start: int, until: int) -> Range:
+def not_before(position: int | At, records: Iterator[Record]) -> Iterator[Record]:
+    """For what follows a stream: a time that lay ahead of the stream's end is not an offset yet."""
+    return _not_before(position.timestamp_ns, records) if isinstance(position, At) else records
+
+
+def _not_before(timestamp_ns: int, records: Iterator[Record]) -> Iterator[Record]:
+    for record in records:
+        if record.timestamp_ns >= timestamp_ns:
+            yield record
+            break
+    yield from records
+
+
+def range_of(attachment: Attachment, name: str, start: int | At, until: int | At) -> Range:
     """The records between two `checked` positions of the stream of that name, as far as they are confirmed now.
 
     Raises NoSuchStream.

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ringwal import positions
 from ringwal._native import lib
 from ringwal.errors import AckTimeout, EngineFailed, NotRunning
 from ringwal.protocol.messages import Message
+from ringwal.times import At
 
 if TYPE_CHECKING:
     from ringwal.attachment import Attachment
@@ -28,8 +30,8 @@ class _Asked(NamedTuple):
     repeatable: bool
 
 
-def trim(attachment: Attachment, name: str, before: int, timeout: float | None) -> int:
-    """Drops the records of that stream below offset ``before``; returns its start offset once that is on stable storage.
+def trim(attachment: Attachment, name: str, before: int | At, timeout: float | None) -> int:
+    """Drops the records of that stream below ``before``; returns its start offset once that is on stable storage.
 
     Raises:
         NoSuchStream: there is none. StreamDeleted: it was deleted meanwhile.
@@ -37,6 +39,7 @@ def trim(attachment: Attachment, name: str, before: int, timeout: float | None) 
         NotRunning, AckTimeout, EngineFailed: see `Stream.trim`.
     """
     handle = attachment.handle_of(name, look=True)
+    before = positions.offset(attachment, handle, before)
     found, end = attachment.bounds(handle)
     if before > end:
         raise ValueError(f"before is {before}; stream {name!r} ends at {end}, and can be trimmed up to there")

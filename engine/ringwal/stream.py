@@ -6,19 +6,21 @@ import array
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ringwal import positions, removal, times
 from ringwal._native import ffi, lib
-from ringwal.config import LANE_BYTES_MAX
-from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning, RecordTooLarge
+from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning
 from ringwal.greenlets import Rests, patched
 from ringwal.lane import SLICE_NS
 from ringwal.limits import seconds, shown, whole
+from ringwal.payloads import buffer_of, lengths_of
 from ringwal.positions import EARLIEST, LATEST
 from ringwal.protocol.messages import check_own_name
 from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
+from ringwal.times import At
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it since Python 3.12; type checkers know this one everywhere
@@ -158,7 +160,7 @@ class Stream:
 
     def _append_slowly(self, data: Any, timestamp_ns: int | None = None) -> Receipt:
         """The rest of `append`: other buffers than bytes, times, no lane yet, a full lane, errors."""
-        view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", _buffer(data))
+        view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", buffer_of(data))
         size = len(view)
         if timestamp_ns is not None:
             own = times.timestamp_ns(timestamp_ns)
@@ -224,8 +226,8 @@ class Stream:
             raise ValueError("append_many needs at least one record")
         # Bytes and lengths are taken in two passes, so what may change in between is copied first.
         if list(map(type, items)).count(bytes) != len(items):
-            items = tuple(bytes(_buffer(item)) for item in items)
-        lengths = _lengths(items)
+            items = tuple(bytes(buffer_of(item)) for item in items)
+        lengths = lengths_of(items)
         data = b"".join(items)
         own = None if timestamp_ns is None else times.timestamps_ns(timestamp_ns, len(items))
         receipt = self._append_batch(lengths, data, own)
@@ -267,36 +269,51 @@ class Stream:
 
     # ----------------------------------------------------------------------------------------------------- read
 
-    def read(self, start: int = 0, max_records: int = 1000, max_bytes: int | None = None) -> list[Record]:
-        """Confirmed records from offset ``start`` on, in order; ``[]`` when there are none (yet).
+    def read(
+        self,
+        start: int | At | datetime = 0,
+        max_records: int = 1000,
+        max_bytes: int | None = None,
+        *,
+        until: int | At | datetime = LATEST,
+    ) -> list[Record]:
+        """Confirmed records from ``start`` on, in order; ``[]`` when there are none (yet).
 
         Args:
-            start: an offset, `EARLIEST` or `LATEST`.
+            start: an offset, `EARLIEST` or `LATEST`; or a time, `At` or a datetime with a zone, for the first record that is
+                there and that the engine took at or after it (see `offset_at`).
             max_records: at most so many.
             max_bytes: stop before the data exceeds this; one record is returned even if it is larger.
+            until: as ``start``; the record that it means is not included.
 
         Raises:
             NoSuchStream: nobody has appended to the stream yet.
             OffsetTrimmed: ``start`` lies before the oldest record that is kept.
             CorruptionError: stored bytes are damaged; names the place.
             FileError: the system does not let this process read them.
-            ValueError: a number outside of its limits.
+            ValueError: a number outside of its limits, a datetime without a zone.
         """
         start, max_records = positions.checked(start), whole(max_records, "max_records", 0)
         max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
+        end = positions.checked(until, "until")
         attachment = self.client.attachment()
         handle = attachment.handle_of(self.name, look=True)
         with attachment.reading:
-            return attachment.reader.read(handle, positions.offset(attachment, handle, start), max_records, max_bytes)
+            first = positions.offset(attachment, handle, start)
+            if end != LATEST:
+                max_records = min(max_records, max(0, positions.offset(attachment, handle, end) - first))
+            return attachment.reader.read(handle, first, max_records, max_bytes)
 
-    def records(self, start: int = EARLIEST, until: int = LATEST) -> Iterator[Record]:
+    def records(
+        self, start: int | At | datetime = EARLIEST, until: int | At | datetime = LATEST
+    ) -> Iterator[Record]:
         """Each confirmed record from ``start`` up to ``until``, which is not included, in order; then it ends.
 
         Both are fixed by the call, and nothing that is confirmed later belongs to it: `LATEST` is the end of the stream now.
         However many there are, a few megabytes of them are held at once.
 
         Args:
-            start: an offset, `EARLIEST` or `LATEST`.
+            start: an offset, `EARLIEST`, `LATEST` or a time, as for `read`.
             until: the same; one behind the end of the stream stands for the end.
 
         Raises:
@@ -307,7 +324,7 @@ class Stream:
 
     def tail(
         self,
-        start: int = LATEST,
+        start: int | At | datetime = LATEST,
         *,
         max_records: int = 1000,
         idle_timeout: float | None = None,
@@ -316,7 +333,7 @@ class Stream:
         """Follows the stream: yields each confirmed record from ``start`` on, in order, and sleeps while there is none.
 
         Args:
-            start: an offset, `EARLIEST` or `LATEST`.
+            start: an offset, `EARLIEST`, `LATEST` or a time, as for `read`; a time that is yet to come is waited for.
             max_records: how many are fetched at once.
             idle_timeout: end after so many seconds without a record; ``None`` never ends.
             missing: what to do about a stream that does not exist: raise `NoSuchStream`, or wait for it. A tail that has
@@ -336,13 +353,13 @@ class Stream:
         except NoSuchStream:
             if missing != "wait":
                 raise
-            return self._follow_later(attachment, start, max_records, idle_timeout)
+            return positions.not_before(start, self._follow_later(attachment, start, max_records, idle_timeout))
         # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
         cursor = attachment.reader.cursor(handle, positions.offset(attachment, handle, start))
-        return self._follow(attachment, handle, cursor, max_records, idle_timeout)
+        return positions.not_before(start, self._follow(attachment, handle, cursor, max_records, idle_timeout))
 
     def _follow_later(
-        self, attachment: Attachment, start: int, max_records: int, idle_timeout: float | None
+        self, attachment: Attachment, start: int | At, max_records: int, idle_timeout: float | None
     ) -> Iterator[Record]:
         """Waits until somebody makes the stream. Nobody is woken for that, so the next stream's number is looked at."""
         begin = time.monotonic()
@@ -402,65 +419,49 @@ class Stream:
             if found is not None:
                 return found
 
-    def trim(self, before: int) -> int:
-        """Drops the records below offset ``before``, for good and for everybody; returns the start offset that is in force.
+    def offset_at(self, when: datetime | At) -> int:
+        """Offset of the first record, of those that the stream still has, that the engine took at or after that time; the
+        offset of the next one to be confirmed if it took all of them before.
+
+        The engine's times never go back in a stream. Where the machine's clock was set back, they stand still until it has
+        caught up: what was appended then is found at the time at which the clock stood before. Times of the records' own are
+        not looked at.
+
+        Raises:
+            ValueError: a datetime without a zone, or one before 1970 or behind the year 2262.
+            As `read`.
+        """
+        attachment = self.client.attachment()
+        return positions.offset(attachment, attachment.handle_of(self.name, look=True), positions.moment(when))
+
+    def trim(self, before: int | At | datetime) -> int:
+        """Drops the records below ``before``, for good and for everybody; returns the start offset that is in force.
 
         When this returns, that is on stable storage. What was trimmed is not read again (`OffsetTrimmed`), offsets go on as
         they were, and records that a reader holds stay its own. An offset below the start offset changes nothing. Disk space
         comes back by whole segment files: when all that is in the oldest one, of whichever streams, is trimmed or deleted.
 
         Args:
-            before: an offset up to `StreamInfo.confirmed_offset`, with which no record is left.
+            before: an offset up to `StreamInfo.confirmed_offset`, with which no record is left; or a time, `At` or a datetime
+                with a zone: records that the engine took before it are dropped.
 
         Raises:
             NoSuchStream: nobody has appended to the stream yet, or it is deleted.
-            ValueError: there is no such offset yet.
+            ValueError: there is no such offset yet; a datetime without a zone.
             ConfigError: the stream is the engine's own.
             NotRunning: no engine serves the directory. Nothing was trimmed.
             AckTimeout, EngineFailed: not confirmed within the client's ``timeout``, or when the engine ended: the trim may be
                 in force. Trimming again does no harm.
         """
         check_own_name(self.name)
-        return removal.trim(self.client.attachment(), self.name, whole(before, "before", 0), self.client.options["timeout"])
+        to = positions.moment(before, "before") if isinstance(before, At | datetime) else whole(before, "before", 0)
+        return removal.trim(self.client.attachment(), self.name, to, self.client.options["timeout"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
-
-
-def _lengths(items: tuple[bytes, ...]) -> array.array[int]:
-    """The lengths of the items."""
-    sizes = list(map(len, items))
-    try:
-        small = bytes(sizes)  # and widened in C: half the time of `array` with a list
-    except ValueError:
-        try:
-            return array.array("I", sizes)
-        except OverflowError:
-            limit = LANE_BYTES_MAX // 2
-            raise RecordTooLarge(f"a record of {max(sizes)} bytes; no lane takes more than {limit}", limit) from None
-    lengths = array.array("I", bytes(4 * len(sizes)))
-    lib.rw_lengths_widen(small, len(small), ffi.from_buffer("uint32_t[]", lengths))
-    return lengths
-
-
-def _buffer(data: Any) -> memoryview:
-    """A flat view of any C-contiguous buffer.
-
-    Raises:
-        TypeError: text, or not a buffer.
-    """
-    if isinstance(data, str):
-        raise TypeError("a record is bytes, not str: encode it first, for example data.encode()")
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(f"a record is a bytes-like object, not {type(data).__name__}") from None
-    if not view.c_contiguous:
-        raise TypeError("a record must be C-contiguous; copy it first, for example bytes(data)")
-    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def _restream(client: Client, name: str) -> Stream:

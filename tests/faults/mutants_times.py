@@ -26,4 +26,18 @@ TIMES = [
         "                            0)\n               : RW_NO_TIME;",
         units("tests/native/test_scan.py::test_times_of_their_own_come_with_their_records_wherever_a_walk_stops"),
     ),
+    Mutant(
+        "a time means the record behind it",
+        "engine/ringwal/read/moments.py",
+        "        if record.timestamp_ns < timestamp_ns:",
+        "        if record.timestamp_ns <= timestamp_ns:",
+        units("tests/integration/test_times.py::test_a_time_is_a_place_wherever_an_offset_is_one"),
+    ),
+    Mutant(
+        "a tail from a time that is yet to come begins at once",
+        "engine/ringwal/positions.py",
+        "        if record.timestamp_ns >= timestamp_ns:",
+        "        if record.timestamp_ns >= 0:",
+        units("tests/integration/test_times.py::test_a_tail_waits_for_a_time_that_is_yet_to_come"),
+    ),
 ]

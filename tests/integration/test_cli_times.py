@@ -47,3 +47,57 @@ def test_a_time_that_there_is_not_is_a_wrong_command_line(wrong: str, served: Pa
     assert refused.returncode == 2, refused.stderr
     assert b"1970" in refused.stderr
     assert ringwal("read", served, "s").returncode == os.EX_NOINPUT
+
+
+def fill(directory: Path, count: int) -> list[dict[str, Any]]:
+    """Records with a time each of the engine's."""
+    for n in range(count):
+        done(ringwal("append", directory, "s", stdin=b"%d" % n))
+    return objects(ringwal("read", directory, "s", "--json"))
+
+
+def at(stamp: int) -> str:
+    return f"@{stamp // 10**9}.{stamp % 10**9:09d}"
+
+
+def test_reads_and_tails_go_from_a_time_to_a_time(served: Path) -> None:
+    records = fill(served, 4)
+    second, last = at(records[1]["timestamp_ns"]), at(records[3]["timestamp_ns"])
+    for verb in ("read", "tail"):
+        assert done(ringwal(verb, served, "s", "--since", second, "--until", last)) == b"1\n2\n"
+        assert done(ringwal(verb, served, "s", "--since", "1h", "--until", second)) == b"0\n"
+        assert done(ringwal(verb, served, "s", "--start", "1", "--until", last)) == b"1\n2\n"
+        assert done(ringwal(verb, served, "s", "--since", "2020-01-01", "--max-records", "2")) == b"0\n1\n"
+        assert done(ringwal(verb, served, "s", "--until", "1h")) == b""
+    assert done(ringwal("read", served, "s", "--since", second)) == b"1\n2\n3\n"
+    assert done(ringwal("read", served, "s", "--since", "2200-01-01")) == b""
+    assert done(ringwal("tail", served, "s", "-F", "--since", second, "--until", "now")) == b"1\n2\n3\n"
+
+
+def test_a_trim_before_a_time_drops_what_is_older(served: Path) -> None:
+    records = fill(served, 4)
+    third = at(records[2]["timestamp_ns"])
+    told = objects(ringwal("trim", served, "s", "--before", third, "--dry-run", "--json"))[0]
+    assert (told["start_offset"], told["records"], told["dry_run"]) == (2, 2, True)
+    assert len(objects(ringwal("read", served, "s", "--json"))) == 4
+    assert objects(ringwal("trim", served, "s", "--before", "30d", "--json"))[0]["records"] == 0
+    assert objects(ringwal("trim", served, "s", "--before", third, "--json"))[0]["start_offset"] == 2
+    assert done(ringwal("read", served, "s")) == b"2\n3\n"
+    assert objects(ringwal("trim", served, "s", "--before", "-1", "--json"))[0]["start_offset"] == 3
+    assert objects(ringwal("trim", served, "s", "--before", "now", "--json"))[0]["start_offset"] == 4
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("read", "--since", "yesterday"), b"--since is 'yesterday'; write a length of time"),
+    (("tail", "--until", "90"), b"--until is '90'; write a length of time"),
+    (("read", "--start", "1h"), b"for a time, use --since"),
+    (("tail", "--since", "1h", "--start", "3"), b"--start and --since exclude each other"),
+    (("trim", "--before", "monday"), b"or an offset, latest, or -N"),
+    (("trim", "--before", "20270131"), b"there is no offset 20270131"),
+])  # fmt: skip
+def test_what_is_no_time_is_told_what_to_write(arguments: tuple[str, ...], says: bytes, served: Path) -> None:
+    done(ringwal("append", served, "s", stdin=b"x"))
+    verb, *rest = arguments
+    refused = ringwal(verb, served, "s", *rest)
+    assert refused.returncode in (2, os.EX_NOINPUT)
+    assert says in b" ".join(refused.stderr.split())

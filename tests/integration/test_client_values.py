@@ -37,6 +37,7 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Stream.read, "start", "whole", WHOLE),
     (ringwal.Stream.read, "max_records", "whole", WHOLE),
     (ringwal.Stream.read, "max_bytes", "whole", WHOLE),
+    (ringwal.Stream.read, "until", "whole", WHOLE),
     (ringwal.Stream.records, "start", "whole", WHOLE),
     (ringwal.Stream.records, "until", "whole", WHOLE),
     (ringwal.Stream.tail, "start", "whole", WHOLE),

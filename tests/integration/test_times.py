@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import datetime
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +101,99 @@ def test_the_largest_record_with_a_time_is_eight_bytes_smaller(directory: Path, 
             stream.append(bytes(limit - 7), timestamp_ns=1)
         assert stream.append(bytes(limit - 8), timestamp_ns=1).result(WAIT).offset == 0
         assert stream.append(bytes(limit)).result(WAIT).offset == 1
+
+
+# ------------------------------------------------------------------------------------------------- times as places
+
+
+def spread(stream: ringwal.Stream, count: int) -> list[ringwal.Record]:
+    """Records of ``count`` different times, some of them in batches."""
+    times: set[int] = set()
+    while len(times) < count:
+        batch = [b"%d" % len(times)] * (1 + len(times) % 3)
+        stream.append_many(batch, timestamp_ns=len(times)).result(WAIT)
+        times.add(stream.stat().last_timestamp_ns)
+    return list(stream.records())
+
+
+def test_a_time_is_a_place_wherever_an_offset_is_one(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        records = spread(stream, 30)
+        stamps = [record.timestamp_ns for record in records]
+        for stamp in {stamps[0] - 1, *stamps, *(each + 1 for each in stamps)}:
+            at, place = ringwal.At.from_ns(stamp), bisect.bisect_left(stamps, stamp)
+            assert stream.offset_at(at) == place
+            assert stream.read(at) == list(stream.records(at)) == records[place:]
+            assert stream.read(until=at) == list(stream.records(until=at)) == records[:place]
+            assert list(stream.tail(at, idle_timeout=0.0)) == records[place:]
+            assert stream.read(3, 5, until=at) == records[3 : min(8, place)]
+        when = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        assert stream.read(when) == stream.read(when, until=ringwal.LATEST) == records
+        assert stream.read(until=when) == stream.read(until=ringwal.EARLIEST) == stream.read(7, until=7) == []
+        assert stream.read(2, until=4) == records[2:4]
+        assert stream.read(until=10_000) == records
+        tomorrow = when + datetime.timedelta(days=2)
+        assert (stream.offset_at(tomorrow), stream.read(tomorrow), stream.read(until=tomorrow)) == (len(records), [], records)
+
+
+def test_a_time_before_the_oldest_record_that_is_kept_is_that_record(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        records = spread(stream, 10)
+        assert stream.trim(before=4) == 4
+        early = ringwal.At.from_ns(records[1].timestamp_ns)
+        assert stream.offset_at(early) == 4
+        assert stream.read(early) == records[4:]
+        kept = next(i for i in range(len(records)) if records[i].timestamp_ns > records[5].timestamp_ns)
+        assert stream.trim(before=ringwal.At.from_ns(records[kept].timestamp_ns)) == kept
+        assert stream.trim(before=early) == kept
+        assert stream.read(ringwal.EARLIEST) == records[kept:]
+        assert stream.trim(before=datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)) == len(records)
+        with pytest.raises(ringwal.OffsetTrimmed):
+            stream.read(2, until=3)
+
+
+def test_a_tail_waits_for_a_time_that_is_yet_to_come(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        stream.append(b"x").result(WAIT)
+        wanted = stream.stat().last_timestamp_ns + 50_000_000
+        tail = stream.tail(ringwal.At.from_ns(wanted), idle_timeout=0.0)
+        late = client.stream("later").tail(ringwal.At.from_ns(wanted), idle_timeout=0.0, missing="wait")
+        while stream.stat().last_timestamp_ns < wanted:
+            stream.append(b"x").result(WAIT)
+            client.stream("later").append(b"x").result(WAIT)
+        assert list(tail) == [record for record in stream.records() if record.timestamp_ns >= wanted]
+        found = list(client.stream("later").records())
+        assert list(late) == [record for record in found if record.timestamp_ns >= wanted]
+
+
+def test_a_time_of_no_zone_is_refused_wherever_a_time_is_taken(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        stream.append(b"x").result(WAIT)
+        naive, day = datetime.datetime(2027, 1, 31), datetime.date(2027, 1, 31)  # noqa: DTZ001
+        calls: list[tuple[Callable[..., object], str]] = [
+            (stream.read, "start"), (stream.read, "until"), (stream.records, "start"), (stream.records, "until"),
+            (stream.tail, "start"), (stream.offset_at, "when"), (stream.trim, "before"),
+        ]  # fmt: skip
+        for call, argument in calls:
+            with pytest.raises(ValueError, match=rf"{argument} is .*no zone.*astimezone"):
+                call(**{argument: naive})
+            with pytest.raises((ValueError, TypeError), match=rf"{argument} is datetime.date"):
+                call(**{argument: day})
+        assert stream.stat().records == 1
+
+
+def test_there_is_no_place_in_a_stream_that_is_not_there(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+    now = datetime.datetime.now(datetime.UTC)
+    with ringwal.connect(directory) as client:
+        for call in (client.stream("none").offset_at, client.stream("none").read, client.stream("none").trim):
+            with pytest.raises(ringwal.NoSuchStream):
+                call(now)

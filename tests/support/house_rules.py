@@ -47,7 +47,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "client": (
         6,
         {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
-        | {"ringwal.autostart", "ringwal.stream", "ringwal.removal", "ringwal.positions"},
+        | {"ringwal.autostart", "ringwal.stream", "ringwal.removal", "ringwal.positions", "ringwal.payloads"},
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
