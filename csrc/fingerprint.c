@@ -15,6 +15,7 @@ CONSTANT(RW_BLOCK_DATA, 1u);
 CONSTANT(RW_BLOCK_END, 3u);
 CONSTANT(RW_BLOCK_ENTRIES, 1024u);
 CONSTANT(RW_BLOCK_EPOCH, 2u);
+CONSTANT(RW_BLOCK_HOLE, 4u);
 CONSTANT(RW_BLOCK_MAGIC, 3552006738972661586ull);
 CONSTANT(RW_BLOCK_PERSISTED, 2u);
 CONSTANT(RW_BLOCK_SEALED, 1u);
@@ -275,4 +276,4 @@ FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 
-uint64_t rw_fingerprint(void) { return 0xec2db9ed746fd70eull; }
+uint64_t rw_fingerprint(void) { return 0x458f6e0189fc0e90ull; }

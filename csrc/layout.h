@@ -312,7 +312,12 @@ typedef struct rw_request {
 
 /* ---------------------------------------------------------- log: same bytes in ring and on disk */
 
-enum rw_block_kind { RW_BLOCK_DATA = 1, RW_BLOCK_EPOCH = 2, RW_BLOCK_END = 3 };
+enum rw_block_kind {
+    RW_BLOCK_DATA = 1,
+    RW_BLOCK_EPOCH = 2,
+    RW_BLOCK_END = 3,
+    RW_BLOCK_HOLE = 4 /* written by a salvage only: what was there could not be saved */
+};
 
 typedef struct rw_block {
     uint64_t magic; /* [constant] W > all: RW_BLOCK_MAGIC */

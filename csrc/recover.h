@@ -59,6 +59,10 @@ typedef struct rw_recovery_stream {
     uint32_t number;
     uint32_t state;
     uint32_t cut_state;
+    /* audit.c: whether a frame was met, the offset of the first one, and the block of the last */
+    uint32_t seen;
+    uint64_t first_offset;
+    uint64_t seen_at;
     uint32_t name_bytes;
     uint8_t name[RW_STREAM_NAME_MAX];
 } rw_recovery_stream;

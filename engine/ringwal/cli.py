@@ -25,9 +25,11 @@ import click
 
 from ringwal import cli_kit as kit
 from ringwal import textio
+from ringwal.cli_offline import verify
 from ringwal.cli_read import read, tail
 from ringwal.cli_streams import rm, trim
 from ringwal.config import from_text
+from ringwal.errors import CorruptionError
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
 from ringwal.file_errors import advice
 from ringwal.ingest import Ingest, tell, too_large
@@ -87,6 +89,8 @@ def _code_of_verb(as_json: bool) -> int:
                 tell(told, INTERRUPTS.fate)
         elif not kit.is_expected(error):
             raise
+        if isinstance(told, CorruptionError):
+            told.add_note(kit.WAY_OUT)
         kit.report(told, as_json)
         return exit_code_of(told)
 
@@ -329,3 +333,4 @@ cli.add_command(read)
 cli.add_command(tail)
 cli.add_command(trim)
 cli.add_command(rm)
+cli.add_command(verify)

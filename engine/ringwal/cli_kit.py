@@ -43,6 +43,7 @@ PROGRESS_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 UNTIL_GRACE_NS = 1_000_000_000
 """How long behind its --until an idle `tail` still waits for what was under way then."""
+WAY_OUT = "`ringwal verify DIR` names every damaged place, and the records that it takes"
 
 
 class NoSuchOffsetError(Exception):

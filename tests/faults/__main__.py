@@ -27,6 +27,7 @@ GROUPS = {
     "io": "io_errors",
     "media": "media",
     "life": "life",
+    "offline": "offline",
     "fuzz": "fuzz",
     "clients": "clients",
     "time": "time_and_identity",

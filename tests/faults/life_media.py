@@ -26,15 +26,7 @@ PERSISTED = range(40, 48)
 
 
 def faults(tier: str) -> list[Fault]:
-    def row(name: str, trials: Trials, change: int, nightly: int) -> Fault:
-        return Fault("life", name, partial(run, trials, often(tier, change, nightly)))
-
-    return [
-        row("bits of control frames", control_bits, 25, 1000),
-        row("bits of the checkpoint of a trimmed log", checkpoint_bits, 15, 2000),
-        row("bits of the header of a segment used again", header_bits, 10, 512),
-        row("what is left of segments that were freed", left_over, 10, 10),
-    ]
+    return [Fault("life", name, partial(run, trials, often(tier, few, many))) for name, trials, few, many in TRIALS]
 
 
 def make(directory: Path) -> Base:
@@ -129,6 +121,14 @@ def left_over(base: Base, scratch: Path, count: int, chance: random.Random) -> I
     yield "a segment that was renamed and not named", partial(_put, first, end), "harmless"
     yield "a file that was begun and not named", partial(_junk, end), "harmless"
     yield "a segment twice", partial(_put, first, base.blocks[-1] // base.size), "refuse"
+
+
+TRIALS: tuple[tuple[str, Trials, int, int], ...] = (
+    ("bits of control frames", control_bits, 25, 1000),
+    ("bits of the checkpoint of a trimmed log", checkpoint_bits, 15, 2000),
+    ("bits of the header of a segment used again", header_bits, 10, 512),
+    ("what is left of segments that were freed", left_over, 10, 10),
+)
 
 
 def _put(source: int, target: int, at: Path) -> None:

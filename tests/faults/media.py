@@ -197,26 +197,8 @@ Trials = Callable[[Base, Path, int, random.Random], Iterable[tuple[str, Damage, 
 
 
 def faults(tier: str) -> list[Fault]:
-    def row(name: str, trials: Trials, change: int, nightly: int) -> Fault:
-        return Fault("media", name, partial(run, trials, often(tier, change, nightly)))
-
-    return [
-        row("bits of a block header", header_bits, 25, 1024),
-        row("bits of the last block's header", last_header_bits, 12, 1024),
-        row("bits of the last block of a log at rest", covered_bits, 12, 1024),
-        row("bits of a record header", record_bits, 25, 8 * decode.RECORD.size),
-        row("bits of payloads", payload_bits, 15, 1000),
-        row("bits of padding", padding_bits, 5, 200),
-        row("bits of the manifest's slots", manifest_bits, 20, 2 * COPY_BITS),
-        row("both copies of the manifest", manifest_gone, 4, 200),
-        row("bits of a segment header", segment_bits, 12, 512),
-        row("bits of an epoch's first block", epoch_bits, 15, 1024),
-        row("bits of the checkpoint", checkpoint_bits, 15, 1024),
-        row("truncation in the last two blocks", truncations, 20, 8192),
-        row("missing, doubled and foreign segments", segments, 10, 10),
-        row("stale content behind the end", stale, 10, 100),
-        Fault("media", "damage in an older epoch, read", partial(older, often(tier, 3, 60))),
-    ]
+    rows = [Fault("media", name, partial(run, trials, often(tier, few, many))) for name, trials, few, many in TRIALS]
+    return [*rows, Fault("media", "damage in an older epoch, read", partial(older, often(tier, 3, 60)))]
 
 
 def run(trials: Trials, count: int, directory: Path, seed: int) -> Verdict:
@@ -355,6 +337,25 @@ def stale(base: Base, scratch: Path, count: int, chance: random.Random) -> Itera
     yield "garbage at the end", overwrite(file, at, garbage), "harmless"
     huge = own[decode.PAGE :][:48] + struct.pack("<I", 0xFFFFF000)
     yield "a header with a huge length", overwrite(file, at, huge), "harmless"
+
+
+TRIALS: tuple[tuple[str, Trials, int, int], ...] = (
+    ("bits of a block header", header_bits, 25, 1024),
+    ("bits of the last block's header", last_header_bits, 12, 1024),
+    ("bits of the last block of a log at rest", covered_bits, 12, 1024),
+    ("bits of a record header", record_bits, 25, 8 * decode.RECORD.size),
+    ("bits of payloads", payload_bits, 15, 1000),
+    ("bits of padding", padding_bits, 5, 200),
+    ("bits of the manifest's slots", manifest_bits, 20, 2 * COPY_BITS),
+    ("both copies of the manifest", manifest_gone, 4, 200),
+    ("bits of a segment header", segment_bits, 12, 512),
+    ("bits of an epoch's first block", epoch_bits, 15, 1024),
+    ("bits of the checkpoint", checkpoint_bits, 15, 1024),
+    ("truncation in the last two blocks", truncations, 20, 8192),
+    ("missing, doubled and foreign segments", segments, 10, 10),
+    ("stale content behind the end", stale, 10, 100),
+)
+"""Name, what makes them, and how many in a change and in a night."""
 
 
 def _late(base: Base, position: int) -> bytes:

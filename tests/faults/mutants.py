@@ -9,6 +9,7 @@ from functools import partial
 
 from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
+from tests.faults.mutants_offline import OFFLINE
 from tests.faults.mutants_processes import PROCESSES
 from tests.faults.mutants_times import TIMES
 from tests.faults.mutation import Mutant, control, row, run, units
@@ -543,7 +544,7 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE),
 ]
 
 

@@ -117,6 +117,15 @@ def load(directory: Directory) -> Manifest:
     return max(good, key=lambda state: state.counter)
 
 
+def copies(directory: Directory) -> tuple[Manifest | None, Manifest | None]:
+    """What each of the two copies says, None where it is damaged. Raises FileNotFoundError, VersionMismatch, OSError."""
+    pages = _read_copies(directory)
+    first, second = (_decode(copy, page) for copy, page in enumerate(pages))
+    if first is None and second is None:
+        _refuse_other_format(pages)
+    return tuple(state if state is not None and _possible(state) else None for state in (first, second))  # type: ignore[return-value]
+
+
 def check_features(features: int, what: str) -> None:
     """Raises VersionMismatch if `what` needs something that this build does not know."""
     if unknown := features & ~FEATURES:

@@ -131,12 +131,12 @@ def recover(
     if known is not None:
         known.rows()  # C believes them
     with Walk(directory, manifest, known, tell, direct=config.direct_io != "off") as walk:
-        cut = _scan(walk, manifest)
+        cut = find_cut(walk, manifest)
         tell(walk.end - walk.begin, walk.end - walk.begin)  # what lies behind the tail is not read
         streams = _streams(walk)
         if len(streams) > config.max_streams:
             raise ConfigError(f"the log has {len(streams)} streams; raise max_streams to {len(streams)}")
-        _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
+        refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
         if copied:
             copies.prove_whole(directory, manifest, known, walk, cut, tell, direct=config.direct_io != "off")
         lost = segment.missing(directory, manifest, walk.begin // walk.size)
@@ -207,8 +207,8 @@ def _check_fit(manifest: Manifest, config: Config) -> None:
         )
 
 
-def _scan(walk: Walk, manifest: Manifest) -> int:
-    """Walk the epoch and what lies beyond it; the cut, if the log is accepted. Raises CorruptionError, ConfigError."""
+def find_cut(walk: Walk, manifest: Manifest) -> int:
+    """Walk the epoch and what lies beyond it; the cut, if the log is accepted. Changes nothing. Raises CorruptionError."""
     scan = walk.scan
     whole = walk.damage is None
     walks = whole and manifest.epoch > 0 and not manifest.end and _consistent(scan)
@@ -283,7 +283,7 @@ def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
     return tuple(sorted(found, key=lambda stream: stream.number))
 
 
-def _refuse_older_manifest(directory: Directory, manifest: Manifest, begin: int) -> None:
+def refuse_older_manifest(directory: Directory, manifest: Manifest, begin: int) -> None:
     """Raises CorruptionError: where the next epoch is to begin lies one that the manifest has not claimed."""
     if begin >= manifest.named_end * manifest.segment_bytes:
         return

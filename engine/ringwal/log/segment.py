@@ -17,6 +17,7 @@ import re
 import struct
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import xxhash
 
@@ -223,6 +224,28 @@ def block_at(directory: Directory, manifest: Manifest, position: int) -> int | N
     return epoch if good else None
 
 
+class Header(NamedTuple):
+    """What the header of a segment's file says."""
+
+    uuid: bytes
+    number: int
+    segment_bytes: int
+    version: int
+    features: int
+
+
+def header_of(page: bytes) -> Header | None:
+    """What the first page of a file says; None: it is no segment's header, or a damaged one."""
+    body = page[: _HEADER.size]
+    if len(page) < _HEADER.size + _DIGEST.size:
+        return None
+    (digest,) = _DIGEST.unpack_from(page, _HEADER.size)
+    magic, version, features, uuid, number, size, _ = _HEADER.unpack(body)
+    if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body):
+        return None
+    return Header(uuid, number, size, version, features)
+
+
 def write_header(fd: int, manifest: Manifest, number: int) -> None:
     """Make the file that is open as `fd` segment `number`; not synced. Raises OSError."""
     page = page_buffer(HEADER_BYTES)
@@ -261,17 +284,15 @@ def _check(fd: int, manifest: Manifest, number: int, place: tuple[int, int]) -> 
         read_all(fd, memoryview(page), 0)
     except OSError as error:
         raise CorruptionError(f"the segment's header cannot be read: {error.strerror}", *place) from error
-    body = page[: _HEADER.size]
-    (digest,) = _DIGEST.unpack_from(page, _HEADER.size)
-    magic, version, features, uuid, its_number, its_bytes, _ = _HEADER.unpack(body)
-    if magic != _MAGIC or digest != xxhash.xxh3_64_intdigest(body):
+    found = header_of(page[:])
+    if found is None:
         raise CorruptionError("the segment's header is damaged", *place)
-    if version != lib.RW_FORMAT_VERSION:
-        raise VersionMismatch(f"segment {number} has format {version}, this build reads {lib.RW_FORMAT_VERSION}")
-    manifests.check_features(features, f"segment {number}")
-    if uuid != manifest.uuid:
+    if found.version != lib.RW_FORMAT_VERSION:
+        raise VersionMismatch(f"segment {number} has format {found.version}, this build reads {lib.RW_FORMAT_VERSION}")
+    manifests.check_features(found.features, f"segment {number}")
+    if found.uuid != manifest.uuid:
         raise CorruptionError("the segment belongs to another log", *place)
-    if its_number != number:
-        raise CorruptionError(f"the file is segment {its_number} under another name", *place)
-    if its_bytes != manifest.segment_bytes:
-        raise CorruptionError(f"the segment was made for {its_bytes} bytes of data", *place)
+    if found.number != number:
+        raise CorruptionError(f"the file is segment {found.number} under another name", *place)
+    if found.segment_bytes != manifest.segment_bytes:
+        raise CorruptionError(f"the segment was made for {found.segment_bytes} bytes of data", *place)

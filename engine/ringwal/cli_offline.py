@@ -1,0 +1,116 @@
+"""The verbs that work on the files of a log, without its engine: `verify`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ringwal import cli_kit as kit
+from ringwal import textio
+
+if TYPE_CHECKING:
+    from ringwal.log.directory import Directory
+    from ringwal.log.verify import Loss, Place, Report
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[tuple[Directory, bool]]:
+    """The directory, held open, and whether an engine holds it. Raises FileNotFoundError, OSError."""
+    from ringwal import lock_file
+    from ringwal.file_errors import FileErrors
+    from ringwal.log.directory import Directory
+
+    with FileErrors(path, "read"), Directory(path) as directory:
+        yield directory, lock_file.held(directory.fd)
+
+
+@click.command()
+@kit.directory_argument
+@click.option("--deep", is_flag=True, help="Also read the payloads of all records, and what has to be zeros.")
+@kit.json_option
+def verify(directory: Path, deep: bool, as_json: bool) -> int:
+    """Check every checksum and rule of the log in DIR. Changes nothing; needs no engine.
+
+    Names the first bad byte of each damaged place, and the records it takes; code 65 if there is any. What a crash left behind
+    the end is no damage. Where an engine runs, everything below its checkpoint is checked.
+    """
+    from ringwal.log.verify import verify as check
+
+    with _log(directory) as (log, running):
+        report = check(log, deep=deep, running=running)
+    output = textio.Output()
+    if as_json:
+        output.json(_report_object(directory, report))
+    else:
+        output.line("\n".join(_report_lines(report)))
+    return os.EX_OK if report.clean else os.EX_DATAERR
+
+
+def _report_object(directory: Path, report: Report) -> dict[str, Any]:
+    return {
+        "directory": str(directory),
+        "clean": report.clean,
+        "uuid": report.uuid,
+        "deep": report.deep,
+        "running": report.running,
+        "end": report.end,
+        "segments": report.segments,
+        "blocks": report.blocks,
+        "frames": report.frames,
+        "records": report.records,
+        "bytes": report.bytes,
+        "streams": report.streams,
+        "places": [_place_object(place) for place in report.places],
+        "holes": [_place_object(place) for place in report.holes],
+    }
+
+
+def _place_object(place: Place) -> dict[str, Any]:
+    return {
+        "what": place.what,
+        "file": place.file,
+        "offset": place.offset,
+        "segment": place.segment,
+        "position": place.position,
+        "until": place.until,
+        "losses": [
+            {
+                "stream": loss.name,
+                "number": loss.number,
+                "first_offset": loss.first_offset,
+                "next_offset": loss.next_offset,
+            }
+            for loss in place.losses
+        ],
+    }
+
+
+def _report_lines(report: Report) -> Iterator[str]:
+    for kind, places in (("damaged", report.places), ("hole", report.holes)):
+        for place in places:
+            yield f"{kind}: {_where(place)}: {textio.visible(place.what)}"
+            yield from (f"  takes {_taken(loss)}" for loss in place.losses)
+    checked = f"{report.segments} segments, {report.blocks} blocks, {report.records} records of {report.streams} streams"
+    depth = "" if report.deep else ", without the payloads of records"
+    until = ", up to the checkpoint of the engine that runs" if report.running else ""
+    verdict = "clean" if report.clean else f"{len(report.places)} damaged"
+    yield f"{verdict}: {checked}{depth}{until}"
+
+
+def _where(place: Place) -> str:
+    at = f"{place.file} byte {place.offset}"
+    if place.position is None:
+        return at
+    until = "" if place.until is None else f", to {place.until}"
+    return f"{at} (log position {place.position}{until})"
+
+
+def _taken(loss: Loss) -> str:
+    name = f"stream {loss.number}, whose name is lost" if loss.name is None else textio.visible(loss.name)
+    last = loss.next_offset - 1
+    return f"{name}: offset {last}" if loss.first_offset == last else f"{name}: offsets {loss.first_offset} to {last}"

@@ -1,0 +1,55 @@
+"""Side files, held against their digests. Nothing in them is missed by anybody: what is damaged is made again."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import xxhash
+
+from ringwal.log import sidefile
+from ringwal.log.checkpoint import Checkpoint
+from ringwal.log.directory import SEGMENTS, Directory
+from ringwal.log.files import PAGE, opened, read_all
+from ringwal.log.manifest import Manifest
+from ringwal.log.premise import Fault
+
+_AGAIN = "nothing is lost, an engine makes it again"
+
+
+def check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint) -> Iterator[Fault]:
+    """What is wrong with each, the first damaged page of it. Raises OSError."""
+    if not directory.has_segments():
+        return
+    for number in sidefile.numbers(directory):
+        if manifest.first_segment <= number < sidefile.limit(manifest):
+            yield from _check(directory, manifest, checkpoint, number)
+
+
+def _check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint, number: int) -> Iterator[Fault]:
+    file = f"{SEGMENTS}/{sidefile.name_of(number)}"
+    found = sidefile.SideFile.open(directory, manifest.uuid, manifest.segment_bytes, number)
+    if found is None:
+        yield Fault(file, 0, f"a side file that is damaged, or of another log: {_AGAIN}")
+        return
+    bad = _first_bad_page(directory, number, found.size)
+    if bad is not None:
+        yield Fault(file, bad, f"a page of a side file is damaged: {_AGAIN}")
+    elif found.epochs() != sidefile.extents_of(checkpoint, manifest.segment_bytes, number):
+        yield Fault(file, 0, f"a side file states other epochs than the checkpoint: {_AGAIN}")
+
+
+def _first_bad_page(directory: Directory, number: int, size: int) -> int | None:
+    """The byte at which it begins; None: none is. The header and the digests are known to be good."""
+    data = bytearray(size)
+    with opened(sidefile.name_of(number), os.O_RDONLY, at=directory.segments) as fd:
+        read_all(fd, memoryview(data), 0)
+    pages = size // PAGE - 1
+    tables = next(n for n in range(pages + 1) if n * PAGE >= 8 * (pages - n))  # of digests, which have none themselves
+    for page in range(pages - tables):
+        begin = (1 + tables + page) * PAGE
+        (digest,) = struct.unpack_from("<Q", data, PAGE + 8 * page)
+        if xxhash.xxh3_64_intdigest(memoryview(data)[begin : begin + PAGE]) != digest:
+            return begin
+    return None
