@@ -176,6 +176,9 @@ class CorruptionError(Error):
     """Stored bytes are damaged in a way that no crash explains. Nothing has been changed.
 
     `segment` is the segment's number, `position` the log position in bytes; None where there is none to name.
+
+    A read also says what cannot be had: the records first_offset <= offset < next_offset of the stream of the name `stream`.
+    One that begins at `next_offset` works, as far as nothing else is damaged. Each is None where it is not known.
     """
 
     def __init__(self, message: str = "", segment: int | None = None, position: int | None = None) -> None:
@@ -184,6 +187,21 @@ class CorruptionError(Error):
         super().__init__(f"{message} ({place})" if place else message)
         self.segment = segment
         self.position = position
+        self.stream: str | None = None
+        self.first_offset: int | None = None
+        self.next_offset: int | None = None
+
+    def denying(self, stream: str, first_offset: int, next_offset: int | None) -> CorruptionError:
+        """The same, with the records that it takes; None: from the first one on, up to nobody knows where."""
+        what, then = f"the records of stream {stream!r} from offset {first_offset} on cannot be read", ""
+        if next_offset is not None:
+            several = next_offset - first_offset > 1
+            those = f"records {first_offset} to {next_offset - 1}" if several else f"record {first_offset}"
+            what, then = f"{those} of stream {stream!r} cannot be read", f"; go on from offset {next_offset}"
+        facts = {"stream": stream, "first_offset": first_offset, "next_offset": next_offset}
+        made = _rebuild(type(self), (f"{self}: {what}{then}",), {**self.facts(), **facts})
+        assert isinstance(made, CorruptionError)
+        return made
 
 
 class ConfigError(Error, ValueError):

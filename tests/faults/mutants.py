@@ -456,8 +456,8 @@ RECOVERING = [
     Mutant(
         "a segment that damage hides ends the search",
         "engine/ringwal/read/index.py",
-        "            suspects[place] = index.damage\n",
-        "            raise index.damage\n",
+        "            suspects[extent.segment] = index.damages[0 if span and offset < span.first else -1]\n",
+        "            raise index.damages[-1]\n",
         units("tests/unit/test_reader_damage.py"),
     ),
     Mutant(

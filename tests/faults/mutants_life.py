@@ -64,8 +64,8 @@ LIFE = [
     Mutant(
         "a reader does not look at the start offset again",
         "engine/ringwal/read/cursor.py",
-        "                self._look()\n                self._log.source.look_again(",
-        "                self._log.source.look_again(",
+        "                self._look()\n                freed = self._log.source.look_again(",
+        "                freed = self._log.source.look_again(",
         units("tests/unit/test_reader_freed.py"),
     ),
     Mutant(

@@ -149,6 +149,10 @@ class LogMaker:
         self._store_checkpoint(begin)
         self._create_memory(begin)
 
+    def checkpoint(self) -> None:
+        """One of everything so far, in the files."""
+        self._store_checkpoint(self._epochs[-1].begin)
+
     def _store_checkpoint(self, begin: int) -> None:
         rows = [StreamRow(stream, f"s{stream}", offset, 0, 0, 0) for stream, offset in enumerate(self.next_offset)]
         made = Checkpoint(

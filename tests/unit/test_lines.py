@@ -129,7 +129,7 @@ def test_what_is_overwritten_while_it_is_printed_is_printed_from_disk(log: LogMa
     monkeypatch.setattr(Lines, "take", lapped)
     cursor, lines = log.reader().cursor(1, 0), Lines("lines")
     lines.begin(18)
-    cursor.fill(lines)
+    cursor.fill(lines, 1 << 30)
     assert bytes(lines.text()) == b"".join(data_of(1, i, 700) + b"\n" for i in range(18))
     assert laps
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 
 from ringwal._native import ffi
 from ringwal.errors import CorruptionError
 from tests.support.log_maker import PAGE, Frame, LogMaker, add, block_bytes, check, data_of, fill_ring, offsets
+from tests.support.log_sides import write_sides
 
 HEADERS = ffi.sizeof("rw_block") + ffi.sizeof("rw_frame")
 
@@ -81,14 +80,12 @@ def test_a_damaged_checkpoint_is_named_and_denies_older_epochs_only(log: LogMake
     check(log.reader().read(1, 120), 1, 120, 3, 900)
 
 
-def test_damage_to_the_first_block_of_an_epoch_is_named(log: LogMaker) -> None:
+def test_damage_to_the_first_block_of_an_epoch_takes_no_records(log: LogMaker) -> None:
     three_epochs(log)
     begin = log.control.epoch_begin
     fill_ring(log)
     log.damage(begin, 100)
-    with pytest.raises(CorruptionError) as caught:
-        log.reader().read(1, 120)
-    assert (caught.value.segment, caught.value.position) == (begin // log.segment_bytes, begin)
+    check(log.reader().read(1, 120), 1, 120, 3, 900)
 
 
 # ------------------------------------------------------------------------------------------------------- corruption
@@ -146,33 +143,71 @@ def test_a_batch_begun_in_the_ring_is_checked_again_on_disk(log: LogMaker) -> No
     assert caught.value.position == place
 
 
+@pytest.mark.parametrize("sides", [True, False])
 @pytest.mark.parametrize("missing", [True, False])
-def test_a_segment_that_is_gone_or_damaged_denies_its_own_records_only(log: LogMaker, missing: bool) -> None:
-    places: list[int] = []
+def test_a_segment_that_is_gone_or_damaged_denies_its_own_records_only(log: LogMaker, missing: bool, sides: bool) -> None:
+    places: dict[int, list[int]] = {1: [], 2: []}
     while log.position < 9 * log.segment_bytes:
-        places.append(add(log, 1, size=5000))
-        if len(places) % 60 == 0:
-            add(log, 2)
-    rare = log.next_offset[2]
+        places[1].append(add(log, 1, size=5000))
+        if len(places[1]) % 40 == 0:
+            places[2].append(add(log, 2))
     fill_ring(log)
+    if sides:
+        write_sides(log)
     for segment in (2, 4, 5):
         if missing:
             log.segment_file(segment).unlink()
         else:
-            log.write_file(segment * log.segment_bytes, bytes(PAGE))
-    gone = [offset for offset, place in enumerate(places) if place // log.segment_bytes in (2, 4, 5)]
-    for offset, place in enumerate(places):
-        reading = log.reader().cursor(1, offset)
-        if offset in gone:
-            with pytest.raises(CorruptionError) as caught:
-                reading.next(1)
+            log.write_file(segment * log.segment_bytes + PAGE, bytes(30 * PAGE))
+    for stream, size in ((1, 5000), (2, None)):
+        gone = [
+            offset
+            for offset, place in enumerate(places[stream])
+            if place // log.segment_bytes in (2, 4, 5) and (missing or place % log.segment_bytes < 31 * PAGE)
+        ]
+        assert gone
+        for offset in range(log.next_offset[stream]):
+            cursor = log.reader().cursor(stream, offset)
+            if offset not in gone:
+                check(cursor.next(1), stream, offset, 1, size)
+                continue
+            with pytest.raises(CorruptionError, match=rf"offset {offset}|records? {offset} .*stream 's{stream}'") as caught:
+                cursor.next(1)
+            error, behind = caught.value, min(set(range(offset, log.next_offset[stream] + 1)) - set(gone))
+            assert (error.stream, error.first_offset, error.next_offset) == (f"s{stream}", offset, behind)
             # Of two in a row, nobody can say which has it.
-            assert caught.value.segment in ({2} if place // log.segment_bytes == 2 else {4, 5})
-        else:
-            check(reading.next(1), 1, offset, 1, 5000)
-    found = 0
-    for offset in range(rare):
-        with contextlib.suppress(CorruptionError):
-            check(log.reader().cursor(2, offset).next(1), 2, offset, 1)
-            found += 1
-    assert 0 < found < rare
+            assert error.segment in ({2} if places[stream][offset] // log.segment_bytes == 2 else {4, 5})
+            check(log.reader().read(stream, behind, 1), stream, behind, 1, size)
+
+
+def test_everything_up_to_the_end_may_be_gone(log: LogMaker) -> None:
+    last = [add(log, 1, size=50) for _ in range(20)][-1]
+    fill_ring(log)
+    log.damage(last, 0)
+    with pytest.raises(CorruptionError) as caught:
+        log.reader().read(1, 19)
+    assert (caught.value.first_offset, caught.value.next_offset) == (19, 20)
+    add(log, 1, size=50)
+    with pytest.raises(CorruptionError) as caught:
+        log.reader().read(1, 19)
+    assert (caught.value.first_offset, caught.value.next_offset) == (19, 20)
+    check(log.reader().read(1, 20), 1, 20, 1, 50)
+
+
+def test_damage_in_the_ring_says_where_it_goes_on(log: LogMaker) -> None:
+    places = [add(log, 1, 2, size=50) for _ in range(6)]
+    for place in places[2:4]:
+        log.ring[place % log.ring_bytes + HEADERS] ^= 1
+        log.damage(place, 0)
+    with pytest.raises(CorruptionError) as caught:
+        log.reader().read(1, 4)
+    assert (caught.value.first_offset, caught.value.next_offset) == (4, 8)
+
+
+def test_damage_that_has_nothing_of_the_stream_does_not_end_its_reading(log: LogMaker) -> None:
+    for _ in range(10):
+        add(log, 1, size=50)
+        log.damage(add(log, 2, size=50), 40)
+    fill_ring(log)
+    check(log.reader().read(1, 0), 1, 0, 10, 50)
+    check(log.reader().cursor(1, 0).next(3), 1, 0, 3, 50)

@@ -140,6 +140,11 @@ class SideFile:
         found = ffi.new("rw_side_block *")
         return int(found.position) if _there(lib.rw_side_find(self._side, stream, offset, found)) else None
 
+    def block_of(self, stream: int, offset: int) -> Block | None:
+        """The block with that record; None: it is not in the segment."""
+        found = ffi.new("rw_side_block *")
+        return _block(found) if _there(lib.rw_side_find(self._side, stream, offset, found)) else None
+
     def end(self, stream: int) -> int | None:
         """The offset behind the stream's last record in this segment or before; None: up to here it has nothing that is not
         freed."""

@@ -39,6 +39,9 @@ class Bounds(Protocol):
     def look(self, handle: int) -> StreamBounds | None:
         """Both offsets, of one moment. None: the stream is deleted."""
 
+    def name(self, handle: int) -> str:
+        """The stream's name, for people."""
+
     def disk_end(self) -> int:
         """All blocks of the last epoch below this log position are on disk."""
 
@@ -71,6 +74,10 @@ class EngineBounds:
             return None
         return StreamBounds(int(seen.start_offset), int(seen.confirmed_offset))
 
+    def name(self, handle: int) -> str:
+        seen = views.stream(self._control, lib.rw_handle_place(handle))
+        return bytes(ffi.buffer(seen.name, seen.name_bytes)).decode(errors="replace")
+
     def disk_end(self) -> int:
         return int(lib.rw_log_disk_end(self._control))
 
@@ -89,14 +96,16 @@ class TableBounds:
 
     def __init__(
         self, *, uuid: bytes, segment_bytes: int, epochs: Sequence[EpochRow], streams: Mapping[int, StreamBounds],
-        first_segment: int = 0,
+        first_segment: int = 0, names: Mapping[int, str] | None = None,
     ) -> None:
         """``epochs``: all that have a byte in the log, oldest first; the last one with its end, too. One may be there in
-        several parts: what lies between them is not read. ``streams``: by number; others are deleted."""
+        several parts: what lies between them is not read. ``streams``: by number; others are deleted. ``names``: theirs, for
+        messages."""
         last = epochs[-1]
         self.uuid, self.segment_bytes = uuid, segment_bytes
         self.epoch, self.epoch_begin = last.epoch, last.begin
         self.max_streams = max(streams, default=0) + 1
+        self._names = dict(names or {})
         self._end, self._older, self._streams, self._first = last.end, tuple(epochs[:-1]), dict(streams), first_segment
 
     def check(self, handle: int) -> None:
@@ -104,6 +113,9 @@ class TableBounds:
 
     def look(self, handle: int) -> StreamBounds | None:
         return self._streams.get(handle)
+
+    def name(self, handle: int) -> str:
+        return self._names.get(handle, str(handle))
 
     def disk_end(self) -> int:
         return self._end

@@ -8,22 +8,29 @@ from ringwal._native import ffi, lib
 from ringwal.read.source import PAGE, Source
 
 CHUNK_BYTES = 1 << 20
+FIRST_BYTES = 128 << 10
+"""How much is read at a place of which nothing is known; twice as much each time that the walk goes on from there."""
 ANY_LENGTH = (1 << 64) - 1
 
 
 class Chunk:
     """A piece of one extent in memory, and what to do when a walk through it stops. For one walk at a time."""
 
-    __slots__ = ("_data", "_fresh", "_memory", "_source", "area", "begin", "end", "view")
+    __slots__ = ("_data", "_fresh", "_memory", "_size", "_source", "area", "begin", "end", "view")
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._memory = bytearray()
         self._data: Any = None
         self._fresh = False
+        self._size = CHUNK_BYTES
         self.view: Any = None
         self.area = ffi.new("rw_area *", {"mask": ANY_LENGTH})
         self.begin = self.end = 0
+
+    def aim(self, size: int) -> None:
+        """The walk begins anew at a block of that size; 0: nobody knows. What is loaded next is not more than that."""
+        self._size = size or FIRST_BYTES
 
     def cover(self, walk: Any, limit: int) -> None:
         """Make sure that the walk's position lies inside; ``limit`` is the end of the extent."""
@@ -43,15 +50,33 @@ class Chunk:
         elif stop == lib.RW_WALK_AHEAD:
             raise self._source.damaged(walk.position, f"records from {walk.next_offset} on are missing before here")
 
+    def search(self, walk: Any, limit: int) -> None:
+        """The block at the walk's position is damaged: move it to the next place with the header of one, or to the end."""
+        while True:
+            walk.position = min(walk.position + PAGE, limit)
+            walk.frame_at = 0
+            if walk.position == limit:
+                return
+            self.cover(walk, limit)
+            at = walk.position - self.begin
+            left = self.end - walk.position
+            found = lib.rw_block_search(self._data + at, left, walk.uuid, walk.epoch, walk.position)
+            walk.position += min(found, left) if found < left else left - PAGE
+            if found < left:
+                return
+
     def _load(self, walk: Any, need: int, limit: int, *, fresh: bool) -> None:
         begin = walk.position
-        size = min(max(need, CHUNK_BYTES), limit - begin)
+        most = max(need, min(self._size, CHUNK_BYTES))
+        size = min(most, limit - begin)
+        self._size = max(2 * self._size, FIRST_BYTES)
         self.begin = self.end = 0
         if len(self._memory) < size or len(self._memory) > CHUNK_BYTES >= size:
             self._memory = bytearray(max(size, min(CHUNK_BYTES, self._source.segment_bytes)))
             self._data = ffi.from_buffer("uint8_t[]", self._memory)
             self.view = ffi.buffer(self._data)
-        self._source.read(begin, memoryview(self._memory)[:size], fresh=fresh)
+        ahead = min(size, limit - begin - size) if self._size > CHUNK_BYTES else 0
+        self._source.read(begin, memoryview(self._memory)[:size], fresh=fresh, ahead=ahead)
         self.area.base, self.area.origin, self.area.end = self._data, begin, begin + size
         self.begin, self.end, self._fresh = begin, begin + size, fresh
         walk.data_at = 0  # what was proven was proven of other bytes

@@ -13,13 +13,14 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, StreamDeleted
 from ringwal.read.bounds import Bounds, check_trimmed
 from ringwal.read.chunk import new_walk
-from ringwal.read.index import LogIndex
+from ringwal.read.index import LogIndex, Place
 from ringwal.read.records import RECORDS_MAX, Record, Records
 from ringwal.read.source import Source
 from ringwal.read.window import Ring, RingWindow, SourceWindow, Window
 
 _ring_next = lib.rw_log_ring_next
 _DONE = lib.RW_WALK_DONE
+_ON = (lib.RW_WALK_END, lib.RW_WALK_SHORT)
 
 
 class Sink(Protocol):
@@ -43,7 +44,9 @@ class Log:
 class Cursor:
     """A place in one stream. For one thread at a time."""
 
-    __slots__ = ("_before", "_disk", "_handle", "_log", "_placed", "_records", "_ring", "_walk", "_window")
+    __slots__ = (
+        "_before", "_disk", "_handle", "_length", "_log", "_met", "_placed", "_records", "_ring", "_until", "_walk", "_window",
+    )  # fmt: skip
 
     def __init__(self, log: Log, stream: int, start: int) -> None:
         if start < 0:
@@ -58,6 +61,9 @@ class Cursor:
         self._ring = None if log.ring is None else RingWindow(log.ring, log.bounds.epoch, log.source)
         self._disk: SourceWindow | None = None
         self._window: Window | None = None
+        self._until = 0
+        self._met: set[tuple[int | None, int | None]] = set()  # places of damage, by this request
+        self._length = 0  # of the block where it was placed
         self._placed = False
 
     @property
@@ -77,21 +83,18 @@ class Cursor:
         try:
             if few := self._few(max_records, max_bytes):
                 return few
-            if max_records == 0:
-                self._look()
-                return []
             self._records.begin(max_records, max_bytes)
-            self._fill(self._records)
+            self._fill(self._records, max_records)
             return self._records.end()
         except BaseException:
             self._walk.next_offset, self._placed = start, False
             raise
 
-    def fill(self, sink: Sink) -> None:
+    def fill(self, sink: Sink, max_records: int) -> None:
         """Give the next confirmed records to ``sink`` until it is full or has all, and move behind them. As `next`."""
         start = self.offset
         try:
-            self._fill(sink)
+            self._fill(sink, max_records)
         except BaseException:
             self._walk.next_offset, self._placed = start, False
             raise
@@ -116,29 +119,62 @@ class Cursor:
         walk, bounds = self._walk, self._log.bounds.look(self._handle)
         if bounds is None:
             raise StreamDeleted("the stream was deleted")
-        walk.below = bounds.confirmed_offset
+        walk.below = min(bounds.confirmed_offset, self._until)
         check_trimmed(walk.next_offset, bounds.start_offset)
         return bool(walk.next_offset < walk.below)
 
-    def _fill(self, sink: Sink) -> None:
+    def _fill(self, sink: Sink, max_records: int) -> None:
         """The general way, which also says what is wrong."""
+        # The walk ends behind the last record that is wanted, and does not look for the next one.
+        self._until = self.offset + max_records
+        self._met.clear()
         if not self._look():
             return
         while not self._collect(sink):
             pass
 
     def _collect(self, sink: Sink) -> bool:
-        """Collect until the request is satisfied; False: it has to be tried again, as what was looked at has been freed."""
+        """Collect until the request is satisfied; False: it has to be tried again.
+
+        What was looked at may have been freed, or the damage, which the walk has come upon, may not have the record: so it is
+        searched for before it is given up.
+        """
         try:
             while not self._step(sink):
                 pass
         except CorruptionError as damage:
             self._placed = False
-            if not sink.any():  # else: what lies before the damage is good; the next call meets it again
+            place = (damage.segment, damage.position)
+            if sink.any() and place in self._met:
+                return True  # what lies before the damage is good; the next call meets it again
+            if not sink.any():
                 self._look()
-                self._log.source.look_again(self._walk.stream, self._walk.next_offset, damage)
-                return False
+                freed = self._log.source.look_again(self._walk.stream, self._walk.next_offset, damage)
+                if not freed and place in self._met:
+                    self._deny(damage)
+            self._met.add(place)
+            return False
         return True
+
+    def _deny(self, damage: CorruptionError) -> None:
+        """Raises ``damage``, and says what it takes."""
+        log, first = self._log, self.offset
+        behind = log.index.behind(self._walk.stream, first, damage)
+        if behind is None and damage.segment is not None:
+            behind = self._first_in_ring(first + 1)
+        raise damage.denying(log.bounds.name(self._handle), first, behind) from None
+
+    def _first_in_ring(self, low: int) -> int:
+        """The first offset from ``low`` on that the ring has, or else that of the next record to come."""
+        ring, seen = self._log.ring, self._log.bounds.look(self._handle)
+        high = low if seen is None else seen.confirmed_offset
+        while ring is not None and low < high:
+            middle = (low + high) // 2
+            if ring.find(self._walk.stream, middle) is None:
+                low = middle + 1
+            else:
+                high = middle
+        return high
 
     def _step(self, sink: Sink) -> bool:
         """Collect from one place. True when the request is satisfied. What was overwritten in the ring meanwhile is dropped,
@@ -154,15 +190,52 @@ class Cursor:
             sink.undo()
             return False
         sink.keep()
+        if window is not self._disk:
+            self._length = 0
+        elif self._is_misled(stop) or (stop in _ON and self._skip()):
+            return False
         window.stopped(stop, walk)
         return stop == lib.RW_WALK_DONE or (stop == lib.RW_WALK_FULL and sink.full())
 
     def _place(self) -> None:
-        """Find the block with the next record: in the ring, else in the source, where it is then for sure."""
+        """Find the block with the next record: in the ring, else in the source, where it is then for sure. A search through
+        the ring takes longer than one by side files, so they are asked first whether it is an old one."""
         walk, log = self._walk, self._log
-        found = None if log.ring is None else log.ring.find(walk.stream, walk.next_offset)
-        walk.position = log.index.locate(walk.stream, walk.next_offset) if found is None else found
-        walk.frame_at = walk.data_at = 0
+        stream, offset = walk.stream, walk.next_offset
+        found = None
+        if log.ring is not None and not log.index.is_old(stream, offset):
+            found = log.ring.find(stream, offset)
+        self._stand(log.index.locate(stream, offset) if found is None else Place(found, 0))
+
+    def _is_misled(self, stop: int) -> bool:
+        """Has the block where a side file has the record not got it? Then that is not believed any more."""
+        walk, before = self._walk, self._before
+        if self._length == 0 or walk.next_offset != before.next_offset:
+            self._length = 0
+            return False
+        if walk.position == before.position and stop != lib.RW_WALK_AHEAD:
+            return False  # it has not been gone through
+        self._length, self._placed = 0, False
+        return self._log.source.disbelieve(before.position // self._log.source.segment_bytes)
+
+    def _skip(self) -> bool:
+        """If nothing that was gone through in this step was of the stream: side files are asked where it goes on, before more
+        of the same is read."""
+        walk, before = self._walk, self._before
+        if walk.next_offset != before.next_offset or walk.position == before.position:
+            return False
+        place = self._log.index.ahead(walk.stream, walk.next_offset, before.position)
+        if place is None or place.position <= walk.position:
+            return False
+        self._stand(place)
+        return True
+
+    def _stand(self, place: Place) -> None:
+        walk = self._walk
+        walk.position, walk.frame_at, walk.data_at = place.position, 0, 0
+        if self._disk is not None:
+            self._disk.aim(place.length)
+        self._length = place.length
         self._placed = True
 
     def _enter(self) -> Window:
@@ -172,6 +245,7 @@ class Cursor:
         if ring is None or window is None or not ring.has(walk.position):
             if self._disk is None:
                 self._disk = SourceWindow(self._log.source)
+                self._disk.aim(self._length)
             window = self._disk
         if window is not self._window:  # what was proven was proven of other bytes
             self._window, walk.data_at = window, 0

@@ -1,34 +1,55 @@
-"""Where in a source a record is: one index per extent (what a segment has of one epoch), made by one pass over it,
-kept while there is room.
+"""Where in a source a record is.
 
-An index has one entry per stream and block (``rw_index_entry``), sorted, so that a question is one binary search in C.
-Offsets of a stream grow with log position, so the right extent is found by binary search too: each probe asks one
-index for the span of offsets that its extent has of the stream. Spans once known are kept when the index is dropped.
+Offsets of a stream grow with log position, so the segment is found by binary search. What a segment has of a stream is said
+by its side file, also of a stream that has nothing in it: then where the record is, before or behind. A segment without a
+side file that can be believed is gone through once, extent by extent, and what is found is kept while there is room: an
+entry per stream and block (``rw_index_entry``), sorted, so that a question is one binary search in C. Such a segment says
+nothing of a stream that it lacks, so the one before is asked. Spans once known are kept when such an index is dropped.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
+from ringwal.log.sidefile import Block, SideFile
 from ringwal.read.chunk import Chunk, new_walk
-from ringwal.read.source import Extent, Source
+from ringwal.read.source import PAGE, Answer, Extent, Source
 
 INDEX_BYTES = 32 << 20
 """Indexes of one reader take no more memory than this together, except that the newest one always stays."""
 
 SPANS_MAX = 1 << 16
+DOUBTS_MAX = 8
+"""So often a search begins anew because side files contradict each other."""
 _FIRST_CAPACITY = 1024
 
 
 class Span(NamedTuple):
-    """Offsets of one stream that one extent holds: first <= offset < next."""
+    """Offsets of one stream that an extent or a segment holds: first <= offset < next. Where both are the same the stream has
+    nothing there, and its next record, wherever it is, has that offset."""
 
     first: int
     next: int
+
+
+class Place(NamedTuple):
+    """Where to begin to look for a record: at or before its block."""
+
+    position: int
+    length: int
+    """Of the block that is there, in bytes; 0: nobody knows."""
+
+
+class Begin(NamedTuple):
+    """Where records of a stream go on: the first one's offset, and its block, where that is known."""
+
+    offset: int
+    place: Place | None
 
 
 class SegmentIndex:
@@ -40,7 +61,9 @@ class SegmentIndex:
         self._capacity = _FIRST_CAPACITY
         self._entries: Any = ffi.new("rw_index_entry[]", self._capacity)
         self._count = ffi.new("uint32_t *")
-        self.damage: CorruptionError | None = None
+        self.damages: list[CorruptionError] = []
+        """In order. Blocks that lie behind damage are indexed, too, unless the rest cannot be read at all."""
+        self.stuck = False
 
     @property
     def bytes(self) -> int:
@@ -53,24 +76,38 @@ class SegmentIndex:
         return int(self._walk.position)
 
     def extend(self, limit: int, scratch: Any) -> None:
-        """Index what lies between ``end`` and ``limit``. Damage on the way is kept in ``damage``, not raised.
+        """Index what lies between ``end`` and ``limit``. Damage on the way is kept in ``damages``, not raised.
 
         ``scratch`` is a ``uint32_t[]``, best with a cell per stream.
         """
         chunk = Chunk(self._source)
-        try:
-            while self.end < limit and self.damage is None:
-                chunk.cover(self._walk, limit)
-                stop = lib.rw_walk_index(
-                    chunk.area, self._walk, self._entries, self._capacity, self._count, scratch, len(scratch)
-                )
-                if stop == lib.RW_WALK_FULL:
-                    self._grow(self._count[0] + self._walk.need)
-                else:
-                    chunk.stopped(stop, self._walk, limit)
-        except CorruptionError as damage:
-            self.damage = damage
+        while self.end < limit and not self.stuck:
+            try:
+                self._go(chunk, limit, scratch)
+            except CorruptionError as damage:
+                self.damages.append(damage)
+                self.stuck = not self._get_over(chunk, limit)
         lib.rw_index_sort(self._entries, self._count[0])
+
+    def _go(self, chunk: Chunk, limit: int, scratch: Any) -> None:
+        while self.end < limit:
+            chunk.cover(self._walk, limit)
+            stop = lib.rw_walk_index(
+                chunk.area, self._walk, self._entries, self._capacity, self._count, scratch, len(scratch)
+            )
+            if stop == lib.RW_WALK_FULL:
+                self._grow(self._count[0] + self._walk.need)
+            else:
+                chunk.stopped(stop, self._walk, limit)
+
+    def _get_over(self, chunk: Chunk, limit: int) -> bool:
+        """Go on at the next place, behind a block that is damaged, where there is the header of one; False: nothing can be
+        read there. Epoch and position in it say that it is one of the log, as everything before the cut is."""
+        try:
+            chunk.search(self._walk, limit)
+        except CorruptionError:
+            return False
+        return True
 
     def _grow(self, need: int) -> None:
         capacity = max(2 * self._capacity, need)
@@ -90,8 +127,27 @@ class SegmentIndex:
         return Span(self._entries[begin].base_offset, last.base_offset + last.count)
 
     def find(self, stream: int, offset: int) -> int:
-        """Position of the block with the record. It must lie in the stream's span."""
-        return int(self._entries[self._before(stream, offset + 1) - 1].position)
+        """Position of the block with the record. It must lie in the stream's span.
+
+        Raises CorruptionError: it was where there is damage now, or nothing that should be.
+        """
+        entry = self._entries[self._before(stream, offset + 1) - 1]
+        if offset < entry.base_offset + entry.count:
+            return int(entry.position)
+        for damage in self.damages:
+            if (damage.position or 0) > entry.position:
+                raise damage
+        raise self._source.damaged(entry.position, f"records from {entry.base_offset + entry.count} on are missing behind here")
+
+    def behind(self, stream: int, offset: int) -> Begin | None:
+        """Where the stream goes on behind ``offset``."""
+        number = self._before(stream, offset + 1)
+        if number == self._before(stream + 1, 0):
+            return None
+        entry, head = self._entries[number], bytearray(PAGE)
+        self._source.read(entry.position, memoryview(head))
+        length = ffi.cast("rw_block *", ffi.from_buffer(head)).length
+        return Begin(entry.base_offset, Place(entry.position, length))
 
 
 class LogIndex:
@@ -103,24 +159,63 @@ class LogIndex:
 
     def __init__(self, source: Source, streams: int) -> None:
         self._new = partial(Search, source, streams)
+        self._source = source
         self._free: list[Search] = []
 
-    def locate(self, stream: int, offset: int) -> int:
-        """Log position of the block that holds a record which is on disk.
+    def locate(self, stream: int, offset: int) -> Place:
+        """Where in the source a record is which is on disk.
 
         Raises CorruptionError if it is not there, or if damage lies where it would be.
         """
+        return self._using(lambda search: search.locate(stream, offset))
+
+    def _using(self, question: Callable[[Search], Answer]) -> Answer:
         try:
             search = self._free.pop()
         except IndexError:
             search = self._new()
         try:
-            found = search.locate(stream, offset)
+            found = question(search)
         except CorruptionError:
             self._put_back(search)
             raise
         self._put_back(search)
         return found
+
+    def is_old(self, stream: int, offset: int) -> bool:
+        """Does a side file know the record, or one that lies behind it in the stream?"""
+        newest = self._source.newest_side()
+        return newest >= 0 and offset < (self._source.ask_side(newest, partial(_end, stream), None) or 0)
+
+    def ahead(self, stream: int, offset: int, position: int) -> Place | None:
+        """A place behind log position ``position``, and not behind the record, by side files; None if they know of none. The
+        record must not lie before ``position``."""
+        source = self._source
+        low = position // source.segment_bytes  # it is not in there, and has a side file
+        if not self._passes(low, stream, offset):
+            place = source.ask_side(low, lambda side: side.block_of(stream, offset), None)
+            return None if place is None or place.position <= position else _place(place)
+        step, high = 1, low + 1
+        while self._passes(high, stream, offset):
+            low, step = high, 2 * step
+            high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._passes(middle, stream, offset):
+                low = middle
+            else:
+                high = middle
+        place = source.ask_side(high, lambda side: side.block_of(stream, offset), None)
+        return Place(high * source.segment_bytes, 0) if place is None else _place(place)
+
+    def _passes(self, segment: int, stream: int, offset: int) -> bool:
+        """Does a side file say that the record lies behind that segment?"""
+        return self._source.ask_side(segment, lambda side: (side.end(stream) or 0) <= offset, otherwise=False)
+
+    def behind(self, stream: int, offset: int, damage: CorruptionError) -> int | None:
+        """Record ``offset`` of the stream is denied by that damage: the first one behind it that is not; None: there is none
+        on disk, or nobody knows."""
+        return self._using(lambda search: search.behind(stream, offset, damage))
 
     def _put_back(self, search: Search) -> None:
         if not self._free:
@@ -136,45 +231,122 @@ class Search:
         self._indexes: OrderedDict[int, SegmentIndex] = OrderedDict()
         self._spans: dict[tuple[int, int], Span | None] = {}
 
-    def locate(self, stream: int, offset: int) -> int:
+    def locate(self, stream: int, offset: int) -> Place:
         """As `LogIndex.locate`."""
-        extents = self._source.all()
-        low, high = 0, len(extents)
+        for _ in range(DOUBTS_MAX):
+            found = self._locate(stream, offset)
+            if isinstance(found, Place):
+                return found
+            # If it was side files that led to nothing, they contradict each other, and are not believed any more.
+            if not sum(map(self._source.disbelieve, found)):
+                break
+        raise CorruptionError(f"offset {offset} of stream {stream} is confirmed, and in no segment")
+
+    def _locate(self, stream: int, offset: int) -> Place | set[int]:
+        """The place, or else the segments that say that it is between them."""
+        segments = self._source.segments()
+        deciding = {"before": -1, "behind": -1}
+        low, high = segments.start, segments.stop
         suspects: dict[int, CorruptionError] = {}  # the record may lie there, behind the damage
         while low < high:
             middle = probe = (low + high) // 2
-            # Extents without the stream, or of which damage hides that, say nothing about where to go on: ask the one before.
-            while (span := self._span(extents[probe], probe, stream, offset, suspects)) is None and probe > low:
+            # Segments without the stream, or of which damage hides that, say nothing about where to go on: ask the one before.
+            while (span := self._span(probe, stream, offset, suspects)) is None and probe > low:
                 probe -= 1
-            if span is None or offset >= span.next:
+            if span is None:
                 low = middle + 1
+            elif offset >= span.next:
+                low, deciding["before"] = middle + 1, probe
             elif offset < span.first:
-                high = probe
+                high = deciding["behind"] = probe
             else:
-                return self._index(extents[probe]).find(stream, offset)
-        if hiding := [place for place in suspects if place < high]:
-            raise suspects[max(hiding)]
-        raise CorruptionError(f"offset {offset} of stream {stream} is confirmed, and in no segment")
+                return self._find(probe, stream, offset)
+        if hiding := [segment for segment in suspects if deciding["before"] <= segment <= high]:
+            raise suspects[min(hiding)]
+        return set(deciding.values())
 
-    def _span(
-        self, extent: Extent, place: int, stream: int, offset: int, suspects: dict[int, CorruptionError]
+    def behind(self, stream: int, offset: int, damage: CorruptionError) -> int | None:
+        """As `LogIndex.behind`."""
+        for segment in range(0 if damage.segment is None else damage.segment, self._source.segments().stop):
+            begin = self._behind(segment, stream, offset)
+            while begin is not None:
+                if begin.place is None or self._is_good(begin.place):
+                    return begin.offset
+                begin = self._behind(segment, stream, begin.offset)
+        return None
+
+    def _behind(self, segment: int, stream: int, offset: int) -> Begin | None:
+        """Where the stream goes on behind ``offset``, if in that segment, or if its side file says where without it."""
+        nobody_knows: Begin | None = Begin(-1, None)
+        found = self._source.ask_side(segment, partial(_behind, stream, offset), nobody_knows)
+        return self._behind_by_extents(segment, stream, offset) if found is nobody_knows else found
+
+    def _behind_by_extents(self, segment: int, stream: int, offset: int) -> Begin | None:
+        for extent in self._source.extents(segment):
+            index = self._index(extent)
+            if index.end < extent.end and not index.stuck:
+                index.extend(extent.end, self._scratch)
+            if (begin := index.behind(stream, offset)) is not None:
+                return begin
+        return None
+
+    def _is_good(self, place: Place) -> bool:
+        """Is the whole block there, and as it was written?"""
+        extent = self._source.at(place.position)
+        if extent is None:
+            return False
+        data = bytearray(min(place.length, extent.end - place.position))
+        try:
+            self._source.read(place.position, memoryview(data))
+        except CorruptionError:
+            return False
+        block = ffi.from_buffer("uint8_t[]", data)
+        right = lib.rw_block_check(block, len(data), self._source.uuid, extent.epoch, place.position)
+        return bool(right == lib.RW_OK == lib.rw_block_verify(block))
+
+    def _span(self, segment: int, stream: int, offset: int, suspects: dict[int, CorruptionError]) -> Span | None:
+        """What is known of the stream in the segment, and whether damage hides the rest of it."""
+        span = self._source.ask_side(segment, partial(_span, stream), None)
+        if span is not None:
+            return span
+        found = [
+            span
+            for extent in self._source.extents(segment)
+            if (span := self._extent_span(extent, stream, offset, suspects)) is not None
+        ]
+        return Span(found[0].first, found[-1].next) if found else None
+
+    def _extent_span(
+        self, extent: Extent, stream: int, offset: int, suspects: dict[int, CorruptionError]
     ) -> Span | None:
-        """What is known of the extent, which is the one at `place`, and whether damage hides the rest of it."""
         key = (extent.begin, stream)
         if key in self._spans:
             return self._spans[key]
         index = self._index(extent)
         span = index.span(stream)
-        if (span is None or offset >= span.next) and index.end < extent.end:
-            if index.damage is None:
-                index.extend(extent.end, self._scratch)  # the extent has grown since
-                return self._span(extent, place, stream, offset, suspects)
-            suspects[place] = index.damage
-        if index.end >= extent.end and not self._source.grows(extent):
+        elsewhere = span is None or not span.first <= offset < span.next
+        if elsewhere and index.end < extent.end and not index.stuck:
+            index.extend(extent.end, self._scratch)  # the extent has grown since
+            return self._extent_span(extent, stream, offset, suspects)
+        if elsewhere and index.damages:
+            suspects[extent.segment] = index.damages[0 if span and offset < span.first else -1]
+        if index.end >= extent.end and not index.damages and not self._source.grows(extent):
             if len(self._spans) >= SPANS_MAX:
                 self._spans.clear()
             self._spans[key] = span
         return span
+
+    def _find(self, segment: int, stream: int, offset: int) -> Place:
+        """The record's block, which lies in the segment."""
+        block = self._source.ask_side(segment, lambda side: side.block_of(stream, offset), None)
+        if block is not None:
+            return _place(block)
+        for extent in reversed(self._source.extents(segment)):
+            index = self._index(extent)
+            span = index.span(stream)
+            if span is not None and span.first <= offset:
+                return Place(index.find(stream, offset), 0)
+        raise CorruptionError(f"offset {offset} of stream {stream} is confirmed, and not in segment {segment}", segment)
 
     def _index(self, extent: Extent) -> SegmentIndex:
         """The extent's index. It covers what the extent was when the index was made, or more."""
@@ -186,3 +358,39 @@ class Search:
         while len(self._indexes) > 1 and sum(i.bytes for i in self._indexes.values()) > INDEX_BYTES:
             self._indexes.popitem(last=False)
         return index
+
+
+def _span(stream: int, side: SideFile) -> Span | None:
+    """What the side file's segment has of the stream."""
+    span = side.span(stream)
+    if span is not None:
+        return Span(span.first, span.next)
+    end = side.end(stream) or 0
+    return Span(end, end)
+
+
+def _behind(stream: int, offset: int, side: SideFile) -> Begin | None:
+    """The next block of the side file's segment with a record of the stream behind ``offset``, and that; if it lacks the
+    stream, where that goes on; None: not in this segment."""
+    span = side.span(stream)
+    if span is None:
+        end = side.end(stream) or 0
+        return Begin(end, None) if end > offset else None
+    here = side.block_of(stream, offset)
+    low, high = max(offset + 1, span.first), span.next
+    while low < high:
+        middle = (low + high) // 2
+        if here is not None and side.block_of(stream, middle) == here:
+            low = middle + 1
+        else:
+            high = middle
+    block = side.block_of(stream, high)
+    return None if block is None else Begin(high, _place(block))
+
+
+def _end(stream: int, side: SideFile) -> int | None:
+    return side.end(stream)
+
+
+def _place(block: Block) -> Place:
+    return Place(block.position, block.length)

@@ -37,5 +37,5 @@ class Range:
         while cursor.offset < end:
             lines.begin(end - cursor.offset)
             with self._errors:
-                cursor.fill(lines)
+                cursor.fill(lines, end - cursor.offset)
             yield lines.text()

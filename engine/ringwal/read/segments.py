@@ -20,8 +20,13 @@ from ringwal.log import manifest as manifests
 from ringwal.log import segment as segments
 from ringwal.log.checkpoint import Checkpoint, EpochRow
 from ringwal.log.directory import Directory
+from ringwal.log.sidefile import SideFile
 from ringwal.read.bounds import Bounds, check_trimmed
+from ringwal.read.sides import Sides
 from ringwal.read.source import Extent
+
+NEWEST_FEW = 8
+"""So many segments are asked for a side file before larger steps are made."""
 
 
 class SegmentFiles:
@@ -42,9 +47,10 @@ class SegmentFiles:
         """The error for damage at ``position``, to be raised."""
         return CorruptionError(why, self.segment_of(position), position)
 
-    def read(self, position: int, into: memoryview, *, fresh: bool = False) -> None:
+    def read(self, position: int, into: memoryview, *, fresh: bool = False, ahead: int = 0) -> None:
         """Fill ``into`` from log position ``position`` on; it must not cross the segment's end.
 
+        ``ahead`` bytes behind it are asked for and not waited for.
         ``fresh`` drops what the page cache holds of that range first. The engine writes past the cache; the kernel then
         drops cached pages of the range, but promises no more than to try.
 
@@ -62,6 +68,8 @@ class SegmentFiles:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
             if fresh:
                 os.posix_fadvise(fd, at, len(into), os.POSIX_FADV_DONTNEED)
+            if ahead:
+                os.posix_fadvise(fd, at + len(into), ahead, os.POSIX_FADV_WILLNEED)
             done = 0
             while done < len(into):
                 got = os.preadv(fd, [into[done:]], at + done)
@@ -112,30 +120,79 @@ class Segments:
         self.uuid, self.segment_bytes = bounds.uuid, bounds.segment_bytes
         self.damaged = self.files.damaged
         self._bounds = bounds
+        self._sides = Sides(directory, bounds.uuid, bounds.segment_bytes)
+        self.ask_side, self.disbelieve = self._sides.ask, self._sides.disbelieve
+        self._newest = (-1, -1)  # newest side file that was found, and from which segment on it was looked for
         self._known = 0  # the first segment by the files
         self._epoch, self._epoch_begin = bounds.epoch, bounds.epoch_begin
         self._older: tuple[list[EpochRow], list[Extent]] | None = None
 
-    def read(self, position: int, into: memoryview, *, fresh: bool = False) -> None:
-        self.files.read(position, into, fresh=fresh)
+    def read(self, position: int, into: memoryview, *, fresh: bool = False, ahead: int = 0) -> None:
+        self.files.read(position, into, fresh=fresh, ahead=ahead)
 
     def begins(self) -> int:
         """The first segment that there still is, as far as this reader knows. Nothing below it is looked for."""
         return max(self._known, self._bounds.first_segment())
 
+    def segments(self) -> range:
+        return range(self.begins(), -(-self._bounds.disk_end() // self.segment_bytes))
+
     def at(self, position: int) -> Extent | None:
-        if position < self._epoch_begin:
-            rows, _ = self._history()
-            place = bisect.bisect_right(rows, position, key=_begin) - 1
-            if place < 0 or position >= rows[place].end:
-                place, position = place + 1, 0
-            if place < len(rows):
-                row = rows[place]
-                return self._extent(row.epoch, row.begin, row.end, max(position, row.begin))
+        while position < self._epoch_begin:
+            segment = self.files.segment_of(position)
+            rows = self.ask_side(segment, SideFile.epochs, None)
+            if rows is None:
+                return self._at_by_checkpoint(position)
+            for row in rows:
+                if position < row.end:
+                    return Extent(segment, *row)
+            position = self.files.start_of(segment + 1)
+        return self._live(position)
+
+    def _live(self, position: int) -> Extent | None:
         position, end = max(position, self._epoch_begin), self._bounds.disk_end()
         return self._extent(self._epoch, self._epoch_begin, end, position) if position < end else None
 
+    def _at_by_checkpoint(self, position: int) -> Extent | None:
+        rows, _ = self._history()
+        place = bisect.bisect_right(rows, position, key=_begin) - 1
+        if place < 0 or position >= rows[place].end:
+            place, position = place + 1, 0
+        if place == len(rows):
+            return self._live(position)
+        row = rows[place]
+        return self._extent(row.epoch, row.begin, row.end, max(position, row.begin))
+
+    def extents(self, segment: int) -> list[Extent]:
+        first, behind = self.files.start_of(segment), self.files.start_of(segment + 1)
+        live = self._live(first) if behind > self._epoch_begin else None
+        found = [live] if live is not None and live.segment == segment else []
+        if first >= self._epoch_begin:
+            return found
+        rows = self.ask_side(segment, SideFile.epochs, None)
+        if rows is not None:
+            return [Extent(segment, *row) for row in rows]
+        _, older = self._history()
+        place = bisect.bisect_left(older, segment, key=_segment)
+        return older[place : bisect.bisect_right(older, segment, key=_segment)] + found
+
+    def newest_side(self) -> int:
+        top = self.files.segment_of(self._bounds.disk_end())
+        newest, looked = self._newest
+        if looked == top:
+            return newest
+        # Sealed segments get theirs soon, so it is one of the last few, or the keeper lags.
+        candidates = [*range(top - 1, max(newest, top - NEWEST_FEW), -1), newest]
+        step = NEWEST_FEW
+        while newest < 0 and top - step > self.begins():
+            candidates.append(top - step)
+            step *= 2
+        newest = next(filter(self._sides.has, candidates), -1)
+        self._newest = (newest, top)
+        return newest
+
     def all(self) -> list[Extent]:
+        """Every extent, oldest first."""
         _, older = self._history()
         first, end = self.begins(), self._bounds.disk_end()
         living = older[bisect.bisect_left(older, first, key=_segment) :]
@@ -144,25 +201,24 @@ class Segments:
     def grows(self, extent: Extent) -> bool:
         return extent.epoch == self._epoch and extent.end < self.files.start_of(extent.segment + 1)
 
-    def look_again(self, stream: int, offset: int, damage: CorruptionError) -> None:
+    def look_again(self, stream: int, offset: int, damage: CorruptionError) -> bool:
         """As `Source.look_again`. The bounds were asked first: an engine frees nothing before its memory says so. Then the
         files: the memory may be that of an engine that has ended, and another one has freed since."""
         if damage.segment is not None and damage.segment < self.begins():
-            return
+            return True
         try:
             first, checkpoint = self.files.look()
         except CorruptionError:  # of what says it, too
-            raise damage from None
+            return False
         if checkpoint.epoch == self._epoch:
-            raise damage
+            return False
         start_offset = next((row.start_offset for row in checkpoint.rows() if row.number == stream), None)
         if start_offset is None:
             raise StreamDeleted("the stream was deleted")
         check_trimmed(offset, start_offset)
         known = self.begins()
         self._known = max(self._known, first)
-        if damage.segment is None or not known <= damage.segment < first:
-            raise damage
+        return damage.segment is not None and known <= damage.segment < first
 
     def _extent(self, epoch: int, begin: int, end: int, position: int) -> Extent:
         """The one that has `position`, of an epoch from begin to end."""

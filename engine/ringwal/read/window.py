@@ -84,6 +84,10 @@ class SourceWindow:
     def view(self) -> Any:
         return self._chunk.view
 
+    def aim(self, size: int) -> None:
+        """The walk begins anew at a block of that size; 0: nobody knows."""
+        self._chunk.aim(size)
+
     def cover(self, walk: Any) -> None:
         extent = self._extent = self._source.at(walk.position)
         if extent is None:
