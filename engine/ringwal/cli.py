@@ -25,6 +25,7 @@ import click
 
 from ringwal import cli_kit as kit
 from ringwal import textio
+from ringwal.cli_dump import dump
 from ringwal.cli_offline import verify
 from ringwal.cli_read import read, tail
 from ringwal.cli_streams import rm, trim
@@ -334,3 +335,4 @@ cli.add_command(tail)
 cli.add_command(trim)
 cli.add_command(rm)
 cli.add_command(verify)
+cli.add_command(dump)

@@ -27,6 +27,7 @@ from ringwal.limits import SECONDS_MAX, WHOLE_MAX
 
 if TYPE_CHECKING:
     import ringwal
+    from ringwal.log.directory import Directory
     from ringwal.protocol.client import Registration
 
     ParamType = click.ParamType[Any]
@@ -256,6 +257,17 @@ def client(directory: Path, timeout: float, lane_bytes: int | None = None) -> It
 
     with ringwal.Client(directory, timeout=timeout, lane_bytes=lane_bytes, append_timeout=timeout) as client:
         yield client
+
+
+@contextlib.contextmanager
+def log_of(path: Path) -> Iterator[tuple[Directory, bool]]:
+    """The directory, held open, and whether an engine holds it: for verbs that look at files. Raises FileError."""
+    from ringwal import lock_file
+    from ringwal.file_errors import FileErrors
+    from ringwal.log.directory import Directory
+
+    with FileErrors(path, "read"), Directory(path) as directory:
+        yield directory, lock_file.held(directory.fd)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +13,7 @@ from ringwal import cli_kit as kit
 from ringwal import textio
 
 if TYPE_CHECKING:
-    from ringwal.log.directory import Directory
     from ringwal.log.verify import Loss, Place, Report
-
-
-@contextlib.contextmanager
-def _log(path: Path) -> Iterator[tuple[Directory, bool]]:
-    """The directory, held open, and whether an engine holds it. Raises FileNotFoundError, OSError."""
-    from ringwal import lock_file
-    from ringwal.file_errors import FileErrors
-    from ringwal.log.directory import Directory
-
-    with FileErrors(path, "read"), Directory(path) as directory:
-        yield directory, lock_file.held(directory.fd)
 
 
 @click.command()
@@ -41,7 +28,7 @@ def verify(directory: Path, deep: bool, as_json: bool) -> int:
     """
     from ringwal.log.verify import verify as check
 
-    with _log(directory) as (log, running):
+    with kit.log_of(directory) as (log, running):
         report = check(log, deep=deep, running=running)
     output = textio.Output()
     if as_json:

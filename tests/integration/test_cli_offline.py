@@ -92,3 +92,56 @@ def test_a_start_that_is_refused_points_to_verify(stopped: Path) -> None:
 def test_verify_where_there_is_no_log(tmp_path: Path) -> None:
     assert ringwal("verify", tmp_path / "nowhere").returncode == 66
     assert ringwal("verify", tmp_path).returncode == 66
+
+
+def dumped(at: Path, *options: str) -> list[dict[str, Any]]:
+    done = ringwal("dump", at, "--json", *options)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_dump_shows_every_block_and_frame(stopped: Path) -> None:
+    assert ringwal("run", stopped, "--max-streams", "1").returncode == 78, "which changes nothing"
+    head, *blocks = dumped(stopped)
+    assert (head["what"], len(head["epochs"]), head["faults"]) == ("log", 2, [])
+    assert {block["what"] for block in blocks} == {"block"}
+    assert [block["kind"] for block in blocks].count("epoch") == 2
+    frames = [frame for block in blocks for frame in block["frames"]]
+    assert [(f["first_offset"], f["records"]) for f in frames if (f["kind"], f["stream"]) == ("batch", "s")] == [
+        (offset, 1) for offset in range(6)
+    ]
+    assert [f["stream"] for f in frames if f["kind"] == "definition"] == ["s", "quiet"]
+    (only,) = [block for block in dumped(stopped, "--stream", "quiet") if block["what"] == "block"]
+    assert [frame["stream"] for frame in only["frames"]] == ["quiet", "quiet"]
+    later = dumped(stopped, "--from", str(only["position"] + PAGE))[1:]
+    assert later == [block for block in blocks if block["position"] > only["position"]]
+    assert dumped(stopped, "--from", "0.seg")[1:] == blocks
+    assert dumped(stopped, "--from", "1.seg")[1:] == []
+
+
+def test_dump_shows_damage_and_goes_on(stopped: Path) -> None:
+    whole = dumped(stopped)
+    header, payload = block_with(stopped, b"line 1"), block_with(stopped, b"line 4")
+    flip(stopped, header + 40)
+    flip(stopped, path_of(stopped, 0).read_bytes().index(b"line 4") + 2)
+    found = dumped(stopped)
+    assert [item["offset"] for item in found if item["what"] == "bad"] == [header]
+    (bad,) = [item for item in found if item["what"] == "block" and item["offset"] == payload]
+    assert bad["frames"][-1]["wrong"] == "its payload is damaged"
+    assert [item for item in found if item["offset" if "offset" in item else "what"] not in (header, payload)] == [
+        item for item in whole if item["offset" if "offset" in item else "what"] not in (header, payload)
+    ]
+    text = ringwal("dump", stopped).stdout.decode()
+    assert f"bad: no block of epoch 1 at {header - PAGE}, to {header}" in text
+    assert "; bad: its payload is damaged" in text
+
+
+def test_dump_refuses_a_place_that_is_none(stopped: Path) -> None:
+    assert ringwal("dump", stopped, "--from", "here").returncode == 2
+
+
+def test_dump_beside_an_engine_ends_at_its_checkpoint(stopped: Path) -> None:
+    with serving(stopped):
+        assert ringwal("append", stopped, "s", stdin=b"line 6").returncode == 0
+        head, *blocks = dumped(stopped)
+        assert all(block["position"] < head["checkpoint"] for block in blocks)

@@ -51,7 +51,11 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
-    "cli": (9, {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"} | {"ringwal.cli_offline"}),
+    "cli": (
+        9,
+        {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
+        | {"ringwal.cli_offline", "ringwal.cli_dump"},
+    ),
     "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
 }
 BUILD_ONLY = {"ringwal.build_native"}

@@ -1,0 +1,259 @@
+"""`ringwal dump`: the blocks and frames of a log, one after the other, for people who look for something. Changes nothing.
+
+It shows what is there, good or bad, and holds one block in memory. What lies behind the end of the epoch in force is shown,
+too, as a start might carry it over; where an engine runs, nothing behind its checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from ringwal._native import ffi, lib
+from ringwal.log import segment
+from ringwal.log.checkpoint import EpochRow
+from ringwal.log.directory import SEGMENTS, Directory
+from ringwal.log.files import PAGE
+from ringwal.log.pages import Pages
+from ringwal.log.premise import Premise, gather
+
+BLOCKS = {
+    lib.RW_BLOCK_DATA: "data",
+    lib.RW_BLOCK_EPOCH: "epoch",
+    lib.RW_BLOCK_END: "end",
+    lib.RW_BLOCK_HOLE: "hole",
+}
+FRAMES = {
+    lib.RW_FRAME_BATCH: "batch",
+    lib.RW_FRAME_STREAM: "definition",
+    lib.RW_FRAME_TRIM: "trim",
+    lib.RW_FRAME_DELETE: "delete",
+    lib.RW_FRAME_VERDICT: "verdict",
+    lib.RW_FRAME_DROP: "drop",
+}
+_ANY_LENGTH = (1 << 64) - 1
+_HEADER, _FRAME = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
+_PERSISTED = 5
+_ROW = struct.Struct("<IIQ")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a block. `wrong` says what is wrong with it, None: nothing."""
+
+    position: int
+    kind: str
+    stream: int | None
+    """Its number."""
+    name: str | None
+    """As far as it is known here."""
+    offset: int
+    records: int
+    payload_bytes: int
+    timestamp_ns: int
+    wrong: str | None
+    says: dict[str, Any]
+    """What the payload of a control frame says."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """A block whose header is good, and its frames, up to the first whose header is not."""
+
+    position: int
+    epoch: int
+    number: int
+    kind: str
+    length: int
+    span: int
+    watermark: int
+    timestamp_ns: int
+    previous: EpochRow | None
+    """EPOCH: the epoch before."""
+    frames: tuple[Frame, ...]
+    wrong: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gap:
+    """A part of an epoch without a valid block."""
+
+    position: int
+    until: int
+    epoch: int
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Head:
+    """What the log says of itself, before its blocks."""
+
+    uuid: str
+    segment_bytes: int
+    first_segment: int
+    named_end: int
+    claimed: int
+    end: int
+    checkpoint: int | None
+    """Log position that it is about."""
+    streams: int
+    epochs: tuple[EpochRow, ...]
+    faults: tuple[tuple[str, int, str], ...]
+
+
+Item = Head | Block | Gap
+
+
+class Dump:
+    """Goes through a log once. `file_of` says where a log position is."""
+
+    def __init__(self, directory: Directory, *, running: bool = False) -> None:
+        """Raises as `premise.gather`."""
+        self._premise = gather(directory)
+        self._running = running
+        self.segment_bytes = self._premise.manifest.segment_bytes
+        self._pages = Pages(directory, self.segment_bytes)
+        known = self._premise.checkpoint
+        self.names = {row.number: row.name for row in known.rows()} if known is not None else {}
+        """Of streams, by number, as far as they are known by now."""
+
+    def file_of(self, position: int) -> tuple[str, int]:
+        """File, relative to the directory, and byte in it."""
+        number, at = divmod(position, self.segment_bytes)
+        return f"{SEGMENTS}/{segment.name_of(number)}", segment.HEADER_BYTES + at
+
+    def head(self) -> Head:
+        """What comes first."""
+        premise = self._premise
+        state, known = premise.manifest, premise.checkpoint
+        return Head(
+            uuid=state.uuid.hex(),
+            segment_bytes=state.segment_bytes,
+            first_segment=state.first_segment,
+            named_end=state.named_end,
+            claimed=state.claimed,
+            end=state.end,
+            checkpoint=known.position if known else None,
+            streams=len(self.names),
+            epochs=premise.epochs,
+            faults=tuple(premise.faults),
+        )
+
+    def items(self, start: int = 0) -> Iterator[Block | Gap]:
+        """Every block, and every place without one, from log position `start` on. Raises OSError."""
+        premise = self._premise
+        try:
+            for row in premise.epochs:
+                begin, end = max(row.begin, premise.begin, start // PAGE * PAGE), self._end(row)
+                if begin < end:
+                    yield from self._epoch(premise, row, begin, end, sought=begin > max(row.begin, premise.begin))
+        finally:
+            self._pages.close()
+
+    def _end(self, row: EpochRow) -> int:
+        manifest = self._premise.manifest
+        if row.end:
+            return row.end
+        return manifest.checkpoint_position if self._running or manifest.end else self._premise.end
+
+    def _epoch(self, premise: Premise, row: EpochRow, begin: int, end: int, *, sought: bool) -> Iterator[Block | Gap]:
+        """`sought`: nobody says that a block lies at `begin`, so none is missed up to the first."""
+        position, gap = begin, -1
+        while position < end:
+            head = self._header(row.epoch, position)
+            if head is None:
+                gap = position if gap < 0 else gap
+                position += PAGE
+                continue
+            if gap >= 0 and not sought:
+                yield self._gap(gap, position, row.epoch)
+            gap, sought = -1, False
+            yield self._block(position, head)
+            position += int(head.span)
+        sure = row.end or premise.manifest.checkpoint_position
+        if gap >= 0 and gap < sure and row.epoch not in premise.open:
+            yield self._gap(gap, min(end, sure), row.epoch)
+
+    def _gap(self, position: int, until: int, epoch: int) -> Gap:
+        return Gap(position, until, epoch, self._pages.why(position, until) or "no valid block")
+
+    def _header(self, epoch: int, position: int) -> Any:
+        """A copy; None: there is no valid block."""
+        page = self._pages.bytes_at(position, _HEADER)
+        left = self.segment_bytes - position % self.segment_bytes
+        if lib.rw_block_check(page, _ANY_LENGTH, self._premise.manifest.uuid, epoch, position) != lib.RW_OK:
+            return None
+        head = ffi.new("rw_block *")
+        ffi.memmove(head, page, _HEADER)
+        return head if head.span <= left else None
+
+    # ------------------------------------------------------------------------------------------------------- frames
+
+    def _block(self, position: int, head: Any) -> Block:
+        data = self._pages.bytes_at(position, int(head.length))
+        frames, wrong = self._frames(position, head, data)
+        previous = EpochRow(int(head.previous_epoch), int(head.previous_begin), int(head.previous_end))
+        return Block(
+            position=position,
+            epoch=int(head.epoch),
+            number=int(head.number),
+            kind=BLOCKS.get(head.kind, f"kind {head.kind}"),
+            length=int(head.length),
+            span=int(head.span),
+            watermark=int(head.watermark),
+            timestamp_ns=int(head.timestamp_ns),
+            previous=previous if head.kind == lib.RW_BLOCK_EPOCH else None,
+            frames=tuple(frames),
+            wrong=wrong,
+        )
+
+    def _frames(self, position: int, head: Any, data: bytes) -> tuple[list[Frame], str | None]:
+        found: list[Frame] = []
+        at, seed = _HEADER, lib.rw_frame_seed(head.epoch, position)
+        for _ in range(head.frames):
+            raw = data[at : at + _FRAME]
+            bare = bytes(4) + raw[4:_PERSISTED] + b"\0" + raw[_PERSISTED + 1 :]
+            frame = ffi.new("rw_frame *")
+            whole = len(raw) == _FRAME and lib.rw_crc32c(seed, bare, _FRAME) == int.from_bytes(raw[:4], "little")
+            if whole:
+                ffi.memmove(frame, raw, _FRAME)
+            size = _FRAME + (int(frame.payload_bytes) + 7) // 8 * 8
+            if not whole or at + size > head.used:
+                return found, f"the header of a frame at {position + at} is damaged; what is behind it cannot be found"
+            payload = data[at + _FRAME : at + _FRAME + frame.payload_bytes]
+            found.append(self._frame(position + at, frame, payload))
+            at += size
+        return found, None if at == head.used else "its frames do not end where it says"
+
+    def _frame(self, position: int, frame: Any, payload: bytes) -> Frame:
+        wrong = None if lib.rw_xxh3(payload, len(payload)) == frame.digest else "its payload is damaged"
+        says = _meaning(frame, payload) if wrong is None else {}
+        number = None if frame.stream == lib.RW_NO_STREAM else int(frame.stream)
+        if number is not None and "name" in says:
+            self.names[number] = says["name"]
+        return Frame(
+            position=position,
+            kind=FRAMES.get(frame.kind, f"kind {frame.kind}"),
+            stream=number,
+            name=None if number is None else self.names.get(number),
+            offset=int(frame.base_offset),
+            records=int(frame.count),
+            payload_bytes=int(frame.payload_bytes),
+            timestamp_ns=int(frame.timestamp_ns),
+            wrong=wrong,
+            says=says,
+        )
+
+
+def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:
+    if frame.kind == lib.RW_FRAME_STREAM:
+        return {"name": payload.decode(errors="replace")}
+    if frame.kind == lib.RW_FRAME_TRIM and len(payload) == 8:
+        return {"before": int.from_bytes(payload, "little")}
+    if frame.kind == lib.RW_FRAME_VERDICT:
+        return {"reason": int.from_bytes(payload[:4], "little")}
+    if frame.kind == lib.RW_FRAME_DROP and len(payload) % _ROW.size == 0:
+        return {"rows": [{"number": number, "before": offset} for number, _, offset in _ROW.iter_unpack(payload)]}
+    return {}
