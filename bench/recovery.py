@@ -38,7 +38,7 @@ def measure(directory: Path, quick: bool, say: Callable[[str], None]) -> dict[st
         log_bytes = _fill(place, size, directory)
         runs = []
         for _ in range(REPEATS):
-            bare = device.sequential_read_seconds(sorted((place / "segments").iterdir()), log_bytes)
+            bare = device.sequential_read_seconds(sorted((place / "segments").glob("*.seg")), log_bytes)
             say(f"recovery: of {size // MIB} MiB")
             runs.append((bare, *_start_seconds(place, directory, keep=_keep_log(place))))
         bare, wall, peak, told = (statistics.median(column) for column in zip(*runs, strict=True))
@@ -65,7 +65,7 @@ def _keep_log(place: Path) -> Callable[[], None]:
     checkpoints back."""
     named = [place / name for name in ("manifest", "checkpoint-0", "checkpoint-1")]
     contents = [path.read_bytes() for path in named]
-    before = {path.name for path in (place / "segments").iterdir()}
+    before = {path.name for path in (place / "segments").glob("*.seg")}
 
     def undo() -> None:
         with contextlib.closing(Directory(place)) as log:
@@ -73,7 +73,7 @@ def _keep_log(place: Path) -> Callable[[], None]:
         _blank(place, written)
         for path, content in zip(named, contents, strict=True):
             path.write_bytes(content)
-        for path in (place / "segments").iterdir():
+        for path in (place / "segments").glob("*.seg"):
             if path.name not in before:
                 path.unlink()
 

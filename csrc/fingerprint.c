@@ -121,7 +121,13 @@ FIELD(rw_control          , 576, uint64_t, first_segment);
 FIELD(rw_control          , 584, uint64_t, segments_freed);
 FIELD(rw_control          , 592, uint64_t, segments_recycled);
 FIELD(rw_control          , 600, uint64_t, segments_dropped);
-FIELD(rw_control          , 608, uint8_t[3488], tail);
+FIELD(rw_control          , 608, uint64_t, checkpointed);
+FIELD(rw_control          , 616, uint8_t[24], pad6);
+FIELD(rw_control          , 640, uint64_t, side_end);
+FIELD(rw_control          , 648, uint64_t, side_files);
+FIELD(rw_control          , 656, uint32_t, keeper_pid);
+FIELD(rw_control          , 660, uint32_t, keeper_error);
+FIELD(rw_control          , 664, uint8_t[3432], tail);
 
 SIZE(rw_progress, 4096);
 FIELD(rw_progress         , 0, uint64_t, magic);
@@ -276,4 +282,4 @@ FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 
-uint64_t rw_fingerprint(void) { return 0x458f6e0189fc0e90ull; }
+uint64_t rw_fingerprint(void) { return 0x5800693b9346e275ull; }

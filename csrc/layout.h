@@ -16,10 +16,10 @@
  * recovery reads the log and none of these exists, there is one of a single rw_progress.
  *
  * WHO WRITES WHAT. Fields are grouped on cache lines by their single writing role: S supervisor, W
- * WAL process, D drain process, C the client that owns the lane, K the kernel. Clients map control
- * and log ring read-only. The one word with two writers in turn is the persisted byte
- * (persisted.h); a replacement process is the same role, because it starts only after the death of
- * its predecessor is proven.
+ * WAL process, D drain process, P the keeper, C the client that owns the lane, K the kernel.
+ * Clients map control and log ring read-only. The one word with two writers in turn is the
+ * persisted byte (persisted.h); a replacement process is the same role, because it starts only
+ * after the death of its predecessor is proven.
  *
  * THE ONE SOURCE. What is known of a word stands in the comment behind its field, or in the line
  * before it, and nowhere else:
@@ -163,7 +163,14 @@ typedef struct rw_control {
     uint64_t segments_freed; /* [counter] W > S: segments freed */
     uint64_t segments_recycled; /* [counter] W > S: of them, used again at the end of the log */
     uint64_t segments_dropped; /* [counter] W > S: whose live records were dropped to make room */
-    RW_PAD(tail, 608, 4096);
+    uint64_t checkpointed; /* [log position] W > S P: that the named checkpoint is about */
+    RW_PAD(pad6, 40, 64);
+    /* 640: keeper */
+    uint64_t side_end; /* [segment number] P > S C: below all have side files that can have one */
+    uint64_t side_files; /* [counter] P > S: side files written */
+    uint32_t keeper_pid; /* [pid] P > S: of the keeper, once it works */
+    uint32_t keeper_error; /* [errno] P > S: why it writes none at present; 0: it does */
+    RW_PAD(tail, 664, 4096);
 } rw_control;
 
 /* An object of its own: while recovery reads the log, there is no control area yet. DIR/lock says
@@ -427,72 +434,6 @@ RW_SIZE(rw_verdict, 16);
 RW_SIZE(rw_drop_row, 16);
 RW_SIZE(rw_checkpoint_stream, 160);
 
-/* ------------------------------------------------------------------ where things are in control */
-
-typedef struct rw_geometry {
-    uint32_t max_clients; /* slots, those of the engine's own lanes among them */
-    uint32_t engine_slots; /* the last ones, so many */
-    uint32_t completions_per_client;
-    uint32_t max_streams;
-    uint32_t confirm_order;
-    uint64_t ring_bytes;
-    uint64_t segment_bytes;
-} rw_geometry;
-
-static inline uint64_t rw_page_up(uint64_t n)
-{
-    return (n + RW_PAGE - 1) & ~(uint64_t)(RW_PAGE - 1);
-}
-static inline uint64_t rw_slots_at(void) { return sizeof(rw_control); }
-static inline uint64_t rw_completions_at(uint32_t clients)
-{
-    return rw_page_up(rw_slots_at() + (uint64_t)clients * sizeof(rw_slot));
-}
-static inline uint64_t rw_blocks_at(uint32_t clients, uint32_t per_client)
-{
-    return rw_page_up(rw_completions_at(clients) +
-                      (uint64_t)clients * per_client * sizeof(rw_completion));
-}
-static inline uint64_t rw_streams_at(uint32_t clients, uint32_t per_client)
-{
-    return rw_blocks_at(clients, per_client) + RW_BLOCK_ENTRIES * sizeof(rw_block_entry);
-}
-
-static inline rw_slot *rw_slot_of(rw_control *c, uint32_t k)
-{
-    return (rw_slot *)((uint8_t *)c + rw_slots_at()) + k;
-}
-static inline rw_completion *rw_completions_of(rw_control *c, uint32_t k)
-{
-    return (rw_completion *)((uint8_t *)c + rw_completions_at(c->max_clients)) +
-           (uint64_t)k * c->completions_per_client;
-}
-static inline rw_block_entry *rw_block_entry_of(rw_control *c, uint64_t number)
-{
-    return (rw_block_entry *)((uint8_t *)c +
-                              rw_blocks_at(c->max_clients, c->completions_per_client)) +
-           (number & (RW_BLOCK_ENTRIES - 1));
-}
-static inline rw_stream *rw_stream_of(rw_control *c, uint32_t place)
-{
-    return (rw_stream *)((uint8_t *)c + rw_streams_at(c->max_clients, c->completions_per_client)) +
-           place;
-}
-
-/* The place of a log position in the ring. */
-static inline uint64_t rw_ring_place(const rw_control *c, uint64_t position)
-{
-    return position & (c->ring_bytes - 1);
-}
-
-static inline uint64_t rw_align8(uint64_t n) { return (n + 7) & ~7ull; }
-static inline uint64_t rw_request_bytes(uint64_t payload)
-{
-    return sizeof(rw_request) + ((payload + 63) & ~63ull);
-}
-static inline uint64_t rw_frame_bytes(uint64_t payload)
-{
-    return sizeof(rw_frame) + rw_align8(payload);
-}
+#include "places.h"
 
 #endif

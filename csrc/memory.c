@@ -227,6 +227,15 @@ void rw_set_not_before(rw_control *c, uint64_t ns)
 
 void rw_set_wal_error(rw_control *c, uint32_t error) { rw_store32_seq(&c->wal_error, error); }
 
+void rw_keeper_works(rw_control *c, uint32_t pid) { rw_store32(&c->keeper_pid, pid); }
+
+void rw_keeper_reached(rw_control *c, uint64_t segment, uint64_t written, uint32_t error)
+{
+    rw_count64(&c->side_files, written);
+    rw_store32(&c->keeper_error, error);
+    rw_store64(&c->side_end, segment);
+}
+
 void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes)
 {
     rw_slot *slot = rw_slot_of(c, k);

@@ -113,6 +113,11 @@ static inline int rw_supervisor_died(const rw_control *c)
 /* By the WAL process's main thread: what it met counts as a failed write. */
 void rw_set_wal_error(rw_control *c, uint32_t error);
 
+/* By the keeper: it is there; its side files reach so far, so many more are written, and errno of
+ * what keeps it from writing more. */
+void rw_keeper_works(rw_control *c, uint32_t pid);
+void rw_keeper_reached(rw_control *c, uint64_t segment, uint64_t written, uint32_t error);
+
 /* In a child, first thing: SIGKILL when the parent dies. RW_GONE if `parent` is dead already. */
 int rw_die_with_parent(int parent);
 

@@ -162,6 +162,14 @@ static int rows(rw_side *s, uint64_t section, uint64_t count, uint64_t bytes, ui
     return RW_OK;
 }
 
+int rw_side_prove(rw_side *s)
+{
+    for (uint64_t page = s->plan.epochs / RW_PAGE; page < s->plan.bytes / RW_PAGE; page++)
+        if (rw_load32(&s->proven[page]) == 0 && prove(s, page) != RW_OK)
+            return RW_BAD;
+    return RW_OK;
+}
+
 /* ------------------------------------------------------------------------------------ questions */
 
 /* Rows that begin with a number and are sorted by it: the one of `number`. */

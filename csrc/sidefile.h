@@ -93,6 +93,9 @@ const rw_side_header *rw_side_header_of(const rw_side *s);
 /* Bytes read so far. */
 uint64_t rw_side_read(const rw_side *s);
 
+/* Reads and proves all of it. RW_OK or RW_BAD. */
+int rw_side_prove(rw_side *s);
+
 /* All of the following: RW_OK; RW_PENDING: it has no such thing; RW_BAD: a page that is needed
  * cannot be believed, which is as if there were no file. Any number of threads may ask at once. */
 

@@ -32,6 +32,10 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->stream_count = rw_load32(&from->stream_count);
     out->block_seed = rw_load64(&from->block_seed);
     out->position_seed = rw_load64(&from->position_seed);
+    out->side_end = rw_load64(&from->side_end);
+    out->side_files = rw_load64(&from->side_files);
+    out->keeper_pid = rw_load32(&from->keeper_pid);
+    out->keeper_error = rw_load32(&from->keeper_error);
     out->drain_parked = rw_load32(&from->drain_parked);
     out->drain_pid = rw_load32(&from->drain_pid);
     out->released = rw_load64(&from->released);
@@ -72,6 +76,7 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->segments_freed = rw_load64(&from->segments_freed);
     out->segments_recycled = rw_load64(&from->segments_recycled);
     out->segments_dropped = rw_load64(&from->segments_dropped);
+    out->checkpointed = rw_load64(&from->checkpointed);
 }
 
 void rw_view_progress(const rw_progress *from, rw_progress_view *out)
@@ -152,6 +157,10 @@ uint64_t rw_engine_released_end(const rw_control *from) { return rw_load64(&from
 uint64_t rw_engine_confirmed_ns(const rw_control *from) { return rw_load64(&from->confirmed_ns); }
 
 uint64_t rw_engine_first_segment(const rw_control *from) { return rw_load64(&from->first_segment); }
+
+uint64_t rw_engine_checkpointed(const rw_control *from) { return rw_load64(&from->checkpointed); }
+
+uint64_t rw_engine_side_end(const rw_control *from) { return rw_load64(&from->side_end); }
 
 uint32_t rw_slot_state(const rw_slot *from) { return rw_load32(&from->state); }
 

@@ -34,6 +34,10 @@ typedef struct rw_engine_view {
     uint32_t stream_count;
     uint64_t block_seed;
     uint64_t position_seed;
+    uint64_t side_end;
+    uint64_t side_files;
+    uint32_t keeper_pid;
+    uint32_t keeper_error;
     uint32_t drain_parked;
     uint32_t drain_pid;
     uint64_t released;
@@ -74,6 +78,7 @@ typedef struct rw_engine_view {
     uint64_t segments_freed;
     uint64_t segments_recycled;
     uint64_t segments_dropped;
+    uint64_t checkpointed;
 } rw_engine_view;
 
 typedef struct rw_progress_view {
@@ -148,6 +153,8 @@ uint32_t rw_engine_storage_full(const rw_control *from);
 uint64_t rw_engine_released_end(const rw_control *from);
 uint64_t rw_engine_confirmed_ns(const rw_control *from);
 uint64_t rw_engine_first_segment(const rw_control *from);
+uint64_t rw_engine_checkpointed(const rw_control *from);
+uint64_t rw_engine_side_end(const rw_control *from);
 uint32_t rw_slot_state(const rw_slot *from);
 uint32_t rw_stream_number(const rw_stream *from);
 

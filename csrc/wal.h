@@ -109,6 +109,8 @@ int rw_wal_fetch_occupancy(rw_wal *w, uint64_t *segment, const rw_occupant **row
 /* Segments below are freed: readers are told before their files go. `count`: they were there when
  * this memory was made. */
 void rw_wal_first_segment(rw_wal *w, uint64_t number, bool count);
+/* A checkpoint of that log position is named. */
+void rw_wal_checkpoint_named(rw_wal *w, uint64_t position);
 void rw_wal_count_used_again(rw_wal *w, uint64_t recycled, uint64_t dropped);
 
 /* CHECKPOINTS. What is composed up to a position that no block crosses, and that no stream's record

@@ -146,6 +146,11 @@ void rw_wal_first_segment(rw_wal *w, uint64_t number, bool count)
     rw_store64_seq(&w->c->first_segment, number);
 }
 
+void rw_wal_checkpoint_named(rw_wal *w, uint64_t position)
+{
+    rw_store64(&w->c->checkpointed, position);
+}
+
 void rw_wal_count_used_again(rw_wal *w, uint64_t recycled, uint64_t dropped)
 {
     rw_count64(&w->c->segments_recycled, recycled);

@@ -320,7 +320,9 @@ def _doubts(facts: dict[str, Any], attached: ringwal.Client, seconds: float) -> 
     """Why an engine that says it runs may confirm nothing: its processes, and what is pending without any progress."""
     states: dict[str, str] = facts["processes"]
     found = [
-        f"its {name} process is {state}: nothing may be confirmed" for name, state in states.items() if state != "running"
+        f"its {name} process is {state}: nothing may be confirmed"
+        for name, state in states.items()
+        if state != "running" and name != "keeper"  # which nobody waits for
     ]
     if facts["storage_full"]:  # what waits in the lanes is in no figure yet
         why = describe_full(full_errno(facts["storage_full"]))

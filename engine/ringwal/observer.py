@@ -48,9 +48,12 @@ def facts(control: Any) -> dict[str, Any]:
         "pid": c.supervisor_pid,
         "wal_pid": c.wal_pid or None,
         "drain_pid": c.drain_pid or None,
+        "keeper_pid": c.keeper_pid or None,
         "processes": {
             name: process_state(pid)
-            for name, pid in (("supervisor", c.supervisor_pid), ("wal", c.wal_pid), ("drain", c.drain_pid))
+            for name, pid in (
+                ("supervisor", c.supervisor_pid), ("wal", c.wal_pid), ("drain", c.drain_pid), ("keeper", c.keeper_pid)
+            )
             if pid  # a process says so itself when it has begun
         },
         "epoch": c.epoch,
@@ -68,6 +71,12 @@ def facts(control: Any) -> dict[str, Any]:
             "used": max(0, min(current + 1, c.segments_end) - c.first_segment) * file_bytes,
             "ahead": ahead * file_bytes,
             "freed": c.segments_freed * file_bytes,
+        },
+        # Side files stand beside all segments below `end`, or cannot be had; so many more could be there by now.
+        "side_files": {
+            "end": c.side_end,
+            "behind": max(0, c.checkpointed // c.segment_bytes - c.side_end),
+            "hindered": os.strerror(c.keeper_error) if c.keeper_error else None,
         },
         "streams": lib.rw_streams_living(control),
         "clients_attached": len(clients),

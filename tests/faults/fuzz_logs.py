@@ -39,7 +39,7 @@ class Original:
         self.log = decode.Log(self.base.directory)
         self.epoch = self.log.manifest.epoch
         places = [*self._older_blocks(), *self.base.blocks, self.base.blocks[-1] + decode.PAGE]
-        names = sorted(f"segments/{path.name}" for path in (self.base.directory / "segments").iterdir())
+        names = sorted(f"segments/{path.name}" for path in (self.base.directory / "segments").glob("*.seg"))
         checkpoint = f"checkpoint-{self.log.manifest.file}"
         self.changes = changes([self._place(position) for position in places], names, checkpoint)
 
@@ -146,7 +146,7 @@ def trial(original: Original, at: Path, what: list[Change]) -> None:
     try:
         for change in what:
             change.apply(at)
-        if not (at / "manifest").exists() and not any((at / "segments").iterdir()):
+        if not (at / "manifest").exists() and not any((at / "segments").glob("*.seg")):
             return  # no log at all: one is made
         proven = original.proven(at)
         recovered = attempt(at)

@@ -57,7 +57,7 @@ def _cycles(times: int, directory: Path, chance: random.Random) -> Verdict:
         verdict.expect(not left, f"shared memory is left: {left}")
         strange = {path.name for path in engine_dir.iterdir()} - FILES
         verdict.expect(not strange, f"files are left: {strange}")
-        names = sorted(path.name for path in (engine_dir / "segments").iterdir())
+        names = sorted(path.name for path in (engine_dir / "segments").glob("*.seg"))
         named = [f"{n:020d}.seg" for n in range(state.named_end)]
         verdict.expect(names == named, f"segments are {names}, and {named} are named")
         return verdict

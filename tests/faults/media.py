@@ -300,7 +300,7 @@ def truncations(base: Base, scratch: Path, count: int, chance: random.Random) ->
 
 
 def segments(base: Base, directory: Path, count: int, chance: random.Random) -> Iterable[tuple[str, Damage, str]]:
-    names = sorted(path.name for path in (base.directory / "segments").iterdir())
+    names = sorted(path.name for path in (base.directory / "segments").glob("*.seg"))
     foreign = make(directory, "foreign")
     for name in names:
         yield f"{name} missing", partial(_remove, name), "refuse"

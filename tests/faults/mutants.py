@@ -234,11 +234,11 @@ TIME_AND_IDENTITY = [
     Mutant(
         "a stopped process counts as a dead one",
         "engine/ringwal/processes/process_group.py",
-        "        if self._deadline is None or self.verdict is not None:\n",
+        "        if self._deadline is None:\n            return self._replace_expendable()\n",
         "        wal = self._children.get(ROLES[0])\n"
         "        if wal and open(f'/proc/{wal.pid}/stat').read().rpartition(')')[2].split()[0] == 'T':\n"
         "            self._start(ROLES[0], replacement=True)\n"
-        "        if self._deadline is None or self.verdict is not None:\n",
+        "        if self._deadline is None:\n            return self._replace_expendable()\n",
         row("time", "SIGSTOP wal"),
     ),
     Mutant(

@@ -141,7 +141,7 @@ def deaths(times: int, directory: Path, seed: int) -> Verdict:
             for wrong in load.stop():
                 verdict.expect(not wrong, wrong)
             verdict.confirmed = load.records()
-        largest = sum(path.stat().st_size for path in (engine_dir / "segments").iterdir())
+        largest = sum(path.stat().st_size for path in (engine_dir / "segments").glob("*.seg"))
         verdict.expect(largest <= parse_size(LIMIT_SMALL), f"the segments take {largest} bytes")
         code = running.stop()
         verdict.expect(code == 0, f"the orderly stop ended with code {code}")

@@ -47,7 +47,8 @@ class Process:
                     for file in self._names(f"task/{task}/fd"):
                         with contextlib.suppress(OSError):
                             path = os.readlink(f"task/{task}/fd/{file}", dir_fd=self._fd)
-                            if path.startswith(segments) and self._writable(f"task/{task}/fdinfo/{file}"):
+                            segment = path.startswith(segments) and path.endswith(".seg")
+                            if segment and self._writable(f"task/{task}/fdinfo/{file}"):
                                 self._segment = path
                                 return True
         return False

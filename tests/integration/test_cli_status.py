@@ -26,7 +26,7 @@ def test_status_of_an_engine_at_work_has_no_doubts(served: Path) -> None:
     done = ringwal("status", served, "--json")
     facts = json.loads(done.stdout)
     assert (done.returncode, done.stderr, facts["doubts"]) == (0, b"", [])
-    assert facts["processes"] == {"supervisor": "running", "wal": "running", "drain": "running"}
+    assert facts["processes"] == {"supervisor": "running", "wal": "running", "drain": "running", "keeper": "running"}
 
 
 @pytest.mark.parametrize("role", ["wal", "drain"])

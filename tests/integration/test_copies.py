@@ -169,12 +169,12 @@ def test_a_manifest_that_is_older_than_the_log_deletes_nothing(directory: Path, 
         fill(client.stream("s"), 1, 3000)
     assert running.terminate() == 0
     newer = (directory / "manifest").read_bytes()
-    segments = sorted(path.name for path in (directory / "segments").iterdir())
+    segments = sorted(path.name for path in (directory / "segments").glob("*.seg"))
     (directory / "manifest").write_bytes(kept)
     refused = command("run", directory, *(f"--{name.replace('_', '-')}={value}" for name, value in SMALL_LOG.items()))
     assert refused.returncode == os.EX_DATAERR
     assert "manifest is older than the log" in refused.stderr
-    assert sorted(path.name for path in (directory / "segments").iterdir()) == segments
+    assert sorted(path.name for path in (directory / "segments").glob("*.seg")) == segments
     (directory / "manifest").write_bytes(newer)
     start(**SMALL_LOG)
     with ringwal.connect(directory) as client:

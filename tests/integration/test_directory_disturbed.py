@@ -192,7 +192,7 @@ def test_no_segment_is_begun_in_a_directory_that_was_moved(directory: Path, star
         stop_process(running.process.pid)
         moved = directory.with_name("moved")
         directory.rename(moved)
-        made = sorted(path.name for path in (moved / "segments").iterdir())
+        made = sorted(path.name for path in (moved / "segments").glob("*.seg"))
 
         def ended() -> bool:
             if state_of(running.facts["wal_pid"]) in "ZX":
@@ -204,7 +204,7 @@ def test_no_segment_is_begun_in_a_directory_that_was_moved(directory: Path, star
         until(ended, "the WAL process has seen it")
         with contextlib.suppress(ringwal.BackpressureTimeout):  # or the lane is full of what nobody took
             receipts.append(stream.append(b"one more"))
-        assert sorted(path.name for path in (moved / "segments").iterdir()) == made
+        assert sorted(path.name for path in (moved / "segments").glob("*.seg")) == made
         running.process.send_signal(signal.SIGCONT)
         assert running.wait() == os.EX_OSFILE
         errors = [receipt.exception(WAIT) for receipt in receipts]

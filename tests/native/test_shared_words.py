@@ -83,7 +83,7 @@ def test_a_change_of_the_layout_does_not_compile_with_the_old_fingerprint(tmp_pa
         command = [*COMPILER, "-std=gnu11", "-fsyntax-only", "-I.", "fingerprint.c"]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    for name in ("fingerprint.c", "memory.h", "atomics.h", "status.h", "layout.h"):
+    for name in ("fingerprint.c", "memory.h", "atomics.h", "status.h", "layout.h", "places.h"):
         shutil.copy(ROOT / "csrc" / name, tmp_path)
     assert compiles().returncode == 0
     (tmp_path / "layout.h").write_text(changed(old, new))

@@ -62,7 +62,7 @@ BUILD_ONLY = {"ringwal.build_native"}
 # Of the engine's processes nobody knows but those who start them; all others meet them in memory, on the socket, on the disk.
 MAY_IMPORT_PROCESSES = {"processes", "public names", "cli", "__main__"}
 STRANGERS = {("processes", "client"), ("processes", "read"), ("log", "client"), ("log", "read")}
-BODIES = {"ringwal.processes.wal", "ringwal.processes.drain"}
+BODIES = {"ringwal.processes.wal", "ringwal.processes.drain", "ringwal.processes.keeper"}
 SUPERVISOR = "ringwal.processes.supervisor"
 
 

@@ -33,7 +33,7 @@ NOBODY = 65534
 AS_NOBODY = """
 import os, resource, signal, sys
 # While they may still be read: the checkout may lie where nobody may look.
-import ringwal.processes.drain, ringwal.processes.supervisor, ringwal.processes.wal
+import ringwal.processes.drain, ringwal.processes.keeper, ringwal.processes.supervisor, ringwal.processes.wal
 from ringwal import cli
 if os.getuid() == 0:
     os.setgroups([])

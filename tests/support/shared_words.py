@@ -17,19 +17,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HOW = "python tests/support/shared_words.py"
 SIZES = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8}
-ROLES = {"S": "supervisor", "W": "WAL", "D": "drain", "C": "client", "K": "kernel", "all": "all"}
+ROLES = {"S": "supervisor", "W": "WAL", "D": "drain", "P": "keeper", "C": "client", "K": "kernel", "all": "all"}
 # What Python reads: struct, the view's name, and the fields that are no plain words.
 VIEWS = {"rw_control": "engine", "rw_progress": "progress", "rw_slot": "slot", "rw_stream": "stream", "rw_lane": "lane"}
 NOT_VIEWED = {("rw_control", "life")}
 # What a loop in Python reads by itself.
 ALONE = {
     "rw_control": {"state", "membership", "next_number", "wal_error", "storage_full", "sealed_end", "released_end"}
-    | {"confirmed_ns", "first_segment"},
+    | {"confirmed_ns", "first_segment", "checkpointed", "side_end"},
     "rw_slot": {"state"},
     "rw_stream": {"number"},
 }
 # Words of one process by the next one's: who reads the later one first never sees it ahead of the one before.
-VIEW_ORDER = ("supervisor", "drain", "WAL", "client")
+VIEW_ORDER = ("supervisor", "keeper", "drain", "WAL", "client")
 
 
 @dataclass(frozen=True)

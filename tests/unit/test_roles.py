@@ -6,11 +6,12 @@ import types
 
 import pytest
 
-from ringwal.processes.roles import DRAIN, ROLES, WAL, Role, after
+from ringwal.processes.roles import DRAIN, KEEPER, ROLES, WAL, Role, after
 
 
 def test_each_is_asked_to_stop_when_the_one_before_has_finished() -> None:
-    assert [after(role) for role in ROLES] == [*ROLES[1:], None]
+    asked = [role for role in ROLES if not role.expendable]
+    assert [after(role) for role in asked] == [*asked[1:], None]
     assert ROLES.index(WAL) < ROLES.index(DRAIN)  # what is written last must still be confirmed
 
 
@@ -25,4 +26,9 @@ def test_names_and_bodies_are_told_apart() -> None:
 
 def test_only_who_makes_segments_is_woken_for_chores() -> None:
     context = types.SimpleNamespace(doorbell_fd=7, maintenance_fd=8)
-    assert [role.descriptors(context) for role in (WAL, DRAIN)] == [{7, 8}, {7}]  # type: ignore[arg-type]
+    assert [role.descriptors(context) for role in ROLES] == [{7, 8}, {7}, set()]  # type: ignore[arg-type]
+
+
+def test_who_is_expendable_is_nobody_that_others_wait_for() -> None:
+    assert [role for role in ROLES if role.expendable] == [KEEPER]
+    assert not KEEPER.writes_log

@@ -64,6 +64,14 @@ class Directory:
         """Another open of DIR, with nothing of this one's locks; the caller closes it. Raises OSError."""
         return os.open(".", _FLAGS, dir_fd=self.fd)
 
+    def unlocked(self) -> Directory:
+        """The same directory, opened once more, with nothing of this one's locks. Raises OSError."""
+
+        def again(held: Held) -> None:
+            held.open(".", _FLAGS, at=self.fd)
+
+        return Directory(self.path, again)
+
     def leads_here(self) -> bool:
         """Does the path lead to this directory now? Where that cannot be seen (no permission), True: nothing is known.
 

@@ -128,6 +128,10 @@ class SideFile:
         """Give its memory and descriptor back before the last reference goes. Nothing may be asked afterwards, by no thread."""
         ffi.release(self._side)
 
+    def prove(self) -> bool:
+        """Read all of it: can every page be believed?"""
+        return bool(lib.rw_side_prove(self._side) == lib.RW_OK)
+
     def span(self, stream: int) -> Span | None:
         """What the segment has of the stream of that number; None: nothing."""
         found = ffi.new("rw_side_stream *")

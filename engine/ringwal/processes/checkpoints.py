@@ -52,6 +52,7 @@ class Checkpoints:
         even those of its predecessor."""
         self._taken_cuts = self.named_cuts
         self._told_no_room = False
+        lib.rw_wal_checkpoint_named(wal, self.named.position)
         self.no_room = 0
         """errno while there is no room for one."""
 
@@ -135,4 +136,5 @@ class Checkpoints:
         self._state.manifest = named
         self._state.store(end=end)
         self.named, self.named_cuts = what, cuts
+        lib.rw_wal_checkpoint_named(self._wal, what.position)
         point("ckpt.named")

@@ -19,6 +19,7 @@ from pathlib import Path
 from ringwal._native import lib
 from ringwal.errors import Error
 from ringwal.processes.context import FINISH, LOG, EngineContext
+from ringwal.processes.keeper_line import SupervisorEnd
 from ringwal.processes.lanes import Intake, Lanes
 from ringwal.processes.roles import Role
 
@@ -64,11 +65,12 @@ class Child:
                     raise
                 os.kill(self.pid, number)  # a sandbox refuses the other; nobody but us reaps this pid
 
-    def reap(self, *, wait: bool = False) -> Exit | None:
-        """How it ended, if it has (or once it has, with `wait`); None while it runs. This is the proof of its death."""
+    def reap(self, *, wait: float | None = 0.0) -> Exit | None:
+        """How it ended, if it has, or does within so many seconds (None: however long it takes); else None. This proves its
+        death."""
         ended = select.poll()  # not select(), which takes no numbers above 1023
         ended.register(self._pidfd, select.POLLIN)
-        if not ended.poll(None if wait else 0):
+        if not ended.poll(None if wait is None else wait * 1e3):
             return None
         try:
             found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
@@ -89,19 +91,29 @@ class Child:
             os.close(fd)
 
 
-def spawn(role: Role, context: EngineContext, lanes: Lanes, *, replacement: bool = False) -> Child:
-    """Fork a process of that role, which has the lanes that there are. Raises OSError when no process can be made."""
+def spawn(
+    role: Role, context: EngineContext, lanes: Lanes, line: SupervisorEnd, *, replacement: bool = False
+) -> Child:
+    """Fork a process of that role. It has the lanes that there are, or if it is expendable the other end of `line`.
+
+    Raises OSError when no process can be made.
+    """
     main = role.main()
     parent = os.getpid()
     # Until the child has put its own handlers in place, the supervisor's must not run in it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_IGNORED, signal.SIGCHLD})
     said, say = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        with lanes.connect(role) as source, context.ownership.private.inherited():
+        source = line.connect() if role.expendable else lanes.connect(role)
+        with source, context.ownership.private.inherited():
             pid = os.fork()
             if pid == 0:
-                intake = Intake(source, lanes.held.items())
-                _run_child(role, main, dataclasses.replace(context, intake=intake, replacement=replacement), parent, say)
+                with_end = (
+                    dataclasses.replace(context, line=source)
+                    if role.expendable
+                    else dataclasses.replace(context, intake=Intake(source, lanes.held.items()))
+                )
+                _run_child(role, main, dataclasses.replace(with_end, replacement=replacement), parent, say)
         return Child(role, pid, _pidfd(pid), said)
     except BaseException:
         os.close(said)
@@ -137,7 +149,7 @@ def _run_child(
     """The child, from fork to exit. Never returns, whatever happens: the parent's stack is not the child's."""
     code = 1  # an unexpected exception is no verdict on the memory: a successor may do better
     try:
-        _leave_parent(role, context, say)
+        context = _leave_parent(role, context, say)
         if lib.rw_die_with_parent(parent) == lib.RW_OK:
             code = main(context)
     except MemoryError as error:
@@ -153,19 +165,28 @@ def _run_child(
         os._exit(code)
 
 
-def _leave_parent(role: Role, context: EngineContext, say: int) -> None:
+def _leave_parent(role: Role, context: EngineContext, say: int) -> EngineContext:
+    """What is the parent's own is left behind. Returns what the child works with."""
     with contextlib.suppress(ValueError):  # not the main thread of the parent: nothing was set
         signal.set_wakeup_fd(-1)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    assert context.intake is not None
-    keep = {0, 1, 2, say, *role.descriptors(context), *context.ownership.descriptors(), *context.intake.descriptors()}
+    keep = {0, 1, 2, say, *role.descriptors(context)}
+    if context.line is not None:
+        # Opened anew: what was locked stays with those that everybody waits for.
+        unlocked = context.directory.unlocked()
+        keep |= {context.line.fileno(), unlocked.fd, unlocked.segments}
+        context = dataclasses.replace(context, unlocked=unlocked)
+    else:
+        assert context.intake is not None
+        keep |= {*context.ownership.descriptors(), *context.intake.descriptors()}
     for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
         if int(name) not in keep:
             with contextlib.suppress(OSError):  # the directory listing's own is closed already
                 os.close(int(name))
+    return context
 
 
 class RestartBudget:

@@ -1,4 +1,4 @@
-"""What the supervisor hands to a WAL or drain process across the fork, and the contract of their `main`.
+"""What the supervisor hands to its processes across the fork, and the contract of their `main`.
 
 `main(context) -> int` runs in the child, in its main thread, and returns the process's exit code:
 
@@ -10,6 +10,8 @@
     70  (EX_SOFTWARE)  shared memory is not what it should be, or the process cannot work. The epoch is over
     any other death    the supervisor starts a successor, with `replacement` set
 
+The keeper is expendable (roles.py): however it ends, all that follows is another one.
+
 SIGINT, SIGHUP and SIGTERM are ignored in the child: terminals and service managers send them to everybody at once, and the
 order of a stop is the supervisor's. FINISH is ignored until `main` installs its handler, and is sent again and again during
 a stop until the process has ended. SIGKILL follows the supervisor's death at once.
@@ -20,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
+import socket
 import time
 
 from ringwal.config import Config
@@ -57,6 +60,10 @@ class EngineContext:
     """When the epoch began, by the clock that nobody sets."""
     intake: Intake | None = None
     """In WAL and drain: where the lanes of clients come from."""
+    line: socket.socket | None = None
+    """In the keeper: to the supervisor (keeper_line.py)."""
+    unlocked: Directory | None = None
+    """In the keeper: the directory, opened once more, with nothing of its locks."""
     replacement: bool = False
     """The process takes over from one that died: restore from shared memory first."""
     log: logging.Logger = LOG
@@ -64,4 +71,4 @@ class EngineContext:
     @property
     def directory(self) -> Directory:
         """Of the log."""
-        return self.ownership.directory
+        return self.ownership.directory if self.unlocked is None else self.unlocked

@@ -12,7 +12,7 @@ from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered
 from ringwal.processes.context import EngineContext
 from ringwal.processes.process_group import ProcessGroup
-from ringwal.processes.roles import DRAIN, WAL
+from ringwal.processes.roles import DRAIN, KEEPER, WAL
 
 
 def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, home: Home) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, ho
         "pid": os.getpid(),
         "wal_pid": pids.get(WAL),
         "drain_pid": pids.get(DRAIN),
+        "keeper_pid": pids.get(KEEPER),
         "home": home.id,
         "uptime": round(time.monotonic() - context.began, 3),
         "restarts": group.restarts,

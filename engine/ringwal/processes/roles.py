@@ -1,6 +1,7 @@
 """The processes of a running engine beside its supervisor, in one table.
 
 They start in this order, and stop in it, one after the other: each is asked (context.FINISH) when the one before has finished.
+Those that are expendable are killed before the first is asked.
 What the supervisor does when one ends is the same for all and goes by its exit code (context.py), apart from what the role
 says here.
 """
@@ -23,10 +24,13 @@ class Role:
     module: str
     """Where its `main(context) -> exit code` is, which runs in a fork without exec."""
     descriptors: Callable[[EngineContext], set[int]]
-    """Of the engine's own, those that it keeps open over the fork. All keep the directory's, with its locks, and their end
-    of the lanes."""
+    """Of the engine's own, those that it keeps open over the fork. All that are not expendable keep the directory's, with its
+    locks, and their end of the lanes."""
     writes_log: bool
     """It leaves the errno of a failed write in `wal_error`: that ends the epoch, however the process ended."""
+    expendable: bool = False
+    """Nobody needs it. It holds neither lanes nor the directory's locks, is killed first when the engine stops, and nobody
+    waits for its end; it is replaced, after a pause, however it ended and however often."""
     finished_point: str | None = None
     """Where a test can stop the supervisor when this one has finished and the next one is not asked yet."""
 
@@ -52,10 +56,17 @@ DRAIN = Role(
     descriptors=lambda context: {context.doorbell_fd},
     writes_log=False,
 )
-ROLES = (WAL, DRAIN)
+KEEPER = Role(
+    name="keeper",
+    module="ringwal.processes.keeper",
+    descriptors=lambda _: set(),
+    writes_log=False,
+    expendable=True,
+)
+ROLES = (WAL, DRAIN, KEEPER)
 
 
 def after(role: Role) -> Role | None:
     """Who is asked to stop when that one has finished; None: it was the last."""
-    following = ROLES[ROLES.index(role) + 1 :]
+    following = [each for each in ROLES[ROLES.index(role) + 1 :] if not each.expendable]
     return following[0] if following else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError, NoSuchStream
 from ringwal.processes.context import LOG
@@ -23,6 +24,7 @@ class StreamChanges:
 
     def __init__(self, control: Any, streams: StreamTable, lane: ControlLane) -> None:
         self._control = control
+        self._places = int(views.engine(control).max_streams)
         self._streams = streams
         self._lane = lane
         self._trims: dict[int, int] = {}  # by the number of a stream with a trim in the lane: the furthest offset asked for
@@ -39,12 +41,17 @@ class StreamChanges:
             return
         if not isinstance(before, int) or not 0 <= before <= bounds.confirmed_offset:
             raise ConfigError(f"stream {name!r} ends at {bounds.confirmed_offset}, and cannot be trimmed up to {before!r}")
-        if before <= bounds.start_offset:
+        if before > bounds.start_offset:
+            self._go_on_trimming(place, number, before)
+
+    def trim_place(self, place: int, number: int, before: int) -> None:
+        """As the keeper asks: of the stream of that number at that place, which may be deleted meanwhile. What cannot be, or is
+        so already, is not done."""
+        bounds = ffi.new("rw_stream_bounds *")
+        if place >= self._places or lib.rw_stream_look(self._control, lib.rw_handle(place, number), bounds) != lib.RW_OK:
             return
-        if number in self._trims:
-            self._trims[number] = max(self._trims[number], before)
-            return
-        self._submit_trim(place, number, before)
+        if bounds.start_offset < before <= bounds.confirmed_offset:
+            self._go_on_trimming(place, number, before)
 
     def delete(self, name: object, number: int) -> None:
         """That stream. If it is deleted, nothing is done. Raises as `trim`."""
@@ -62,6 +69,12 @@ class StreamChanges:
         except NoSuchStream:
             return None
         return found.place if found.number == number else None
+
+    def _go_on_trimming(self, place: int, number: int, before: int) -> None:
+        if number in self._trims:
+            self._trims[number] = max(self._trims[number], before)
+        else:
+            self._submit_trim(place, number, before)
 
     def _submit_trim(self, place: int, number: int, before: int) -> None:
         self._trims[number] = before

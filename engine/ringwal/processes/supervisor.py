@@ -38,6 +38,7 @@ from ringwal.processes.children import Child, check_pidfd, reap_strangers
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.control_lane import ControlLane
 from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
+from ringwal.processes.keeper_line import SupervisorEnd
 from ringwal.processes.lanes import Lanes
 from ringwal.processes.last_status import Refusals, leave_status
 from ringwal.processes.ownership import Ownership
@@ -192,19 +193,21 @@ class Supervisor:
             control_lane = stack.enter_context(contextlib.closing(ControlLane(context, lanes)))
             stack.enter_context(held(lambda: control_lane.leave(unmap=not context.ownership.private.here())))
             slots = SlotTable(context, lanes)
-            group = ProcessGroup(context, selector, lanes)
+            line = SupervisorEnd(selector)
+            group = ProcessGroup(context, selector, lanes, line)
             stack.enter_context(held(group.leave))
 
             def facts() -> dict[str, Any]:
                 return report(context, group, recovered, home)
 
+            changes = StreamChanges(control, streams, control_lane)
             service = Service(
                 context,
                 selector,
                 listener,
                 streams,
                 slots,
-                StreamChanges(control, streams, control_lane),
+                changes,
                 report=facts,
                 stop=group.stop,
             )
@@ -221,7 +224,7 @@ class Supervisor:
                     *(ready[key] for key in ("directory", "epoch", "wal_pid", "drain_pid", "io")),
                 )
                 self._tell_ready(ready)
-                code = watch.last_look(self._loop(selector, group, service, slots, watch, control_lane))
+                code = watch.last_look(self._loop(selector, group, service, slots, watch, control_lane, changes))
                 if not group.directory_lost:
                     leave_status(context.directory, facts, code, group.reason)
                 LOG.info("ended with code %d", code)
@@ -249,6 +252,7 @@ class Supervisor:
         slots: SlotTable,
         watch: DirectoryWatch,
         control_lane: ControlLane,
+        changes: StreamChanges,
     ) -> int:
         idle_since = time.monotonic()
         grace = AUTOSTART_FIRST_SECONDS
@@ -264,16 +268,21 @@ class Supervisor:
                 timeouts.append(max(left, 0))
             due = [timeout for timeout in timeouts if timeout is not None]
             for key, _ in selector.select(min(due) if due else None):
-                self._dispatch(key, group, service)
+                self._dispatch(key, group, service, changes)
             if len(service):
                 idle_since, grace = time.monotonic(), AUTOSTART_GRACE_SECONDS
 
-    def _dispatch(self, key: selectors.SelectorKey, group: ProcessGroup, service: Service) -> None:
+    def _dispatch(
+        self, key: selectors.SelectorKey, group: ProcessGroup, service: Service, changes: StreamChanges
+    ) -> None:
         match key.data:
             case Connection():
                 service.serve(key.data)
             case Listener():
                 service.accept()
+            case SupervisorEnd():
+                for asked in key.data.asked():
+                    changes.trim_place(*asked)
             case Child():
                 if key.data.pid in group.pids().values():  # not killed by an earlier event of the same round
                     group.died(key.data)
