@@ -32,6 +32,7 @@ from ringwal.version import __version__
 
 TYPE_CHECKING = False  # type checkers know better
 if TYPE_CHECKING:
+    from ringwal.backups import Backup, Restored, backup, restore
     from ringwal.processes.supervisor import Supervisor
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "AckTimeout",
     "At",
     "BackpressureTimeout",
+    "Backup",
     "Client",
     "ClosedError",
     "Config",
@@ -57,6 +59,7 @@ __all__ = [
     "Receipt",
     "Record",
     "RecordTooLarge",
+    "Restored",
     "ShmUnavailable",
     "StorageFull",
     "Stream",
@@ -65,7 +68,9 @@ __all__ = [
     "Supervisor",
     "VersionMismatch",
     "__version__",
+    "backup",
     "connect",
+    "restore",
 ]
 
 
@@ -75,4 +80,8 @@ def __getattr__(name: str) -> object:
         from ringwal.processes.supervisor import Supervisor
 
         return Supervisor
+    if name in ("Backup", "Restored", "backup", "restore"):
+        from ringwal import backups
+
+        return getattr(backups, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,6 +25,7 @@ import click
 
 from ringwal import cli_kit as kit
 from ringwal import textio
+from ringwal.cli_backup import backup, restore
 from ringwal.cli_dump import dump
 from ringwal.cli_offline import verify
 from ringwal.cli_read import read, tail
@@ -336,3 +337,5 @@ cli.add_command(trim)
 cli.add_command(rm)
 cli.add_command(verify)
 cli.add_command(dump)
+cli.add_command(backup)
+cli.add_command(restore)

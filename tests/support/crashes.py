@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 CRASHED = 77
 # Everything through which the log's files are changed.
-CALLS = ("pwrite", "pwritev", "fsync", "fdatasync", "posix_fallocate", "mkdir", "rename", "unlink")
+CALLS = ("pwrite", "pwritev", "fsync", "fdatasync", "posix_fallocate", "ftruncate", "mkdir", "link", "rename", "unlink")
 
 
 def dies(hit: int, body: Callable[[], object]) -> bool:

@@ -47,14 +47,15 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "client": (
         6,
         {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
-        | {"ringwal.autostart", "ringwal.stream", "ringwal.removal", "ringwal.positions", "ringwal.payloads"},
+        | {"ringwal.autostart", "ringwal.stream", "ringwal.removal", "ringwal.positions", "ringwal.payloads"}
+        | {"ringwal.backups"},
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
     "cli": (
         9,
         {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
-        | {"ringwal.cli_offline", "ringwal.cli_dump"},
+        | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup"},
     ),
     "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
 }

@@ -163,6 +163,33 @@ def recover(
         )
 
 
+def end_of(directory: Directory) -> tuple[Manifest, int]:
+    """The manifest of a log that nobody writes, and the log position at which it ends.
+
+    Raises:
+        CorruptionError, VersionMismatch, OSError: as `recover`.
+        ConfigError: it has never been used, or only a start can tell where it ends.
+    """
+    try:
+        manifest = manifests.load(directory)
+    except FileNotFoundError:
+        raise ConfigError(f"{directory.path} has no log") from None
+    if not manifest.epoch:
+        raise ConfigError(f"the log in {directory.path} has never been used: there is nothing in it")
+    if manifest.end:
+        return manifest, manifest.end
+    known = checkpoint_file.load(directory, manifest)
+    known.rows()
+    with Walk(directory, manifest, known, _nobody, direct=True) as walk:
+        cut = find_cut(walk, manifest)
+        if walk.scan.largest_frame:
+            raise ConfigError(
+                f"the engine on {directory.path} was killed, and the next start has to carry over records that stand behind a"
+                " gap in the log: start an engine there first"
+            )
+    return manifest, cut
+
+
 def fitted(directory: Directory, config: Config) -> Config:
     """`config`, with what it does not say taken from the log, if there is one. Raises as `recover`."""
     try:

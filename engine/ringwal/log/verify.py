@@ -22,7 +22,7 @@ from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, VersionMismatch
-from ringwal.log import checkpoint_file, segment, verify_side
+from ringwal.log import backup_note, checkpoint_file, segment, verify_side
 from ringwal.log.audit import WHAT, Audit, Finding, name_in, packed_rows
 from ringwal.log.checkpoint import EpochRow, StreamRow
 from ringwal.log.directory import SEGMENTS, Directory
@@ -185,9 +185,14 @@ class Verifier:
         self.report.places.append(place)
 
     def _check_unnamed(self) -> None:
-        """A file beyond those that are named was never used, or the manifest is an older one."""
+        """A file beyond those that are named was never used, or the manifest is an older one. In a backup it is of the next
+        one, which was cut short."""
         manifest = self._premise.manifest
-        if not self._directory.has_segments() or self._running:
+        try:
+            if not self._directory.has_segments() or self._running or backup_note.load(self._directory) is not None:
+                return
+        except CorruptionError as damage:
+            self.report.places.append(Place(str(damage), backup_note.NAME, 0, None, None))
             return
         for number in segment.numbers(self._directory):
             if number >= manifest.named_end and segment.block_at(self._directory, manifest, number * self._size) is not None:

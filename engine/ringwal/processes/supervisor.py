@@ -26,7 +26,7 @@ from ringwal._native import lib
 from ringwal.config import Config
 from ringwal.errors import ConfigError, Error
 from ringwal.file_errors import FileErrors, check_proc, file_error
-from ringwal.log import copies
+from ringwal.log import backup_note, copies
 from ringwal.log import home as homes
 from ringwal.log.directory import Directory
 from ringwal.log.files import unlink
@@ -151,6 +151,7 @@ class Supervisor:
             check_proc()
             check_pidfd()
             allow_all_descriptors()
+            backup_note.refuse_engine(self.directory)
             if not self.directory.exists():  # else the refusal can be left there
                 _check_descriptors(self.config)
             ownership = Ownership(self.directory)

@@ -1,0 +1,339 @@
+"""Backups of a log without an engine, byte for byte: whole or refused, whatever becomes of the one who makes them."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringwal.backups import backup, restore
+from ringwal.errors import ConfigError, CorruptionError, Error, Locked
+from ringwal.log import backup_note, segment
+from ringwal.log import home as homes
+from ringwal.log import manifest as manifests
+from ringwal.log.directory import Directory
+from ringwal.log.recovery import recover
+from ringwal.log.verify import verify
+from tests.support.crashes import dies
+from tests.support.log_history import SMALL, History, Moment, payload
+from tests.support.log_place import log_at, path_of
+from tests.support.log_writer import PAGE, contents
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> History:
+    """Of one segment and a part of the next; trimmed, freed and used again, over a restart."""
+    made = History(tmp_path / "log")
+    at_home(tmp_path / "log")
+    made.write(14)
+    made.trim()
+    made.checkpoint()
+    made.write(4)
+    made.free(wanted=made.log.manifest.named_end + 1)
+    made.restart()
+    made.write(9)
+    return made
+
+
+def at_home(directory: Path) -> None:
+    with log_at(directory) as held:
+        homes.keep(held, homes.look(held))
+
+
+def clean(held: Directory) -> bool:
+    try:
+        return verify(held, deep=True).clean
+    except CorruptionError:
+        return False
+
+
+def restored(source: Path, to: Path, *, looks: bool = True) -> Path:
+    """A backup is a log, stopped in order, and so is what is made of it."""
+    restore(source, to)
+    for each in (source, to) if looks else ():
+        with log_at(each) as held:
+            found = verify(held, deep=True)
+        assert found.clean, (each, found.places)
+    return to
+
+
+def holds(directory: Path, moment: Moment) -> None:
+    """What recovery finds in a restored log is what was there then, and all of it can be read."""
+    backup_note.refuse_engine(directory)
+    with log_at(directory) as held:
+        assert homes.look(held).stored
+        recovered = recover(held, SMALL)
+    assert recovered.statistics.missing_segments == ()
+    assert {stream.name: stream.next_offset for stream in recovered.streams} == moment.ends
+    assert {stream.name: stream.start_offset for stream in recovered.streams} == moment.starts
+    found = contents(directory)
+    for stream in recovered.streams:
+        records = found[stream.name]
+        first = stream.next_offset - len(records)
+        assert first <= stream.start_offset
+        assert records == [payload(stream.number, first + k) for k in range(len(records))]
+
+
+@pytest.mark.parametrize("end", ["killed", "in order"])
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_restored_log_is_the_one_that_was_backed_up(log: History, tmp_path: Path, end: str, copies: bool) -> None:
+    if end == "in order":
+        log.checkpoint(end=True)
+    moment = log.moment("")
+    made = backup(log.directory, tmp_path / "backup", copies=copies)
+    assert (made.streams, made.segments) == (2, made.linked + made.copied)
+    assert made.linked == 0 if copies else made.copied <= 1
+    assert log.moment("").files == moment.files, "a backup changes nothing in the log"
+    shutil.rmtree(log.directory)
+    holds(restored(tmp_path / "backup", tmp_path / "restored"), moment)
+
+
+def test_a_restored_log_is_another_one(log: History, tmp_path: Path) -> None:
+    made = backup(log.directory, tmp_path / "backup")
+    new = restore(tmp_path / "backup", tmp_path / "restored")
+    assert made.uuid == log.log.manifest.uuid.hex() != new.uuid
+    with log_at(tmp_path / "restored") as held, log_at(log.directory) as original:
+        assert manifests.load(held).uuid.hex() == new.uuid
+        assert homes.look(held).id != homes.look(original).id
+        for number in segment.numbers(held):
+            assert path_of(tmp_path / "restored", number).stat().st_nlink == 1
+    for name in os.listdir(tmp_path / "restored" / "segments"):
+        data = (tmp_path / "restored" / "segments" / name).read_bytes()
+        assert log.log.manifest.uuid not in data
+
+
+def test_the_segment_in_use_is_copied_and_those_that_are_full_are_linked(log: History, tmp_path: Path) -> None:
+    backup(log.directory, tmp_path / "backup")
+    used = log.log.position // log.log.manifest.segment_bytes
+    names = {number: path_of(tmp_path / "backup", number) for number in range(log.log.manifest.first_segment, used + 1)}
+    links = {number: path.stat().st_nlink for number, path in names.items()}
+    assert links == {number: 1 if number == used else 2 for number in names}
+    assert names[used].stat().st_size == PAGE + log.log.manifest.segment_bytes
+    behind = names[used].read_bytes()[PAGE + log.log.position % log.log.manifest.segment_bytes :]
+    assert behind == bytes(len(behind)), "nothing from behind the end comes along"
+
+
+def test_incremental_brings_what_is_new_and_removes_what_was_freed(log: History, tmp_path: Path) -> None:
+    first = backup(log.directory, tmp_path / "backup", incremental=True)
+    log.write(30)
+    log.trim()
+    log.checkpoint()
+    log.free(wanted=0)
+    log.write(2)
+    moment = log.moment("")
+    second = backup(log.directory, tmp_path / "backup", incremental=True)
+    assert second.position > first.position
+    with log_at(tmp_path / "backup") as held:
+        manifest = manifests.load(held)
+        assert segment.numbers(held) == list(range(manifest.first_segment, manifest.named_end))
+    assert backup(log.directory, tmp_path / "backup", incremental=True).linked == 0
+    holds(restored(tmp_path / "backup", tmp_path / "restored"), moment)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_death_at_any_change_leaves_the_old_backup_or_the_new_one(log: History, tmp_path: Path, copies: bool) -> None:
+    before = log.moment("before")
+    backup(log.directory, tmp_path / "old", copies=copies)
+    log.write(14)
+    log.trim()
+    log.checkpoint()
+    log.free(wanted=0)
+    log.write(2)
+    after, hit, seen = log.moment("after"), 1, set()
+    while True:
+        place, out = tmp_path / "backup", tmp_path / "restored"
+        shutil.copytree(tmp_path / "old", place, copy_function=os.link)  # a replaced file stays what it was in `old`
+        died = dies(hit, lambda: backup(log.directory, place, incremental=True, copies=copies))  # noqa: B023
+        restore(place, out)
+        with log_at(out) as held:
+            recovered = recover(held, SMALL)
+        ends = {stream.name: stream.next_offset for stream in recovered.streams}
+        which = next(moment for moment in (before, after) if moment.ends == ends)
+        seen.add(which.name)
+        shutil.rmtree(out)
+        holds(restored(place, out, looks=hit % 4 == 0), which)
+        if hit % 9 == 1 or not died:  # and the next one finishes it
+            backup(log.directory, place, incremental=True, copies=copies)
+            shutil.rmtree(out)
+            holds(restored(place, out), after)
+        for each in (place, out):
+            shutil.rmtree(each)
+        if not died:
+            break
+        hit += 1
+    assert seen == {"before", "after"} and hit > 10
+
+
+def test_a_death_in_the_first_backup_leaves_one_that_is_refused_as_unfinished(log: History, tmp_path: Path) -> None:
+    moment, hit, place = log.moment(""), 1, tmp_path / "backup"
+    while dies(hit, lambda: backup(log.directory, place)):
+        if (place / "manifest").exists():
+            holds(restored(place, tmp_path / "restored", looks=False), moment)
+            shutil.rmtree(tmp_path / "restored")
+        else:
+            with pytest.raises(Error, match=r"no backup|not finished|No such file"):
+                restore(place, tmp_path / "restored")
+            assert not (tmp_path / "restored").exists()
+            if (place / "backup").exists():
+                with pytest.raises(ConfigError, match="`ringwal restore"):
+                    backup_note.refuse_engine(place)
+            if hit % 5 == 1:
+                backup(log.directory, place, incremental=True)
+                holds(restored(place, tmp_path / "restored"), moment)
+                shutil.rmtree(tmp_path / "restored")
+        shutil.rmtree(place, ignore_errors=True)
+        hit += 1
+    assert hit > 10
+
+
+def test_a_restore_that_is_cut_short_is_no_log(log: History, tmp_path: Path) -> None:
+    moment, hit, out = log.moment(""), 1, tmp_path / "restored"
+    backup(log.directory, tmp_path / "backup")
+    while dies(hit, lambda: restore(tmp_path / "backup", out)):
+        if (out / "backup").exists():
+            with pytest.raises(ConfigError, match="cut short"):
+                backup_note.refuse_engine(out)
+        elif (out / "manifest").exists():
+            holds(out, moment)
+        else:
+            assert not (out / "segments").exists(), "it is empty"
+        shutil.rmtree(out, ignore_errors=True)
+        hit += 1
+    assert hit > 10
+    holds(out, moment)
+
+
+def test_damage_anywhere_in_what_counts_is_refused(log: History, tmp_path: Path) -> None:
+    log.checkpoint(end=True)
+    moment = log.moment("")
+    made = backup(log.directory, tmp_path / "backup", copies=True)
+    chance = random.Random(17)
+    whole = {path: path.read_bytes() for path in (tmp_path / "backup").rglob("*") if path.is_file()}
+    size = log.log.manifest.segment_bytes
+    for turn in range(60):
+        path = chance.choice([path for path in whole if path.name != "manifest"])
+        data, most = bytearray(whole[path]), len(whole[path])
+        if path.name == f"{made.position // size:020d}.seg":
+            most = PAGE + made.position % size
+        at = chance.randrange(most)
+        data[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        out = tmp_path / f"out-{turn}"
+        try:
+            restore(tmp_path / "backup", out)
+        except (CorruptionError, ConfigError):
+            with log_at(tmp_path / "backup") as held:
+                assert not clean(held), path
+            if out.exists():
+                with pytest.raises(ConfigError, match="cut short"):
+                    backup_note.refuse_engine(out)
+        else:  # it was in what does not count: padding, or what lies between epochs
+            holds(out, moment)
+        shutil.rmtree(out, ignore_errors=True)
+        path.write_bytes(whole[path])
+    holds(restored(tmp_path / "backup", tmp_path / "restored"), moment)
+
+
+def test_a_segment_that_is_missing_or_another_is_refused(log: History, tmp_path: Path) -> None:
+    backup(log.directory, tmp_path / "backup", copies=True)
+    numbers = segment.numbers(log_at(tmp_path / "backup"))
+    first, last = (path_of(tmp_path / "backup", numbers[k]) for k in (0, -1))
+    content = first.read_bytes()
+    for damage in (first.unlink, lambda: first.write_bytes(last.read_bytes())):
+        damage()
+        with pytest.raises(CorruptionError):
+            restore(tmp_path / "backup", tmp_path / "restored")
+        shutil.rmtree(tmp_path / "restored")
+        first.write_bytes(content)
+
+
+def test_what_is_no_backup_of_this_log_is_left_alone(log: History, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="neither empty nor a backup"):
+        backup(log.directory, tmp_path / "other", incremental=True)
+    backup(log.directory, tmp_path / "backup")
+    with pytest.raises(ConfigError, match="--incremental"):
+        backup(log.directory, tmp_path / "backup")
+    with pytest.raises(ConfigError, match="is not empty"):
+        restore(tmp_path / "backup", tmp_path / "other")
+    with pytest.raises(ConfigError, match="is no backup"):
+        restore(log.directory, tmp_path / "restored")
+    with pytest.raises(ConfigError, match="and no log"):
+        backup(tmp_path / "backup", tmp_path / "again")
+    another = History(tmp_path / "another")
+    at_home(another.directory)
+    another.write(1)
+    with pytest.raises(ConfigError, match="another directory"):
+        backup(another.directory, tmp_path / "backup", incremental=True)
+    shutil.copytree(log.directory, tmp_path / "copied")
+    with pytest.raises(ConfigError, match="is a copy"):
+        backup(tmp_path / "copied", tmp_path / "backup", incremental=True)
+
+
+def test_a_log_that_was_put_back_does_not_go_on_in_its_backup(log: History, tmp_path: Path) -> None:
+    earlier = log.moment("")
+    log.write(3)
+    backup(log.directory, tmp_path / "backup")
+    for name, content in earlier.files.items():
+        (log.directory / name).write_bytes(content)
+    with pytest.raises(ConfigError, match="has records that"):
+        backup(log.directory, tmp_path / "backup", incremental=True)
+
+
+def test_records_behind_a_gap_wait_for_a_start(log: History, tmp_path: Path) -> None:
+    """They may have been confirmed, and the place where the log ends does not have them."""
+    log.log.put((0, b"lost"), state="missing")
+    log.log.next[0] -= 1
+    log.log.put((1, payload(1, log.log.next[1])), watermark=log.log.persisted)
+    with pytest.raises(ConfigError, match="start an engine there first"):
+        backup(log.directory, tmp_path / "backup")
+    log.restart()
+    moment = log.moment("")
+    backup(log.directory, tmp_path / "backup", incremental=True)
+    holds(restored(tmp_path / "backup", tmp_path / "restored"), moment)
+
+
+def test_a_damaged_log_is_not_backed_up_as_if_it_were_whole(log: History, tmp_path: Path) -> None:
+    path_of(log.directory, log.log.manifest.first_segment).unlink()
+    with pytest.raises(CorruptionError, match="missing"):
+        backup(log.directory, tmp_path / "backup")
+
+
+def test_one_at_a_time(log: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(name: str) -> None:
+        if name == "bak.held":
+            with pytest.raises(Locked, match="another backup"):
+                backup(log.directory, tmp_path / "backup", incremental=True)
+            with pytest.raises(Locked, match="being written"):
+                restore(tmp_path / "backup", tmp_path / "restored")
+
+    monkeypatch.setattr("ringwal.log.backup.point", second)
+    backup(log.directory, tmp_path / "backup")
+
+
+def test_segments_that_are_freed_meanwhile_are_not_missed(
+    log: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first segment is being linked, the log is trimmed, and its oldest files are used again."""
+    log.write(20)
+    moments: list[Any] = []
+
+    def meanwhile(name: str) -> None:
+        if name == "bak.linked" and not moments:
+            moments.append(log.moment("before"))
+            log.trim()
+            log.checkpoint()
+            log.free(wanted=log.log.manifest.named_end + 2)
+            log.write(6)
+            moments.append(log.moment("after"))
+
+    monkeypatch.setattr("ringwal.log.backup.point", meanwhile)
+    backup(log.directory, tmp_path / "backup")
+    before, after = moments
+    assert set(before.files) != set(after.files)
+    holds(restored(tmp_path / "backup", tmp_path / "restored"), after)
