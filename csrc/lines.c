@@ -175,18 +175,18 @@ static bool put_record(sink *o, uint32_t form, const record *r)
     return put(o, r->data, r->size) && (form == RW_FORM_RAW || PUT(o, "\n"));
 }
 
-static int print_frame(const uint8_t *block, const rw_frame *r, rw_walk *s, void *into)
+static int print_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *into)
 {
     rw_lines *out = into;
     uint32_t length;
     while (rw_walk_wants(r, s)) {
-        if (rw_walk_record(block, r, s, &length) != RW_OK)
+        if (rw_walk_record(frame, r, s, &length) != RW_OK)
             return RW_WALK_BAD;
         sink o = {.at = out->out + out->used, .end = out->out + out->capacity};
         const record one = {.offset = s->next_offset,
                             .timestamp_ns = r->timestamp_ns,
-                            .own_ns = rw_walk_time(block, r, s),
-                            .data = block + s->data_at,
+                            .own_ns = rw_walk_time(frame, r, s),
+                            .data = frame + s->data_at,
                             .size = length};
         if (out->records_left == 0 || !put_record(&o, out->form, &one))
             return RW_WALK_FULL;

@@ -92,24 +92,25 @@ int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint6
 
 /* ------------------------------------------------------------------------------------- the walk */
 
+/* Where the log byte at `position` lies, if `need` bytes from there on do; else NULL. */
+static const uint8_t *at(const rw_area *area, uint64_t position, uint64_t need)
+{
+    if (position < area->origin || position >= area->end || area->end - position < need)
+        return NULL;
+    return area->base + ((position - area->origin) & area->mask);
+}
+
 /* The header of the block the walk stands in, copied and checked; *block is where it lies. */
 static int enter_block(const rw_area *area, rw_walk *s, rw_block *h, const uint8_t **block)
 {
     if (s->position >= area->end)
         return RW_WALK_END;
-    uint64_t available = area->end - s->position;
     s->need = RW_PAGE;
-    if (available < RW_PAGE)
+    if ((*block = at(area, s->position, s->need)) == NULL)
         return RW_WALK_SHORT;
-    *block = area->base + ((s->position - area->origin) & area->mask);
     memcpy(h, *block, sizeof *h);
     if (rw_block_check((const uint8_t *)h, UINT64_MAX, s->uuid, s->epoch, s->position) != RW_OK)
         return RW_WALK_BAD;
-    s->need = h->length;
-    if (h->length > available)
-        return RW_WALK_SHORT;
-    if (s->frame_at == 0)
-        s->frame_at = sizeof *h;
     return GO_ON;
 }
 
@@ -122,14 +123,7 @@ static void leave_frame(rw_walk *s, uint32_t payload_bytes)
 static void leave_block(rw_walk *s, uint64_t span)
 {
     s->position += span;
-    s->frame_at = s->data_at = 0;
-}
-
-/* The frame header at s->frame_at, copied and checked. */
-static int enter_frame(const uint8_t *block, const rw_block *h, const rw_walk *s, uint32_t seed,
-                       rw_frame *r)
-{
-    return rw_frame_check(block, h->used, s->frame_at, seed, r) == RW_OK ? GO_ON : RW_WALK_BAD;
+    s->frame_at = s->data_at = s->used = 0;
 }
 
 /* Checks the payload, if that is still to be done, and moves data_at to the record wanted. */
@@ -141,13 +135,13 @@ static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s)
     if (r->digest != rw_xxh3(payload, r->payload_bytes) ||
         rw_batch_check(payload, r->payload_bytes, r->count, r->flags) != RW_OK)
         return RW_WALK_BAD;
-    uint64_t at = s->frame_at + sizeof *r;
+    uint64_t place = sizeof *r;
     if (r->count > 1) {
-        at += 4ull * r->count;
+        place += 4ull * r->count;
         for (uint32_t i = 0; i < index; i++)
-            at += rw_batch_length(payload, i);
+            place += rw_batch_length(payload, i);
     }
-    s->data_at = at;
+    s->data_at = place;
     return GO_ON;
 }
 
@@ -161,21 +155,21 @@ static void note_time(rw_slices *out, uint64_t own_ns)
 }
 
 /* Collects the wanted records of one frame. */
-static int collect_frame(const uint8_t *block, const rw_frame *r, rw_walk *s, void *into)
+static int collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *into)
 {
     rw_slices *out = into;
     uint32_t length;
     while (rw_walk_wants(r, s)) {
-        if (rw_walk_record(block, r, s, &length) != RW_OK)
+        if (rw_walk_record(frame, r, s, &length) != RW_OK)
             return RW_WALK_BAD;
         if (out->count == RW_SLICES || out->records_left == 0 ||
             (!out->must && length > out->bytes_left))
             return RW_WALK_FULL;
-        uint64_t begin = (uint64_t)(block - out->base) + s->data_at;
+        uint64_t begin = (uint64_t)(frame - out->base) + s->data_at;
         out->begin[out->count] = begin;
         out->end[out->count] = begin + length;
         if ((r->flags & RW_OWN_TIMES) || out->timed != 0)
-            note_time(out, rw_walk_time(block, r, s));
+            note_time(out, rw_walk_time(frame, r, s));
         out->timestamp_ns[out->count++] = r->timestamp_ns;
         out->must = 0;
         out->records_left--;
@@ -186,29 +180,59 @@ static int collect_frame(const uint8_t *block, const rw_frame *r, rw_walk *s, vo
     return GO_ON;
 }
 
-static int walk_block(const uint8_t *block, const rw_block *h, rw_walk *s, rw_take *take,
-                      void *into)
+/* All of the frame at s->frame_at that is wanted, if anything is. */
+static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_take *take, void *into)
 {
-    uint32_t seed = rw_frame_seed(h->epoch, h->position);
-    while (s->frame_at != h->used) {
-        if (s->next_offset >= s->below)
-            return RW_WALK_DONE;
-        rw_frame r;
-        int stop = enter_frame(block, h, s, seed, &r);
+    uint64_t position = s->position + s->frame_at;
+    s->need = sizeof(rw_frame);
+    if (s->frame_at > s->used)
+        return RW_WALK_BAD;
+    const uint8_t *frame = at(area, position, s->need);
+    if (frame == NULL)
+        return RW_WALK_SHORT;
+    rw_frame r;
+    if (rw_frame_check(frame, s->used - s->frame_at, 0, seed, &r) != RW_OK)
+        return RW_WALK_BAD;
+    if (r.kind == RW_FRAME_BATCH && r.stream == s->stream &&
+        r.base_offset + r.count > s->next_offset) {
+        if (r.base_offset > s->next_offset)
+            return RW_WALK_AHEAD;
+        s->need = rw_frame_bytes(r.payload_bytes);
+        if (at(area, position, s->need) == NULL)
+            return RW_WALK_SHORT;
+        if (prove(frame + sizeof r, &r, s) != GO_ON)
+            return RW_WALK_BAD;
+        int stop = take(frame, &r, s, into);
         if (stop != GO_ON)
             return stop;
-        if (r.kind == RW_FRAME_BATCH && r.stream == s->stream &&
-            r.base_offset + r.count > s->next_offset) {
-            if (r.base_offset > s->next_offset)
-                return RW_WALK_AHEAD;
-            if (prove(block + s->frame_at + sizeof r, &r, s) != GO_ON)
-                return RW_WALK_BAD;
-            if ((stop = take(block, &r, s, into)) != GO_ON)
-                return stop;
-            if (s->next_offset < r.base_offset + r.count)
-                return RW_WALK_DONE; /* below lies inside the frame */
-        }
-        leave_frame(s, r.payload_bytes);
+        if (s->next_offset < r.base_offset + r.count)
+            return RW_WALK_DONE; /* below lies inside the frame */
+    }
+    leave_frame(s, r.payload_bytes);
+    return GO_ON;
+}
+
+/* The rest of the block where the walk stands. */
+static int walk_block(const rw_area *area, rw_walk *s, rw_take *take, void *into)
+{
+    if (s->frame_at == 0 || s->used == 0) {
+        rw_block h;
+        const uint8_t *block;
+        int stop = enter_block(area, s, &h, &block);
+        if (stop != GO_ON)
+            return stop;
+        s->used = h.used;
+        s->span = h.span;
+        if (s->frame_at == 0)
+            s->frame_at = sizeof h;
+    }
+    uint32_t seed = rw_frame_seed(s->epoch, s->position);
+    while (s->frame_at != s->used) {
+        if (s->next_offset >= s->below)
+            return RW_WALK_DONE;
+        int stop = walk_frame(area, s, seed, take, into);
+        if (stop != GO_ON)
+            return stop;
     }
     return GO_ON;
 }
@@ -216,14 +240,10 @@ static int walk_block(const uint8_t *block, const rw_block *h, rw_walk *s, rw_ta
 int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into)
 {
     while (s->next_offset < s->below) {
-        rw_block h;
-        const uint8_t *block;
-        int stop = enter_block(area, s, &h, &block);
-        if (stop == GO_ON)
-            stop = walk_block(block, &h, s, take, into);
+        int stop = walk_block(area, s, take, into);
         if (stop != GO_ON)
             return stop;
-        leave_block(s, h.span);
+        leave_block(s, s->span);
     }
     return RW_WALK_DONE;
 }
@@ -290,7 +310,7 @@ static int index_block(const uint8_t *block, const rw_block *h, rw_walk *s, inde
     uint32_t seed = rw_frame_seed(h->epoch, h->position), before = *w->count;
     for (uint32_t i = 0; i < h->frames; i++) {
         rw_frame r;
-        if (enter_frame(block, h, s, seed, &r) != GO_ON) {
+        if (rw_frame_check(block, h->used, s->frame_at, seed, &r) != RW_OK) {
             /* all of a block or nothing: the walk may come here again with better bytes */
             *w->count = before;
             return RW_WALK_BAD;
@@ -313,11 +333,17 @@ int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint
         int stop = enter_block(area, s, &h, &block);
         if (stop != GO_ON)
             return stop;
+        s->need = h.length;
+        if (at(area, s->position, s->need) == NULL)
+            return RW_WALK_SHORT;
         s->need = h.frames;
         if (h.frames > capacity - *count)
             return RW_WALK_FULL;
-        if (index_block(block, &h, s, &w) != GO_ON)
+        s->frame_at = sizeof h;
+        if (index_block(block, &h, s, &w) != GO_ON) {
+            s->frame_at = 0;
             return RW_WALK_BAD;
+        }
         leave_block(s, h.span);
     }
 }

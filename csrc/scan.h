@@ -48,7 +48,8 @@ enum rw_walk_stop {
     RW_WALK_DONE = 1,  /* every confirmed record has been collected */
     RW_WALK_FULL = 2,  /* the limits of the request are reached */
     RW_WALK_END = 3,   /* the walk has reached the end of the area */
-    RW_WALK_SHORT = 4, /* the block at `position` takes `need` bytes, and the area ends before */
+    /* `need` bytes are needed from position + frame_at on, and the area does not have them */
+    RW_WALK_SHORT = 4,
     RW_WALK_BAD = 5,   /* the block at `position` is damaged */
     RW_WALK_AHEAD = 6, /* the walk met the stream at an offset behind the one wanted */
 };
@@ -67,11 +68,14 @@ typedef struct rw_walk {
     uint64_t epoch;
     uint64_t position;    /* block the walk stands in */
     uint64_t frame_at;    /* byte in the block of the frame it stands at; 0: the first */
-    /* byte in the block of the next record; 0: the frame's digest is still to be checked */
+    /* byte in the frame, header included, of the next record; 0: the digest is still to be checked
+     */
     uint64_t data_at;
     uint64_t next_offset; /* the record that is wanted next */
     uint64_t below;       /* confirmed offset: records at or beyond it are not looked for */
-    uint64_t need;
+    uint64_t need;        /* see RW_WALK_SHORT */
+    uint64_t used;        /* of the block, behind its first frame: its header was good */
+    uint64_t span;
     uint32_t stream;
     uint32_t place; /* for the ring only */
 } rw_walk;
@@ -118,12 +122,13 @@ int rw_log_find(const rw_control *c, const uint8_t *ring, uint32_t stream, uint6
                 uint64_t *position);
 
 /* What takes records from a walk: of one frame of the stream, whose header is good, whose payload
- * is proven and lies in the area, all that rw_walk_wants. s->data_at and s->next_offset move over
+ * is proven and lies behind it, all that rw_walk_wants. s->data_at and s->next_offset move over
  * what is taken. RW_WALK_ON, RW_WALK_FULL, or RW_WALK_BAD. */
-typedef int rw_take(const uint8_t *block, const rw_frame *r, rw_walk *s, void *into);
+typedef int rw_take(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *into);
 
 /* Walks from s->next_offset on and gives every frame with a record that is wanted to `take`, in
- * order. Returns an rw_walk_stop. */
+ * order. Of a block only what is looked at need lie in the area: from the frame on where the walk
+ * stands. Returns an rw_walk_stop. */
 int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into);
 
 static inline bool rw_walk_wants(const rw_frame *r, const rw_walk *s)
@@ -139,26 +144,26 @@ static inline uint32_t rw_batch_length(const uint8_t *payload, uint32_t i)
     return length;
 }
 
-/* The length of the record that is wanted, whose bytes lie at block + s->data_at. RW_OK, or RW_BAD:
+/* The length of the record that is wanted, whose bytes lie at frame + s->data_at. RW_OK, or RW_BAD:
  * only if the ring was overwritten since the payload was proven. */
-static inline int rw_walk_record(const uint8_t *block, const rw_frame *r, const rw_walk *s,
+static inline int rw_walk_record(const uint8_t *frame, const rw_frame *r, const rw_walk *s,
                                  uint32_t *length)
 {
-    uint64_t payload = s->frame_at + sizeof *r, times = rw_times_bytes(r->count, r->flags);
+    uint64_t times = rw_times_bytes(r->count, r->flags);
     if (times > r->payload_bytes)
         return RW_BAD;
-    uint64_t end = payload + r->payload_bytes - times;
+    uint64_t end = sizeof *r + r->payload_bytes - times;
     *length = r->count == 1
                   ? r->payload_bytes - (uint32_t)times
-                  : rw_batch_length(block + payload, (uint32_t)(s->next_offset - r->base_offset));
+                  : rw_batch_length(frame + sizeof *r, (uint32_t)(s->next_offset - r->base_offset));
     return s->data_at <= end && *length <= end - s->data_at ? RW_OK : RW_BAD;
 }
 
 /* The record's own time, or RW_NO_TIME; rw_walk_record was RW_OK. */
-static inline uint64_t rw_walk_time(const uint8_t *block, const rw_frame *r, const rw_walk *s)
+static inline uint64_t rw_walk_time(const uint8_t *frame, const rw_frame *r, const rw_walk *s)
 {
     return r->flags & RW_OWN_TIMES
-               ? rw_time_of(block + s->frame_at + sizeof *r, r->payload_bytes, r->count,
+               ? rw_time_of(frame + sizeof *r, r->payload_bytes, r->count,
                             (uint32_t)(s->next_offset - r->base_offset))
                : RW_NO_TIME;
 }

@@ -58,10 +58,25 @@ def test_every_stop_of_the_walk() -> None:
     second = len(data) // 3
     ahead = Walk(data[second:], position=second)
     assert ahead.collect() == (lib.RW_WALK_AHEAD, [])
-    for cut, need in ((second + PAGE, second), (second + 100, PAGE)):
-        short = Walk(data[:cut])
-        assert short.collect() == (lib.RW_WALK_SHORT, everything[:2])
-        assert (short.state.position, short.state.need) == (second, need)
+    short = Walk(data[: second + 100])
+    assert short.collect() == (lib.RW_WALK_SHORT, everything[:2])
+    assert (short.state.position, short.state.frame_at, short.state.need) == (second, 0, PAGE)
+
+
+def test_only_what_is_looked_at_need_be_there() -> None:
+    data = three_blocks()
+    second = len(data) // 3
+    # The frame behind the wanted one is not, but its header.
+    assert Walk(data[: second + PAGE]).collect() == (lib.RW_WALK_END, [b"a0", b"b0", b"a1", b"b1"])
+    short = Walk(data[: second + PAGE], stream=2)
+    assert short.collect() == (lib.RW_WALK_SHORT, [b"x" * 5000])
+    assert (short.state.position, short.state.need) == (second, ffi.sizeof("rw_frame") + 5000)
+    place = second + short.state.frame_at
+    short.memory = ffi.from_buffer("uint8_t[]", bytearray(data[place - 8 :]))
+    short.area.base, short.area.origin, short.area.end = short.memory, place - 8, len(data)
+    assert short.collect() == (lib.RW_WALK_END, [b"x" * 5000] * 2)
+    short.state.position, short.state.frame_at, short.state.used = 0, 0, 0
+    assert short.collect()[0] == lib.RW_WALK_SHORT, "what lies before the area is not in it"
 
 
 def test_a_walk_goes_on_where_it_stopped() -> None:

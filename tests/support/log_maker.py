@@ -93,6 +93,7 @@ def block_bytes(
     block.magic, block.format_version, block.epoch, block.position = BLOCK_MAGIC, lib.RW_FORMAT_VERSION, epoch, position
     block.length, block.used, block.frames, block.kind = length, used, len(frames), kind
     block.span, block.number = span or length, number
+    block.timestamp_ns = max((frame.timestamp_ns for frame in frames), default=0)
     if previous is not None:
         block.previous_epoch, block.previous_begin, block.previous_end = previous
     ffi.memmove(block.uuid, UUID, len(UUID))

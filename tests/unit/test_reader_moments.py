@@ -9,8 +9,12 @@ import pytest
 
 from ringwal._native import lib
 from ringwal.errors import StreamDeleted
+from ringwal.log import sidefile
+from ringwal.read import moments
 from ringwal.read.reader import Reader
+from ringwal.read.records import Record
 from tests.support.log_maker import LogMaker, add, data_of, fill_ring
+from tests.support.log_sides import write_sides
 
 
 class Moments:
@@ -24,7 +28,7 @@ class Moments:
             now += chance.choice((0, 0, 1, 5, 100))
             stream = 2 if n % 97 == 5 else 1
             count = chance.randint(1, 4)
-            payload = [data_of(stream, log.next_offset[stream] + i, 900) for i in range(count)]
+            payload = [data_of(stream, log.next_offset[stream] + i, 4000) for i in range(count)]
             log.add((stream, payload), timestamp_ns=now)
             self.times[stream] += [now] * count
             if n == 150:
@@ -36,6 +40,43 @@ class Moments:
         for moment in random.Random(1).sample(sorted(moments), min(60, len(moments))):
             expected = max(start, bisect.bisect_left(times, moment))
             assert reader.offset_at(stream, moment) == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_side_files_say_it_by_a_few_records(log: LogMaker, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Moments(log, seed)
+    log.begin_epoch()
+    numbers = write_sides(log, but=[2, 3] if seed % 2 else [])
+    reads: list[int] = []
+    real = Reader.read
+
+    def read(reader: Reader, stream: int, start: int, *limits: int) -> list[Record]:
+        reads.append(start)
+        return real(reader, stream, start, *limits)
+
+    monkeypatch.setattr(Reader, "read", read)
+    reader = log.reader()
+    for stream in (1, 2, 3):
+        made.check(reader, stream)
+    lib.rw_stream_of(log.control, 1).start_offset = 40
+    made.check(log.reader(), 1, 40)
+    if not seed % 2:
+        reads.clear()
+        made.check(reader, 1, 40)
+        assert len(reads) < 60 * 6
+    for number in numbers[::2]:  # and now they are those of another time
+        path = log.segment_file(number).parent / sidefile.name_of(number)
+        path.write_bytes(bytes(path.stat().st_size))
+    for stream in (1, 2, 3):
+        made.check(log.reader(), stream, 40 if stream == 1 else 0)
+
+
+def test_a_side_file_that_lies_about_times_does_not_count(log: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Moments(log, 1)
+    log.begin_epoch()
+    write_sides(log)
+    monkeypatch.setattr(moments, "_by_sides", lambda *_: log.next_offset[1] - 5)
+    made.check(log.reader(), 1)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,9 +8,11 @@ from ringwal._native import ffi, lib
 from ringwal.read.source import PAGE, Source
 
 CHUNK_BYTES = 1 << 20
-FIRST_BYTES = 128 << 10
+FIRST_BYTES = 64 << 10
 """How much is read at a place of which nothing is known; twice as much each time that the walk goes on from there."""
 ANY_LENGTH = (1 << 64) - 1
+# Clearing a chunk of which a single record needs little would take longer than all the rest of reading it.
+_allocate = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Chunk:
@@ -20,7 +22,7 @@ class Chunk:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._memory = bytearray()
+        self._memory = memoryview(b"")
         self._data: Any = None
         self._fresh = False
         self._size = CHUNK_BYTES
@@ -30,21 +32,21 @@ class Chunk:
 
     def aim(self, size: int) -> None:
         """The walk begins anew at a block of that size; 0: nobody knows. What is loaded next is not more than that."""
-        self._size = size or FIRST_BYTES
+        self._size = min(size or FIRST_BYTES, FIRST_BYTES)
 
     def cover(self, walk: Any, limit: int) -> None:
         """Make sure that the walk's position lies inside; ``limit`` is the end of the extent."""
-        if not self.begin <= walk.position < self.end:
+        if not self.begin <= _wanted(walk) < self.end:
             self._load(walk, PAGE, limit, fresh=False)
 
     def stopped(self, stop: int, walk: Any, limit: int) -> None:
         """Get ready to go on after the walk stopped in here; raise CorruptionError if that cannot help."""
         if stop == lib.RW_WALK_SHORT:
-            if walk.need > limit - walk.position:
+            if walk.need > limit - _wanted(walk):
                 raise self._source.damaged(walk.position, "a block runs past the end of its part of the log")
             self._load(walk, walk.need, limit, fresh=False)
         elif stop == lib.RW_WALK_BAD:
-            if self._fresh and self.begin == walk.position:
+            if self._fresh and self.begin == _page(_wanted(walk)):
                 raise self._source.damaged(walk.position, "a block is damaged")
             self._load(walk, max(walk.need, PAGE), limit, fresh=True)
         elif stop == lib.RW_WALK_AHEAD:
@@ -66,20 +68,29 @@ class Chunk:
                 return
 
     def _load(self, walk: Any, need: int, limit: int, *, fresh: bool) -> None:
-        begin = walk.position
-        most = max(need, min(self._size, CHUNK_BYTES))
+        begin = _page(_wanted(walk))
+        most = max(_wanted(walk) - begin + need, min(self._size, CHUNK_BYTES))
         size = min(most, limit - begin)
         self._size = max(2 * self._size, FIRST_BYTES)
         self.begin = self.end = 0
         if len(self._memory) < size or len(self._memory) > CHUNK_BYTES >= size:
-            self._memory = bytearray(max(size, min(CHUNK_BYTES, self._source.segment_bytes)))
-            self._data = ffi.from_buffer("uint8_t[]", self._memory)
+            self._data = _allocate("uint8_t[]", max(size, min(CHUNK_BYTES, self._source.segment_bytes)))
             self.view = ffi.buffer(self._data)
+            self._memory = memoryview(self.view)
         ahead = min(size, limit - begin - size) if self._size > CHUNK_BYTES else 0
-        self._source.read(begin, memoryview(self._memory)[:size], fresh=fresh, ahead=ahead)
+        self._source.read(begin, self._memory[:size], fresh=fresh, ahead=ahead)
         self.area.base, self.area.origin, self.area.end = self._data, begin, begin + size
         self.begin, self.end, self._fresh = begin, begin + size, fresh
         walk.data_at = 0  # what was proven was proven of other bytes
+
+
+def _wanted(walk: Any) -> int:
+    """Log position from which on the walk needs bytes: the rest of a block whose header it knows, or all of it."""
+    return int(walk.position + (walk.frame_at if walk.used else 0))
+
+
+def _page(position: int) -> int:
+    return position - position % PAGE
 
 
 def new_walk(uuid: bytes, epoch: int, position: int) -> Any:

@@ -49,13 +49,8 @@ class Cursor:
     )  # fmt: skip
 
     def __init__(self, log: Log, stream: int, start: int) -> None:
-        if start < 0:
-            raise ValueError(f"start is {start}; offsets begin at 0")
-        log.bounds.check(stream)
         self._log = log
-        self._handle = stream
-        walk = self._walk = new_walk(log.source.uuid, log.bounds.epoch, 0)
-        walk.stream, walk.place, walk.next_offset = lib.rw_handle_number(stream), lib.rw_handle_place(stream), start
+        self._walk = new_walk(log.source.uuid, log.bounds.epoch, 0)
         self._before = ffi.new("rw_walk *")
         self._records = Records()
         self._ring = None if log.ring is None else RingWindow(log.ring, log.bounds.epoch, log.source)
@@ -64,6 +59,16 @@ class Cursor:
         self._until = 0
         self._met: set[tuple[int | None, int | None]] = set()  # places of damage, by this request
         self._length = 0  # of the block where it was placed
+        self._placed = False
+        self.seek(stream, start)
+
+    def seek(self, stream: int, start: int) -> None:
+        """Stand before offset ``start`` of the stream of that handle from now on."""
+        if start < 0:
+            raise ValueError(f"start is {start}; offsets begin at 0")
+        self._log.bounds.check(stream)
+        self._handle, walk = stream, self._walk
+        walk.stream, walk.place, walk.next_offset = lib.rw_handle_number(stream), lib.rw_handle_place(stream), start
         self._placed = False
 
     @property

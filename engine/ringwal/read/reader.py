@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 from ringwal import views
+from ringwal._native import lib
 from ringwal.log.directory import Directory
 from ringwal.read import moments
 from ringwal.read.bounds import Bounds, EngineBounds
@@ -47,7 +48,7 @@ class Reader:
 
         Raises StreamDeleted, CorruptionError, OSError as `read`.
         """
-        return moments.offset_at(self, stream, timestamp_ns)
+        return moments.offset_at(self, stream, lib.rw_handle_number(stream), timestamp_ns)
 
     def cursor(self, stream: int, start: int) -> Cursor:
         """A cursor that stands before offset ``start``, which need not exist yet."""
@@ -66,10 +67,19 @@ class Reader:
         # By calls that nothing can come between: a signal handler may be reading, too, and then each has a cursor of its own.
         cursor = self._cursors.pop(key, None)
         if cursor is None:
-            cursor = Cursor(self.log, stream, start)
+            cursor = self._another(stream, start)
         records = cursor.next(max_records, max_bytes)
         self._cursors[stream, cursor.offset] = cursor
         while len(self._cursors) > CURSORS_KEPT:
             with contextlib.suppress(KeyError):
                 self._cursors.popitem(last=False)
         return records
+
+    def _another(self, stream: int, start: int) -> Cursor:
+        """The one that has not been used for the longest time, if there are as many as are kept: its memory is warm."""
+        if len(self._cursors) >= CURSORS_KEPT:
+            with contextlib.suppress(KeyError):
+                _, cursor = self._cursors.popitem(last=False)
+                cursor.seek(stream, start)
+                return cursor
+        return Cursor(self.log, stream, start)
