@@ -16,6 +16,7 @@ from ringwal.errors import (
     Locked,
     NoSuchStream,
     NotRunning,
+    NotWritable,
     OffsetTrimmed,
     RecordTooLarge,
     ShmUnavailable,
@@ -33,6 +34,7 @@ from ringwal.version import __version__
 TYPE_CHECKING = False  # type checkers know better
 if TYPE_CHECKING:
     from ringwal.backups import Backup, Restored, backup, restore
+    from ringwal.offline import ReadOnlyLog, ReadOnlyStream, open_readonly
     from ringwal.processes.supervisor import Supervisor
 
 __all__ = [
@@ -55,7 +57,10 @@ __all__ = [
     "Locked",
     "NoSuchStream",
     "NotRunning",
+    "NotWritable",
     "OffsetTrimmed",
+    "ReadOnlyLog",
+    "ReadOnlyStream",
     "Receipt",
     "Record",
     "RecordTooLarge",
@@ -70,12 +75,13 @@ __all__ = [
     "__version__",
     "backup",
     "connect",
+    "open_readonly",
     "restore",
 ]
 
 
 def __getattr__(name: str) -> object:
-    # The supervisor's machinery is of no use to a client, and clients are many.
+    # The supervisor's machinery is of no use to a client, and clients are many; nor is what recovers a log to read it.
     if name == "Supervisor":
         from ringwal.processes.supervisor import Supervisor
 
@@ -84,4 +90,8 @@ def __getattr__(name: str) -> object:
         from ringwal import backups
 
         return getattr(backups, name)
+    if name in ("ReadOnlyLog", "ReadOnlyStream", "open_readonly"):
+        from ringwal import offline
+
+        return getattr(offline, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

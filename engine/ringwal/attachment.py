@@ -91,32 +91,14 @@ class Attachment:
 
     def bounds(self, handle: int) -> tuple[int, int]:
         """Start and confirmed offset of that stream, of one moment. Raises StreamDeleted."""
-        seen = ffi.new("rw_stream_bounds *")
-        if lib.rw_stream_look(self.control, handle, seen) != lib.RW_OK:
-            raise StreamDeleted("the stream was deleted")
-        return int(seen.start_offset), int(seen.confirmed_offset)
+        return bounds_at(self.control, handle)
 
     def stream_info(self, place: int, number: int) -> StreamInfo | None:
         """None: there is no such stream at that place any more."""
-        seen = views.stream(self.control, place)
-        if not seen.number == lib.rw_stream_number(lib.rw_stream_of(self.control, place)) == number != seen.deleted:
-            return None
-        confirmed, start = int(seen.confirmed_offset), int(seen.start_offset)
-        return StreamInfo(
-            name=bytes(ffi.buffer(seen.name, seen.name_bytes)).decode(),
-            start_offset=start,
-            confirmed_offset=confirmed,
-            records=confirmed - start,
-            confirmed_bytes=int(seen.confirmed_bytes),
-            last_timestamp_ns=int(seen.last_timestamp_ns),
-            number=number,
-        )
+        return stream_info_at(self.control, place, number)
 
     def stream_infos(self) -> Iterator[StreamInfo]:
-        for place in range(views.engine(self.control).stream_count):
-            found = self.stream_info(place, lib.rw_stream_number(lib.rw_stream_of(self.control, place)))
-            if found is not None:
-                yield found
+        return stream_infos_at(self.control)
 
     def status(self) -> dict[str, Any]:
         return self.registration.status()
@@ -258,3 +240,36 @@ class Binding:
         self.lane = lane
         self.handle = handle
         self.writer = lane.writer
+
+
+def bounds_at(control: Any, handle: int) -> tuple[int, int]:
+    """Start and confirmed offset of that stream, of one moment. Raises StreamDeleted."""
+    seen = ffi.new("rw_stream_bounds *")
+    if lib.rw_stream_look(control, handle, seen) != lib.RW_OK:
+        raise StreamDeleted("the stream was deleted")
+    return int(seen.start_offset), int(seen.confirmed_offset)
+
+
+def stream_info_at(control: Any, place: int, number: int) -> StreamInfo | None:
+    """What an engine's memory says of the stream of that number; None: it is not at that place any more."""
+    seen = views.stream(control, place)
+    if not seen.number == lib.rw_stream_number(lib.rw_stream_of(control, place)) == number != seen.deleted:
+        return None
+    confirmed, start = int(seen.confirmed_offset), int(seen.start_offset)
+    return StreamInfo(
+        name=bytes(ffi.buffer(seen.name, seen.name_bytes)).decode(),
+        start_offset=start,
+        confirmed_offset=confirmed,
+        records=confirmed - start,
+        confirmed_bytes=int(seen.confirmed_bytes),
+        last_timestamp_ns=int(seen.last_timestamp_ns),
+        number=number,
+    )
+
+
+def stream_infos_at(control: Any, place: int | None = None) -> Iterator[StreamInfo]:
+    """Of all streams that live, or of the one at that place."""
+    for at in range(views.engine(control).stream_count) if place is None else (place,):
+        found = stream_info_at(control, at, lib.rw_stream_number(lib.rw_stream_of(control, at)))
+        if found is not None:
+            yield found

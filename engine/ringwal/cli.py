@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Never
 import click
 
 from ringwal import cli_kit as kit
+from ringwal import cli_source as sources
 from ringwal import textio
 from ringwal.cli_backup import backup, restore
 from ringwal.cli_dump import dump
@@ -198,11 +199,12 @@ def status(directory: Path, timeout: float, as_json: bool) -> int:
 
 @cli.command()
 @kit.directory_argument
+@sources.offline_option
 @kit.json_option
 @kit.timeout_option
-def ls(directory: Path, timeout: float, as_json: bool) -> None:
-    """List the streams of DIR."""
-    with kit.client(directory, timeout) as client:
+def ls(directory: Path, offline: bool, timeout: float, as_json: bool) -> None:
+    """List the streams of DIR. Where no engine runs, those of its files."""
+    with sources.reading(directory, timeout, offline=offline) as client:
         infos = sorted(client.streams(), key=lambda info: info.name)
     output = textio.Output()
     if as_json:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringwal import cli_kit as kit
+from ringwal import cli_source as sources
 from ringwal import textio
 from ringwal.limits import WHOLE_MAX
 
@@ -43,7 +44,7 @@ def dump(directory: Path, start: tuple[str, int], stream: str | None, as_json: b
     """
     from ringwal.log.dump import Dump
 
-    with kit.log_of(directory) as (log, running):
+    with sources.log_of(directory) as (log, running):
         found = Dump(log, running=running)
         output = textio.Output()
         objects = _objects(found, start, stream)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import click
 from click.core import ParameterSource
@@ -27,7 +27,6 @@ from ringwal.limits import SECONDS_MAX, WHOLE_MAX
 
 if TYPE_CHECKING:
     import ringwal
-    from ringwal.log.directory import Directory
     from ringwal.protocol.client import Registration
 
     ParamType = click.ParamType[Any]
@@ -260,17 +259,6 @@ def client(directory: Path, timeout: float, lane_bytes: int | None = None) -> It
 
 
 @contextlib.contextmanager
-def log_of(path: Path) -> Iterator[tuple[Directory, bool]]:
-    """The directory, held open, and whether an engine holds it: for verbs that look at files. Raises FileError."""
-    from ringwal import lock_file
-    from ringwal.file_errors import FileErrors
-    from ringwal.log.directory import Directory
-
-    with FileErrors(path, "read"), Directory(path) as directory:
-        yield directory, lock_file.held(directory.fd)
-
-
-@contextlib.contextmanager
 def awaited_client(directory: Path, timeout: float, output: textio.Output, lasting: bool) -> Iterator[ringwal.Client]:
     """`client`; with `lasting`, of an engine, on a directory, that need not be there yet: the output is watched meanwhile."""
     told = False
@@ -353,14 +341,22 @@ def check_stopped(directory: Path, registration: Registration) -> None:
     raise EngineFailed(f"the engine on {directory} ended, but not in order{reason}; what was not confirmed by then is unknown")
 
 
-def existing(client: ringwal.Client, name: str) -> ringwal.Stream:
+@overload
+def existing(client: ringwal.Client, name: str) -> ringwal.Stream: ...
+@overload
+def existing(
+    client: ringwal.Client | ringwal.ReadOnlyLog, name: str
+) -> ringwal.Stream | ringwal.ReadOnlyStream: ...
+def existing(client: ringwal.Client | ringwal.ReadOnlyLog, name: str) -> ringwal.Stream | ringwal.ReadOnlyStream:
     """The stream, which must have been appended to before: looking must not create it."""
     if all(info.name != name for info in client.streams()):
         raise NoSuchStream(f"no stream named {name!r}; `ringwal ls` lists what is there")
     return client.stream(name)
 
 
-def first_offset(start: int | str | times.At, source: ringwal.Stream, info: ringwal.StreamInfo) -> int:
+def first_offset(
+    start: int | str | times.At, source: ringwal.Stream | ringwal.ReadOnlyStream, info: ringwal.StreamInfo
+) -> int:
     """The offset that a value of --start, --since or --before stands for, in this stream and now. The next one to come is
     there, too."""
     if isinstance(start, times.At):

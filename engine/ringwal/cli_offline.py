@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringwal import cli_kit as kit
+from ringwal import cli_source as sources
 from ringwal import textio
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def verify(directory: Path, deep: bool, as_json: bool) -> int:
     """
     from ringwal.log.verify import verify as check
 
-    with kit.log_of(directory) as (log, running):
+    with sources.log_of(directory) as (log, running):
         report = check(log, deep=deep, running=running)
     output = textio.Output()
     if as_json:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ringwal import cli_kit as kit
+from ringwal import cli_source as sources
 from ringwal import textio
 from ringwal.limits import WHOLE_MAX
 from ringwal.times import TIME_HELP, At
@@ -26,20 +27,21 @@ READ_BYTES = 4 * 1024 * 1024
 @click.option("--max-records", type=kit.Number(int, 0, WHOLE_MAX), metavar="N",
               help="Stop after N records.  [default: all]")
 @kit.raw_option
+@sources.offline_option
 @kit.timeout_option
 @kit.json_option
 def read(
     *, directory: Path, stream: str, start: int | str, since: At | None, until: At | None, max_records: int | None, raw: bool,
-    timeout: float, as_json: bool,
+    offline: bool, timeout: float, as_json: bool,
 ) -> None:
     """Print the confirmed records of STREAM, each followed by a newline.
 
-    Ends at the record that was the last one when the command began.
+    Ends at the record that was the last one when the command began. Where no engine runs, the files are read.
     """
     from ringwal import positions
 
     form, output, begin = kit.form_of(as_json, raw), textio.Output(), kit.begin_of(start, since)
-    with kit.client(directory, timeout) as client:
+    with sources.reading(directory, timeout, offline=offline) as client:
         source = kit.existing(client, stream)
         info = source.stat()
         offset = kit.first_offset(begin, source, info)

@@ -84,6 +84,12 @@ class ClosedError(Error):
     outcome = "not_appended"
 
 
+class NotWritable(Error):
+    """The log was opened for reading only: nothing was written."""
+
+    outcome = "not_appended"
+
+
 class BackpressureTimeout(Error, TimeoutError):
     """The lane stayed full for the whole append timeout. Nothing was written."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeAlias
 
 from ringwal.limits import WHOLE_MAX, shown, whole
 from ringwal.read.range import Range
+from ringwal.read.reader import Reader
 from ringwal.read.records import Record
 from ringwal.times import At, datetime_ns
-
-if TYPE_CHECKING:
-    from ringwal.attachment import Attachment
 
 EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""
@@ -21,6 +20,19 @@ LATEST = -1
 
 
 Position: TypeAlias = int | At | datetime.datetime
+
+
+class Readable(Protocol):
+    """What streams are read from: an attachment to an engine, or the files of a log (offline.py)."""
+
+    reader: Reader
+
+    @property
+    def reading(self) -> AbstractContextManager[None]:
+        """Says what an OSError of a read means."""
+
+    def handle_of(self, name: str, *, look: bool = ...) -> int: ...
+    def bounds(self, handle: int) -> tuple[int, int]: ...
 
 
 def checked(position: Position, name: str = "start") -> int | At:
@@ -39,7 +51,7 @@ def moment(when: At | datetime.datetime, name: str = "when") -> At:
     return when if isinstance(when, At) else At.from_ns(datetime_ns(when, name))
 
 
-def offset(attachment: Attachment, handle: int, position: int | At) -> int:
+def offset(attachment: Readable, handle: int, position: int | At) -> int:
     """The offset that a `checked` position means in that stream, now. Raises StreamDeleted."""
     if isinstance(position, At):
         with attachment.reading:
@@ -60,7 +72,7 @@ def _not_before(timestamp_ns: int, records: Iterator[Record]) -> Iterator[Record
     yield from records
 
 
-def range_of(attachment: Attachment, name: str, start: int | At, until: int | At) -> Range:
+def range_of(attachment: Readable, name: str, start: int | At, until: int | At) -> Range:
     """The records between two `checked` positions of the stream of that name, as far as they are confirmed now.
 
     Raises NoSuchStream.

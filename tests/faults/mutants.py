@@ -351,8 +351,8 @@ RECOVERING = [
     Mutant(
         "recovery believes the page cache",
         "engine/ringwal/log/files.py",
-        "        os.fdatasync(fd)\n",
-        "        os.fdatasync(fd)\n        return fd\n",
+        "        _write_back(fd)\n",
+        "        _write_back(fd)\n        return fd\n",
         row("io", "thin device runs out, cache stays"),
     ),
     Mutant(

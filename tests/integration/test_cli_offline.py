@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cli_rig import ringwal, serving
+import ringwal as ringwal_package
+from tests.support.cli_rig import freeze, ringwal, serving
+from tests.support.host import until
 from tests.support.log_place import path_of
 
 PAGE = 4096
@@ -145,3 +148,52 @@ def test_dump_beside_an_engine_ends_at_its_checkpoint(stopped: Path) -> None:
         assert ringwal("append", stopped, "s", stdin=b"line 6").returncode == 0
         head, *blocks = dumped(stopped)
         assert all(block["position"] < head["checkpoint"] for block in blocks)
+
+
+def test_read_and_ls_of_a_log_that_is_stopped(stopped: Path) -> None:
+    asked = (("ls", stopped, "--json"), ("read", stopped, "s", "--json"))
+    with serving(stopped):
+        served = [ringwal(*words).stdout for words in asked]
+        assert [ringwal(*words, "--offline").stdout for words in asked] == served
+    assert [ringwal(*words).stdout for words in asked] == served
+    assert ringwal("read", stopped, "s", "--start", "-2").stdout == b"line 4\nline 5\n"
+    assert ringwal("read", stopped, "nobody").returncode == 66
+
+
+def test_read_of_a_log_whose_engine_was_killed(tmp_path: Path) -> None:
+    at = tmp_path / "d"
+    with serving(at) as engine:
+        assert ringwal("append", at, "s", stdin=b"first").returncode == 0
+        engine.kill()
+        engine.wait()
+    assert ringwal("read", at, "s").stdout == b"first\n"
+    assert json.loads(ringwal("ls", at, "--json").stdout)["confirmed_offset"] == 1
+
+
+def test_beside_an_engine_only_what_is_confirmed_is_shown(tmp_path: Path) -> None:
+    at = tmp_path / "d"
+    with serving(at), ringwal_package.connect(at) as client:
+        client.stream("s").append(b"confirmed").result(timeout=30)
+        drain = client.status()["drain_pid"]
+        freeze(drain)
+        try:
+            pending = client.stream("s").append(b"on the disk, and not confirmed")
+            until(lambda: b"not confirmed" in path_of(at, 0).read_bytes(), "the block to be written")
+            with ringwal_package.open_readonly(at) as found:
+                assert found.live
+                assert [record.data for record in found.stream("s").read()] == [b"confirmed"]
+                assert ringwal("read", at, "s", "--offline").stdout == b"confirmed\n"
+                os.kill(drain, signal.SIGCONT)
+                pending.result(timeout=30)
+                assert len(found.stream("s").read()) == 2
+        finally:
+            os.kill(drain, signal.SIGCONT)
+
+
+def test_an_engine_that_cannot_be_seen_refuses(stopped: Path) -> None:
+    with serving(stopped):
+        words = (stopped / "lock").read_text().splitlines()
+        (stopped / "lock").write_text("\n".join(words[:1]) + "\n")
+        with pytest.raises(ringwal_package.NotRunning, match="cannot be seen"):
+            ringwal_package.open_readonly(stopped)
+        assert ringwal("read", stopped, "s", "--offline").returncode == 75

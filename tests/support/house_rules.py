@@ -48,14 +48,14 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         6,
         {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
         | {"ringwal.autostart", "ringwal.stream", "ringwal.removal", "ringwal.positions", "ringwal.payloads"}
-        | {"ringwal.backups"},
+        | {"ringwal.backups", "ringwal.offline"},
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
     "cli": (
         9,
         {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
-        | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup"},
+        | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup", "ringwal.cli_source"},
     ),
     "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
 }

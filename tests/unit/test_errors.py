@@ -25,6 +25,7 @@ TREE: dict[str, tuple[type[Exception], str | None, bool]] = {
     "RecordTooLarge": (ValueError, "not_appended", False),
     "StorageFull": (OSError, "not_appended", True),
     "FileError": (OSError, None, False),
+    "NotWritable": (Exception, "not_appended", False),
     "EngineFailed": (Exception, "unknown", False),
     "NoSuchStream": (LookupError, None, False),
     "StreamDeleted": (errors.NoSuchStream, "not_appended", False),

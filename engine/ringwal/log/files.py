@@ -132,7 +132,7 @@ def open_synced(name: str, *, at: int, direct: bool = True) -> int:
     check_regular(name, at=at)
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
     try:
-        os.fdatasync(fd)
+        _write_back(fd)
         if direct:
             try:
                 fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
@@ -155,6 +155,14 @@ def check_regular(name: str, *, at: int) -> None:
         return
     if not stat.S_ISREG(mode):
         raise CorruptionError(f"{name} is not a file of the log, but a directory or a special file: put it elsewhere")
+
+
+def _write_back(fd: int) -> None:
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # a file system that nobody can write to has nothing to sync
+            raise
 
 
 def read_all(fd: int, into: memoryview, offset: int) -> int:

@@ -133,7 +133,7 @@ def recover(
     with Walk(directory, manifest, known, tell, direct=config.direct_io != "off") as walk:
         cut = find_cut(walk, manifest)
         tell(walk.end - walk.begin, walk.end - walk.begin)  # what lies behind the tail is not read
-        streams = _streams(walk)
+        streams = streams_of(walk)
         if len(streams) > config.max_streams:
             raise ConfigError(f"the log has {len(streams)} streams; raise max_streams to {len(streams)}")
         refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
@@ -293,7 +293,7 @@ def _corruption(walk: Walk, row: Row, cut: int, far_end: int) -> CorruptionError
     return CorruptionError(f"{row.message}: {detail}" if detail else row.message, segment_number, place)
 
 
-def _streams(walk: Walk) -> tuple[RecoveredStream, ...]:
+def streams_of(walk: Walk) -> tuple[RecoveredStream, ...]:
     """Every stream that lives by checkpoint and epoch, with what is carried over counted in. Raises CorruptionError."""
     found: list[RecoveredStream] = []
     names: set[str] = set()

@@ -148,7 +148,7 @@ class Verifier:
         self._check_unnamed()
         if premise.checkpoint is not None and premise.whole:
             sides = verify_side.check(self._directory, premise.manifest, premise.checkpoint)
-            report.places += [_place_of(fault) for fault in sides]
+            report.places += [Place(fault.what, fault.file, fault.offset, number) for number, fault in sides]
         with Audit(self.pages, premise.manifest.uuid, self._size, deep=report.deep) as audit:
             try:
                 self._check_blocks(audit)

@@ -18,18 +18,20 @@ from ringwal.log.premise import Fault
 _AGAIN = "nothing is lost, an engine makes it again"
 
 
-def check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint) -> Iterator[Fault]:
-    """What is wrong with each, the first damaged page of it. Raises OSError."""
+def check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint) -> Iterator[tuple[int, Fault]]:
+    """What is wrong with each, by the segment that it belongs to: the first damaged page of it. Raises OSError."""
     if not directory.has_segments():
         return
     for number in sidefile.numbers(directory):
         if manifest.first_segment <= number < sidefile.limit(manifest):
-            yield from _check(directory, manifest, checkpoint, number)
+            yield from ((number, fault) for fault in _check(directory, manifest, checkpoint, number))
 
 
 def _check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint, number: int) -> Iterator[Fault]:
     file = f"{SEGMENTS}/{sidefile.name_of(number)}"
     found = sidefile.SideFile.open(directory, manifest.uuid, manifest.segment_bytes, number)
+    if found is None and not _there(directory, number):  # freed just now
+        return
     if found is None:
         yield Fault(file, 0, f"a side file that is damaged, or of another log: {_AGAIN}")
         return
@@ -38,6 +40,14 @@ def _check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint, num
         yield Fault(file, bad, f"a page of a side file is damaged: {_AGAIN}")
     elif found.epochs() != sidefile.extents_of(checkpoint, manifest.segment_bytes, number):
         yield Fault(file, 0, f"a side file states other epochs than the checkpoint: {_AGAIN}")
+
+
+def _there(directory: Directory, number: int) -> bool:
+    try:
+        os.stat(sidefile.name_of(number), dir_fd=directory.segments)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _first_bad_page(directory: Directory, number: int, size: int) -> int | None:
