@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,10 +16,8 @@ from ringwal.times import TIME_HELP, At
 
 if TYPE_CHECKING:
     import ringwal
-    from ringwal.read.source import Extent, Source
 
 dry_option = click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be gone.")
-_SCRATCH = 1 << 14
 _timeout_option = kit.wait_option(30.0, "How long to wait for the engine to answer, and until it is on stable storage.")
 
 
@@ -114,30 +111,25 @@ def _space(freed: Freed | None) -> str:
 def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed:
     """What could go if the stream of that number began at ``start``, or did not exist: segments go oldest first, up to one in
     which there is something to read, and never the one in use."""
+    from ringwal.log import checkpoint_file, manifest, occupancy
+    from ringwal.log.checkpoint import StreamRow, pack
     from ringwal.log.segment import HEADER_BYTES
 
     attachment = client.attachment()
-    starts = {info.number: info.start_offset for info in attachment.stream_infos()}
-    if start is None:
-        starts.pop(number, None)
-    else:
-        starts[number] = start
-    reader = attachment.reader
-    source = reader.segments
-    used = reader.bounds.disk_end() // source.segment_bytes
-    count = 0
-    for segment, extents in itertools.groupby(source.all(), key=lambda extent: extent.segment):
-        if segment >= used or any(_is_read(source, extent, starts) for extent in extents):
+    directory, end = attachment.directory, attachment.reader.bounds.disk_end()
+    known = checkpoint_file.look(directory, attachment.reader.bounds.uuid)
+    state = manifest.load(directory)
+    if known is None or known.uuid != state.uuid:
+        return Freed(0, 0)  # another log is there by now, and the verb itself will say so
+    infos = sorted(attachment.stream_infos(), key=lambda info: info.number)
+    starts = {info.number: start if info.number == number else info.start_offset for info in infos}
+    rows = [StreamRow(info.number, info.name, info.confirmed_offset, begin, 0, 0)
+            for info in infos if (begin := starts[info.number]) is not None]  # fmt: skip
+    streams, segment = pack(rows), state.first_segment
+    while segment < end // state.segment_bytes:
+        held = occupancy.read(directory, state, known.epochs_up_to(end), segment, direct=False)
+        if occupancy.live(held, streams).count:
             break
-        count += 1
-    return Freed(count, count * (HEADER_BYTES + source.segment_bytes))
-
-
-def _is_read(source: Source, extent: Extent, starts: dict[int, int]) -> bool:
-    """Has it a record at or behind the start of its stream?"""
-    from ringwal._native import ffi
-    from ringwal.read.index import SegmentIndex
-
-    index = SegmentIndex(source, extent)
-    index.extend(extent.end, ffi.new("uint32_t[]", _SCRATCH))
-    return any((span := index.span(number)) is not None and span.next > start for number, start in starts.items())
+        segment += 1
+    count = segment - state.first_segment
+    return Freed(count, count * (HEADER_BYTES + state.segment_bytes))

@@ -27,6 +27,7 @@ GROUPS = {
     "io": "io_errors",
     "media": "media",
     "life": "life",
+    "keeper": "keeper",
     "offline": "offline",
     "fuzz": "fuzz",
     "clients": "clients",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.mutation import Mutant, units
+from tests.faults.mutation import Mutant, row, units
 
 SIDE = "csrc/sidefile.c"
 SIDEFILE = "engine/ringwal/log/sidefile.py"
@@ -13,13 +13,6 @@ KEEPER = [
         SIDE,
         "    if (read_all(s->fd, bytes, RW_PAGE, page * RW_PAGE) != RW_OK ||\n        digest != rw_xxh3(bytes, RW_PAGE))",
         "    if (read_all(s->fd, bytes, RW_PAGE, page * RW_PAGE) != RW_OK)",
-        units("tests/unit/test_sidefile.py"),
-    ),
-    Mutant(
-        "the digests of a side file are believed unchecked",
-        SIDE,
-        "    return s->header.digests == rw_xxh3(s->memory + RW_PAGE, digests) ? RW_OK : RW_BAD;",
-        "    return RW_OK;",
         units("tests/unit/test_sidefile.py"),
     ),
     Mutant(
@@ -49,5 +42,21 @@ KEEPER = [
         "        sidefile.remove(directory, number)\n        if named_end < wanted",
         "        if named_end < wanted",
         units("tests/unit/test_freeing.py"),
+    ),
+    Mutant(
+        "a keeper that dies costs a restart",
+        "engine/ringwal/processes/process_group.py",
+        "        if child.role.expendable:\n            self._pauses[child.role].died(seen)\n",
+        "        if child.role.expendable and ended.code == 0:\n            self._pauses[child.role].died(seen)\n",
+        units("tests/integration/test_keeper.py::test_a_killed_keeper_is_replaced_and_costs_no_restart"),
+    ),
+    Mutant(
+        "what a reader finds in a side file is believed unchecked",
+        SIDE,
+        "    if (read_all(s->fd, bytes, RW_PAGE, page * RW_PAGE) != RW_OK ||\n        digest != rw_xxh3(bytes, RW_PAGE))\n"
+        "        return RW_BAD;",
+        "    if (read_all(s->fd, bytes, RW_PAGE, page * RW_PAGE) != RW_OK || (digest == 1 && digest == 2))\n"
+        "        return RW_BAD;",
+        row("keeper", "side files with damaged bits"),
     ),
 ]

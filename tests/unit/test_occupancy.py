@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from pathlib import Path
 
-from ringwal.log import checkpoint_file, occupancy
+from ringwal.log import checkpoint_file, occupancy, sidefile
+from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import Checkpoint, StreamRow, pack
 from ringwal.log.recovery import recover
 from tests.support.log_place import log_at, path_of
@@ -18,7 +18,9 @@ ROW = struct.Struct("<IIQ")
 def rows_of(directory: Path, number: int) -> dict[int, int]:
     recovered = recover(log_at(directory), CONFIG)
     known = checkpoint_file.load(log_at(directory), recovered.manifest)
-    rows = list(ROW.iter_unpack(occupancy.read(log_at(directory), recovered.manifest, known, number, direct=False)))
+    epochs = known.epochs_up_to(known.position)
+    found = occupancy.read(log_at(directory), recovered.manifest, epochs, number, direct=False)
+    rows = list(ROW.iter_unpack(found))
     assert rows == sorted(rows)
     return {stream: end for stream, _, end in rows}
 
@@ -52,6 +54,27 @@ def test_a_segment_with_parts_of_several_epochs(tmp_path: Path) -> None:
     assert rows_of(tmp_path, 0) == {0: 1, 1: 2, 2: 1}
 
 
+def test_a_side_file_says_the_same_and_spares_the_segment(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path, recover(log_at(tmp_path), CONFIG))
+    log.put((0, b"a"), (1, [b"x", b"y", b"z"]), (5, b"b"))
+    log.end()
+    log.put((0, b"further on"))
+    read = rows_of(tmp_path, 0)
+    at = log_at(tmp_path)
+    manifest = manifests.load(at)
+    known = checkpoint_file.load(at, manifest)
+    epochs = sidefile.extents_of(known, manifest.segment_bytes, 0)
+    sidefile.write(at, manifest, known, 0, sidefile.gather(at, manifest, epochs, 0, direct=False), b"")
+    with path_of(tmp_path, 0).open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(8192))  # so it is not the segment that is read
+    assert rows_of(tmp_path, 0) == read == {0: 1, 1: 3, 5: 1}
+    with (tmp_path / "segments" / sidefile.name_of(0)).open("r+b") as file:
+        file.seek(3 * 4096 + 8)  # behind header, digests and epochs
+        file.write(b"x")
+    assert rows_of(tmp_path, 0) != read, "a damaged one counts as missing"
+
+
 def test_damage_denies_its_own_records_only(tmp_path: Path) -> None:
     log = LogWriter(tmp_path, recover(log_at(tmp_path), CONFIG))
     log.put((0, b"a"))
@@ -77,7 +100,7 @@ def test_what_is_live(tmp_path: Path) -> None:
     rows = b"".join(ROW.pack(stream, 0, end) for stream, end in ((1, 10), (4, 20), (7, 30), (9, 40)))
 
     def live(known: Checkpoint) -> list[tuple[int, int]]:
-        found = occupancy.live(rows, known)
+        found = occupancy.live(rows, known.streams)
         assert found.count == len(found.rows) // ROW.size
         return [(stream, end) for stream, _, end in ROW.iter_unpack(found.rows)]
 
@@ -90,9 +113,9 @@ def test_what_is_live(tmp_path: Path) -> None:
 def test_a_stream_of_the_engines_own_is_named() -> None:
     rows = b"".join(ROW.pack(stream, 0, 10) for stream in (1, 4, 7))
     mine = checkpoint((1, "a", 0), (4, "_positions", 3), (7, "b", 0))
-    assert occupancy.live(rows, mine).reserved == 4
-    assert occupancy.live(rows, checkpoint((1, "a", 0), (4, "_positions", 10), (7, "b_", 0))).reserved is None
-    assert occupancy.live(rows, dataclasses.replace(mine, streams=b"")) == occupancy.Live(b"", 0, None)
+    assert occupancy.live(rows, mine.streams).reserved == 4
+    assert occupancy.live(rows, checkpoint((1, "a", 0), (4, "_positions", 10), (7, "b_", 0)).streams).reserved is None
+    assert occupancy.live(rows, b"") == occupancy.Live(b"", 0, None)
 
 
 def test_several_segments_together() -> None:

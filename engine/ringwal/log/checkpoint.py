@@ -73,6 +73,10 @@ class Checkpoint:
     epochs: tuple[EpochRow, ...]
     """All that have a byte in the log, oldest first; the last one is the one in force."""
 
+    def epochs_up_to(self, position: int) -> tuple[EpochRow, ...]:
+        """The epochs, as if the one in force ended at that log position."""
+        return (*self.epochs[:-1], self.epochs[-1]._replace(end=position))
+
     def rows(self) -> list[StreamRow]:
         """Every stream, in order of numbers.
 

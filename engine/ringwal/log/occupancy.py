@@ -6,17 +6,19 @@ stream, or the checkpoint does not have the stream. Definitions do not count, as
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
+from ringwal.log.checkpoint import STREAM_BYTES, EpochRow
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE
 from ringwal.log.manifest import Manifest
+from ringwal.log.sidefile import SideFile, Unproven
 from ringwal.log.window import Window
 
 _ROW = struct.Struct("<IIQ")
@@ -36,16 +38,14 @@ class Live:
     """Number of a stream of the engine's own that is among them."""
 
 
-def live(rows: bytes, checkpoint: Checkpoint) -> Live:
-    """Those `rows` of a segment below the checkpoint that have a record at or behind their stream's start offset."""
+def live(rows: bytes, streams: bytes) -> Live:
+    """Those `rows` of a segment that have a record at or behind the start offset of their stream in `streams`: rows as a
+    checkpoint has them, of a position behind the segment."""
     count = len(rows) // ROW_BYTES
     found, reserved = ffi.new("rw_occupant[]", max(count, 1)), ffi.new("uint32_t *")
-    known = len(checkpoint.streams) // STREAM_BYTES
-    with (
-        ffi.from_buffer("rw_occupant[]", rows) as held,
-        ffi.from_buffer("rw_checkpoint_stream[]", checkpoint.streams) as streams,
-    ):
-        left = lib.rw_occupancy_live(held, count, streams, known, found, reserved)
+    known = len(streams) // STREAM_BYTES
+    with ffi.from_buffer("rw_occupant[]", rows) as held, ffi.from_buffer("rw_checkpoint_stream[]", streams) as table:
+        left = lib.rw_occupancy_live(held, count, table, known, found, reserved)
     named = None if reserved[0] == lib.RW_NO_STREAM else int(reserved[0])
     return Live(bytes(ffi.buffer(found, left * ROW_BYTES)), int(left), named)
 
@@ -53,24 +53,26 @@ def live(rows: bytes, checkpoint: Checkpoint) -> Live:
 def read(
     directory: Directory,
     manifest: Manifest,
-    checkpoint: Checkpoint,
+    epochs: Sequence[EpochRow],
     number: int,
     *,
     direct: bool,
     meanwhile: Callable[[], None] | None = None,
 ) -> bytes:
-    """The rows of segment `number`, which lies below the checkpoint, in order of stream numbers. `meanwhile` is called after
-    every few MiB.
+    """The rows of segment `number`, in order of stream numbers: from its side file, else from its blocks, as far as `epochs`
+    reach. `meanwhile` is called after every few MiB.
 
     What is damaged denies its own records only: a block that is not valid, or a file that is missing, counts for nothing.
 
     Raises OSError: it cannot be opened.
     """
+    if (rows := _from_side(directory, manifest, number)) is not None:
+        return rows
     begin, end = number * manifest.segment_bytes, (number + 1) * manifest.segment_bytes
     window, scan = Window(directory, manifest, direct=direct), _Scan(manifest)
     try:
-        for epoch in checkpoint.epochs:
-            low, high = max(epoch.begin, begin), min(epoch.end or checkpoint.position, end)
+        for epoch in epochs:
+            low, high = max(epoch.begin, begin), min(epoch.end, end)
             if low < high:
                 scan.extent(window, epoch.epoch, low, high, meanwhile)
     except CorruptionError:  # of the file as a whole, or the disk cannot read it
@@ -78,6 +80,13 @@ def read(
     finally:
         window.close()
     return scan.rows
+
+
+def _from_side(directory: Directory, manifest: Manifest, number: int) -> bytes | None:
+    side = SideFile.open(directory, manifest.uuid, manifest.segment_bytes, number)
+    with contextlib.suppress(Unproven):
+        return None if side is None else side.occupants()
+    return None
 
 
 def merged(pieces: list[bytes]) -> bytes:

@@ -257,12 +257,12 @@ class Space:
         known = self._checkpoints.named
         rows = self._rows.get(segment)
         if rows is None:
-            context = self._context
+            context, epochs = self._context, known.epochs_up_to(known.position)
             rows = occupancy.read(
-                context.directory, self._state.manifest, known, segment, direct=context.direct, meanwhile=self._meanwhile
+                context.directory, self._state.manifest, epochs, segment, direct=context.direct, meanwhile=self._meanwhile
             )
             self._keep(segment, rows)
-        return occupancy.live(rows, known)
+        return occupancy.live(rows, known.streams)
 
     def _let_go(self, end: int) -> None:
         state, first, named_end = self._state, self._state.manifest.first_segment, self._state.manifest.named_end
