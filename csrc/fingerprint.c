@@ -25,6 +25,7 @@ CONSTANT(RW_FORMAT_VERSION, 2u);
 CONSTANT(RW_FRAME_BATCH, 1u);
 CONSTANT(RW_FRAME_DELETE, 4u);
 CONSTANT(RW_FRAME_DROP, 6u);
+CONSTANT(RW_FRAME_SETTINGS, 8u);
 CONSTANT(RW_FRAME_STREAM, 2u);
 CONSTANT(RW_FRAME_TRIM, 3u);
 CONSTANT(RW_FRAME_VERDICT, 5u);
@@ -37,6 +38,12 @@ CONSTANT(RW_PAGE, 4096u);
 CONSTANT(RW_PENDING_MAX, 131072u);
 CONSTANT(RW_PROGRESS_MAGIC, 3550894046158737953ull);
 CONSTANT(RW_RUNNING, 1u);
+CONSTANT(RW_SETTINGS_BYTES, 120u);
+CONSTANT(RW_SETTINGS_HEAD, 32u);
+CONSTANT(RW_SETTINGS_TEXT, 88u);
+CONSTANT(RW_SET_AGE, 1u);
+CONSTANT(RW_SET_BYTES, 2u);
+CONSTANT(RW_SET_RECORDS, 4u);
 CONSTANT(RW_SLOT_ACTIVE, 1u);
 CONSTANT(RW_SLOT_CLOSING, 2u);
 CONSTANT(RW_SLOT_FREE, 0u);
@@ -168,7 +175,7 @@ FIELD(rw_block_entry      , 44, uint32_t, state);
 FIELD(rw_block_entry      , 48, uint64_t, timestamp_ns);
 FIELD(rw_block_entry      , 56, uint8_t[8], pad0);
 
-SIZE(rw_stream, 256);
+SIZE(rw_stream, 384);
 FIELD(rw_stream           , 0, uint32_t, state);
 FIELD(rw_stream           , 4, uint32_t, name_bytes);
 FIELD(rw_stream           , 8, uint32_t, number);
@@ -184,8 +191,11 @@ FIELD(rw_stream           , 88, uint64_t, composed_ns);
 FIELD(rw_stream           , 96, uint64_t, confirmed_offset);
 FIELD(rw_stream           , 104, uint64_t, confirmed_bytes);
 FIELD(rw_stream           , 112, uint64_t, last_timestamp_ns);
-FIELD(rw_stream           , 120, uint8_t[8], pad2);
+FIELD(rw_stream           , 120, uint64_t, settings_confirmed);
 FIELD(rw_stream           , 128, uint8_t[128], name);
+FIELD(rw_stream           , 256, uint32_t, settings_turn);
+FIELD(rw_stream           , 260, uint32_t, pad_);
+FIELD(rw_stream           , 264, uint8_t[120], settings);
 
 SIZE(rw_lane, 4096);
 FIELD(rw_lane             , 0, uint64_t, magic);
@@ -272,7 +282,16 @@ FIELD(rw_drop_row         , 0, uint32_t, stream);
 FIELD(rw_drop_row         , 4, uint32_t, place);
 FIELD(rw_drop_row         , 8, uint64_t, start_offset);
 
-SIZE(rw_checkpoint_stream, 160);
+SIZE(rw_settings, 120);
+FIELD(rw_settings         , 0, uint32_t, version);
+FIELD(rw_settings         , 4, uint16_t, said);
+FIELD(rw_settings         , 6, uint16_t, text_bytes);
+FIELD(rw_settings         , 8, uint64_t, age_ns);
+FIELD(rw_settings         , 16, uint64_t, payload_bytes);
+FIELD(rw_settings         , 24, uint64_t, records);
+FIELD(rw_settings         , 32, uint8_t[88], text);
+
+SIZE(rw_checkpoint_stream, 280);
 FIELD(rw_checkpoint_stream, 0, uint32_t, number);
 FIELD(rw_checkpoint_stream, 4, uint16_t, state);
 FIELD(rw_checkpoint_stream, 6, uint16_t, name_bytes);
@@ -281,5 +300,6 @@ FIELD(rw_checkpoint_stream, 16, uint64_t, start_offset);
 FIELD(rw_checkpoint_stream, 24, uint64_t, payload_bytes);
 FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
+FIELD(rw_checkpoint_stream, 160, uint8_t[120], settings);
 
-uint64_t rw_fingerprint(void) { return 0x5800693b9346e275ull; }
+uint64_t rw_fingerprint(void) { return 0x2928d449eb78ce39ull; }

@@ -47,16 +47,16 @@ static inline uint64_t rw_time_of(const uint8_t *payload, uint32_t payload_bytes
 /* Is this what a frame of its kind looks like? RW_OK or RW_BAD. */
 int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload);
 
-/* A request stands behind it, and its writer waits for a completion. */
-static inline bool rw_frame_answers(uint32_t kind)
-{
-    return kind == RW_FRAME_BATCH || kind == RW_FRAME_TRIM || kind == RW_FRAME_DELETE ||
-           kind == RW_FRAME_VERDICT;
-}
 /* It is confirmed in its stream's order. */
 static inline bool rw_frame_queued(uint32_t kind)
 {
-    return kind == RW_FRAME_BATCH || kind == RW_FRAME_TRIM || kind == RW_FRAME_DELETE;
+    return kind == RW_FRAME_BATCH || kind == RW_FRAME_TRIM || kind == RW_FRAME_DELETE ||
+           kind == RW_FRAME_SETTINGS;
+}
+/* A request stands behind it, and its writer waits for a completion. */
+static inline bool rw_frame_answers(uint32_t kind)
+{
+    return rw_frame_queued(kind) || kind == RW_FRAME_VERDICT;
 }
 /* The generation of the slot of its writer. */
 static inline uint32_t rw_frame_generation(const rw_frame *r)

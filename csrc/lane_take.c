@@ -21,9 +21,12 @@ static bool sort_is_right(const rw_lane_taker *e, const rw_request *q)
 {
     if (q->kind == RW_FRAME_BATCH)
         return q->count != 0 && (q->flags & ~RW_OWN_TIMES) == 0;
-    return e->trusted && q->count == 0 && q->flags == 0 &&
-           ((q->kind == RW_FRAME_TRIM && q->payload_bytes == sizeof(uint64_t)) ||
-            (q->kind == RW_FRAME_DELETE && q->payload_bytes == 0));
+    if (!e->trusted || q->count != 0 || q->flags != 0)
+        return false;
+    if (q->kind == RW_FRAME_SETTINGS)
+        return q->payload_bytes >= RW_SETTINGS_HEAD && q->payload_bytes <= RW_SETTINGS_BYTES;
+    return (q->kind == RW_FRAME_TRIM && q->payload_bytes == sizeof(uint64_t)) ||
+           (q->kind == RW_FRAME_DELETE && q->payload_bytes == 0);
 }
 
 int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)

@@ -9,7 +9,7 @@
  *   | rw_slot        256 x clients               |     | blocks at             |    | lane_bytes             |
  *   | rw_completion  16 x completions x clients  |     |  log position         |    | rw_request + payload,  |
  *   | rw_block_entry 64 x RW_BLOCK_ENTRIES       |     |  modulo ring_bytes    |    | back to back           |
- *   | rw_stream      256 x streams               |     | (mapped twice in a    |    | (data mapped twice in  |
+ *   | rw_stream      384 x streams               |     | (mapped twice in a    |    | (data mapped twice in  |
  *   +--------------------------------------------+     |  row: never wraps)    |    |  a row: never wraps)   |
  *                                                      +-----------------------+    +------------------------+
  * The drawing is of addresses; in the lane's object the data comes first (memory.h: rw_map). While
@@ -55,6 +55,9 @@
 #define RW_NO_STREAM       0xffffffffu /* is no stream's number */
 #define RW_TAIL_INTERESTS  8u
 #define RW_PENDING_MAX     131072u /* power of two; bounds requests sealed and not yet released */
+#define RW_SETTINGS_BYTES  120u    /* of rw_settings */
+#define RW_SETTINGS_HEAD   32u     /* of it, without its text */
+#define RW_SETTINGS_TEXT   88u     /* bytes of text at the most */
 
 #define RW_PAD(name, used, size) uint8_t name[(size) - (used)]
 
@@ -261,9 +264,13 @@ typedef struct rw_stream {
     uint64_t confirmed_bytes; /* [bytes] D > C: payload of all that was ever confirmed */
     /* [ns, wall clock] D > C: of the record confirmed last; 0: none */
     uint64_t last_timestamp_ns;
-    RW_PAD(pad2, 24, 32);
+    uint64_t settings_confirmed; /* [changes] D > C: version of the settings confirmed last */
     /* 128: supervisor */
     uint8_t name[128]; /* [UTF-8] S > W C: name_bytes of it */
+    /* 256: WAL, seldom (settings.h) */
+    uint32_t settings_turn; /* [changes] W > S W C: odd while the settings are being stored */
+    uint32_t pad_;
+    uint8_t settings[RW_SETTINGS_BYTES]; /* [rw_settings] W > S W C: as sealed blocks have them */
 } rw_stream;
 
 /* ----------------------------------------------------------------------------------------- lane */
@@ -306,7 +313,7 @@ typedef struct rw_request {
     uint32_t stream; /* [stream number] C > W: that the request goes to */
     uint32_t payload_bytes; /* [bytes] C > W: behind this header */
     uint32_t count; /* [records] C > W: in the batch; 0 in a control request */
-    /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes TRIM and DELETE, too */
+    /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes TRIM, DELETE, SETTINGS, too */
     uint8_t kind;
     uint8_t pad_;
     uint16_t flags; /* [bits] C > W: RW_OWN_TIMES in a batch, or 0 */
@@ -351,15 +358,16 @@ typedef struct rw_block {
     RW_PAD(pad0, 120, 128);
 } rw_block;
 
-/* All but BATCH are control frames, of count 0. BATCH, TRIM and DELETE go through their stream's
- * queue, in order; the others belong to none. */
+/* All but BATCH are control frames, of count 0. BATCH, TRIM, DELETE and SETTINGS go through their
+ * stream's queue, in order; the others belong to none. 7 is taken (docs/format.md, Features). */
 enum rw_frame_kind {
     RW_FRAME_BATCH = 1,
     RW_FRAME_STREAM = 2, /* definition; payload: the name */
     RW_FRAME_TRIM = 3, /* payload: u64, offset below which records are dropped */
     RW_FRAME_DELETE = 4, /* no payload; the stream's last frame */
     RW_FRAME_VERDICT = 5, /* payload: rw_verdict; what became of a request that was refused alone */
-    RW_FRAME_DROP = 6 /* payload: rw_drop_row, one or more: what the engine drops by itself */
+    RW_FRAME_DROP = 6, /* payload: rw_drop_row, one or more: what the engine drops by itself */
+    RW_FRAME_SETTINGS = 8 /* payload: rw_settings as far as it has text: instead of those before */
 };
 
 /* Flag of a batch: its payload ends with a time of its own for each record, u64, ns. */
@@ -406,6 +414,22 @@ typedef struct rw_drop_row {
     uint64_t start_offset; /* [offset] W > all: of the first one that stays */
 } rw_drop_row;
 
+enum rw_setting { RW_SET_AGE = 1, RW_SET_BYTES = 2, RW_SET_RECORDS = 4 };
+
+/* What a stream has of its own; what it has not said is the engine's to say. All of it, each time:
+ * settings are compared and replaced, not added up. Unused text is zero. */
+typedef struct rw_settings {
+    uint32_t version; /* [changes] S > all: how often they were set, this time included; 0: never */
+    uint16_t said; /* [enum rw_setting, bits] S > all: which limits are the stream's own */
+    uint16_t text_bytes; /* [bytes] S > all: of the text */
+    uint64_t age_ns; /* [ns] S > all: records that are older may go; 0: no limit, or not said */
+    /* [bytes] S > all: payload beyond the newest so many may go; 0 as above */
+    uint64_t payload_bytes;
+    uint64_t records; /* [records] S > all: beyond the newest so many may go; 0 as above */
+    /* [names] S > all: of consumers that hold it: a byte with the name's length, the name, each */
+    uint8_t text[RW_SETTINGS_TEXT];
+} rw_settings;
+
 /* What a checkpoint says of one stream, as of the checkpoint's log position (docs/format.md). */
 typedef struct rw_checkpoint_stream {
     uint32_t number; /* [stream number] W S > S: of the stream */
@@ -416,6 +440,7 @@ typedef struct rw_checkpoint_stream {
     uint64_t payload_bytes; /* [bytes] W S > S: of all its batches so far */
     uint64_t timestamp_ns; /* [ns, wall clock] W S > S: of the newest one; 0: none */
     uint8_t name[RW_STREAM_NAME_MAX]; /* [bytes] W S > S: UTF-8, then zeros */
+    uint8_t settings[RW_SETTINGS_BYTES]; /* [rw_settings] W S > S: all zero: never set */
 } rw_checkpoint_stream;
 
 /* Where every field lies is asserted in fingerprint.c. */
@@ -425,14 +450,15 @@ RW_SIZE(rw_progress, 4096);
 RW_SIZE(rw_slot, 256);
 RW_SIZE(rw_completion, 16);
 RW_SIZE(rw_block_entry, 64);
-RW_SIZE(rw_stream, 256);
+RW_SIZE(rw_stream, 384);
 RW_SIZE(rw_lane, 4096);
 RW_SIZE(rw_request, 64);
 RW_SIZE(rw_block, 128);
 RW_SIZE(rw_frame, 88);
 RW_SIZE(rw_verdict, 16);
 RW_SIZE(rw_drop_row, 16);
-RW_SIZE(rw_checkpoint_stream, 160);
+RW_SIZE(rw_settings, 120);
+RW_SIZE(rw_checkpoint_stream, 280);
 
 #include "places.h"
 

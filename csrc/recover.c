@@ -123,7 +123,7 @@ static bool is_next(const rw_recovery *s, const rw_frame *r)
            r->base_offset == t->next_offset;
 }
 
-/* A frame of a stream's queue: a batch, a trim, a delete. */
+/* A frame of a stream's queue: a batch, or a trim, a delete, settings. */
 static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t *payload)
 {
     bool prefix = s->pass == RW_RECOVERY_PREFIX;
@@ -143,6 +143,10 @@ static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t
         return DROP;
     if (r->kind == RW_FRAME_TRIM && trim_to(t, read_u64(payload)) != RW_OK)
         return stop(s, RW_RECOVERY_TRIM, r->stream);
+    if (r->kind == RW_FRAME_SETTINGS) { /* checked with its block: never longer */
+        memset(t->settings, 0, sizeof t->settings);
+        memcpy(t->settings, payload, r->payload_bytes);
+    }
     if (r->kind == RW_FRAME_DELETE)
         t->state = RW_RECOVERY_STREAM_DELETED;
     t->next_offset += r->count;

@@ -65,6 +65,7 @@ typedef struct rw_recovery_stream {
     uint64_t seen_at;
     uint32_t name_bytes;
     uint8_t name[RW_STREAM_NAME_MAX];
+    uint8_t settings[RW_SETTINGS_BYTES];
 } rw_recovery_stream;
 
 /* Written here alone; callers read. */

@@ -86,6 +86,7 @@ int rw_recovery_seed(rw_recovery *s, const rw_checkpoint_stream *rows, uint32_t 
         t->timestamp_ns = r.timestamp_ns;
         t->name_bytes = r.name_bytes <= RW_STREAM_NAME_MAX ? r.name_bytes : RW_STREAM_NAME_MAX;
         memcpy(t->name, r.name, t->name_bytes);
+        memcpy(t->settings, r.settings, sizeof t->settings);
     }
     return RW_OK;
 }
@@ -114,6 +115,7 @@ uint32_t rw_recovery_rows(const rw_recovery *s, rw_checkpoint_stream *rows)
             .timestamp_ns = t->timestamp_ns,
         };
         memcpy(r->name, t->name, t->name_bytes);
+        memcpy(r->settings, t->settings, sizeof r->settings);
     }
     qsort(rows, count, sizeof *rows, by_number);
     return count;

@@ -131,6 +131,14 @@ static void apply_delete(rw_stream *stream, const rw_frame *r)
     (void)RW_POINT("d.delete.confirmed");
 }
 
+static void apply_settings(rw_stream *stream, const rw_frame *r)
+{
+    rw_settings settings;
+    memcpy(&settings, r + 1, RW_SETTINGS_HEAD);
+    rw_store64(&stream->settings_confirmed, settings.version);
+    (void)RW_POINT("d.settings.confirmed");
+}
+
 static void apply_batch(rw_sequencer *s, rw_stream *stream, const rw_frame *r)
 {
     rw_store64(&stream->last_timestamp_ns, r->timestamp_ns);
@@ -148,6 +156,8 @@ static void confirm(rw_sequencer *s, const rw_frame *r)
         apply_batch(s, stream, r);
     else if (r->kind == RW_FRAME_TRIM)
         apply_trim(stream, r);
+    else if (r->kind == RW_FRAME_SETTINGS)
+        apply_settings(stream, r);
     else
         apply_delete(stream, r);
     (void)RW_POINT("d.cursor.post");

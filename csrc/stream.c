@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include "invariant.h"
+#include "settings.h"
 
 #include <string.h>
 
@@ -28,6 +29,8 @@ static void make_anew(rw_stream *s)
     rw_store64(&s->confirmed_offset, 0);
     rw_store64(&s->confirmed_bytes, 0);
     rw_store64(&s->last_timestamp_ns, 0);
+    rw_store64(&s->settings_confirmed, 0);
+    rw_settings_store(s, NULL, 0);
 }
 
 /* Name, number, state, in this order: who sees one of them sees those before it. PAIR: place */
@@ -66,6 +69,10 @@ void rw_stream_restore(rw_control *c, uint32_t place, const rw_checkpoint_stream
     s->next_offset = s->confirmed_offset = row->next_offset;
     s->composed_bytes = s->confirmed_bytes = row->payload_bytes;
     s->composed_ns = s->last_timestamp_ns = row->timestamp_ns;
+    rw_settings settings;
+    memcpy(&settings, row->settings, sizeof settings);
+    s->settings_confirmed = settings.version;
+    rw_settings_store(s, row->settings, sizeof row->settings);
     /* the checkpoint holds its definition: any position at or below the first block's says so */
     s->defined_end = 1;
     hand_out(c, place, row->number, row->name, row->name_bytes);

@@ -113,12 +113,14 @@ void rw_view_stream(const rw_stream *from, rw_stream_view *out)
     out->confirmed_offset = rw_load64(&from->confirmed_offset);
     out->confirmed_bytes = rw_load64(&from->confirmed_bytes);
     out->last_timestamp_ns = rw_load64(&from->last_timestamp_ns);
+    out->settings_confirmed = rw_load64(&from->settings_confirmed);
     out->ended = rw_load32(&from->ended);
     out->trimmed_offset = rw_load64(&from->trimmed_offset);
     out->next_offset = rw_load64(&from->next_offset);
     out->defined_end = rw_load64(&from->defined_end);
     out->composed_bytes = rw_load64(&from->composed_bytes);
     out->composed_ns = rw_load64(&from->composed_ns);
+    out->settings_turn = rw_load32(&from->settings_turn);
 }
 
 void rw_view_lane(const rw_lane *from, rw_lane_view *out)

@@ -112,12 +112,14 @@ typedef struct rw_stream_view {
     uint64_t confirmed_offset;
     uint64_t confirmed_bytes;
     uint64_t last_timestamp_ns;
+    uint64_t settings_confirmed;
     uint32_t ended;
     uint64_t trimmed_offset;
     uint64_t next_offset;
     uint64_t defined_end;
     uint64_t composed_bytes;
     uint64_t composed_ns;
+    uint32_t settings_turn;
 } rw_stream_view;
 
 typedef struct rw_lane_view {

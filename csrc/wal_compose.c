@@ -3,6 +3,7 @@
 #include "block.h"
 #include "digest.h"
 #include "points.h"
+#include "settings.h"
 #include "wait.h"
 #include "wal_policy.h"
 #include "wal_state.h"
@@ -60,6 +61,8 @@ static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
         refuse_lane(w, k);
         return RW_FAULT;
     }
+    if (w->snapshot && q->kind == RW_FRAME_SETTINGS)
+        return RW_PENDING;
     const rw_wal_stream *p = rw_wal_living(w, q->place, q->stream);
     if (p == NULL) {
         *need = rw_frame_bytes(sizeof(rw_verdict));
@@ -141,6 +144,8 @@ static bool payload_is_right(const rw_request *q, const uint8_t *copy, const rw_
         return false;
     if (q->kind == RW_FRAME_BATCH)
         return rw_batch_check(copy, q->payload_bytes, q->count, q->flags) == RW_OK;
+    if (q->kind == RW_FRAME_SETTINGS)
+        return rw_settings_check(copy, q->payload_bytes) == RW_OK;
     return q->kind != RW_FRAME_TRIM || trim_of(copy) <= p->next_offset;
 }
 
@@ -159,6 +164,8 @@ static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, cons
         uint64_t before = trim_of(copy);
         w->cuts += before > p->trimmed_offset;
         p->trimmed_offset = before > p->trimmed_offset ? before : p->trimmed_offset;
+    } else if (q->kind == RW_FRAME_SETTINGS) {
+        w->settings_in = w->ring.base;
     } else {
         RW_ASSERT(q->kind == RW_FRAME_DELETE);
         w->cuts++;

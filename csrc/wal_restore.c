@@ -64,6 +64,8 @@ static void restore_last_block(rw_wal *w, uint8_t *block)
             restore_stream(w, r);
         if (r->kind == RW_FRAME_DROP)
             restore_drop(w, r);
+        if (r->kind == RW_FRAME_SETTINGS)
+            w->settings_in = block;
         if (rw_frame_answers(r->kind))
             restore_cursor(w, r);
     }

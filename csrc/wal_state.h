@@ -57,6 +57,8 @@ struct rw_wal {
     /* what rw_wal_compose_drop was given, and what of it is not composed yet */
     rw_drop_row *drop_rows, *drop_next;
     uint32_t drop_left;
+    uint8_t *settings_in; /* the block to be told of, if it has settings; else NULL */
+    bool snapshot; /* rows are being filled: no settings are taken meanwhile */
     bool held_back; /* data waits for the next segment; the rest of this one is not for it */
     uint64_t held_segment; /* 1 + the last segment in which any did; 0: none yet */
     uint64_t data_end; /* log position; what lies behind is for control frames only */

@@ -1,8 +1,11 @@
 /* The WAL process's own table of streams: what is composed of each, and what is told of that. Under
  * the compose lock. */
+#include "block.h"
 #include "frame.h"
 #include "points.h"
+#include "settings.h"
 #include "stream.h"
+#include "wait.h"
 #include "wal_state.h"
 
 #include <stdlib.h>
@@ -59,9 +62,28 @@ void rw_wal_stream_defined(rw_wal *w, rw_wal_stream *p)
         w->numbers_end = p->number + 1;
 }
 
+/* Before `ended` of any stream: a successor passes over that stream then. In the block's order, so
+ * that the last of several holds. */
+static void publish_settings(rw_wal *w)
+{
+    if (w->settings_in == NULL)
+        return;
+    rw_frames frames = rw_frames_of(w->settings_in, ((const rw_block *)w->settings_in)->frames);
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
+        rw_stream *s = rw_stream_of(w->c, r->place);
+        if (r->kind == RW_FRAME_SETTINGS && rw_load32(&s->number) == r->stream &&
+            s->ended != r->stream) {
+            rw_settings_store(s, (const uint8_t *)(r + 1), r->payload_bytes);
+            (void)RW_POINT("l.settings.published");
+        }
+    }
+    w->settings_in = NULL;
+}
+
 void rw_wal_streams_publish(rw_wal *w)
 {
     rw_control *c = w->c;
+    publish_settings(w);
     uint64_t segment = (c->sealed_end - 1) / c->segment_bytes; /* of the block */
     if (c->numbers_end < w->numbers_end)
         rw_store32(&c->numbers_end, w->numbers_end);
@@ -98,13 +120,14 @@ static void fill_row(const rw_wal_stream *p, rw_checkpoint_stream *row)
     row->timestamp_ns = p->composed_ns;
 }
 
-/* False if a stream has gone since, and its place with its name to another. PAIR: place */
-static bool fill_names(const rw_wal *w, rw_checkpoint_stream *rows, uint32_t count)
+/* Name and settings. False if a stream has gone since, and its place to another. PAIR: place */
+static bool fill_words(const rw_wal *w, rw_checkpoint_stream *rows, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         const rw_stream *s = rw_stream_of(w->c, w->row_places[i]);
         rows[i].name_bytes = (uint16_t)rw_load32(&s->name_bytes);
         memcpy(rows[i].name, s->name, RW_STREAM_NAME_MAX);
+        rw_settings_copy(s, rows[i].settings);
         rw_fence_acquire();
         if (rw_peek32(&s->number) != rows[i].number)
             return false;
@@ -137,6 +160,7 @@ void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot
             .timestamp_ns = w->last_timestamp_ns,
             .next_number = w->numbers_end,
         };
+        w->snapshot = true;
         /* Appends wait for this copy and no longer: rows are three times as large, and each is a
          * miss of the processor's caches. */
         uint32_t places = rw_load32(&w->c->stream_count);
@@ -149,8 +173,12 @@ void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot
             w->row_places[out->count] = place;
             fill_row(p, &rows[out->count++]);
         }
-        /* Names do not change. Each try again takes somebody who deletes one stream and makes
-         * another one meanwhile. */
-    } while (!fill_names(w, rows, out->count));
+        /* Names do not change, and settings wait for the end of this. Each try again takes
+         * somebody who deletes one stream and makes another one meanwhile. */
+    } while (!fill_words(w, rows, out->count));
+    compose_lock(w);
+    w->snapshot = false;
+    compose_unlock(w);
+    rw_signal_fd(w->doorbell_fd); /* settings may have come in between */
     sort_rows(rows, out->count);
 }

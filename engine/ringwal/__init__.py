@@ -22,11 +22,13 @@ from ringwal.errors import (
     ShmUnavailable,
     StorageFull,
     StreamDeleted,
+    StreamExists,
     VersionMismatch,
 )
 from ringwal.positions import EARLIEST, LATEST
 from ringwal.read.records import Record
 from ringwal.receipt import Ack, Receipt
+from ringwal.retention import UNCHANGED
 from ringwal.stream import Stream, StreamInfo
 from ringwal.times import At
 from ringwal.version import __version__
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EARLIEST",
     "LATEST",
+    "UNCHANGED",
     "Ack",
     "AckTimeout",
     "At",
@@ -69,6 +72,7 @@ __all__ = [
     "StorageFull",
     "Stream",
     "StreamDeleted",
+    "StreamExists",
     "StreamInfo",
     "Supervisor",
     "VersionMismatch",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ringwal import memory, views
+from ringwal import configuring, memory, views
 from ringwal._native import ffi, lib
 from ringwal.autostart import connect_or_start
 from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning, ShmUnavailable, StreamDeleted
@@ -16,6 +16,7 @@ from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.log import manifest
 from ringwal.log.directory import SEGMENTS, Directory
+from ringwal.log.retention import NO_LIMITS, Limits
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import Descriptors
 from ringwal.read.reader import Reader
@@ -61,6 +62,8 @@ class Attachment:
             raise
         self.control = self.control_map.pointer
         self.lane_bytes = int(hello.config["lane_bytes"])
+        age, size, records = (hello.config[name] for name in ("retention_age", "retention_bytes", "retention_records"))
+        self._defaults = Limits(None if age is None else round(age * 1e9), size, records)
         self.reader = Reader.of_engine(self.directory, self.control, self.ring_map.pointer)
         self._lock = ThreadLock()
         self._handles: dict[str, int] = {}
@@ -85,6 +88,10 @@ class Attachment:
             handle = self._handles[name] = self.registration.stream(name, look=look)
         return handle
 
+    def keep_handle(self, name: str, handle: int) -> None:
+        """That is the stream of that name, for now."""
+        self._handles[name] = handle
+
     def lives(self, handle: int) -> bool:
         """Is the stream of that handle there, and not deleted?"""
         return bool(lib.rw_stream_look(self.control, handle, ffi.new("rw_stream_bounds *")) == lib.RW_OK)
@@ -95,10 +102,10 @@ class Attachment:
 
     def stream_info(self, place: int, number: int) -> StreamInfo | None:
         """None: there is no such stream at that place any more."""
-        return stream_info_at(self.control, place, number)
+        return stream_info_at(self.control, place, number, self._defaults, self.usable)
 
     def stream_infos(self) -> Iterator[StreamInfo]:
-        return stream_infos_at(self.control)
+        return stream_infos_at(self.control, None, self._defaults, self.usable)
 
     def status(self) -> dict[str, Any]:
         return self.registration.status()
@@ -250,8 +257,11 @@ def bounds_at(control: Any, handle: int) -> tuple[int, int]:
     return int(seen.start_offset), int(seen.confirmed_offset)
 
 
-def stream_info_at(control: Any, place: int, number: int) -> StreamInfo | None:
-    """What an engine's memory says of the stream of that number; None: it is not at that place any more."""
+def stream_info_at(
+    control: Any, place: int, number: int, defaults: Limits = NO_LIMITS, usable: Callable[[], bool] = bool
+) -> StreamInfo | None:
+    """What an engine's memory says of the stream of that number; None: it is not at that place any more. ``defaults`` hold
+    where the stream has not said anything else; ``usable`` says whether the engine lives."""
     seen = views.stream(control, place)
     if not seen.number == lib.rw_stream_number(lib.rw_stream_of(control, place)) == number != seen.deleted:
         return None
@@ -264,12 +274,15 @@ def stream_info_at(control: Any, place: int, number: int) -> StreamInfo | None:
         confirmed_bytes=int(seen.confirmed_bytes),
         last_timestamp_ns=int(seen.last_timestamp_ns),
         number=number,
+        **configuring.facts(configuring.look(control, lib.rw_handle(place, number), usable), defaults),
     )
 
 
-def stream_infos_at(control: Any, place: int | None = None) -> Iterator[StreamInfo]:
+def stream_infos_at(
+    control: Any, place: int | None = None, defaults: Limits = NO_LIMITS, usable: Callable[[], bool] = bool
+) -> Iterator[StreamInfo]:
     """Of all streams that live, or of the one at that place."""
     for at in range(views.engine(control).stream_count) if place is None else (place,):
-        found = stream_info_at(control, at, lib.rw_stream_number(lib.rw_stream_of(control, at)))
+        found = stream_info_at(control, at, lib.rw_stream_number(lib.rw_stream_of(control, at)), defaults, usable)
         if found is not None:
             yield found

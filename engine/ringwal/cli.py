@@ -13,7 +13,7 @@ import logging
 import os
 import select
 import socket
-import stat
+import stat as file_modes
 import struct
 import sys
 import time
@@ -30,6 +30,7 @@ from ringwal.cli_backup import backup, restore
 from ringwal.cli_dump import dump
 from ringwal.cli_offline import verify
 from ringwal.cli_read import read, tail
+from ringwal.cli_settings import configure, create, stat
 from ringwal.cli_streams import rm, trim
 from ringwal.config import from_text
 from ringwal.errors import CorruptionError
@@ -277,7 +278,7 @@ def _batches(fd: int, lines: bool, limit: int, batch: int) -> Iterable[Sequence[
     if lines:
         yield from textio.line_batches(pieces, batch, limit)
         return
-    size = os.fstat(fd).st_size if stat.S_ISREG(os.fstat(fd).st_mode) else 0
+    size = os.fstat(fd).st_size if file_modes.S_ISREG(os.fstat(fd).st_mode) else 0
     if size and size - os.lseek(fd, 0, os.SEEK_CUR) > limit:
         raise too_large("the input", limit)
     record = textio.whole(pieces, limit)
@@ -341,3 +342,6 @@ cli.add_command(verify)
 cli.add_command(dump)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(create)
+cli.add_command(configure)
+cli.add_command(stat)

@@ -50,6 +50,10 @@ class NoSuchOffsetError(Exception):
     """The verb was asked to begin beyond the end of the stream."""
 
 
+_MEANT = {"start": ["run"]}
+"""Verbs that others have, and what they are called here."""
+
+
 class VerbGroup(click.Group):
     """Ctrl-C ends a verb with its code and without a word; click would print an empty line."""
 
@@ -64,7 +68,7 @@ class VerbGroup(click.Group):
         name, verbs = args[0], self.list_commands(ctx)
         if name in verbs or name.startswith("-"):
             return super().resolve_command(ctx, args)
-        near = difflib.get_close_matches(name, [verb for verb in verbs if verb[0] == name[0:1]], 1, 0.74)
+        near = _MEANT.get(name) or difflib.get_close_matches(name, [verb for verb in verbs if verb[0] == name[0:1]], 1, 0.74)
         guess = f" Did you mean {near[0]!r}?" if near else ""
         raise click.UsageError(f"There is no verb {shortened(name)}.{guess} There are: {', '.join(verbs)}.", ctx)
 
@@ -187,7 +191,7 @@ def setting_options(verb: Verb) -> Verb:
 def _metavar(setting: Setting) -> str:
     if setting.kind == "choice":
         return "|".join(setting.choices)
-    return {"bytes": "SIZE", "seconds": "SECONDS", "count": "N"}[setting.kind]
+    return {"bytes": "SIZE", "seconds": "SECONDS", "count": "N", "duration": "AGE"}[setting.kind]
 
 
 # ---------------------------------------------------------------------------------------------------------- errors

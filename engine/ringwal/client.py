@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from ringwal import limits, removal
+from ringwal import configuring, limits, removal, retention
 from ringwal.attachment import Attachment, Binding
 from ringwal.config import LANE_BYTES_MAX
 from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error, NotRunning
@@ -17,6 +18,7 @@ from ringwal.file_errors import FileErrors
 from ringwal.lane import Lane
 from ringwal.limits import seconds, whole
 from ringwal.protocol.messages import check_own_name, check_stream_name
+from ringwal.retention import Age, Count, Size
 from ringwal.stream import Stream, StreamInfo
 from ringwal.thread_lock import ThreadLock
 
@@ -180,17 +182,41 @@ class Client:
             found = self._streams.setdefault(name, found)
         return found
 
-    def create_stream(self, name: str) -> Stream:
-        """As `stream`, and the stream exists, if only without records. That is forgotten when the engine ends.
+    def create_stream(
+        self,
+        name: str,
+        *,
+        retention_age: Age | None = None,
+        retention_bytes: Size | None = None,
+        retention_records: Count | None = None,
+        retain_until: Iterable[str] = (),
+    ) -> Stream:
+        """As `stream`, and the stream is there, on stable storage, with these settings, before anything is appended.
+
+        Where it is there, this changes nothing if its settings are these. One of which nobody has said any, as only an append
+        has made it, gets these.
+
+        Args:
+            retention_age: records that are older may be dropped: ``"30d"``, a timedelta, or seconds.
+            retention_bytes: payload beyond the newest so many bytes may be dropped: ``"10GiB"``, or bytes.
+            retention_records: records beyond the newest so many may be dropped.
+            retain_until: names of consumers: what one of them has not committed is kept.
+
+        A limit that is ``None`` is the engine's default, whatever that is by then; ``"none"`` says that there is none.
 
         Raises:
+            StreamExists: it is there with other settings; `Stream.configure` changes them.
             ShmUnavailable: the engine's stream table is full.
-            ConfigError: the name begins with ``_``: such streams are the engine's own.
+            ConfigError: the name begins with ``_``: such streams are the engine's own; a setting outside of its limits.
+            NotRunning: no engine serves the directory. Nothing was made.
+            AckTimeout, EngineFailed: not confirmed within the client's ``timeout``, or when the engine ended: it may be there.
             As `stream`.
         """
         stream = self.stream(name)
         check_own_name(name)
-        self.attachment().handle_of(name)
+        wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
+        attachment = self.attachment()
+        attachment.keep_handle(name, configuring.create(attachment, name, wanted, self.options["timeout"]))
         return stream
 
     def delete_stream(self, name: str) -> None:
@@ -212,7 +238,7 @@ class Client:
         removal.delete(self.attachment(), name, self.options["timeout"])
 
     def streams(self) -> list[StreamInfo]:
-        """All streams that have records or were opened since the engine started, by name."""
+        """All streams, by name: those that have or had records, or were created or opened since the engine started."""
         return sorted(self.attachment().stream_infos())
 
     def status(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ its flags from it (`settings()`).
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -14,7 +15,8 @@ from typing import Any, Literal, TypeAlias, cast
 
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError
-from ringwal.limits import shown
+from ringwal.limits import SECONDS_MAX, shown
+from ringwal.times import duration_ns
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 PAGE = 4096
@@ -28,7 +30,8 @@ CARRY_SLACK_BYTES = MIB
 BLOCK_LIMIT_MAX = ((lib.RW_PENDING_MAX - 1) * ffi.sizeof("rw_frame") - PAGE) // PAGE * PAGE
 """As csrc/log_ring.c reckons: a block of `n` bytes has at most 1 + (n + PAGE) / sizeof(rw_frame) requests."""
 
-Kind: TypeAlias = Literal["bytes", "seconds", "count", "choice"]
+Kind: TypeAlias = Literal["bytes", "seconds", "count", "choice", "duration"]
+_SECOND_NS = 1_000_000_000
 
 
 class Unsaid(int):
@@ -70,6 +73,15 @@ class Config:
         ("refuse", "drop_oldest"),
     )
     min_free_bytes: int = _setting(0, "bytes", "No segment is made that would leave less on the file system.")
+    retention_age: str | float | None = _setting(
+        None, "duration", "Of streams that say nothing else: older records go."
+    )
+    retention_bytes: int | None = _setting(
+        None, "bytes", "Of streams that say nothing else: payload beyond the newest so many bytes goes."
+    )
+    retention_records: int | None = _setting(
+        None, "count", "Of streams that say nothing else: records beyond the newest so many go."
+    )
     block_bytes: int = _setting(MIB, "bytes", "A block is written at this size, or a quarter of the ring, at the latest.")
     blocks_in_flight: int = _setting(8, "count", "Blocks written at the same time.")
     lane_quota_bytes: int = _setting(64 * KIB, "bytes", "What one lane may add before the next lane's turn.")
@@ -103,6 +115,9 @@ class Config:
                     raise ConfigError(f"{setting.name} is {shown(value)}; it must be a number of seconds")
             elif value is None and setting.default is None:
                 continue
+            elif setting.kind == "duration":
+                # as a number, however it was said: settings are told to clients, and compared
+                object.__setattr__(self, setting.name, age_ns(value, setting.name) / _SECOND_NS)
             elif isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"{setting.name} is {shown(value)}; it must be a whole number")
 
@@ -125,6 +140,9 @@ class Config:
         self._within("min_free_bytes", 0, 1 << 60)
         if self.max_log_bytes is not None:
             self._within("max_log_bytes", MIB, 1 << 60)
+        for name in ("retention_bytes", "retention_records"):
+            if getattr(self, name) is not None:
+                self._within(name, 1, 1 << 60)
 
     def _check_relations(self) -> None:
         if wrong := list(self._contradictions()):
@@ -163,6 +181,11 @@ class Config:
                 f" ring_bytes ({format_size(self.ring_bytes)}) and the names of max_streams ({self.max_streams});"
                 f" raise segment_bytes to {format_size(_round_up(needed, MIB))}, or lower ring_bytes or max_streams"
             )
+
+    @property
+    def retention_age_ns(self) -> int | None:
+        """`retention_age` in nanoseconds."""
+        return None if self.retention_age is None else age_ns(self.retention_age, "retention_age")
 
     @property
     def block_limit(self) -> int:
@@ -228,6 +251,8 @@ class Setting:
             return text
         if self.kind == "bytes":
             return parse_size(text)
+        if self.kind == "duration":
+            return age_ns(text, self.name) / _SECOND_NS
         try:
             return float(text) if self.kind == "seconds" else int(text)
         except ValueError:
@@ -268,6 +293,18 @@ def _fitting(said: Mapping[str, Any], segment_bytes: int, ring_bytes: int) -> di
     streams = min(usual.max_streams, left) if left > 0 else usual.max_streams
     fit = {"segment_bytes": Unsaid(segment_bytes), "ring_bytes": Unsaid(ring), "max_streams": Unsaid(streams)}
     return {name: value for name, value in fit.items() if name not in said}
+
+
+def age_ns(value: str | datetime.timedelta | float, name: str) -> int:
+    """Nanoseconds of how old a record may become: ``30d``, a timedelta, or a number of seconds. Raises ConfigError."""
+    if isinstance(value, str | datetime.timedelta):
+        length = duration_ns(value, name, error=ConfigError)
+    else:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= SECONDS_MAX * 10
+        length = round(value * _SECOND_NS) if number else 0
+    if not 0 < length < 1 << 63:
+        raise ConfigError(f"{name} is {shown(value)}; it must be more than nothing, and 292 years at the most")
+    return length
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?b)?|b)?\s*", re.IGNORECASE)

@@ -170,6 +170,14 @@ class StreamDeleted(NoSuchStream):
     outcome = "not_appended"
 
 
+class ConfigError(Error, ValueError):
+    """A setting or argument is outside its limits, or contradicts another; the message says what to change."""
+
+
+class StreamExists(ConfigError):
+    """A stream of that name is there, with other settings. Nothing was changed: `Stream.configure` changes them."""
+
+
 class OffsetTrimmed(Error):
     """The offset asked for lies before `start_offset`, the first one that the stream still has."""
 
@@ -208,10 +216,6 @@ class CorruptionError(Error):
         made = _rebuild(type(self), (f"{self}: {what}{then}",), {**self.facts(), **facts})
         assert isinstance(made, CorruptionError)
         return made
-
-
-class ConfigError(Error, ValueError):
-    """A setting or argument is outside its limits, or contradicts another; the message says what to change."""
 
 
 def _rebuild(cls: type[Error], args: tuple[Any, ...], facts: dict[str, Any]) -> Error:

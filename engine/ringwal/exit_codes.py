@@ -42,7 +42,7 @@ EXIT_CODES: tuple[ExitCode, ...] = (
              ("BackpressureTimeout", "AckTimeout", "Locked", "TimeoutError")),
     ExitCode(os.EX_PROTOCOL, "client and engine are of different versions", ("VersionMismatch",)),
     ExitCode(os.EX_NOPERM, "permission denied", ("PermissionError",)),
-    ExitCode(os.EX_CONFIG, "a setting is wrong, or two settings contradict each other", ("ConfigError",)),
+    ExitCode(os.EX_CONFIG, "a setting is wrong, or two settings contradict each other", ("ConfigError", "StreamExists")),
     ExitCode(HUNG_UP, "ended by SIGHUP: its terminal has gone", ("Hangup",)),
     ExitCode(INTERRUPTED, "interrupted (Ctrl-C)", ("KeyboardInterrupt",)),
     ExitCode(TERMINATED, "ended by SIGTERM", ("Terminated",)),

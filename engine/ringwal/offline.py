@@ -16,14 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from ringwal import limits, lock_file, memory, positions, views
+from ringwal import configuring, limits, lock_file, memory, positions, views
 from ringwal._native import lib
 from ringwal.attachment import bounds_at, stream_infos_at
 from ringwal.errors import ClosedError, ConfigError, FileError, NoSuchStream, NotRunning, NotWritable, StreamDeleted
 from ringwal.file_errors import FileErrors
 from ringwal.limits import whole
-from ringwal.log import standing
+from ringwal.log import settings, standing
 from ringwal.log.directory import SEGMENTS, Directory
+from ringwal.log.retention import NO_LIMITS
 from ringwal.positions import EARLIEST, LATEST, Position
 from ringwal.read.bounds import StreamBounds, TableBounds
 from ringwal.read.reader import Reader
@@ -108,6 +109,7 @@ class _Files:
                 confirmed_bytes=one.payload_bytes,
                 last_timestamp_ns=one.timestamp_ns,
                 number=one.number,
+                **configuring.facts(settings.decode(one.settings), NO_LIMITS),  # no engine, no defaults
             )
             for one in found.streams
         ]

@@ -22,7 +22,7 @@ FIRST_REST, LONGEST_REST = 0.0002, 0.01
 """Seconds between two looks, at first and at most."""
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What is said of a request whose end is not known."""
 
     what: str
@@ -46,7 +46,7 @@ def trim(attachment: Attachment, name: str, before: int | At, timeout: float | N
     if before <= found:
         return found  # it was confirmed before it was shown
     again = "it is under way: ask `stat`, or trim again, which does no harm"
-    asked = _Asked(f"the trim of stream {name!r}", again, repeatable=True)
+    asked = Asked(f"the trim of stream {name!r}", again, repeatable=True)
 
     def in_force() -> bool:
         nonlocal found
@@ -54,7 +54,7 @@ def trim(attachment: Attachment, name: str, before: int | At, timeout: float | N
         return found >= before
 
     message: Message = {"op": "trim", "name": name, "number": lib.rw_handle_number(handle), "before": before}
-    _change(attachment, message, in_force, asked, timeout)
+    change(attachment, message, in_force, asked, timeout)
     return found
 
 
@@ -62,22 +62,31 @@ def delete(attachment: Attachment, name: str, timeout: float | None) -> None:
     """Deletes that stream; returns once that is on stable storage. Errors as `trim`."""
     handle = attachment.handle_of(name, look=True)
     again = "it is under way: look again later whether the stream is there"
-    asked = _Asked(f"the deletion of stream {name!r}", again, repeatable=False)
+    asked = Asked(f"the deletion of stream {name!r}", again, repeatable=False)
 
     def gone() -> bool:
         return not attachment.lives(handle)
 
-    _change(attachment, {"op": "delete", "name": name, "number": lib.rw_handle_number(handle)}, gone, asked, timeout)
+    change(attachment, {"op": "delete", "name": name, "number": lib.rw_handle_number(handle)}, gone, asked, timeout)
 
 
-def _change(
-    attachment: Attachment, message: Message, done: Callable[[], bool], asked: _Asked, timeout: float | None
+def _nobody(_: Message) -> None:
+    """Who asks for what memory shows as done needs no answer."""
+
+
+def change(
+    attachment: Attachment,
+    message: Message,
+    done: Callable[[], bool],
+    asked: Asked,
+    timeout: float | None,
+    hear: Callable[[Message], None] = _nobody,
 ) -> None:
-    """Asks for it, and waits until it is done."""
+    """Asks for it, lets ``hear`` have the answer, if one comes, and waits until it is done. Raises as `trim`."""
     began = time.monotonic()
     left = timeout
     try:
-        attachment.registration.change_stream(message)
+        hear(attachment.registration.change_stream(message))
     except NotRunning as error:
         if error.__cause__ is None:  # the engine's own refusal
             raise
@@ -85,7 +94,7 @@ def _change(
     _await(attachment, done, asked, began, left)
 
 
-def _await(attachment: Attachment, done: Callable[[], bool], asked: _Asked, began: float, timeout: float | None) -> None:
+def _await(attachment: Attachment, done: Callable[[], bool], asked: Asked, began: float, timeout: float | None) -> None:
     rest = FIRST_REST
     while not done():
         if not attachment.usable():
@@ -94,8 +103,13 @@ def _await(attachment: Attachment, done: Callable[[], bool], asked: _Asked, bega
             raise EngineFailed(f"the engine ended before {asked.what} was confirmed: it may or may not be in force")
         waited = time.monotonic() - began
         if timeout is not None and waited >= timeout:
-            late = AckTimeout(f"{asked.what} is not confirmed after {waited:.3g} s; {asked.again}")
-            late.retriable = asked.repeatable
-            raise late
+            raise _late(asked, waited)
         time.sleep(rest)
         rest = min(2 * rest, LONGEST_REST)
+
+
+def _late(asked: Asked, waited: float) -> AckTimeout:
+    """Not a variable where it is raised: error and frame would hold each other, and the attachment with them."""
+    late = AckTimeout(f"{asked.what} is not confirmed after {waited:.3g} s; {asked.again}")
+    late.retriable = asked.repeatable
+    return late

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ringwal import positions, removal, times
+from ringwal import configuring, positions, removal, retention, times
 from ringwal._native import ffi, lib
 from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning
 from ringwal.greenlets import Rests, patched
@@ -20,6 +20,7 @@ from ringwal.positions import EARLIEST, LATEST
 from ringwal.protocol.messages import check_own_name
 from ringwal.receipt import BatchReceipt, Receipt
 from ringwal.results import Results
+from ringwal.retention import UNCHANGED, Age, Count, Size, Unchanged
 from ringwal.times import At
 
 if TYPE_CHECKING:
@@ -60,6 +61,16 @@ class StreamInfo(NamedTuple):
     """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none."""
     number: int
     """Of the stream: a later one of the same name has another, as no number is used again."""
+    retention_age: float | None = None
+    """Seconds after which a record may go; None: no limit. The stream's own setting or the engine's, as the next two."""
+    retention_bytes: int | None = None
+    """Payload bytes beyond which the oldest records may be dropped."""
+    retention_records: int | None = None
+    """Records beyond which the oldest may be dropped."""
+    retain_until: tuple[str, ...] = ()
+    """Consumers: what one of them has not committed is kept."""
+    own_settings: tuple[str, ...] = ()
+    """Which of the three limits above the stream has said itself."""
 
 
 class Stream:
@@ -456,6 +467,27 @@ class Stream:
         check_own_name(self.name)
         to = positions.moment(before, "before") if isinstance(before, At | datetime) else whole(before, "before", 0)
         return removal.trim(self.client.attachment(), self.name, to, self.client.options["timeout"])
+
+    def configure(
+        self,
+        *,
+        retention_age: Age | Unchanged | None = UNCHANGED,
+        retention_bytes: Size | Unchanged | None = UNCHANGED,
+        retention_records: Count | Unchanged | None = UNCHANGED,
+        retain_until: Iterable[str] | Unchanged = UNCHANGED,
+    ) -> None:
+        """Changes the settings that are given (`Client.create_stream`), for everybody and on stable storage; the others stay.
+
+        ``None`` goes back to the engine's default, ``"none"`` says that there is no limit, ``retain_until=[]`` that nobody
+        holds the stream.
+
+        Raises:
+            NoSuchStream, NotRunning, AckTimeout, EngineFailed: as `trim`; repeating it does no harm.
+            ConfigError: a setting outside of its limits; the stream is the engine's own.
+        """
+        check_own_name(self.name)
+        wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
+        configuring.configure(self.client.attachment(), self.name, wanted, self.client.options["timeout"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)

@@ -29,6 +29,7 @@ GROUPS = {
     "life": "life",
     "keeper": "keeper",
     "offline": "offline",
+    "retention": "retention",
     "fuzz": "fuzz",
     "clients": "clients",
     "time": "time_and_identity",

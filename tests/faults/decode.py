@@ -21,16 +21,21 @@ from tests.faults.decode_frames import (
     DELETE,
     DROP,
     KNOWN,
+    NEVER_SET,
     OWNERS,
     RECORD,
+    SETTINGS,
+    SETTINGS_HEAD,
     TRIM,
     VERDICT,
     DecodeError,
     Frame,
     Record,
+    Settings,
     crc32c,
     dropped,
     records_of,
+    settings_of,
     split,
     start_offset,
     text,
@@ -41,8 +46,8 @@ __all__ = ["BATCH", "DEFINITION", "DELETE", "DROP", "RECORD", "TRIM", "DecodeErr
 PAGE = 4096
 MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQQ")
 SEGMENT = struct.Struct("<8sII16sQQQQ")
-CHECKPOINT = struct.Struct("<8sII16sQQQQIIIIQQ")
-STREAM_ROW = struct.Struct("<IHHQQQQ120s")
+CHECKPOINT = struct.Struct("<8sII16sQQQQIIIIQQI")
+STREAM_ROW = struct.Struct("<IHHQQQQ120s120s")
 EPOCH_ROW = struct.Struct("<QQQ")
 OWNER_ROW = struct.Struct("<QIIIIQ")
 OWNED_ROW = struct.Struct("<IIQQ")
@@ -99,6 +104,7 @@ class StreamRow(NamedTuple):
     start_offset: int
     payload_bytes: int
     timestamp_ns: int
+    settings: Settings = NEVER_SET
 
 
 class Owner(NamedTuple):
@@ -126,9 +132,9 @@ def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
     raw = (directory / f"checkpoint-{state.file}").read_bytes()[: state.bytes]
     if len(raw) < PAGE:
         raise DecodeError("the checkpoint is too short")
-    magic, version, features, uuid, epoch, position, _, _, *sizes, digest = CHECKPOINT.unpack_from(raw)
+    magic, version, features, uuid, epoch, position, _, _, *sizes, digest, row_bytes = CHECKPOINT.unpack_from(raw)
     streams, owners, epochs, next_stream, size = sizes
-    blank = raw[: CHECKPOINT.size - 8] + bytes(8) + raw[CHECKPOINT.size :]
+    blank = raw[: CHECKPOINT.size - 12] + bytes(8) + raw[CHECKPOINT.size - 4 :]
     if magic != b"RWCHKPT1" or digest != xxhash.xxh3_64_intdigest(blank) or digest != state.digest:
         raise DecodeError("the checkpoint is damaged")
     if (version, uuid, epoch, position) != (VERSION, state.uuid, state.epoch, state.position):
@@ -137,7 +143,7 @@ def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
         raise DecodeError(f"the checkpoint has features ({features:#x}) that the manifest or itself does not name")
     streams_end = PAGE + streams * STREAM_ROW.size
     epochs_end = streams_end + epochs * EPOCH_ROW.size
-    if size != len(raw) or epochs_end > size:
+    if size != len(raw) or epochs_end > size or row_bytes != STREAM_ROW.size:
         raise DecodeError("the checkpoint's sizes do not add up")
     found = Checkpoint(
         position, next_stream, _stream_rows(raw[PAGE:streams_end], next_stream),
@@ -151,13 +157,22 @@ def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
 def _stream_rows(raw: bytes, next_stream: int) -> dict[int, StreamRow]:
     rows: dict[int, StreamRow] = {}
     last = -1
-    for stream, state, name_bytes, following, start, size, when, name in STREAM_ROW.iter_unpack(raw):
+    for stream, state, name_bytes, following, start, size, when, name, own in STREAM_ROW.iter_unpack(raw):
         good = last < stream < next_stream and state == OPEN and start <= following
         if not good or not 0 < name_bytes <= len(name) or any(name[name_bytes:]):
             raise DecodeError(f"the checkpoint's row of stream {stream} makes no sense")
-        rows[stream] = StreamRow(text(name[:name_bytes]), following, start, size, when)
+        rows[stream] = StreamRow(text(name[:name_bytes]), following, start, size, when, _settings_row(own))
         last = stream
     return rows
+
+
+def _settings_row(raw: bytes) -> Settings:
+    if not any(raw):
+        return NEVER_SET
+    size = SETTINGS_HEAD.size + int.from_bytes(raw[6:8], "little")
+    if any(raw[size:]):
+        raise DecodeError("the checkpoint has settings that make no sense")
+    return settings_of(raw[:size])
 
 
 def _owner_rows(raw: bytes, count: int) -> dict[int, Owner]:
@@ -204,6 +219,7 @@ class Content:
     newest_ns: int = 0
     producers: dict[int, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
     """By id: epoch, sequence and first offset of the last batch."""
+    settings: Settings = NEVER_SET
 
     @property
     def next(self) -> int:
@@ -231,6 +247,11 @@ class Content:
             self.start = max(self.start, start_offset(frame))
         elif frame.kind == DELETE:
             self.ended = True
+        elif frame.kind == SETTINGS:
+            said = settings_of(frame.payload)
+            if said.version <= self.settings.version:
+                raise DecodeError(f"stream {self.number}: settings {said.version} follow {self.settings.version}")
+            self.settings = said
         elif frame.kind == BATCH:
             self._take_batch(frame)
 
@@ -259,9 +280,11 @@ class Content:
         for owner, (epoch, sequence, offset) in self.producers.items():
             if (known := owners.get(owner)) is not None:
                 good = good and epoch <= known.epoch and known.streams.get(self.number) == (sequence, offset)
+        if self.settings.version or self.name is not None:  # all that there were are there, or those before are of no account
+            good = good and self.settings == row.settings
         if self.ended or not good:
             raise DecodeError(f"stream {self.number} is another one in the log than in the checkpoint: {row}")
-        self.name, self.start = row.name, row.start_offset
+        self.name, self.start, self.settings = row.name, row.start_offset, row.settings
 
 
 class Log:

@@ -12,12 +12,14 @@ import xxhash
 RECORD = struct.Struct("<IBBHIIIIQQQQQQQII")
 PART = struct.Struct("<IIIIQII")
 DROPPED = struct.Struct("<IIQ")
+SETTINGS_HEAD = struct.Struct("<IHHQQQ")
+SETTINGS_TEXT, SETTINGS_SAID = 88, 7
 VERDICT_PAYLOAD = struct.Struct("<IIQ")
 PACKED = struct.Struct("<IIQ")
 KEYED = struct.Struct("<IHH")
 NAMED = struct.Struct("<HHI")
 
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP = range(1, 8)
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS = range(1, 9)
 GROUPS, KEYS, COMPRESSED, OWNERS = 1, 2, 4, 8
 """Features."""
 KNOWN = GROUPS | KEYS | COMPRESSED | OWNERS
@@ -124,7 +126,7 @@ def _padded(size: int) -> int:
 def _checked(frame: Frame) -> Frame:
     """With the features that it needs. Raises DecodeError."""
     kind, count, size = frame.kind, frame.records, len(frame.payload)
-    if not BATCH <= kind <= DROP:
+    if not BATCH <= kind <= SETTINGS or kind == GROUP:
         raise DecodeError(f"a frame of kind {kind}")
     if (kind == BATCH) != (count > 0) or (frame.flags and kind != BATCH) or frame.flags & ~(CODEC | KEYED_FLAG | TIMED_FLAG):
         raise DecodeError(f"a frame of kind {kind} with {count} records and flags {frame.flags:#x}")
@@ -161,6 +163,38 @@ def _table(frame: Frame, seed: int) -> tuple[list[Frame], bytes]:
     if at != len(raw) or frame.records != sum(part.records for part in parts):
         raise DecodeError("the parts of a frame of several streams do not add up")
     return parts, raw[end:]
+
+
+class Settings(NamedTuple):
+    """What a stream has of its own."""
+
+    version: int = 0
+    """0: it has never had any."""
+    said: int = 0
+    age_ns: int = 0
+    payload_bytes: int = 0
+    records: int = 0
+    retain_until: tuple[str, ...] = ()
+
+
+NEVER_SET = Settings()
+
+
+def settings_of(payload: bytes) -> Settings:
+    """What a frame of settings says. Raises DecodeError."""
+    left = _Bytes(payload, "a frame of settings")
+    version, said, size, age, most, records = SETTINGS_HEAD.unpack(left.take(SETTINGS_HEAD.size))
+    if not version or said & ~SETTINGS_SAID or size > SETTINGS_TEXT or size != len(payload) - SETTINGS_HEAD.size:
+        raise DecodeError("a frame of settings makes no sense")
+    if any(limit >= 1 << 63 or (limit and not said >> bit & 1) for bit, limit in enumerate((age, most, records))):
+        raise DecodeError("a frame of settings has a limit that it does not say, or none that there could be")
+    names = []
+    while left.at < len(payload):
+        (length,) = left.take(1)
+        if not length:
+            raise DecodeError("a frame of settings has a name of no bytes")
+        names.append(text(left.take(length)))
+    return Settings(version, said, age, most, records, tuple(names))
 
 
 def start_offset(trim: Frame) -> int:

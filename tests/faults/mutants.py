@@ -11,6 +11,7 @@ from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
 from tests.faults.mutants_offline import OFFLINE
 from tests.faults.mutants_processes import PROCESSES
+from tests.faults.mutants_retention import RETENTION
 from tests.faults.mutants_times import TIMES
 from tests.faults.mutation import Mutant, control, row, run, units
 from tests.faults.table import Fault
@@ -544,7 +545,7 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION),
 ]
 
 

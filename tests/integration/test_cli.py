@@ -93,7 +93,7 @@ def test_help_shows_every_code() -> None:
 # ------------------------------------------------------------------------------------- without an engine running
 
 
-VERBS = ("append", "demo", "ls", "read", "run", "status", "stop", "tail")
+VERBS = ("append", "configure", "create", "demo", "ls", "read", "run", "stat", "status", "stop", "tail")
 
 
 def test_help_lists_every_verb_and_loads_neither_supervisor_nor_demo() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ringwal._native import ffi, lib
+from ringwal.log.settings import NEVER_SET, Settings, decode
 from tests.support.core import KIB, SEGMENT, STREAMS, Memory, Sequencer, Wal, Writer, handle, take
 
 CLIENTS = 4
@@ -31,6 +32,9 @@ class World(Memory):
 
     def delete(self, stream: int = 0, number: int | None = None) -> int:
         return self._ask(lib.RW_FRAME_DELETE, stream, number, b"")
+
+    def set(self, payload: bytes, stream: int = 0) -> int:
+        return self._ask(lib.RW_FRAME_SETTINGS, stream, None, payload)
 
     def _ask(self, kind: int, place: int, number: int | None, payload: bytes) -> int:
         whom = lib.rw_handle(place, place if number is None else number)
@@ -295,7 +299,7 @@ def test_a_verdict_is_delivered_again_by_a_successor(world: World) -> None:
 def snapshot(wal: Wal) -> tuple[list[Any], Any]:
     rows, found = ffi.new("rw_checkpoint_stream[]", STREAMS), ffi.new("rw_wal_snapshot *")
     lib.rw_wal_take_snapshot(wal.wal, rows, found)
-    return [rows[i] for i in range(found.count)], found
+    return [ffi.new("rw_checkpoint_stream *", rows[i]) for i in range(found.count)], found  # copies: the table goes
 
 
 def test_a_checkpoint_has_what_lives_in_order_of_numbers(world: World) -> None:
@@ -326,6 +330,118 @@ def test_what_makes_records_droppable_is_counted_and_told(world: World) -> None:
         world.delete(1)
         assert wal.drain_lanes() == lib.RW_OK
         assert lib.rw_wal_cuts(wal.wal) == 2
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+def own(version: int, records: int = 7, names: bytes = b"") -> bytes:
+    return Settings(version=version, records=records, retain_until=(names.decode(),) if names else ()).encode()
+
+
+def looked(world: World, stream: int = 0) -> Settings:
+    found = ffi.new("rw_settings *")
+    assert lib.rw_settings_look(world.control, handle(stream), found) == lib.RW_OK
+    return decode(bytes(ffi.buffer(found)))
+
+
+def test_settings_are_there_when_composed_and_confirmed_with_what_they_follow(world: World) -> None:
+    assert world.client.append(b"one") == lib.RW_OK
+    early = world.take()
+    asked = world.set(own(1, 5, b"ship"))
+    world.take()
+    world.withhold(early)
+    world.sequencer.settle()
+    assert looked(world) == Settings(version=1, records=5, retain_until=("ship",))
+    assert lib.rw_settings_confirmed(world.control, handle(0)) == 0
+    assert world.answer(world.engine, asked) == lib.RW_PENDING
+    world.persist(early)
+    world.sequencer.settle()
+    assert lib.rw_settings_confirmed(world.control, handle(0)) == 1
+    assert world.answer(world.engine, asked) == 1
+    assert looked(world, 1) == NEVER_SET
+
+
+def test_of_several_settings_in_a_block_the_last_ones_hold(world: World) -> None:
+    for version in (1, 2, 3):
+        world.set(own(version, version, b"n" * 10 * (4 - version)))
+    world.set(own(1), 1)
+    world.settle()
+    assert looked(world) == Settings(version=3, records=3, retain_until=("n" * 10,))
+    assert lib.rw_settings_confirmed(world.control, handle(0)) == 3 and looked(world, 1).version == 1
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(32), own(1)[:-1], own(1) + b"x", own(1, names=b"y" * 87) + b"zz"], ids=len)
+def test_settings_that_make_no_sense_refuse_the_lane(world: World, payload: bytes) -> None:
+    world.set(payload)
+    world.take()
+    assert world.slot(ENGINE).fault == 1
+    assert looked(world) == NEVER_SET
+
+
+def test_a_client_sets_nothing(world: World) -> None:
+    payload = own(1)
+    world.client.last += 1
+    code = lib.rw_append_control(
+        world.client.writer, lib.RW_FRAME_SETTINGS, handle(0), payload, len(payload), world.client.last
+    )
+    assert code == lib.RW_OK
+    world.take()
+    assert world.slot(0).fault == 1 and looked(world) == NEVER_SET
+
+
+def test_settings_go_with_their_stream(world: World) -> None:
+    """Whoever gets its place has none, however the stream before ended."""
+    world.set(own(1))
+    world.delete()
+    world.settle()
+    reuse(world, 0, 99)
+    found = ffi.new("rw_settings *")
+    assert lib.rw_settings_look(world.control, handle(0), found) == lib.RW_DELETED
+    assert lib.rw_settings_look(world.control, lib.rw_handle(0, 99), found) == lib.RW_OK
+    assert found.version == 0 and lib.rw_settings_confirmed(world.control, lib.rw_handle(0, 99)) == 0
+    world.set(own(2), 0)  # to the old one
+    world.settle()
+    assert world.answer(world.engine) == lib.RW_DELETED
+    assert lib.rw_settings_look(world.control, lib.rw_handle(0, 99), found) == lib.RW_OK and found.version == 0
+
+
+@pytest.mark.parametrize("died", ["before", "in the middle"])
+def test_a_successor_stores_the_settings_that_its_predecessor_did_not(world: World, died: str) -> None:
+    world.set(own(1, 5))
+    world.settle()
+    world.set(own(2, 6))
+    block = world.take()
+    lib.rw_settings_store(world.stream(0), own(1, 5), len(own(1, 5)))
+    if died == "in the middle":
+        world.stream(0).settings_turn += 1
+        found = ffi.new("rw_settings *")
+        assert lib.rw_settings_look(world.control, handle(0), found) == lib.RW_PENDING
+    world.withhold(block)
+    with Wal(world, world.directory) as successor:
+        successor.add_segments(range(2))
+        assert lib.rw_wal_restore(successor.wal) == 1
+        assert lib.rw_wal_rewrite(successor.wal) == lib.RW_OK
+        rows, _ = snapshot(successor)
+    assert looked(world) == decode(bytes(ffi.buffer(rows[0].settings))) == Settings(version=2, records=6)
+    Sequencer(world).settle()
+    assert lib.rw_settings_confirmed(world.control, handle(0)) == 2
+
+
+def test_a_checkpoint_has_the_settings_of_its_position(world: World) -> None:
+    world.set(own(1, 5), 2)
+    world.settle()
+    assert world.client.append(b"x") == lib.RW_OK
+    with Wal(world, world.directory) as wal:
+        wal.add_segments(range(2))
+        assert wal.drain_lanes() == lib.RW_OK
+        rows, found = snapshot(wal)
+        world.set(own(2, 9), 2)
+        assert wal.drain_lanes() == lib.RW_OK  # it was held back, and is not forgotten
+        later, _ = snapshot(wal)
+    assert [decode(bytes(ffi.buffer(row.settings))) for row in rows] == [NEVER_SET, Settings(version=1, records=5)]
+    assert [decode(bytes(ffi.buffer(row.settings))).version for row in later] == [0, 2]
+    assert found.position < world.control.sealed_end
 
 
 # ----------------------------------------------------------------------------------------------------------- drops

@@ -18,7 +18,7 @@ SEGMENT_BYTES = 3 << 20
 UUID = bytes(range(100, 116))
 EPOCH = 7
 NOBODY = 0xFFFFFFFF
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP = 1, 2, 3, 4, 5, 6, 7
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS = range(1, 9)
 LZ4, ZSTD, KEYED, TIMED = 2, 1, 16, 32
 GROUPS, KEYS, COMPRESSED, OWNERS = 1, 2, 4, 8
 
@@ -101,6 +101,16 @@ def verdict(stream: int) -> Frame:
 
 def drop(*rows: tuple[int, int]) -> Frame:
     return frame(DROP, NOBODY, 0, b"".join(struct.pack("<IIQ", stream, 5, start) for stream, start in rows))
+
+
+def settings(stream: int, base: int, payload: bytes) -> Frame:
+    return frame(SETTINGS, stream, base, payload)
+
+
+def own(*names: bytes, version: int = 1, said: int = 0, limits: tuple[int, int, int] = (0, 0, 0), text: int = -1) -> bytes:
+    """What a frame of settings holds; `text` is the length of the text, if it says another one."""
+    held = b"".join(bytes((len(name),)) + name for name in names)
+    return struct.pack("<IHHQQQ", version, said, len(held) if text < 0 else text, *limits) + held
 
 
 class Part(NamedTuple):
@@ -188,6 +198,7 @@ class Row(NamedTuple):
     start: int = 0
     payload_bytes: int = 0
     time: int = 0
+    settings: bytes = b""
 
 
 class Owner(NamedTuple):
@@ -246,14 +257,15 @@ class Log:
 
     def _checkpoint(self, rows: Sequence[Row], at: int, owners: Sequence[Owner], next_stream: int, features: int) -> bytes:
         body = b"".join(
-            struct.pack("<IHHQQQQ120s", row.stream, 1, len(row.name.encode()), *row[2:], row.name.encode()) for row in rows
+            struct.pack("<IHHQQQQ120s120s", row.stream, 1, len(row.name.encode()), *row[2:6], row.name.encode(), row.settings)
+            for row in rows
         )
         body += struct.pack("<QQQ", EPOCH, 0, 0)
         body += b"".join(struct.pack("<QIIIIQ", one.id, one.kind, one.epoch, len(one.streams), 0, 1) for one in owners)
         body += b"".join(struct.pack("<IIQQ", stream, 0, *place) for one in owners for stream, *place in one.streams)
         counts = (len(rows), len(owners), 1, next_stream, PAGE + len(body))
         head = struct.pack("<8sII16sQQQQIIIIQ", b"RWCHKPT1", 2, features, UUID, EPOCH, at, at // PAGE, 1, *counts)
-        whole = head.ljust(PAGE, b"\0") + body
+        whole = (head + struct.pack("<QI", 0, 280)).ljust(PAGE, b"\0") + body
         return whole[:88] + struct.pack("<Q", xxh3(whole)) + whole[96:]
 
     def _manifest(self, counter: int, at: int, size: int, digest: int) -> bytes:

@@ -35,7 +35,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views"}
         | {"ringwal.times"},
     ),
-    "config": (2, {"ringwal.config"}),
+    "config": (2, {"ringwal.config", "ringwal.retention"}),
     "file errors": (2, {"ringwal.file_errors"}),
     "exit codes": (2, {"ringwal.exit_codes"}),
     "memory": (3, {"ringwal.memory"}),
@@ -48,14 +48,14 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         6,
         {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
         | {"ringwal.autostart", "ringwal.stream", "ringwal.removal", "ringwal.positions", "ringwal.payloads"}
-        | {"ringwal.backups", "ringwal.offline"},
+        | {"ringwal.backups", "ringwal.offline", "ringwal.configuring"},
     ),
     "public names": (7, {"ringwal"}),
     "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
     "cli": (
         9,
         {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
-        | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup", "ringwal.cli_source"},
+        | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup", "ringwal.cli_source", "ringwal.cli_settings"},
     ),
     "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
 }

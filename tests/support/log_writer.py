@@ -44,10 +44,16 @@ def delete(stream: int) -> Control:
     return Control(lib.RW_FRAME_DELETE, b"", stream)
 
 
+def settings(stream: int, payload: bytes) -> Control:
+    return Control(lib.RW_FRAME_SETTINGS, payload, stream)
+
+
 def drop(*rows: tuple[int, int]) -> Control:
     """Of (stream, start offset)."""
     return Control(lib.RW_FRAME_DROP, b"".join(struct.pack("<IIQ", stream, 0, start) for stream, start in rows))
 
+
+QUEUED = (lib.RW_FRAME_BATCH, lib.RW_FRAME_TRIM, lib.RW_FRAME_DELETE, lib.RW_FRAME_SETTINGS)
 
 # A record batch: stream number, and one payload or several.
 Batch: TypeAlias = tuple[int, bytes | Sequence[bytes]] | Control
@@ -97,7 +103,7 @@ class LogWriter:
                 count = 0
             else:
                 stream, (payload, count), kind = each[0], batch_payload(each[1]), lib.RW_FRAME_BATCH
-            queued = kind in (lib.RW_FRAME_BATCH, lib.RW_FRAME_TRIM, lib.RW_FRAME_DELETE)
+            queued = kind in QUEUED
             if queued and stream not in self.next:
                 frames.append(self._definition(stream, fields))
                 self.next[stream] = 0

@@ -29,6 +29,7 @@ class Way(Enum):
     START = "the engine has been killed and is started again"
     TRIMS = "streams are trimmed and deleted"
     DROPS = "the log is full, and its oldest segments are dropped and used again"
+    SETS = "streams are created, and set anew"
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,9 @@ LIFE = [
     Point("seg.named", L, Way.DROPS),
 ]
 """What only a log comes by that is trimmed or full."""
+
+SETTINGS = [
+    Point("l.settings.published", L, Way.SETS),
+    Point("d.settings.confirmed", D, Way.SETS),
+]
+"""What only a log comes by whose streams are created with settings."""

@@ -20,7 +20,7 @@ SIZES = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8}
 ROLES = {"S": "supervisor", "W": "WAL", "D": "drain", "P": "keeper", "C": "client", "K": "kernel", "all": "all"}
 # What Python reads: struct, the view's name, and the fields that are no plain words.
 VIEWS = {"rw_control": "engine", "rw_progress": "progress", "rw_slot": "slot", "rw_stream": "stream", "rw_lane": "lane"}
-NOT_VIEWED = {("rw_control", "life")}
+NOT_VIEWED = {("rw_control", "life"), ("rw_stream", "settings")}
 # What a loop in Python reads by itself.
 ALONE = {
     "rw_control": {"state", "membership", "next_number", "wal_error", "storage_full", "sealed_end", "released_end"}

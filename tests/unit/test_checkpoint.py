@@ -26,7 +26,12 @@ from tests.support.log_place import log_at
 PAGE = 4096
 UUID = bytes(range(16))
 EPOCHS = (EpochRow(2, 4096, 8192), EpochRow(3, 12288, 1 << 30), EpochRow(7, 1 << 30, 0))
-ROWS = [StreamRow(0, "a", 10, 3, 1000, 77), StreamRow(2, "grün", 0, 0, 0, 0), StreamRow(9, "n" * 120, 5, 5, 9, 1)]
+OWN = struct.pack("<IHHQQQ", 3, 5, 2, 77, 0, 88) + b"\1c"
+ROWS = [
+    StreamRow(0, "a", 10, 3, 1000, 77),
+    StreamRow(2, "grün", 0, 0, 0, 0),
+    StreamRow(9, "n" * 120, 5, 5, 9, 1, OWN.ljust(120, b"\0")),
+]
 GOOD = Checkpoint(
     uuid=UUID, epoch=7, position=(1 << 30) + 8192, block_number=12, timestamp_ns=99, next_number=10,
     streams=pack(ROWS), epochs=EPOCHS,
@@ -51,9 +56,10 @@ def test_it_comes_back_as_it_was() -> None:
 
 def test_it_is_laid_out_as_documented() -> None:
     head = struct.pack("<8sII16sQQQQIIIIQ", b"RWCHKPT1", 2, 0, UUID, 7, (1 << 30) + 8192, 12, 99, 3, 0, 3, 10, len(DATA))
-    assert DATA[:88] == head and DATA[96:PAGE] == bytes(PAGE - 96)
-    assert DATA[PAGE : PAGE + 160] == struct.pack("<IHHQQQQ120s", 0, 1, 1, 10, 3, 1000, 77, b"a")
-    assert DATA[PAGE + 480 :] == b"".join(struct.pack("<QQQ", *row) for row in EPOCHS)
+    assert DATA[:88] == head and DATA[96:PAGE] == struct.pack("<I", 280) + bytes(PAGE - 100)
+    assert DATA[PAGE : PAGE + 280] == struct.pack("<IHHQQQQ120s120x", 0, 1, 1, 10, 3, 1000, 77, b"a")
+    assert DATA[PAGE + 2 * 280 + 160 : PAGE + 3 * 280] == OWN.ljust(120, b"\0")
+    assert DATA[PAGE + 3 * 280 :] == b"".join(struct.pack("<QQQ", *row) for row in EPOCHS)
     assert DATA[88:96] == struct.pack("<Q", xxhash.xxh3_64_intdigest(DATA[:88] + bytes(8) + DATA[96:]))
 
 
@@ -62,7 +68,8 @@ def test_rows_are_what_the_core_writes() -> None:
     row = ffi.new("rw_checkpoint_stream *")
     row.number, row.state, row.name_bytes, row.next_offset, row.start_offset = 9, lib.RW_STREAM_OPEN, 1, 5, 2
     row.payload_bytes, row.timestamp_ns, row.name = 6, 7, b"x" + bytes(119)
-    assert bytes(ffi.buffer(row)) == pack([StreamRow(9, "x", 5, 2, 6, 7)])
+    row.settings = OWN.ljust(120, b"\0")
+    assert bytes(ffi.buffer(row)) == pack([StreamRow(9, "x", 5, 2, 6, 7, OWN)])
 
 
 @settings(max_examples=300, deadline=None, database=None)

@@ -32,6 +32,7 @@ TREE: dict[str, tuple[type[Exception], str | None, bool]] = {
     "OffsetTrimmed": (Exception, None, False),
     "CorruptionError": (Exception, None, False),
     "ConfigError": (ValueError, None, False),
+    "StreamExists": (errors.ConfigError, None, False),
 }
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ringwal.errors import CorruptionError, VersionMismatch
+from ringwal.log import settings
 from ringwal.log.recovery import recover
+from ringwal.log.settings import Settings
 from tests.faults.decode import Content, DecodeError, Log, Record, contents
 from tests.support import drafts
 from tests.support.drafts import COMPRESSED, GROUPS, KEYED, KEYS, LZ4, OWNERS, PAGE, TIMED, ZSTD, Owner, Part, Producer, Row
@@ -192,7 +194,19 @@ BAD: dict[str, tuple[drafts.Frame, int]] = {
     "times without room for them": (drafts.frame(drafts.BATCH, 1, 1, bytes(7), 1, flags=TIMED), 0),
     "a time that there is not": (drafts.frame(drafts.BATCH, 1, 1, drafts.timed(b"x", 1 << 63), 1, flags=TIMED), 0),
     "a trim with times": (drafts.frame(drafts.TRIM, 1, 1, bytes(8), flags=TIMED), 0),
-    "a kind that nobody knows": (drafts.frame(8, 1, 1), 0),
+    "a kind that nobody knows": (drafts.frame(9, 1, 1), 0),
+    "settings without a version": (drafts.settings(1, 1, drafts.own(version=0)), 0),
+    "settings that say what there is not": (drafts.settings(1, 1, drafts.own(said=8)), 0),
+    "a limit that is not said": (drafts.settings(1, 1, drafts.own(said=6, limits=(5, 5, 5))), 0),
+    "a limit that is too large": (drafts.settings(1, 1, drafts.own(said=1, limits=(1 << 63, 0, 0))), 0),
+    "settings with half a name": (drafts.settings(1, 1, drafts.own(b"name")[:-1]), 0),
+    "settings with a name that is longer than they are": (drafts.settings(1, 1, drafts.own(b"name")[:32] + b"\x05name"), 0),
+    "settings with a name of nothing": (drafts.settings(1, 1, drafts.own(b"")), 0),
+    "settings with a name that is no text": (drafts.settings(1, 1, drafts.own(b"\xff")), 0),
+    "settings with more text than there is room": (drafts.settings(1, 1, drafts.own(b"n" * 88)), 0),
+    "settings with another length of their text": (drafts.settings(1, 1, drafts.own(b"name", text=4)), 0),
+    "settings that are too short": (drafts.settings(1, 1, bytes(31)), 0),
+    "settings without their stream's offset": (drafts.settings(1, 0, drafts.own()), 0),
     "a key that the manifest does not name": (drafts.batch(1, 1, drafts.keyed(b"x", b"k"), flags=KEYED), 0),
     "a key that is longer than its record": (drafts.batch(1, 1, drafts.keyed(b"x", b"kkk")[:9], flags=KEYED), KEYS),
     "a codec that nobody knows": (drafts.batch(1, 1, b"x", flags=3), COMPRESSED),
@@ -223,6 +237,8 @@ ROWS: dict[str, tuple[tuple[Row, ...], int]] = {
     "another name": ((Row(1, "two", 2, 1, 10, 1),), 100),
     "other payload bytes": ((Row(1, "one", 2, 1, 9, 1),), 100),
     "another timestamp": ((Row(1, "one", 2, 1, 10, 2),), 100),
+    "settings that nobody set": ((Row(1, "one", 2, 1, 10, 1, drafts.own(version=2)),), 100),
+    "settings that make no sense": ((Row(1, "one", 2, 1, 10, 1, drafts.own(b"x")[:33]),), 100),
     "no row": ((), 100),
     "a row of a stream that has ended": ((Row(1, "one", 2, 1, 10, 1), Row(2, "two", 1, 1, 1, 1)), 100),
     "a number that has not been given out": ((Row(1, "one", 2, 1, 10, 1),), 2),
@@ -241,6 +257,42 @@ def test_a_checkpoint_that_says_otherwise_than_the_log_is_seen(name: str, tmp_pa
     assert {stream: of.kept for stream, of in contents(good).items()} == {"one": (1, [b"b"])}
     with pytest.raises(DecodeError):
         contents(made(tmp_path / "bad", *ROWS[name]))
+
+
+LIMITS = drafts.own(b"ship", version=4, said=5, limits=(77, 0, 9))
+OTHERS = {
+    "none of them": b"",
+    "older ones": drafts.own(version=3, said=5, limits=(77, 0, 8)),
+    "another limit": drafts.own(b"ship", version=4, said=5, limits=(77, 0, 8)),
+    "another name": drafts.own(b"shop", version=4, said=5, limits=(77, 0, 9)),
+    "newer ones": drafts.own(b"ship", version=5, said=5, limits=(77, 0, 9)),
+}
+
+
+@pytest.mark.parametrize("whose", OTHERS)
+def test_settings_are_those_of_the_last_frame_and_of_the_checkpoint(whose: str, tmp_path: Path) -> None:
+    def made(directory: Path, row: bytes, *before: bytes) -> Path:
+        log = drafts.Log(directory)
+        log.add(drafts.define(1, "one"), *(drafts.settings(1, 0, own) for own in before), drafts.batch(1, 0, b"a", b"b"))
+        log.add(drafts.settings(1, 2, LIMITS))
+        return log.write(Row(1, "one", 2, 0, 10, 1, row), at=log.position, next_stream=2)
+
+    older = drafts.own(version=2)
+    at = made(tmp_path / "good", LIMITS, older)
+    assert contents(at)["one"].settings == (4, 5, 77, 0, 9, ("ship",))
+    (stream,) = recover(log_at(at), CONFIG).streams
+    assert settings.decode(stream.settings) == Settings(version=4, age_ns=77, records=9, retain_until=("ship",))
+    with pytest.raises(DecodeError, match="another one in the log"):
+        contents(made(tmp_path / "other", OTHERS[whose], older))
+    with pytest.raises(DecodeError, match="settings 4 follow 4"):
+        contents(made(tmp_path / "again", LIMITS, LIMITS))
+
+
+def test_settings_outlive_the_segment_with_their_frame(tmp_path: Path) -> None:
+    made = drafts.Log(tmp_path / "log")
+    made.add(drafts.batch(1, 7, b"x"))
+    at = made.write(Row(1, "one", 8, 7, 99, 1, LIMITS), at=made.position, next_stream=2)
+    assert contents(at)["one"].settings.version == 4
 
 
 def test_records_of_a_stream_without_a_definition_are_those_of_one_that_has_ended(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from ringwal._native import lib
 from ringwal.errors import ConfigError, CorruptionError
 from ringwal.log.recovery import Recovered, recover
+from ringwal.log.settings import NEVER_SET, Settings, decode
 from tests.support.log_place import log_at
-from tests.support.log_writer import CONFIG, Control, LogWriter, contents, delete, drop, offsets, trim
+from tests.support.log_writer import CONFIG, Control, LogWriter, contents, delete, drop, offsets, settings, trim
 
 VERDICT = Control(lib.RW_FRAME_VERDICT, bytes([1]) + bytes(15), 77)
 
@@ -111,6 +112,38 @@ def test_a_delete_whose_stream_is_broken_never_was(log: LogWriter) -> None:
     assert contents(log.directory) == {"s0": [b"a", b"b"]}
 
 
+def own(version: int, records: int = 0, *names: str) -> bytes:
+    return Settings(version=version, records=records or None, retain_until=names).encode()
+
+
+def held(recovered: Recovered) -> dict[str, Settings]:
+    return {stream.name: decode(stream.settings) for stream in recovered.streams}
+
+
+def test_settings_below_the_cut_are_in_force_and_stay_so(log: LogWriter) -> None:
+    log.put((0, b"a"), settings(0, own(1, 5, "ship", "bill")), (1, b"x"))
+    log.put(settings(2, own(1)), settings(0, own(2, 9)), settings(1, own(1, 3)), delete(1), (1 << 5, b"x"))
+    recovered = again(log)
+    assert held(recovered) == {"s0": Settings(version=2, records=9), "s2": Settings(version=1), "s32": NEVER_SET}
+    assert offsets(recovered) == {"s0": 1, "s2": 0, "s32": 1}
+    assert again(log).streams == recovered.streams  # by the checkpoint alone
+    log = LogWriter(log.directory, again(log))
+    log.put(settings(0, own(3, 1)))
+    assert held(again(log))["s0"] == Settings(version=3, records=1)
+
+
+def test_settings_beyond_the_cut_are_carried_over_as_batches_are(log: LogWriter) -> None:
+    log.put((0, b"a"), settings(0, own(1, 5)), (1, b"x"))
+    hole = log.put((1, b"lost"), state="missing")
+    log.put(settings(0, own(2, 6)), settings(1, own(1, 7)), settings(3, own(1, 8)), watermark=hole.position)
+    log.put((0, b"b"), settings(0, own(3, 9)), watermark=hole.position)
+    recovered = again(log)
+    wanted = {"s0": Settings(version=3, records=9), "s1": NEVER_SET, "s3": Settings(version=1, records=8)}
+    assert held(recovered) == wanted
+    assert contents(log.directory) == {"s0": [b"a", b"b"], "s1": [b"x"], "s3": []}
+    assert held(again(log)) == wanted
+
+
 def test_a_drop_beyond_the_cut_never_was(log: LogWriter) -> None:
     log.put((0, [b"a", b"b"]))
     hole = log.put((1, b"lost"), state="missing")
@@ -132,6 +165,8 @@ def test_a_drop_beyond_the_cut_never_was(log: LogWriter) -> None:
         (lambda log: log.put(drop((9, 1))), "a record of stream 9, which was never defined"),
         (lambda log: log.put(trim(1, 1), offset=1), "at an offset that another record has"),
         (lambda log: log.put(delete(1), offset=3), "does not follow the one before"),
+        (lambda log: log.put(settings(0, own(1))), "stream 0, which was deleted before"),
+        (lambda log: log.put(settings(1, own(1)), offset=1), "at an offset that another record has"),
     ],
 )
 def test_what_nobody_of_ours_writes_is_refused(log: LogWriter, frames: Callable[[LogWriter], object], says: str) -> None:

@@ -2,7 +2,7 @@
 
     +--------+--------------------+------------------+
     | header | a row per stream   | a row per epoch  |
-    | 4096   | 160 each           | 24 each          |
+    | 4096   | 280 each           | 24 each          |
     +--------+--------------------+------------------+
 
 docs/format.md has every byte. One digest covers all of it; it is repeated in the manifest, which names the file
@@ -22,13 +22,15 @@ import xxhash
 from ringwal._native import lib
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import manifest as manifests
+from ringwal.log import settings
 
 HEADER_BYTES = 4096
-STREAM_BYTES = 160
+STREAM_BYTES = 280
 _MAGIC = b"RWCHKPT1"
 _HEADER = struct.Struct("<8sII16sQQQQIIIIQ")
 _DIGEST = struct.Struct("<Q")
-_STREAM = struct.Struct("<IHHQQQQ120s")
+_ROW_BYTES = struct.Struct("<I")
+_STREAM = struct.Struct("<IHHQQQQ120s120s")
 _EPOCH = struct.Struct("<QQQ")
 _NUMBERS_END = 1 << 62
 
@@ -52,6 +54,8 @@ class StreamRow(NamedTuple):
     """Of all its batches so far."""
     timestamp_ns: int
     """Of the newest one; 0: none."""
+    settings: bytes = b""
+    """As `settings.decode` takes them; none where nobody has set any."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,7 @@ class Checkpoint:
         found: list[StreamRow] = []
         names: set[str] = set()
         last = -1
-        for number, state, name_bytes, following, start, size, newest, raw in _STREAM.iter_unpack(self.streams):
+        for number, state, name_bytes, following, start, size, newest, raw, own in _STREAM.iter_unpack(self.streams):
             try:
                 name = raw[:name_bytes].decode()
             except UnicodeDecodeError:
@@ -94,9 +98,11 @@ class Checkpoint:
             good = last < number < self.next_number and state == lib.RW_STREAM_OPEN and 0 < name_bytes <= len(raw)
             if not good or start > following or max(following, size, newest) >= _NUMBERS_END or name in names:
                 raise CorruptionError(f"the checkpoint's row of stream {number} contradicts itself or the others")
+            held = own if any(own) else b""
+            settings.decode(held)
             last = number
             names.add(name)
-            found.append(StreamRow(number, name, following, start, size, newest))
+            found.append(StreamRow(number, name, following, start, size, newest, held))
         return found
 
 
@@ -110,9 +116,9 @@ def pack(rows: Sequence[StreamRow]) -> bytes:
     return b"".join(_packed(*row) for row in rows)
 
 
-def _packed(number: int, name: str, following: int, start: int, size: int, newest: int) -> bytes:
+def _packed(number: int, name: str, following: int, start: int, size: int, newest: int, own: bytes) -> bytes:
     raw = name.encode()
-    return _STREAM.pack(number, lib.RW_STREAM_OPEN, len(raw), following, start, size, newest, raw)
+    return _STREAM.pack(number, lib.RW_STREAM_OPEN, len(raw), following, start, size, newest, raw, own)
 
 
 def encode(c: Checkpoint) -> tuple[bytes, int]:
@@ -134,6 +140,7 @@ def encode(c: Checkpoint) -> tuple[bytes, int]:
         HEADER_BYTES + len(c.streams) + len(epochs),
     )
     data = bytearray(b"".join((head.ljust(HEADER_BYTES, b"\0"), c.streams, epochs)))
+    _ROW_BYTES.pack_into(data, _HEADER.size + _DIGEST.size, STREAM_BYTES)
     digest = xxhash.xxh3_64_intdigest(data)
     _DIGEST.pack_into(data, _HEADER.size, digest)
     return bytes(data), digest
@@ -168,6 +175,12 @@ def decode(data: bytes) -> Checkpoint:
     if version != lib.RW_FORMAT_VERSION:
         raise VersionMismatch(f"the checkpoint has format {version}, this build reads {lib.RW_FORMAT_VERSION}")
     manifests.check_features(features, "the checkpoint")
+    (row_bytes,) = _ROW_BYTES.unpack_from(data, _HEADER.size + _DIGEST.size)
+    if row_bytes != STREAM_BYTES:
+        raise VersionMismatch(
+            f"the checkpoint has {row_bytes} bytes for each stream, and this build reads {STREAM_BYTES}: the log is of an"
+            " earlier draft of this format; read it with the build that wrote it, and append it to a new one"
+        )
     rows_end = HEADER_BYTES + streams * STREAM_BYTES
     if owners or len(data) != total or total != rows_end + epochs * _EPOCH.size:
         raise CorruptionError("the checkpoint's sizes contradict each other")

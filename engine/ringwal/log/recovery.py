@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ringwal._native import lib
+from ringwal._native import ffi, lib
 from ringwal.config import Config, format_size
 from ringwal.errors import ConfigError, CorruptionError, Error
-from ringwal.log import checkpoint_file, copies, segment
+from ringwal.log import checkpoint_file, copies, segment, settings
 from ringwal.log import manifest as manifests
 from ringwal.log.decision import Evidence, Outcome, Row, decide
 from ringwal.log.directory import Directory
@@ -54,6 +54,8 @@ class RecoveredStream:
     """Of all its batches so far."""
     timestamp_ns: int = 0
     """Of the newest one; 0: none."""
+    settings: bytes = b""
+    """As `settings.decode` takes them; none where nobody has set any."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -306,7 +308,9 @@ def streams_of(walk: Walk) -> tuple[RecoveredStream, ...]:
             raise CorruptionError(f"two streams have the name {name!r}", *walk.place(walk.begin))
         names.add(name)
         numbers = (entry.next_offset, entry.start_offset, entry.payload_bytes, entry.timestamp_ns)
-        found.append(RecoveredStream(entry.number, name, *numbers))
+        own = bytes(ffi.buffer(entry.settings))
+        settings.decode(own)
+        found.append(RecoveredStream(entry.number, name, *numbers, own if any(own) else b""))
     return tuple(sorted(found, key=lambda stream: stream.number))
 
 

@@ -76,6 +76,10 @@ class ControlLane:
         """End the stream."""
         self.submit(lib.RW_FRAME_DELETE, place, number, b"", done)
 
+    def set(self, place: int, number: int, settings: bytes, done: Done) -> None:
+        """These are the stream's settings, and no others."""
+        self.submit(lib.RW_FRAME_SETTINGS, place, number, settings, done)
+
     def submit(self, kind: int, place: int, number: int, payload: bytes, done: Done) -> None:
         """Ask for it, in the order of the calls."""
         self._waiting.append(_Request(kind, lib.rw_handle(place, number), payload, done))

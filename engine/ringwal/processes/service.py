@@ -255,16 +255,26 @@ class Service:
                 if not look:
                     check_own_name(name)
                 return (self._streams.find(name) if look else self._streams.open(name))._asdict()
-            case {"op": "trim" | "delete" as what, "name": name, "number": int(number)}:
+            case {"op": "trim" | "delete" | "configure" | "create"}:
                 self._check_running()
-                if what == "delete":
-                    self._changes.delete(name, number)
-                else:
-                    self._changes.trim(name, number, request.get("before"))
-                return {}
+                return self._change(request)
             case {"op": "status"}:
                 return self._report()
             case {"op": "stop"}:
+                return {}
+        raise _unknown(request)
+
+    def _change(self, request: Message) -> Message:
+        match request:
+            case {"op": "create", "name": name}:
+                return self._changes.create(name, request)._asdict()
+            case {"op": "configure", "name": name, "number": int(number)}:
+                return self._changes.configure(name, number, request)._asdict()
+            case {"op": "delete", "name": name, "number": int(number)}:
+                self._changes.delete(name, number)
+                return {}
+            case {"op": "trim", "name": name, "number": int(number)}:
+                self._changes.trim(name, number, request.get("before"))
                 return {}
         raise _unknown(request)
 

@@ -26,6 +26,8 @@ class KnownStream(Protocol):
     def payload_bytes(self) -> int: ...
     @property
     def timestamp_ns(self) -> int: ...
+    @property
+    def settings(self) -> bytes: ...
 
 
 class Key(NamedTuple):
@@ -51,6 +53,7 @@ class StreamTable:
             row.number, row.name_bytes, row.name = stream.number, len(name), name.ljust(len(row.name), b"\0")
             row.next_offset, row.start_offset = stream.next_offset, stream.start_offset
             row.payload_bytes, row.timestamp_ns = stream.payload_bytes, stream.timestamp_ns
+            row.settings = stream.settings.ljust(len(row.settings), b"\0")
             lib.rw_stream_restore(control, place, row)
             self._keys[stream.name] = Key(stream.number, place)
         # A stream that was opened and never appended to left no trace: its number is free.

@@ -140,14 +140,15 @@ class Registration:
         reply, _ = self._request({**message, "look": True} if look else message)
         return int(lib.rw_handle(reply["place"], reply["number"]))
 
-    def change_stream(self, message: Message) -> None:
-        """Ask for a trim or a deletion (messages.py). It is under way when this returns.
+    def change_stream(self, message: Message) -> Message:
+        """Ask for a trim, a deletion, a creation, other settings (messages.py). It is under way when this returns.
 
         Raises:
             NotRunning: the engine is stopping, and refused it; or, with a `__cause__`, no answer came: it may be under way.
             ConfigError: it cannot be meant.
         """
-        self._request(message)
+        reply, _ = self._request(message)
+        return reply
 
     def status(self) -> dict[str, Any]:
         """The engine's report."""

@@ -16,6 +16,11 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
     {"op": "stream", "name": s, "look": true}       -> the same, or refused: there is none, and none is made
     {"op": "trim", "name": s, "number": n, "before": n}    -> {}: under way; memory says when it is in force, and for good
     {"op": "delete", "name": s, "number": n}               -> {}: under way, or done long ago, as numbers are not used again
+    {"op": "create", "name": s, "age": ns, "bytes": n, "records": n, "retain": s}
+        -> {"number", "place", "version"}: the stream is there, and its settings are under way, or were these before; memory
+           says when that version is confirmed. Each setting may be left out: as it is, or not said. -1: not said, the
+           engine's default holds; 0: there is no limit. The names of consumers are separated by newlines.
+    {"op": "configure", "name": s, "number": n, ...}       -> the same, of a stream that is there
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
 

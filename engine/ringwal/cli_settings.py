@@ -1,0 +1,152 @@
+"""The verbs about a stream as a whole: `create`, `configure` and `stat`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ringwal import cli_kit as kit
+from ringwal import textio
+from ringwal.config import format_size, parse_size
+from ringwal.errors import ConfigError
+from ringwal.times import DURATION_HELP, duration_ns, duration_text, iso
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import ringwal
+
+    Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+_timeout_option = kit.wait_option(30.0, "How long to wait for the engine to answer, and until it is on stable storage.")
+LIMITS = ("retention_age", "retention_bytes", "retention_records")
+
+
+def _limit(_: click.Context, param: click.Parameter, text: str | None) -> Any:
+    """What the option says; None where it does not."""
+    if text is None or text in ("none", "default"):
+        return text
+    try:
+        if param.name == "retention_age":
+            return duration_ns(text, "it", error=ConfigError) / 1e9
+        return parse_size(text) if param.name == "retention_bytes" else int(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    except ValueError:
+        raise click.BadParameter(f"{kit.shortened(text)} is neither a number of records nor none or default") from None
+
+
+
+def settings_options(verb: Verb) -> Verb:
+    """One option for each setting of a stream."""
+    none = "none: no limit; default: the engine's default."
+    for add in (
+        click.option("--retain-until", metavar="CONSUMER", multiple=True,
+                     help="Keep what this consumer has not committed. May be given again."),
+        click.option("--retention-records", metavar="N", help=f"Records beyond the newest so many go; {none}", callback=_limit),
+        click.option("--retention-bytes", metavar="SIZE", help=f"Payload beyond the newest SIZE goes; {none}", callback=_limit),
+        click.option("--retention-age", metavar="AGE", help=f"Older records go: {DURATION_HELP}; {none}", callback=_limit),
+    ):  # fmt: skip
+        verb = add(verb)
+    return verb
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The limits that were said, as the library takes them."""
+    return {name: None if options[name] == "default" else options[name] for name in LIMITS if options[name] is not None}
+
+
+@click.command()
+@kit.directory_argument
+@kit.stream_argument
+@settings_options
+@_timeout_option
+@kit.json_option
+def create(
+    *, directory: Path, stream: str, retain_until: tuple[str, ...], timeout: float, as_json: bool, **limits: Any
+) -> None:
+    """Make STREAM with these settings, before anything is appended to it.
+
+    Where it is there with these settings, nothing changes; with others, code 78.
+    """
+    with kit.client(directory, timeout) as client:
+        info = client.create_stream(stream, retain_until=retain_until, **_given(limits)).stat()
+    _say(info, as_json)
+
+
+@click.command()
+@kit.directory_argument
+@kit.stream_argument
+@settings_options
+@click.option("--no-retain-until", is_flag=True, help="Nobody holds STREAM any more.")
+@_timeout_option
+@kit.json_option
+def configure(
+    *,
+    directory: Path,
+    stream: str,
+    retain_until: tuple[str, ...],
+    no_retain_until: bool,
+    timeout: float,
+    as_json: bool,
+    **limits: Any,
+) -> None:
+    """Change settings of STREAM: those that are given. The others stay as they are."""
+    wanted = _given(limits)
+    if retain_until and no_retain_until:
+        raise click.UsageError("--retain-until and --no-retain-until exclude each other")
+    if retain_until or no_retain_until:
+        wanted["retain_until"] = retain_until
+    if not wanted:
+        raise click.UsageError("nothing is to be changed: give at least one setting")
+    with kit.client(directory, timeout) as client:
+        source = kit.existing(client, stream)
+        source.configure(**wanted)
+        info = source.stat()
+    _say(info, as_json)
+
+
+@click.command()
+@kit.directory_argument
+@kit.stream_argument
+@kit.timeout_option
+@kit.json_option
+def stat(directory: Path, stream: str, timeout: float, as_json: bool) -> None:
+    """Say what is known of STREAM: its offsets, and what is set for it."""
+    with kit.client(directory, timeout) as client:
+        info = kit.existing(client, stream).stat()
+    _say(info, as_json)
+
+
+def _say(info: ringwal.StreamInfo, as_json: bool) -> None:
+    output = textio.Output()
+    if as_json:
+        output.json(info._asdict())
+        return
+    pairs = _pairs(info)
+    width = max(map(len, pairs))
+    output.line("\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs.items()))
+
+
+def _pairs(info: ringwal.StreamInfo) -> dict[str, str]:
+    newest = iso(info.last_timestamp_ns) if info.last_timestamp_ns else "none"
+    age = None if info.retention_age is None else duration_text(round(info.retention_age * 1e9))
+    size = None if info.retention_bytes is None else format_size(info.retention_bytes)
+    records = None if info.retention_records is None else str(info.retention_records)
+    limits = {
+        name: (value or "none") + ("" if name in info.own_settings else " (the engine's default)")
+        for name, value in zip(LIMITS, (age, size, records), strict=True)
+    }
+    return {
+        "stream": textio.visible(info.name),
+        "number": str(info.number),
+        "start_offset": str(info.start_offset),
+        "confirmed_offset": str(info.confirmed_offset),
+        "records": str(info.records),
+        "confirmed_bytes": str(info.confirmed_bytes),
+        "newest": newest,
+        **limits,
+        "retain_until": ", ".join(map(textio.visible, info.retain_until)) or "nobody",
+    }
