@@ -20,7 +20,17 @@ from click.core import ParameterSource
 from ringwal import textio, times
 from ringwal.config import LANE_BYTES_MAX, LANE_BYTES_MIN, Setting, format_size, parse_size, settings
 from ringwal.demo import DemoError
-from ringwal.errors import ConfigError, EngineFailed, Error, NoSuchStream, NotRunning, StreamDeleted, describe_full, full_errno
+from ringwal.errors import (
+    ConfigError,
+    CorruptionError,
+    EngineFailed,
+    Error,
+    NoSuchStream,
+    NotRunning,
+    StreamDeleted,
+    describe_full,
+    full_errno,
+)
 from ringwal.exit_codes import exit_code_of
 from ringwal.interrupts import INTERRUPTS
 from ringwal.limits import SECONDS_MAX, WHOLE_MAX
@@ -246,12 +256,18 @@ def report(error: BaseException, as_json: bool) -> None:
             "retriable": getattr(error, "retriable", False),
             "exit_code": exit_code_of(error),
             "notes": notes,
+            **(_denied(error) if isinstance(error, CorruptionError) else {}),
             **getattr(error, "progress", {}),
         }
         textio.say(textio.json_text(value))
         return
     for text in (message_of(error), *notes):
         textio.say(f"ringwal: {textio.visible(text)}")
+
+
+def _denied(error: CorruptionError) -> dict[str, Any]:
+    keys = ("segment", "position", "stream", "first_offset", "next_offset")
+    return {key: getattr(error, key) for key in keys}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import click
 from ringwal import cli_kit as kit
 from ringwal import cli_source as sources
 from ringwal import textio
+from ringwal.errors import CorruptionError
 from ringwal.limits import WHOLE_MAX
 from ringwal.times import TIME_HELP, At
 
@@ -26,19 +27,27 @@ READ_BYTES = 4 * 1024 * 1024
 @click.option("--until", callback=kit.at_value, metavar="TIME", help="End before what it took at that time or later.")
 @click.option("--max-records", type=kit.Number(int, 0, WHOLE_MAX), metavar="N",
               help="Stop after N records.  [default: all]")
+@click.option("--skip-damaged", is_flag=True,
+              help="Go on behind records that are damaged or missing: each gap is told on stderr, and the exit code is 65.")
 @kit.raw_option
 @sources.offline_option
 @kit.timeout_option
 @kit.json_option
 def read(
-    *, directory: Path, stream: str, start: int | str, since: At | None, until: At | None, max_records: int | None, raw: bool,
-    offline: bool, timeout: float, as_json: bool,
+    *, directory: Path, stream: str, start: int | str, since: At | None, until: At | None, max_records: int | None,
+    skip_damaged: bool, raw: bool, offline: bool, timeout: float, as_json: bool,
 ) -> None:
     """Print the confirmed records of STREAM, each followed by a newline.
 
-    Ends at the record that was the last one when the command began. Where no engine runs, the files are read.
+    Ends at the record that was the last one when the command began, or at damage. Where no engine runs, the files are read.
     """
     from ringwal import positions
+
+    gaps: list[CorruptionError] = []
+
+    def gap(damage: CorruptionError) -> None:
+        gaps.append(damage)
+        kit.report(damage, as_json)
 
     form, output, begin = kit.form_of(as_json, raw), textio.Output(), kit.begin_of(start, since)
     with sources.reading(directory, timeout, offline=offline) as client:
@@ -47,8 +56,12 @@ def read(
         offset = kit.first_offset(begin, source, info)
         end = info.confirmed_offset if until is None else source.offset_at(until)
         end = end if max_records is None else min(end, offset + max_records)
-        for text in positions.range_of(client.attachment(), stream, offset, end).text(form):
+        records = positions.range_of(client.attachment(), stream, offset, end)
+        for text in records.text(form, gap if skip_damaged else None):
             output.write(text)
+    if gaps:
+        lost = sum(min(gap.next_offset or 0, end) - (gap.first_offset or 0) for gap in gaps)
+        raise CorruptionError(f"of stream {stream!r}, {lost} of {end - offset} records could not be read")
 
 
 @click.command()

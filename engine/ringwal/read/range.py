@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+from ringwal.errors import CorruptionError
 from ringwal.read.lines import Form, Lines
 from ringwal.read.reader import Reader
 from ringwal.read.records import Record
@@ -19,7 +20,7 @@ class Range:
 
     def __init__(self, reader: Reader, handle: int, start: int, end: int, errors: AbstractContextManager[None]) -> None:
         """``errors`` is entered around each read: it says what an OSError means."""
-        self._cursor = reader.cursor(handle, start)
+        self._cursor, self._handle = reader.cursor(handle, start), handle
         self._end = end
         self._errors = errors
 
@@ -31,11 +32,19 @@ class Range:
                 records = cursor.next(min(RECORDS_MAX, end - cursor.offset), BYTES_MAX)
             yield from records
 
-    def text(self, form: Form) -> Iterator[memoryview]:
-        """The records as text, in pieces, each of which is good until the next one. Raises as `Reader.read`."""
+    def text(self, form: Form, gap: Callable[[CorruptionError], None] | None = None) -> Iterator[memoryview]:
+        """The records as text, in pieces, each of which is good until the next one. Raises as `Reader.read`; but where damage
+        takes some and not all behind, ``gap`` is told, if there is one, and it goes on behind them."""
         cursor, end, lines = self._cursor, self._end, Lines(form)
         while cursor.offset < end:
             lines.begin(end - cursor.offset)
-            with self._errors:
-                cursor.fill(lines, end - cursor.offset)
+            try:
+                with self._errors:
+                    cursor.fill(lines, end - cursor.offset)
+            except CorruptionError as damage:
+                if gap is None or damage.next_offset is None:
+                    raise
+                gap(damage)
+                cursor.seek(self._handle, damage.next_offset)
+                continue
             yield lines.text()
