@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import append_cost, before_after, footprint, host, reading, recovery, tail
+from bench import append_cost, before_after, footprint, host, reading, recovery, space, tail
 from bench.contender import told
 
 
@@ -54,6 +54,11 @@ EVERYTHING = (
         "read",
         "Ordered reads of 1 KiB records",
         lambda t: reading.measure(t.directory, int(t.pick(30_000, 200_000))),
+    ),
+    Extra(
+        "space",
+        "Bytes on the disk for each byte of 300 B records, by load and linger",
+        lambda t: space.measure(t.directory, t.pick(0.5, 4.0)),
     ),
     Extra("startup", "Start of an engine on a fresh directory, and first append", lambda t: footprint.startup(t.directory)),
     Extra("idle", "Idle engine with 64 attached clients", lambda t: footprint.idle(t.directory, t.pick(2.0, 15.0))),

@@ -58,6 +58,16 @@
 #define RW_GATHER_NAPS   10
 #define RW_GATHER_NAP_NS 20000
 
+/* Where a small block waits for more (wal_policy.h: LINGERING): how much of a block may be zeros
+ * without a wait, a fraction of it; after how many waits in a row that brought nothing, for how
+ * many blocks nobody waits, at first and at most; how often a waiting thread looks, in a wait. */
+#define RW_LINGER_ZEROS      8u
+#define RW_LINGERS_MISSED    4u
+#define RW_LINGER_SKIP_FIRST 16u
+#define RW_LINGER_SKIP_MOST  256u
+#define RW_LINGER_LOOKS      8u
+#define RW_LINGER_NAP_MOST   1000000u /* ns */
+
 /* Blocks in flight into a segment that is only reserved. More do not pay, as each write there also
  * changes the file's extents. Two in flight leave no more of them than an ext4 inode holds; with
  * three the file system makes and frees a block for them, over and over. */

@@ -54,6 +54,7 @@ typedef struct rw_wal_options {
     /* how long the log has to be at rest before it is covered (wal_state.h: THE IDLE WATERMARK); 0:
      * never */
     uint64_t idle_watermark_ns;
+    uint64_t linger_ns; /* how long a small block may wait for more; 0: not at all */
     uint32_t direct; /* see block_io.h */
     uint32_t threads; /* of the pool, at most RW_WAL_THREADS_MAX */
 } rw_wal_options;

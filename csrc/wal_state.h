@@ -11,6 +11,7 @@
 #include "occupancy.h"
 #include "status.h"
 #include "wal.h"
+#include "wal_policy.h"
 
 #include <sched.h>
 
@@ -66,6 +67,7 @@ struct rw_wal {
     uint64_t cuts_told;
     rw_occupancy occupancy;
     uint64_t last_timestamp_ns;
+    rw_linger linger;
     uint64_t released_seen; /* `released` before the latest attempt to compose */
     /* sealed_end when the last block was an empty one, or there was none yet: nothing to cover */
     uint64_t idle_watermark_end;
@@ -169,6 +171,12 @@ void rw_drop_put(rw_wal *w, uint32_t count);
 void rw_drop_apply(rw_wal *w, const rw_drop_row *row, uint64_t stamp);
 /* No block that is composed has it. */
 #define RW_STAMP_RESTORED UINT64_MAX
+
+/* wal_linger.c; only where o.linger_ns is not 0 */
+/* Under the compose lock: does what is in the lanes wait for more? */
+bool rw_wal_lingers(rw_wal *w);
+/* Not under it: a part of that wait. */
+void rw_wal_linger(const rw_wal *w);
 
 /* wal_threads.c */
 int rw_write_job(rw_wal *w, const rw_block_job *job);

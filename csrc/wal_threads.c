@@ -312,6 +312,8 @@ static bool start_ahead(rw_wal *w, uint32_t thread, rw_block_job *job)
     return false;
 }
 
+#define LINGERS INT_MAX /* besides enum rw_status: what there is waits for more */
+
 /* One attempt to compose, then the change from watching to writing. RW_OK: *job is to be written.
  */
 static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
@@ -321,6 +323,10 @@ static int try_compose(rw_wal *w, uint32_t thread, rw_block_job *job)
     if (written_soon(w) && !worth_a_block(w)) {
         compose_unlock(w);
         return RW_PENDING;
+    }
+    if (w->o.linger_ns != 0 && rw_wal_lingers(w)) {
+        compose_unlock(w);
+        return LINGERS;
     }
     w->released_seen = rw_load64_seq(&w->c->released);
     int rc = rw_compose(w, thread, job);
@@ -435,6 +441,10 @@ int rw_wal_work(rw_wal *w, uint32_t thread)
                     break;
             }
             sched_yield();
+            continue;
+        }
+        if (got == LINGERS) {
+            rw_wal_linger(w);
             continue;
         }
         bool hot = got == RW_PENDING && rw_now_ns() < watch_until;

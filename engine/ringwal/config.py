@@ -88,6 +88,9 @@ class Config:
     pipeline_bytes: int = _setting(
         64 * KIB, "bytes", "While a block is being written, another one is opened only for this much."
     )
+    linger_us: int = _setting(
+        0, "count", "Microseconds that a small block may wait for more, as a block takes whole pages; 0: not at all."
+    )
     confirm_order: str = _setting(
         "stream", "choice", "Confirm in order within each stream, or in order of the whole log.", ("stream", "log")
     )
@@ -131,6 +134,7 @@ class Config:
         self._within("blocks_in_flight", 1, lib.RW_WAL_THREADS_MAX)
         self._within("lane_quota_bytes", PAGE, GIB)
         self._within("pipeline_bytes", 1, GIB)
+        self._within("linger_us", 0, 100_000)
         self._within("wal_spin", 0, 1)
         self._within("max_restarts", 0, 1000)
         self._within("restart_window", 1, 86400)

@@ -71,6 +71,8 @@ def facts(control: Any) -> dict[str, Any]:
             "used": max(0, min(current + 1, c.segments_end) - c.first_segment) * file_bytes,
             "ahead": ahead * file_bytes,
             "freed": c.segments_freed * file_bytes,
+            # of appends since the engine began; a block takes whole pages
+            "written_per_byte": round(c.wal_block_bytes / c.wal_payload_bytes, 3) if c.wal_payload_bytes else None,
         },
         # Side files stand beside all segments below `end`, or cannot be had; so many more could be there by now.
         "side_files": {

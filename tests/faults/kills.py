@@ -16,22 +16,28 @@ WRITERS = 8
 
 def faults(tier: str) -> list[Fault]:
     times = often(tier, 5, 50, 500)
-    return [Fault("kills", f"SIGKILL {role}", partial(run, role, times)) for role in ROLES]
+    rows = [Fault("kills", f"SIGKILL {role}", partial(run, role, times)) for role in ROLES]
+    lingering = ("--linger-us", "2000")
+    return rows + [
+        Fault("kills", f"{role} killed, small blocks wait for more", partial(run, role, times, flags=lingering))
+        for role in ("wal", "all")
+    ]
 
 
-def run(role: str, times: int, directory: Path, seed: int) -> Verdict:
+def run(role: str, times: int, directory: Path, seed: int, *, flags: tuple[str, ...] = ()) -> Verdict:
     """``times`` kills of one role under load, then the whole engine is killed, started once more, stopped, and judged."""
     chance = random.Random(f"{seed}/{role}")
     engine_dir, journals = directory / "engine", directory
     streams = [["hot", f"own-{i}", f"pair-{i // 2}"] for i in range(WRITERS)]
-    engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
+    flags = (*SMALL, "--max-restarts", "1000", *flags)
+    engine = Engine(engine_dir, *flags)
     try:
         with writers(engine_dir, journals, streams) as fleet:
             for _ in range(times):
                 fleet.await_progress()
                 pause(chance.random() * 0.05)  # the moment of the kill is the random variable
                 if engine.die(role):
-                    engine = Engine(engine_dir, *SMALL, "--max-restarts", "1000")
+                    engine = Engine(engine_dir, *flags)
             fleet.await_progress()
             fleet.kill()
             engine.kill()

@@ -40,4 +40,19 @@ TIMES = [
         "        if record.timestamp_ns >= 0:",
         units("tests/integration/test_times.py::test_a_tail_waits_for_a_time_that_is_yet_to_come"),
     ),
+    Mutant(
+        "a small block waits for ever where nothing comes",
+        "csrc/wal_policy.h",
+        "    if (l->until_ns != 0 && now_ns < l->until_ns && !rw_policy_well_filled(bytes))",
+        "    if (l->until_ns != 0 && !rw_policy_well_filled(bytes))",
+        units("tests/native/test_linger.py"),
+    ),
+    Mutant(
+        "an orderly stop waits for small blocks",
+        "csrc/wal_linger.c",
+        " || rw_load32(&w->finishing) ||",
+        " ||",
+        units("tests/native/test_linger.py::test_the_end_waits_for_nobody"),
+        hangs=True,
+    ),
 ]

@@ -178,6 +178,7 @@ rw_wal_options rig_options(const rig *r)
         .quota_bytes = 8u << 10,
         .pipeline_bytes = r->seed % 3 ? 16u << 10 : 0,
         .spin_ns = r->seed % 2 ? 30000 : 0,
+        .linger_ns = r->seed % 3 == 1 ? 200000 : 0,
         .direct = (uint32_t)r->direct,
         .threads = RIG_POOL,
     };

@@ -235,10 +235,12 @@ class Wal:
         quota: int = 64 * KIB,
         pipeline: int = 0,
         idle_watermark_ns: int = 0,
+        linger_ns: int = 0,
     ) -> None:
         self.memory, self.directory = memory, directory
-        sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline, "idle_watermark_ns": idle_watermark_ns}
-        options = ffi.new("rw_wal_options *", {**sizes, "threads": 1})
+        sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline}
+        times = {"idle_watermark_ns": idle_watermark_ns, "linger_ns": linger_ns}
+        options = ffi.new("rw_wal_options *", {**sizes, **times, "threads": 1})
         self.wal = lib.rw_wal_open(memory.control, memory.ring, options, memory.doorbell, memory.maintenance)
         self.fds: list[int] = []
         for slot, lane in memory.lanes.items():

@@ -50,6 +50,7 @@ class WalProcess:
                 "pipeline_bytes": self.config.pipeline_bytes,
                 "spin_ns": int(self.config.wal_spin * 1e9),
                 "idle_watermark_ns": IDLE_WATERMARK_NS,
+                "linger_ns": self.config.linger_us * 1000,
                 "direct": context.direct,
                 "threads": self.config.blocks_in_flight,
             },
