@@ -30,6 +30,7 @@ GROUPS = {
     "keeper": "keeper",
     "offline": "offline",
     "retention": "retention",
+    "backups": "backups",
     "fuzz": "fuzz",
     "clients": "clients",
     "time": "time_and_identity",

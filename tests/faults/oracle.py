@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ringwal.demo.journal import read
+from ringwal.demo.journal import Kind, read
 from ringwal.demo.oracle import Oracle, Verdict
 from tests.faults.decode import Content, contents
 from tests.support.host import Engine
@@ -20,12 +20,17 @@ def judge(
     strangers: tuple[str, ...] = (),
     seen: tuple[Path, ...] = (),
     drops: bool = False,
+    until_ns: int | None = None,
 ) -> Verdict:
     """The verdict on an engine's directory, which no engine has open. ``strangers``: streams of somebody without a journal;
-    ``seen``: journals of readers; ``drops``: the engine drops records by itself."""
+    ``seen``: journals of readers; ``drops``: the engine drops records by itself; ``until_ns``: it was backed up then, so what
+    was confirmed later need not be there."""
     oracle = Oracle(drops=drops)
     for writer, path in journals.items():
-        oracle.add_writer(writer, read(path))
+        rows = read(path)
+        if until_ns is not None:
+            rows = (row for row in rows if row.kind != Kind.CONFIRMED or row.when_ns < until_ns)
+        oracle.add_writer(writer, rows)
     for path in seen:
         oracle.add_reader(f"the reader of {path.name}", read(path))
     for stream, found in contents(directory).items():

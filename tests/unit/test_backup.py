@@ -337,3 +337,51 @@ def test_segments_that_are_freed_meanwhile_are_not_missed(
     before, after = moments
     assert set(before.files) != set(after.files)
     holds(restored(tmp_path / "backup", tmp_path / "restored"), after)
+
+
+class Syncs:
+    """What was written, or named, and not synced yet, as this process sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, last: tuple[str, str]) -> None:
+        """`last` is the call that may only be made when nothing is left, and the name that it ends with."""
+        self.dirty: set[tuple[int, int]] = set()
+        self.seen = 0
+        self._last = last
+        for name in ("pwrite", "ftruncate", "posix_fallocate", "fsync", "fdatasync", "rename", "link", "unlink", "mkdir"):
+            monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
+
+    @staticmethod
+    def _of(fd: int) -> tuple[int, int]:
+        found = os.fstat(fd)
+        return found.st_dev, found.st_ino
+
+    def _watched(self, name: str, real: Any) -> Any:
+        def call(*args: Any, **keywords: Any) -> Any:
+            at = keywords.get("dst_dir_fd", keywords.get("dir_fd"))
+            if name == self._last[0] and str(args[-1]) == self._last[1]:
+                assert not self.dirty
+                self.seen += 1
+            if name in ("fsync", "fdatasync"):
+                self.dirty.discard(self._of(args[0]))
+            result = real(*args, **keywords)
+            if name in ("pwrite", "ftruncate", "posix_fallocate"):
+                self.dirty.add(self._of(args[0]))
+            elif at is not None and name != "unlink":
+                self.dirty.add(self._of(at))
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_nothing_is_named_before_it_is_durable(
+    log: History, tmp_path: Path, copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for last, work in (
+        (("rename", "manifest"), lambda: backup(log.directory, tmp_path / "backup", incremental=True, copies=copies)),
+        (("unlink", "backup"), lambda: restore(tmp_path / "backup", tmp_path / "restored")),
+    ):
+        with monkeypatch.context() as inside:
+            watch = Syncs(inside, last)
+            work()
+            assert watch.seen == 1
