@@ -28,6 +28,7 @@ GROUPS = {
     "media": "media",
     "life": "life",
     "keeper": "keeper",
+    "reading": "reading",
     "offline": "offline",
     "retention": "retention",
     "backups": "backups",

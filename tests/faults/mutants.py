@@ -12,6 +12,7 @@ from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
 from tests.faults.mutants_offline import OFFLINE
 from tests.faults.mutants_processes import PROCESSES
+from tests.faults.mutants_reading import READING
 from tests.faults.mutants_retention import RETENTION
 from tests.faults.mutants_times import TIMES
 from tests.faults.mutation import Mutant, control, row, run, units
@@ -546,7 +547,7 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *READING),
 ]
 
 

@@ -163,6 +163,27 @@ def test_whatever_side_files_there_are_the_records_are_the_same(
         assert bytes(lines.text()) == b"".join(data_of(stream, i) + b"\n" for i in range(log.next_offset[stream]))
 
 
+def test_a_cut_is_one_by_side_files_too(log: LogMaker) -> None:
+    """Records that were dropped, and others that were carried over, lie behind it and look like records."""
+    for _ in range(40):
+        add(log, 1, 2, size=3000)
+    cut, kept = log.position, list(log.next_offset)
+    for _ in range(3):
+        log.add((1, [b"dropped"]), (2, [b"dropped", b"too"]))
+    log.next_offset = kept
+    log.begin_epoch(previous_end=cut)
+    for _ in range(200):
+        add(log, 1, 2, size=3000)
+        add(log, 2)
+    fill_ring(log)
+    write_sides(log)
+    for stream, size in ((1, 3000), (2, None)):
+        count = log.next_offset[stream]
+        check(log.reader().read(stream, 0, count), stream, 0, count, size)
+        for start in range(count):
+            check(log.reader().read(stream, start, 1), stream, start, 1, size)
+
+
 def test_a_side_file_that_lies_costs_time_only(quiet: LogMaker) -> None:
     """Right by all its checksums, and of another segment: no record is lost or changed by it."""
     numbers = write_sides(quiet)
