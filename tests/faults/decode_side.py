@@ -161,7 +161,25 @@ def forged(data: bytes, chance: random.Random) -> bytes:
         which = chance.randrange(5)
         counts[which] = max(0, counts[which] + chance.choice((-1, 1, 7, -7)))
         struct.pack_into("<5I", raw, 64, *counts)
-    for page in range(sum(sizes)):
+    return _sealed(raw, begin)
+
+
+def shifted(data: bytes, by: int) -> bytes:
+    """A side file that leads to another block, so many further on in the segment, and checksums that are right again."""
+    raw = bytearray(data)
+    counts = list(struct.unpack_from("<5I", raw, 64))
+    sizes = [_pages(count * one.size) for count, one in zip(counts, SECTIONS, strict=True)]
+    begin = PAGE * (1 + _pages(8 * sum(sizes)))
+    entries = begin + PAGE * (sizes[0] + sizes[1])
+    for at in range(entries + 4, entries + 8 * counts[2], 8):
+        (block,) = struct.unpack_from("<I", raw, at)
+        struct.pack_into("<I", raw, at, (block + by) % counts[3])
+    return _sealed(raw, begin)
+
+
+def _sealed(raw: bytearray, begin: int) -> bytes:
+    """With checksums that are right; the sections begin at that byte."""
+    for page in range(len(raw[begin:]) // PAGE):
         digest = xxhash.xxh3_64_intdigest(raw[begin + PAGE * page :][:PAGE])
         struct.pack_into("<Q", raw, PAGE + 8 * page, digest)
     struct.pack_into("<Q", raw, 96, xxhash.xxh3_64_intdigest(raw[PAGE:begin]))

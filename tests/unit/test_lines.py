@@ -80,6 +80,7 @@ def test_every_beginning_of_a_character_is_judged_as_python_does() -> None:
         for fourth in (0x41, 0x80, 0xC2)
     ]
     every = [pad + item + end for item in [*singles, *triples] for pad in (b"", b"ascii7 ") for end in (b"", b"\xa0")]
+    every += [b"x" * place + bytes([byte]) + b"y" * (16 - place) for byte in range(256) for place in range(8)]
     for start in range(0, len(every), 1000):
         piece = every[start : start + 1000]
         assert printed(piece, "json") == textio.json_records([Record(i, item, 0) for i, item in enumerate(piece)])
@@ -124,6 +125,7 @@ def test_what_is_overwritten_while_it_is_printed_is_printed_from_disk(log: LogMa
             laps.append(1)
             fill_ring(log)
             fill_ring(log)
+            lines._data[:1000] = b"?" * 1000  # what it may have seen instead
         return stop
 
     monkeypatch.setattr(Lines, "take", lapped)

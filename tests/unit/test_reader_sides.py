@@ -12,6 +12,7 @@ from ringwal.log.segment import HEADER_BYTES
 from ringwal.read import chunk, sides
 from ringwal.read.lines import Lines
 from ringwal.read.segments import SegmentFiles
+from tests.faults import decode_side
 from tests.support.log_maker import PAGE, LogMaker, add, check, data_of, fill_ring
 from tests.support.log_sides import write_sides
 
@@ -201,6 +202,21 @@ def test_a_side_file_that_lies_costs_time_only(quiet: LogMaker) -> None:
     for start in range(4):
         check(quiet.reader().read(3, start, 1), 3, start, 1, 40)
     check(quiet.reader().read(3, 0), 3, 0, 4, 40)
+
+
+@pytest.mark.parametrize("by", [1, 3, -1])
+def test_side_files_that_lead_to_other_blocks_cost_time_only(log: LogMaker, by: int) -> None:
+    """What they say is right by their checksums, and wrong."""
+    chance = random.Random(by)
+    random_log(log, chance)
+    for number in write_sides(log):
+        side = log.segment_file(number).parent / sidefile.name_of(number)
+        side.write_bytes(decode_side.shifted(side.read_bytes(), by))
+    reader = log.reader()
+    for _ in range(150):
+        stream = chance.choice([stream for stream in STREAMS if log.next_offset[stream]])
+        start = chance.randrange(log.next_offset[stream])
+        check(reader.read(stream, start, 1), stream, start, 1)
 
 
 def test_only_the_block_of_a_single_record_is_read(log: LogMaker, reads: Reads) -> None:
