@@ -2,13 +2,15 @@
 (engine/ringwal/log/freeing.py, engine/ringwal/processes/space.py, engine/ringwal/read/cursor.py).
 
 Roles
-    A segment of two words holds one block, of the record that a trim drops. The trim is persisted, and a checkpoint that
-    has it is named; the drain confirms it when it gets to it. The main thread of the WAL process waits for that; then it
-    raises first_segment, gives the file its new name, removes it if somebody links it, else writes the new header, names
-    it, and a thread writes the block of the new place over both words. It may be killed at any step; its successor goes
-    on from what the manifest says. A reader looks at the start offset, opens the file by its name, copies both words, and
-    believes them only if both are of the wanted place. Else it looks at the start offset again, and only then it says
-    damage. A backup links the file once, by the old name, at any moment, and reads it when it likes.
+    A segment of two words holds one block, of the record that a trim drops. The trim is persisted, and a checkpoint
+    that has it is named; the drain confirms it when it gets to it. The main thread of the WAL process waits for that;
+    then it raises first_segment, removes the side file, gives the file its new name, removes it if somebody links it,
+    else writes the new header, names it, and a thread writes the block of the new place over both words. It may be
+    killed at any step; its successor goes on from what the manifest says. A reader looks at the start offset, asks
+    the side file where the record is, unless it has that open since before, and goes through the file if there is
+    none; so it opens the file by its name, copies both words, and believes them only if both are of the wanted place.
+    Else it looks at the start offset again, and only then it says damage. A backup links the file once, by the old
+    name, at any moment, and reads it when it likes.
 
 Invariant
     The reader believes nothing but the wanted block; it says neither damage, as there is none, nor that a record is trimmed
@@ -17,7 +19,8 @@ Invariant
 Findings
     Holds. Two things are easily got wrong. The trim is persisted when its checkpoint is named, but the drain may not have
     come to it: a segment that is freed then makes the reader report damage. And the number of links has to be looked at after
-    the file has lost its old name: before, a backup may come between look and rename.
+    the file has lost its old name: before, a backup may come between look and rename. When the side file goes makes no
+    difference, as it says where a record is and not that it is there.
 
 Leaves out
     Memory orders (files, and a word that only grows), power cuts (test_freeing.py).
@@ -50,13 +53,17 @@ def main_thread(mutant: str) -> Process:
         first, end = v.load("manifest")
         if end > NEW:
             return "write0"
-        return "rename" if first > OLD else "raise" if mutant == "freed before the trim is confirmed" else "wait"
+        return "side" if first > OLD else "raise" if mutant == "freed before the trim is confirmed" else "wait"
 
     def wait(v: View) -> str | None:
         return "raise" if v.load("start") > 0 else None
 
     def raise_first(v: View) -> str:
         v.store("manifest", (OLD + 1, NEW))
+        return "side"
+
+    def side(v: View) -> str:
+        v.store("side", 0)
         return "links" if mutant == "links counted before the rename" else "rename"
 
     def rename(v: View) -> str:
@@ -99,7 +106,7 @@ def main_thread(mutant: str) -> Process:
         return step
 
     steps: dict[str, Step] = {
-        "begin": begin, "wait": wait, "raise": raise_first, "rename": rename, "links": links, "remove": remove,
+        "begin": begin, "wait": wait, "raise": raise_first, "side": side, "rename": rename, "links": links, "remove": remove,
         "header": header, "name": name, "write0": write(0), "write1": write(1),
     }  # fmt: skip
     return Process("main", "begin", steps, {"alone": 0})
@@ -107,7 +114,11 @@ def main_thread(mutant: str) -> Process:
 
 def reader(mutant: str) -> Process:
     def look(v: View) -> str:
-        return END if v.load("start") > 0 else "open"
+        return END if v.load("start") > 0 else "ask"
+
+    def ask(v: View) -> str:
+        v.l["led"] = v.load("side")
+        return "open"
 
     def open_file(v: View) -> str:
         v.l["file"] = v.load("names")[0]
@@ -127,7 +138,8 @@ def reader(mutant: str) -> Process:
         return END if whole else "again"
 
     def again(v: View) -> str:
-        if mutant == "no second look at the start offset":
+        sure = mutant == "what the side file has is there" and v.l["led"]
+        if sure or mutant == "no second look at the start offset":
             return "damage"
         return END if v.load("start") > 0 else "damage"
 
@@ -136,10 +148,10 @@ def reader(mutant: str) -> Process:
         return END
 
     steps: dict[str, Step] = {
-        "look": look, "open": open_file, "word0": copy(0), "word1": copy(1), "believe": believe, "again": again,
+        "look": look, "ask": ask, "open": open_file, "word0": copy(0), "word1": copy(1), "believe": believe, "again": again,
         "damage": damage,
     }  # fmt: skip
-    return Process("reader", "look", steps, {"file": "", "copy0": -1, "copy1": -1})
+    return Process("reader", "look", steps, {"led": 0, "file": "", "copy0": -1, "copy1": -1})
 
 
 def backup() -> Process:
@@ -159,7 +171,7 @@ def wrong(m: Memory) -> str | None:
 
 def model(mutant: str = "") -> Model:
     memory: Memory = {
-        "start": 0, "manifest": (OLD, NEW), "names": (FIRST, NOTHING), "word0": OLD, "word1": OLD,
+        "start": 0, "manifest": (OLD, NEW), "names": (FIRST, NOTHING), "side": 1, "word0": OLD, "word1": OLD,
         "_linked": 0, "_changed": 0, "_wrong": "",
     }  # fmt: skip
     processes = [drain(), main_thread(mutant), reader(mutant), backup()]
@@ -176,6 +188,7 @@ def test_neither_a_reader_nor_a_backup_is_told_what_is_not_so() -> None:
     [
         ("one word is believed", "a torn block was believed"),
         ("no second look at the start offset", "damage where there is none"),
+        ("what the side file has is there", "damage where there is none"),
         ("freed before the trim is confirmed", "damage where there is none"),
         ("recycled whoever links it", "what a backup linked has changed"),
         ("links counted before the rename", "what a backup linked has changed"),
