@@ -67,6 +67,7 @@ int rw_audit_meet(rw_audit *a, const rw_checkpoint_stream *row)
     t->start_offset = r.start_offset;
     t->payload_bytes = r.payload_bytes;
     t->timestamp_ns = r.timestamp_ns;
+    memcpy(t->settings, r.settings, sizeof t->settings);
     t->name_bytes = r.name_bytes <= RW_STREAM_NAME_MAX ? r.name_bytes : RW_STREAM_NAME_MAX;
     memcpy(t->name, r.name, t->name_bytes);
     return RW_OK;
@@ -165,6 +166,9 @@ static int take_queued(rw_audit *a, const rw_frame *r, const uint8_t *payload, u
         t->state = RW_RECOVERY_STREAM_DELETED;
     } else if (payload != NULL && r->kind == RW_FRAME_STREAM) {
         more = define(a, t, r, payload, place);
+    } else if (payload != NULL && r->kind == RW_FRAME_SETTINGS) {
+        memset(t->settings, 0, sizeof t->settings);
+        memcpy(t->settings, payload, r->payload_bytes); /* checked with the frame: never longer */
     } else if (payload != NULL && r->kind == RW_FRAME_TRIM) {
         uint64_t offset;
         memcpy(&offset, payload, sizeof offset);

@@ -28,7 +28,7 @@ from ringwal import cli_source as sources
 from ringwal import textio
 from ringwal.cli_backup import backup, restore
 from ringwal.cli_dump import dump
-from ringwal.cli_offline import verify
+from ringwal.cli_offline import salvage, verify
 from ringwal.cli_read import read, tail
 from ringwal.cli_settings import configure, create, stat
 from ringwal.cli_streams import rm, trim
@@ -340,6 +340,7 @@ cli.add_command(trim)
 cli.add_command(rm)
 cli.add_command(verify)
 cli.add_command(dump)
+cli.add_command(salvage)
 cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(create)

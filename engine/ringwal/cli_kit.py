@@ -53,7 +53,10 @@ PROGRESS_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 UNTIL_GRACE_NS = 1_000_000_000
 """How long behind its --until an idle `tail` still waits for what was under way then."""
-WAY_OUT = "`ringwal verify DIR` names every damaged place, and the records that it takes"
+WAY_OUT = (
+    "`ringwal verify DIR` names every damaged place, and the records that it takes; `ringwal salvage DIR DEST` makes a log of"
+    " everything else"
+)
 
 
 class NoSuchOffsetError(Exception):

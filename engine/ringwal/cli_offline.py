@@ -1,4 +1,4 @@
-"""The verbs that work on the files of a log, without its engine: `verify`."""
+"""The verbs that check and save the files of a log, without its engine: `verify` and `salvage`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ringwal import cli_source as sources
 from ringwal import textio
 
 if TYPE_CHECKING:
+    from ringwal.log.salvage import Salvaged
     from ringwal.log.verify import Loss, Place, Report
 
 
@@ -102,3 +103,53 @@ def _taken(loss: Loss) -> str:
     name = f"stream {loss.number}, whose name is lost" if loss.name is None else textio.visible(loss.name)
     last = loss.next_offset - 1
     return f"{name}: offset {last}" if loss.first_offset == last else f"{name}: offsets {loss.first_offset} to {last}"
+
+
+@click.command()
+@kit.directory_argument
+@click.argument("dest", type=click.Path(file_okay=False, readable=False, path_type=Path))
+@kit.json_option
+def salvage(directory: Path, dest: Path, as_json: bool) -> int:
+    """Make a log in DEST of everything in DIR that can be proven; DEST is empty, or not there.
+
+    Nothing in DIR is changed; no engine may run there. Offsets stay as they are, and what is lost is named; code 65 if there is
+    any. Reads of those offsets fail in the new log, and all others work.
+    """
+    from ringwal.errors import Locked
+    from ringwal.file_errors import FileErrors
+    from ringwal.log.salvage import salvage as save
+
+    with sources.log_of(directory) as (log, running), FileErrors(dest, "salvage into"):
+        if running:
+            raise Locked(f"an engine holds {directory}: stop it first; what it confirms meanwhile would not be in {dest}")
+        made = save(log, dest.absolute())
+    output = textio.Output()
+    if as_json:
+        output.json(_salvaged_object(directory, dest, made))
+    else:
+        output.line("\n".join(_salvaged_lines(dest, made)))
+    return os.EX_DATAERR if made.holes or not made.made.clean else os.EX_OK
+
+
+def _salvaged_object(directory: Path, dest: Path, made: Salvaged) -> dict[str, Any]:
+    return {
+        "directory": str(directory),
+        "destination": str(dest),
+        "uuid": made.made.uuid,
+        "records": made.made.records,
+        "streams": [row._asdict() for row in made.streams],
+        "nameless": list(made.nameless),
+        "places": [_place_object(place) for place in made.found.places],
+        "holes": [_place_object(place) for place in made.holes],
+        "clean": made.made.clean,
+    }
+
+
+def _salvaged_lines(dest: Path, made: Salvaged) -> Iterator[str]:
+    yield from (f"damaged: {_where(place)}: {textio.visible(place.what)}" for place in made.found.places)
+    lost = {(loss.number, loss.first_offset): loss for place in made.holes for loss in place.losses}
+    yield from (f"lost: {_taken(loss)}" for loss in lost.values())
+    yield from (f"the name of a stream is lost: it is {textio.visible(name)} now" for name in made.nameless)
+    yield from (f"not as it should be: {_where(place)}: {textio.visible(place.what)}" for place in made.made.places)
+    records = sum(loss.next_offset - loss.first_offset for loss in lost.values())
+    yield f"salvaged: {made.made.records} records of {len(made.streams)} streams in {textio.visible(str(dest))}; {records} lost"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ringwal import cli_kit as kit
+from ringwal import cli_source as sources
 from ringwal import textio
 from ringwal.config import format_size, parse_size
 from ringwal.errors import ConfigError
@@ -111,11 +112,12 @@ def configure(
 @click.command()
 @kit.directory_argument
 @kit.stream_argument
+@sources.offline_option
 @kit.timeout_option
 @kit.json_option
-def stat(directory: Path, stream: str, timeout: float, as_json: bool) -> None:
-    """Say what is known of STREAM: its offsets, and what is set for it."""
-    with kit.client(directory, timeout) as client:
+def stat(directory: Path, stream: str, offline: bool, timeout: float, as_json: bool) -> None:
+    """Say what is known of STREAM: its offsets, and what is set for it. Where no engine runs, its files say it."""
+    with sources.reading(directory, timeout, offline=offline) as client:
         info = kit.existing(client, stream).stat()
     _say(info, as_json)
 

@@ -19,4 +19,19 @@ OFFLINE = [
         "ReadOnlyLog(directory, _Files(directory, standing.look(directory)))",
         units("tests/integration/test_cli_offline.py::test_beside_an_engine_only_what_is_confirmed_is_shown"),
     ),
+    Mutant(
+        "salvage believes blocks of an old epoch beyond its cut",
+        "engine/ringwal/log/salvage.py",
+        "            if row.epoch in premise.open and ends_epoch(finding, premise.open[row.epoch]):",
+        "            if row.epoch in premise.open and finding.place < 0:",
+        units("tests/unit/test_salvage.py::test_nothing_beyond_a_cut_is_believed_though_nobody_states_it"),
+    ),
+    Mutant(
+        "salvage copies an old epoch up to where the next one begins",
+        "engine/ringwal/log/salvage.py",
+        "        end = row.end or max(self._vouched, row.begin + PAGE)",
+        "        later = [one.begin for one in premise.epochs if one.begin > row.begin]\n"
+        "        end = later[0] if later else max(self._vouched, row.begin + PAGE)",
+        units("tests/unit/test_salvage.py::test_of_a_log_that_is_whole_everything_is_saved"),
+    ),
 ]

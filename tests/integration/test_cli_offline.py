@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 import ringwal as ringwal_package
+from ringwal.log import backup_note
+from ringwal.log.backup_note import Note
+from ringwal.log.directory import Directory
 from tests.support.cli_rig import freeze, ringwal, serving
 from tests.support.host import until
 from tests.support.log_place import path_of
@@ -86,7 +89,7 @@ def test_a_start_that_is_refused_points_to_verify(stopped: Path) -> None:
         (stopped / f"checkpoint-{number}").write_bytes(b"nothing")
     done = ringwal("run", stopped)
     assert done.returncode == 65
-    assert b"`ringwal verify DIR`" in done.stderr
+    assert b"`ringwal verify DIR`" in done.stderr and b"`ringwal salvage DIR DEST`" in done.stderr
     code, found = verified(stopped)
     assert code == 65
     assert [place["file"][:-1] for place in found["places"]] == ["checkpoint-"]
@@ -197,3 +200,51 @@ def test_an_engine_that_cannot_be_seen_refuses(stopped: Path) -> None:
         with pytest.raises(ringwal_package.NotRunning, match="cannot be seen"):
             ringwal_package.open_readonly(stopped)
         assert ringwal("read", stopped, "s", "--offline").returncode == 75
+
+
+def test_salvage_makes_a_log_that_goes_on(stopped: Path, tmp_path: Path) -> None:
+    byte = path_of(stopped, 0).read_bytes().index(b"line 1")
+    flip(stopped, byte)
+    dest = tmp_path / "saved"
+    done = ringwal("salvage", stopped, dest, "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["clean"], found["records"]) == (65, True, 6)
+    assert [place["offset"] for place in found["places"]] == [byte]
+    lost = [{"stream": "s", "number": 0, "first_offset": 1, "next_offset": 2}]
+    assert [place["losses"] for place in found["holes"]] == [lost]
+    code, seen = verified(dest, "--deep")
+    assert (code, [place["losses"] for place in seen["holes"]]) == (0, [lost])
+    assert ringwal("read", dest, "s", "--start", "2").stdout == b"line 2\nline 3\nline 4\nline 5\n"
+    with serving(dest):
+        assert ringwal("append", dest, "s", stdin=b"line 6").returncode == 0
+        done = ringwal("read", dest, "s")
+        assert (done.returncode, done.stdout) == (65, b"line 0\n")
+        assert b"stream 's'" in done.stderr
+        assert ringwal("read", dest, "s", "--start", "2").stdout.endswith(b"line 6\n")
+        assert ringwal("backup", dest, tmp_path / "backup").returncode == 0
+    assert verified(dest)[0] == verified(tmp_path / "backup", "--deep")[0] == 0
+    assert ringwal("read", tmp_path / "backup", "s", "--start", "5").stdout == b"line 5\nline 6\n"
+    done = ringwal("salvage", stopped, dest)
+    assert done.returncode == 78 and b"not empty" in done.stderr
+
+
+def test_salvage_of_a_log_that_is_whole_loses_nothing(stopped: Path, tmp_path: Path) -> None:
+    done = ringwal("salvage", stopped, tmp_path / "saved")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"; 0 lost\n")
+    for stream in ("s", "quiet"):
+        assert ringwal("read", tmp_path / "saved", stream).stdout == ringwal("read", stopped, stream).stdout
+
+
+def test_salvage_beside_an_engine_is_refused(stopped: Path, tmp_path: Path) -> None:
+    with serving(stopped):
+        done = ringwal("salvage", stopped, tmp_path / "saved")
+    assert done.returncode == 75 and b"stop it first" in done.stderr
+    assert not (tmp_path / "saved").exists()
+
+
+def test_no_engine_runs_where_a_salvage_was_cut_short(stopped: Path) -> None:
+    with Directory(stopped) as log:
+        backup_note.store(log, Note("salvage"))
+    done = ringwal("run", stopped)
+    assert done.returncode == 78 and b"salvage was cut short" in done.stderr

@@ -41,6 +41,8 @@ class Finding(NamedTuple):
     next: int
     since: int
     """LOST: the last block in which the stream was met."""
+    block: int = 0
+    """Where the block begins that it is in, if it is in one."""
 
 
 class Audit:
@@ -82,7 +84,8 @@ class Audit:
                 continue
             stream = None if state.stream == lib.RW_NO_STREAM else int(state.stream)
             first, following, since = int(state.first), int(state.next), int(state.since)
-            yield Finding(int(state.finding), int(state.place), int(state.until), stream, first, following, since)
+            at = int(state.block.position)
+            yield Finding(int(state.finding), int(state.place), int(state.until), stream, first, following, since, at)
 
     def meet(self, row: bytes) -> None:
         """From here on that row of a checkpoint is what is known of its stream."""
@@ -101,9 +104,29 @@ class Audit:
         return None if found == ffi.NULL else found
 
 
+TAKES = (lib.RW_AUDIT_REGION, lib.RW_AUDIT_HOLE, lib.RW_AUDIT_FRAME, lib.RW_AUDIT_PAYLOAD, lib.RW_AUDIT_USED)
+"""Findings of which each is a part of the log that is gone: offsets may be missing behind it."""
+
+
+def ends_epoch(finding: Finding, watermark: int) -> bool:
+    """Does an epoch of which nobody states the cut end there?"""
+    return finding.kind in TAKES and finding.kind != lib.RW_AUDIT_HOLE and begin_of(finding) >= watermark
+
+
+def begin_of(finding: Finding) -> int:
+    """Where the place without a valid block begins that it is about."""
+    return finding.place if finding.kind == lib.RW_AUDIT_REGION else finding.block
+
+
 def name_in(entry: Any) -> str | None:
     """The name of a stream that was met; None: its definition was not."""
     return bytes(ffi.buffer(entry.name)[: entry.name_bytes]).decode(errors="replace") if entry.name_bytes else None
+
+
+def settings_in(entry: Any) -> bytes:
+    """The settings of a stream that was met, as a checkpoint's row has them; nothing where none were."""
+    held = bytes(ffi.buffer(entry.settings))
+    return held if any(held) else b""
 
 
 def packed_rows(streams: bytes) -> Iterator[bytes]:

@@ -128,6 +128,8 @@ def refuse_engine(path: Path) -> None:
         return
     if note.what == "restore":
         raise ConfigError(f"{path} is a log whose restore was cut short: remove it, and run `ringwal restore` again")
+    if note.what == "salvage":
+        raise ConfigError(f"{path} is a log whose salvage was cut short: remove it, and run `ringwal salvage` again")
     raise ConfigError(
         f"{path} is a backup, and shares files with its log: `ringwal restore {path} DIR` makes a log of it that an engine can"
         " run on"

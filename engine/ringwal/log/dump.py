@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ringwal._native import ffi, lib
-from ringwal.log import segment
+from ringwal.log import segment, settings
 from ringwal.log.checkpoint import EpochRow
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.files import PAGE
@@ -32,6 +32,7 @@ FRAMES = {
     lib.RW_FRAME_DELETE: "delete",
     lib.RW_FRAME_VERDICT: "verdict",
     lib.RW_FRAME_DROP: "drop",
+    lib.RW_FRAME_SETTINGS: "settings",
 }
 _ANY_LENGTH = (1 << 64) - 1
 _HEADER, _FRAME = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
@@ -252,6 +253,8 @@ def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:
         return {"name": payload.decode(errors="replace")}
     if frame.kind == lib.RW_FRAME_TRIM and len(payload) == 8:
         return {"before": int.from_bytes(payload, "little")}
+    if frame.kind == lib.RW_FRAME_SETTINGS:
+        return {"settings": dataclasses.asdict(settings.decode(payload))}
     if frame.kind == lib.RW_FRAME_VERDICT:
         return {"reason": int.from_bytes(payload[:4], "little")}
     if frame.kind == lib.RW_FRAME_DROP and len(payload) % _ROW.size == 0:

@@ -3,8 +3,8 @@ damaged: then as much as the rest proves. Changes nothing.
 
 A damaged checkpoint is replaced by the other one, if that can be read, or by none. A damaged manifest is replaced by what the
 headers of the segments say. Which epochs there are, and where each ends, then comes from the first blocks of epochs: each
-states the one before, with its cut. An epoch whose cut nobody states (`open`) ends at the first place without a valid block,
-whatever may follow: blocks that a start has dropped look as good as any.
+states the one before, with its cut. An epoch whose cut nobody states (`open`) ends at the first place without a valid block
+that lies behind its last watermark, whatever may follow: blocks that a start has dropped look as good as any.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import itertools
 import os
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ringwal._native import ffi, lib
@@ -51,8 +52,9 @@ class Premise:
     """Oldest first; the last one's end is 0."""
     whole: bool
     """The manifest and the checkpoint that it names are there, so a start would look at the blocks next."""
-    open: frozenset[int] = frozenset()
-    """Epochs of which nobody states the cut; their `end` is where the next one begins."""
+    open: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    """Epochs of which nobody states the cut, and the highest watermark of each: it ends at the first place from there on
+    without a valid block. Their `end` here is where the next one begins."""
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -86,6 +88,8 @@ def gather(directory: Directory) -> Premise:
     if named is not None:
         return Premise(state, named, named.epochs, whole=True, faults=tuple(faults))
     known = _any_checkpoint(directory, state, state.checkpoint_position if read else None)
+    if not read and known is not None:
+        state = _reaching(state, known)
     epochs, unknown = _Found(directory, state, known).epochs(state.epoch, state.epoch_begin)
     return Premise(state, known, epochs, whole=False, open=unknown, faults=tuple(faults))
 
@@ -112,31 +116,68 @@ def _manifest(directory: Directory, faults: list[Fault]) -> Manifest | None:
 
 
 def _made_out(directory: Directory) -> Manifest:
-    """A manifest from the headers of the segments, or, where none is readable, from a checkpoint."""
-    votes: collections.Counter[tuple[bytes, int]] = collections.Counter()
+    """A manifest from the headers of the segments, and, where one is damaged, from a block."""
     names = segment.numbers(directory) if directory.has_segments() else []
-    headers = {number: found for number in names if (found := _header(directory, number)) is not None}
-    votes.update((found.uuid, found.segment_bytes) for number, found in headers.items() if found.number == number)
+    if not names:
+        raise FileError(f"there is no log in {directory.path}", errno.ENOENT, str(directory.path))
+    found = {number: _belongs(directory, number) for number in names}
+    votes = collections.Counter(one for one in found.values() if one is not None)
     if not votes:
-        if not names:
-            raise FileError(f"there is no log in {directory.path}", errno.ENOENT, str(directory.path))
-        where = f"{directory.path / manifests.NAME} cannot be read, and no segment in {SEGMENTS} says what it belongs to"
+        where = f"{directory.path / manifests.NAME} cannot be read, and nothing in {SEGMENTS} says what it belongs to"
         raise CorruptionError(where)
     uuid, size = votes.most_common(1)[0][0]
-    if size == 0 or size % PAGE:
-        raise CorruptionError(f"{directory.path / SEGMENTS} has segments of {size} bytes, which no log has")
-    ours = [number for number, found in headers.items() if (found.uuid, found.number) == (uuid, number)]
+    ours = [number for number, one in found.items() if one == (uuid, size)]
     return Manifest(uuid=uuid, segment_bytes=size, window_bytes=0, first_segment=min(ours), named_end=max(ours) + 1)
 
 
-def _header(directory: Directory, number: int) -> segment.Header | None:
-    page = bytearray(PAGE)
+def _reaching(state: Manifest, known: Checkpoint) -> Manifest:
+    """Segments that a checkpoint speaks of are of the log, too. Whether the one before the first that is there was freed or is
+    lost, nobody says; so it counts as lost, where the checkpoint has an epoch that reaches so far back."""
+    size = state.segment_bytes
+    first = min(state.first_segment, known.position // size)
+    if known.epochs[0].begin < first * size:
+        first -= 1
+    return dataclasses.replace(state, first_segment=first, named_end=max(state.named_end, -(-known.position // size)))
+
+
+def _belongs(directory: Directory, number: int) -> tuple[bytes, int] | None:
+    """The uuid and segment_bytes of the log that the file is that segment of, by its header, or by a block; None: of none."""
     try:
         with opened(segment.name_of(number), os.O_RDONLY, at=directory.segments) as fd:
+            page = bytearray(PAGE)
             read_all(fd, memoryview(page), 0)
+            header = segment.header_of(bytes(page))
+            if header is not None:
+                good = header.number == number and header.segment_bytes and header.segment_bytes % PAGE == 0
+                return (header.uuid, header.segment_bytes) if good else None
+            return _by_a_block(fd, number, os.fstat(fd).st_size - PAGE)
     except OSError:
         return None
-    return segment.header_of(bytes(page))
+
+
+def _by_a_block(fd: int, number: int, size: int) -> tuple[bytes, int] | None:
+    if size <= 0 or size % PAGE:
+        return None
+    piece = bytearray(_SEARCH_BYTES)
+    for begin in range(0, size, _SEARCH_BYTES):
+        held = read_all(fd, memoryview(piece), PAGE + begin)
+        for at in _magics(piece, held):
+            position = number * size + begin + at
+            page = bytes(piece[at : at + PAGE])
+            head = ffi.cast("const rw_block *", ffi.from_buffer("uint8_t[]", page))
+            uuid = bytes(ffi.buffer(head.uuid))
+            if lib.rw_block_check(page, _ANY_LENGTH, uuid, head.epoch, position) == lib.RW_OK:
+                return uuid, size
+    return None
+
+
+def _magics(piece: bytes | bytearray, held: int) -> Iterator[int]:
+    """Where a block may begin."""
+    place = piece.find(_BLOCK_MAGIC, 0, held)
+    while place >= 0:
+        if place % PAGE == 0:
+            yield place
+        place = piece.find(_BLOCK_MAGIC, place + 1, held)
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoint
@@ -180,6 +221,7 @@ class _Found:
         self._state = state
         self._first: dict[int, int] = {}
         self._before: dict[int, EpochRow] = {}  # by epoch: what its first block says of the one before
+        self._watermark: dict[int, int] = {}
         rows = known.epochs if known else ()
         self._first.update((row.epoch, row.begin) for row in rows)
         self._before.update((row.epoch, before) for before, row in itertools.pairwise(rows))
@@ -193,11 +235,8 @@ class _Found:
     def _search(self, pages: Pages, begin: int) -> None:
         for at in range(begin, begin + self._state.segment_bytes, _SEARCH_BYTES):
             piece = pages.bytes_at(at, min(_SEARCH_BYTES, begin + self._state.segment_bytes - at))
-            place = piece.find(_BLOCK_MAGIC)
-            while place >= 0:
-                if place % PAGE == 0:
-                    self._take(piece[place : place + PAGE], at + place)
-                place = piece.find(_BLOCK_MAGIC, place + 1)
+            for place in _magics(piece, len(piece)):
+                self._take(piece[place : place + PAGE], at + place)
 
     def _take(self, page: bytes, position: int) -> None:
         data = ffi.from_buffer("uint8_t[]", page)
@@ -206,15 +245,16 @@ class _Found:
         if lib.rw_block_check(data, _ANY_LENGTH, self._state.uuid, epoch, position) != lib.RW_OK:
             return
         self._first.setdefault(epoch, position)
+        self._watermark[epoch] = max(self._watermark.get(epoch, 0), int(head.watermark))
         if head.kind == lib.RW_BLOCK_EPOCH:
             self._first[epoch] = position
             self._before[epoch] = EpochRow(int(head.previous_epoch), int(head.previous_begin), int(head.previous_end))
 
-    def epochs(self, top: int, begin: int) -> tuple[tuple[EpochRow, ...], frozenset[int]]:
+    def epochs(self, top: int, begin: int) -> tuple[tuple[EpochRow, ...], dict[int, int]]:
         """From the newest one back, each as the next one states it. `top` is the one in force, which begins at `begin`; 0: not
-        known. Beside them those of which nobody states the cut."""
+        known. Beside them, as `Premise.open`, those of which nobody states the cut."""
         rows: list[EpochRow] = []
-        unknown: set[int] = set()
+        unknown: dict[int, int] = {}
         least = self._state.first_segment * self._state.segment_bytes
         if not top and self._first:
             top = max(self._first)
@@ -230,6 +270,6 @@ class _Found:
                 if not below:
                     break
                 stated = EpochRow(max(below), self._first[max(below)], row.begin)
-                unknown.add(stated.epoch)
+                unknown[stated.epoch] = self._watermark.get(stated.epoch, 0)
             row = stated
-        return tuple(reversed(rows)), frozenset(unknown)
+        return tuple(reversed(rows)), unknown

@@ -23,7 +23,7 @@ from typing import Any
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import backup_note, checkpoint_file, segment, verify_side
-from ringwal.log.audit import WHAT, Audit, Finding, name_in, packed_rows
+from ringwal.log.audit import TAKES, WHAT, Audit, Finding, ends_epoch, name_in, packed_rows, settings_in
 from ringwal.log.checkpoint import EpochRow, StreamRow
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.epoch import begin_of
@@ -36,8 +36,6 @@ from ringwal.log.walk import Walk
 _ANY_LENGTH = (1 << 64) - 1
 _LOOKS_MAX = 100
 """How often a manifest is read anew that changes while it is read: not twice, unless this is held up."""
-# Part of the log is gone there, so offsets may be missing behind it.
-_TAKES = (lib.RW_AUDIT_REGION, lib.RW_AUDIT_HOLE, lib.RW_AUDIT_FRAME, lib.RW_AUDIT_PAYLOAD, lib.RW_AUDIT_USED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,6 +135,8 @@ class Verifier:
         self._cuts: list[Place] = []  # where a part of the log is gone
         self._rows: dict[int, StreamRow] = {}
         self._met = False
+        self.vouched = premise.manifest.checkpoint_position
+        """Everything below this log position was on the disk once."""
         self.pages = Pages(directory, self._size)
         self.report = Report(premise.manifest.uuid.hex(), deep, running)
 
@@ -230,7 +230,7 @@ class Verifier:
         if row.end == 0 and end > sure:
             self._take_tail(audit, end)
         elif row.epoch in self._premise.open:
-            self._take_open(audit, end)
+            self._take_open(audit, self._premise.open[row.epoch], end)
         else:
             self._take(audit, audit.walk(end))
 
@@ -276,25 +276,26 @@ class Verifier:
         for finding in findings:
             self._add(audit, finding)
 
-    def _take_open(self, audit: Audit, end: int) -> None:
-        """Of an epoch of which nobody states the cut: up to the first place without a valid block."""
+    def _take_open(self, audit: Audit, watermark: int, end: int) -> None:
+        """Of an epoch of which nobody states the cut: up to where it ends."""
         for finding in audit.walk(end):
-            if finding.kind == lib.RW_AUDIT_REGION:
+            if ends_epoch(finding, watermark):
                 return
             self._add(audit, finding)
 
     def _take_tail(self, audit: Audit, end: int) -> None:
         """Behind the checkpoint damage is what lies below a watermark: that was on the disk. What is behind may never have been
         there, unless a start refuses it."""
-        sure = self._premise.manifest.checkpoint_position
+        known = self._premise.checkpoint
+        sure = max(self._premise.manifest.checkpoint_position, known.position if known else 0)
         findings = list(audit.walk(end))
+        self.vouched = max(sure, int(audit.state.watermark))
         if self._refusal is None and self._premise.whole:
             self._take(audit, findings)
             return
-        watermark = max(sure, int(audit.state.watermark))
         for finding in findings:
             lost = finding.kind == lib.RW_AUDIT_LOST and self._cuts_between(finding.since, finding.place)
-            if finding.place < watermark or lost:
+            if finding.place < self.vouched or lost:
                 self._add(audit, finding)
         told = any(place.segment is not None and place.segment >= sure // self._size for place in self.report.places)
         if self._refusal is not None and not told:
@@ -302,7 +303,7 @@ class Verifier:
             told = any(place.segment is not None and place.segment >= sure // self._size for place in self.report.places)
         if self._refusal is not None and not told:
             self.report.places.append(self._place(self._refusal.position or 0, _said(self._refusal)))
-        self.report.end = max(watermark, self._last_valid(findings, end))
+        self.report.end = max(self.vouched, self._last_valid(findings, end))
 
     def _last_valid(self, findings: list[Finding], end: int) -> int:
         """Log position behind the last block that is valid."""
@@ -322,9 +323,9 @@ class Verifier:
         if place is None:
             place = self._place(finding.place, why or WHAT[finding.kind])
             (self.report.holes if finding.kind == lib.RW_AUDIT_HOLE else self.report.places).append(place)
-        if finding.kind in _TAKES:
+        if finding.kind in TAKES:
             self._cuts.append(place)
-        if finding.kind in _TAKES and finding.kind != lib.RW_AUDIT_PAYLOAD:
+        if finding.kind in TAKES and finding.kind != lib.RW_AUDIT_PAYLOAD:
             place.until = max(place.until or 0, finding.until)
         if finding.kind == lib.RW_AUDIT_PAYLOAD and finding.stream is not None:
             self._note(audit, [place], finding.stream, finding.first, finding.next)
@@ -348,8 +349,8 @@ class Verifier:
             return
         cuts = self._cuts_between(since, place)
         if not cuts:
-            if self._premise.checkpoint is None and since == 0:
-                return  # nobody says where the stream begins
+            if not self._premise.whole and since == 0:
+                return  # what is freed was trimmed, and what says so may be lost
             cuts = [self._place(place, WHAT[lib.RW_AUDIT_LOST])]
             self.report.places += cuts
         self._note(audit, cuts, number, first, following)
@@ -405,6 +406,8 @@ class Verifier:
         same = same and entry.state == lib.RW_RECOVERY_STREAM_DEFINED and name_in(entry) in (None, row.name)
         if same and not self._cuts and entry.first_offset == 0:
             same = (entry.payload_bytes, entry.timestamp_ns) == (row.payload_bytes, row.timestamp_ns)
+        if same and not self._cuts and (held := settings_in(entry)):
+            same = held == row.settings
         if not same:
             self._contradiction(row.number, "is another one in the log than in the checkpoint")
 

@@ -1,0 +1,305 @@
+"""Salvage makes a log of everything that can be proven: it starts, it is clean but for the holes that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ringwal
+from ringwal._native import lib
+from ringwal.errors import ConfigError, CorruptionError, FileError
+from ringwal.log import checkpoint_file, settings
+from ringwal.log import manifest as manifests
+from ringwal.log.recovery import recover
+from ringwal.log.salvage import Salvaged, salvage
+from ringwal.log.verify import Loss
+from tests.support.log_place import log_at
+from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, delete, trim
+
+SIZE = CONFIG.segment_bytes
+FRAME, HEADER = 88, 128
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> LogWriter:
+    return LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
+
+
+def again(log: LogWriter) -> LogWriter:
+    return LogWriter(log.directory, recover(log_at(log.directory), CONFIG))
+
+
+def files(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def readable(directory: Path) -> dict[str, dict[int, bytes]]:
+    """Each stream's records by offset, as far as they can be read."""
+    found: dict[str, dict[int, bytes]] = {}
+    with ringwal.open_readonly(directory) as at:
+        for info in at.streams():
+            stream, records = at.stream(info.name), found.setdefault(info.name, {})
+            offset = info.start_offset
+            while offset < info.confirmed_offset:
+                try:
+                    some = stream.read(offset)
+                except ringwal.CorruptionError as damage:
+                    offset = info.confirmed_offset if damage.next_offset is None else max(damage.next_offset, offset + 1)
+                    continue
+                records.update((record.offset, record.data) for record in some)
+                offset = some[-1].offset + 1
+    return found
+
+
+def saved(log: LogWriter) -> tuple[dict[str, dict[int, bytes]], Salvaged]:
+    """What the salvaged log has. It starts, and goes on; nothing of the damaged one was changed."""
+    before, dest = files(log.directory), log.directory.with_name("saved")
+    made = salvage(log_at(log.directory), dest)
+    assert files(log.directory) == before
+    assert made.made.clean, made.made.places
+    found = readable(dest)
+    recovered = recover(log_at(dest), CONFIG)
+    assert {stream.name: stream.next_offset for stream in recovered.streams} == {
+        row.name: row.next_offset for row in made.streams
+    }
+    more = LogWriter(dest, recovered)
+    for stream in recovered.streams:
+        more.put((stream.number, b"later"))
+    assert {name: records[max(records)] for name, records in readable(dest).items()} == dict.fromkeys(found, b"later")
+    return found, made
+
+
+def lost(made: Salvaged) -> set[tuple[str | None, int, int]]:
+    return {(loss.name, loss.first_offset, loss.next_offset) for place in made.holes for loss in place.losses}
+
+
+def test_of_a_log_that_is_whole_everything_is_saved(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, [b"x", b"", b"yy"]))
+    log.end()
+    log = again(log)
+    log.put((0, b"b" * 9000), (2, b"gone"))
+    log.put(trim(1, 2), delete(2))
+    log.put((0, b"torn"), state="torn", watermark=PAGE)
+    log.put((1, b"in order"), (0, b"dropped"), watermark=PAGE)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 1: b"b" * 9000}, "s1": {2: b"yy", 3: b"in order"}}
+    assert (lost(made), made.found.places) == (set(), [])
+
+
+def test_a_damaged_header_loses_nothing(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    bad = log.put((0, b"b"), (1, b"x"))
+    log.put((0, b"c"))
+    log = again(log)
+    log.flip(bad.position + 20)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 1: b"b", 2: b"c"}, "s1": {0: b"x"}}
+    assert [place.position for place in made.found.places] == [bad.position]
+    assert lost(made) == set()
+
+
+def test_a_damaged_payload_loses_its_own_records(log: LogWriter) -> None:
+    bad = log.put((0, b"a"), (0, [b"b", b"c"]), (1, b"y"))
+    log.put((0, b"d"))
+    log = again(log)
+    log.flip(bad.position + HEADER + 3 * FRAME + 8 + 8 + 8)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 3: b"d"}, "s1": {0: b"y"}}
+    assert lost(made) == {("s0", 1, 3)}
+
+
+def test_a_damaged_frame_loses_what_is_behind_it_in_its_block(log: LogWriter) -> None:
+    log.put((1, b"x"))
+    bad = log.put((0, b"a"), (0, b"b"), (1, b"y"))
+    log.put((0, b"c"))
+    log = again(log)
+    log.flip(bad.position + HEADER + 2 * (FRAME + 8) + 24)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 2: b"c"}, "s1": {0: b"x"}}
+    assert lost(made) == {("s0", 1, 2), ("s1", 1, 2)}
+
+
+@pytest.mark.parametrize("cut", ["missing", "short", "header"])
+def test_a_segment_that_is_gone_becomes_a_hole(log: LogWriter, cut: str) -> None:
+    log.put((0, b"a"), (1, b"silent"))
+    log.end()
+    inner = log.put((0, b"b"))
+    log.end()
+    log.put((0, b"c"))
+    log = again(log)
+    if cut == "missing":
+        log.file(1).unlink()
+    elif cut == "short":
+        with log.file(1).open("r+b") as file:
+            file.truncate(PAGE + inner.position % SIZE)
+    else:
+        with log.file(1).open("r+b") as file:
+            file.write(b"nothing at all")
+    found, made = saved(log)
+    kept = cut == "header"
+    assert found == {"s0": {0: b"a", **({1: b"b"} if kept else {}), 2: b"c"}, "s1": {0: b"silent"}}
+    assert lost(made) == (set() if kept else {("s0", 1, 2)})
+
+
+def no_manifest(log: LogWriter) -> None:
+    (log.directory / "manifest").unlink()
+
+
+def no_checkpoints(log: LogWriter) -> None:
+    for number in (0, 1):
+        (log.directory / checkpoint_file.name_of(number)).write_bytes(b"nothing")
+
+
+def named_checkpoint(log: LogWriter) -> None:
+    state = manifests.load(log_at(log.directory))
+    (log.directory / checkpoint_file.name_of(state.checkpoint_file)).write_bytes(b"nothing")
+
+
+def neither(log: LogWriter) -> None:
+    no_manifest(log)
+    no_checkpoints(log)
+
+
+@pytest.mark.parametrize("damage", [no_manifest, no_checkpoints, named_checkpoint, neither])
+def test_what_the_log_says_of_itself_is_made_out_of_its_blocks(log: LogWriter, damage: Callable[[LogWriter], None]) -> None:
+    log.put((0, b"a"), (1, [b"x", b"", b"yy"]), (2, b"gone"))
+    log.put(trim(1, 1), delete(2))
+    log.put((0, b"torn"), state="torn", watermark=PAGE)
+    log.put((0, b"beyond the cut"), (3, b"beyond it, too"), watermark=PAGE)
+    log = again(log)
+    log.put((0, b"b"), (1, b"z"))
+    damage(log)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 1: b"b"}, "s1": {1: b"", 2: b"yy", 3: b"z"}, "s3": {0: b"beyond it, too"}}
+    assert lost(made) == set()
+    with pytest.raises(CorruptionError):
+        recover(log_at(log.directory), CONFIG)
+
+
+def test_nothing_beyond_a_cut_is_believed_though_nobody_states_it(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    log.put((0, b"torn"), state="torn", watermark=PAGE)
+    log.put((0, b"dropped"), offset=2, watermark=PAGE)
+    first = again(log)
+    first.put((0, b"b"))
+    neither(log)
+    log.flip(first.begin + 20)  # the block that says where the epoch before ends
+    found, _ = saved(log)
+    assert found == {"s0": {0: b"a", 1: b"b"}}
+
+
+def test_damage_before_a_cut_that_nobody_states_ends_nothing(log: LogWriter) -> None:
+    bad = log.put((0, b"a"))
+    log.put((0, b"b"))
+    log.put((0, b"c"))
+    log.put((0, b"torn"), state="torn")
+    log.put((0, b"dropped"), offset=4, watermark=PAGE)
+    first = again(log)
+    first.put((0, b"d"))
+    neither(log)
+    log.flip(first.begin + 20)
+    log.flip(bad.position + HEADER + 24)
+    found, made = saved(log)
+    assert found == {"stream-0": {1: b"b", 2: b"c", 3: b"d"}}
+    assert lost(made) == {("stream-0", 0, 1)}
+
+
+def test_behind_the_last_watermark_only_what_a_start_would_keep_is_saved(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, b"x"))
+    bad = log.put((0, b"b"), (2, b"u"))
+    log.put((1, b"y"))
+    log.put((1, b"torn"), state="torn", watermark=PAGE)
+    log.put((0, b"c"), (1, b"behind the torn one"), watermark=PAGE)
+    log.flip(bad.position + HEADER + 24)
+    with pytest.raises(CorruptionError):
+        recover(log_at(log.directory), CONFIG)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 2: b"c"}, "s1": {0: b"x", 1: b"y"}}
+    assert lost(made) == {("s0", 1, 2)}
+
+
+def test_the_name_of_a_stream_can_be_lost(log: LogWriter) -> None:
+    bad = log.put((0, b"a"))
+    log.put((0, b"b"))
+    neither(log)
+    log.flip(bad.position + HEADER + FRAME)
+    found, made = saved(log)
+    assert found == {"stream-0": {0: b"a", 1: b"b"}}
+    assert made.nameless == ("stream-0",)
+
+
+def test_what_was_freed_is_not_missed(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, b"x"))
+    log.end()
+    log.put((0, b"b"), trim(0, 1), trim(1, 1))
+    log = again(log)
+    at = log_at(log.directory)
+    from ringwal.log import freeing
+
+    freeing.free(at, manifests.load(at), 1, wanted=0, direct=False, announce=lambda _: None)
+    bad = log.put((1, b"y"))
+    log.put((1, b"z"))
+    log = again(log)
+    log.flip(bad.position + HEADER + FRAME)
+    found, made = saved(log)
+    assert found == {"s0": {1: b"b"}, "s1": {2: b"z"}}
+    assert lost(made) == {("s1", 1, 2)}
+
+
+def test_a_salvaged_log_can_be_damaged_and_salvaged_again(log: LogWriter, tmp_path: Path) -> None:
+    bad = log.put((0, b"a"), (0, b"b"))
+    log.put((0, b"c"))
+    worse = log.put((0, b"d"))
+    log.put((0, b"e"))
+    log = again(log)
+    log.flip(bad.position + HEADER + 2 * (FRAME + 8) + FRAME)
+    salvage(log_at(log.directory), tmp_path / "one")
+    log.directory = tmp_path / "one"
+    log.flip(worse.position + HEADER + 3)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 2: b"c", 4: b"e"}}
+    assert lost(made) == {("s0", 1, 2), ("s0", 3, 4)}
+
+
+def test_an_empty_log_is_saved_as_one(log: LogWriter) -> None:
+    found, made = saved(log)
+    assert (found, made.streams) == ({}, ())
+
+
+def test_a_place_that_is_taken_is_refused_and_nothing_is_made(log: LogWriter, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        salvage(log_at(log.directory), tmp_path / "full")
+    before = files(log.directory)
+    for inside in (log.directory, log.directory / "saved"):
+        with pytest.raises(ConfigError, match="in the log that is damaged"):
+            salvage(log_at(log.directory), inside)
+    assert files(log.directory) == before and not (log.directory / "saved").exists()
+
+
+def test_where_nothing_can_be_proven_nothing_is_made(log: LogWriter, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match="there is no log"):
+        salvage(log_at(tmp_path / "empty"), tmp_path / "saved")
+    neither(log)
+    log.file(0).write_bytes(bytes(PAGE + SIZE))
+    with pytest.raises(CorruptionError):
+        salvage(log_at(log.directory), tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    assert Loss(0, None, 0, 1).name is None
+
+
+def test_settings_are_saved_and_checked(log: LogWriter) -> None:
+    own = settings.Settings(version=3, age_ns=10**9, retain_until=("reader",)).encode()
+    bad = log.put((0, b"a"), Control(lib.RW_FRAME_SETTINGS, own, 0))
+    log.put((0, b"b"))
+    log = again(log)
+    log.flip(bad.position + HEADER + FRAME + 8 + FRAME)
+    found, made = saved(log)
+    assert found == {"s0": {1: b"b"}}
+    assert [settings.decode(row.settings) for row in made.streams] == [settings.decode(own)]
+    with ringwal.open_readonly(log.directory) as at:
+        assert at.stream("s0").stat().retain_until == ("reader",)
