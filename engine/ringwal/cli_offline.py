@@ -137,7 +137,10 @@ def _salvaged_object(directory: Path, dest: Path, made: Salvaged) -> dict[str, A
         "destination": str(dest),
         "uuid": made.made.uuid,
         "records": made.made.records,
-        "streams": [row._asdict() for row in made.streams],
+        "streams": [
+            {"stream": row.name, "number": row.number, "start_offset": row.start_offset, "next_offset": row.next_offset}
+            for row in made.streams
+        ],
         "nameless": list(made.nameless),
         "places": [_place_object(place) for place in made.found.places],
         "holes": [_place_object(place) for place in made.holes],
