@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.mutation import Mutant, row, units
+from tests.faults.mutation import Mutant, units
 
 INDEX = "engine/ringwal/read/index.py"
 CURSOR = "engine/ringwal/read/cursor.py"
@@ -105,12 +105,5 @@ READING = [
         "    if low < hint <= high and not _is_older(reader, stream, hint - 1, timestamp_ns):",
         "    if low > hint > high:",
         units("tests/unit/test_reader_moments.py"),
-    ),
-    Mutant(
-        "a segment that was freed is damage",
-        "engine/ringwal/read/segments.py",
-        "        if damage.segment is not None and damage.segment < self.begins():\n            return True\n",
-        "",
-        row("reading", "old records while segments are freed"),
     ),
 ]
