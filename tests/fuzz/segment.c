@@ -7,6 +7,7 @@
 
 #include "block.h"
 #include "fuzz.h"
+#include "lines.h"
 #include "recover.h"
 #include "scan.h"
 
@@ -82,6 +83,75 @@ static void collect(uint32_t stream)
         FUZZ_REQUIRE(rounds++ <= size);
     } while (stop == RW_WALK_FULL);
     free(out);
+}
+
+/* The same as text, into a buffer that is too small at first; returns the offset where it ended. */
+static uint64_t print(uint32_t stream)
+{
+    const rw_area area = {
+        .base = log_bytes, .origin = head.begin, .mask = UINT64_MAX, .end = head.begin + size};
+    rw_walk walk;
+    begin_walk(&walk, stream);
+    rw_lines out = {.capacity = 1 + head.limit % 600, .form = head.limit % 3};
+    int stop;
+    do {
+        out.out = fuzz_bytes(out.capacity);
+        out.used = 0;
+        out.records_left = 1 + head.limit % 700;
+        stop = rw_walk_lines(&area, &walk, &out);
+        FUZZ_REQUIRE(out.used <= out.capacity);
+        free(out.out);
+        if (stop == RW_WALK_FULL && out.used == 0 && out.records_left != 0) {
+            out.capacity *= 2;
+            FUZZ_REQUIRE(out.capacity <= 16 * (size + 1024));
+        }
+    } while (stop == RW_WALK_FULL);
+    return walk.next_offset;
+}
+
+/* Takes records, of which it keeps none. */
+static int pass(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *into)
+{
+    uint32_t length;
+    (void)into;
+    for (; rw_walk_wants(r, s); s->next_offset++, s->data_at += length)
+        if (rw_walk_record(frame, r, s, &length) != RW_OK)
+            return RW_WALK_BAD;
+    return RW_WALK_ON;
+}
+
+/* And piece by piece, where of a block only what is wanted next is there. */
+static uint64_t walk_pieces(uint32_t stream)
+{
+    rw_walk walk;
+    begin_walk(&walk, stream);
+    uint64_t piece = RW_PAGE, last = UINT64_MAX;
+    for (;;) {
+        uint64_t at = walk.position + (walk.used ? walk.frame_at : 0) - head.begin;
+        if (at >= size || (at == last && size - at / RW_PAGE * RW_PAGE <= piece))
+            return walk.next_offset;
+        piece = at == last ? 2 * piece : RW_PAGE;
+        last = at;
+        at = at / RW_PAGE * RW_PAGE;
+        uint64_t bytes = size - at < piece ? size - at : piece;
+        uint8_t *held = fuzz_bytes(bytes);
+        memcpy(held, log_bytes + at, bytes);
+        const rw_area area = {.base = held,
+                              .origin = head.begin + at,
+                              .mask = UINT64_MAX,
+                              .end = head.begin + at + bytes};
+        walk.data_at = 0;
+        int stop = rw_walk_stream(&area, &walk, pass, NULL);
+        free(held);
+        if (stop != RW_WALK_SHORT && stop != RW_WALK_END)
+            return walk.next_offset;
+    }
+}
+
+static void read_otherwise(uint32_t stream)
+{
+    uint64_t printed = print(stream);
+    FUZZ_REQUIRE(walk_pieces(stream) == printed);
 }
 
 static void make_index(void)
@@ -302,6 +372,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     check_blocks();
     for (uint32_t stream = 0; stream < 3; stream++)
         collect(head.stream + stream);
+    read_otherwise(head.stream + head.limit % 3);
     make_index();
     recover();
     free(copy);
