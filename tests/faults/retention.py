@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,8 +15,11 @@ from typing import Any, NamedTuple
 
 import ringwal
 from tests.faults import build, decode
+from tests.faults.clocks import Clock
 from tests.faults.decode_frames import Settings
 from tests.faults.disk import disk
+from tests.faults.life import FILLING, Scene, at_work, await_freed
+from tests.faults.names import Load
 from tests.faults.oracle import Verdict
 from tests.faults.points import came_after_all, came_by
 from tests.faults.table import Fault, often
@@ -25,11 +31,30 @@ OFTEN = (*SMALL, "--max-restarts", "1000")
 SETTERS, NAMES = 3, 4
 VISIT_SECONDS = 20.0
 CONSUMERS = ("ship", "bill", "search")
+MIB = 1 << 20
+LARGE = {"RINGWAL_FAULT_LARGE": "20000"}
+"""Every eighth record, so that segments are used up quickly."""
+RECORDS, BYTES = 1500, 6 * MIB
+LIMITS = {"records": ("--retention-records", str(RECORDS)), "bytes": ("--retention-bytes", str(BYTES))}
+MET_SECONDS = 15.0
+"""Within five, and the machine has others to serve."""
+REST_SECONDS = 6.0
+SEGMENT = 4 * MIB
+YEAR = 365 * 86400 * 10**9
 
 
 def faults(tier: str) -> list[Fault]:
     kills, cuts = often(tier, 6, 60, 300), often(tier, 4, 60, 300)
+    rest = often(tier, 3, 40, 200)
     return [
+        *(
+            Fault("retention", f"SIGKILL {role}, {what} kept", partial(keeps, role, limit, rest))
+            for role in ("keeper", "wal", "drain", "all")[:: often(tier, 3, 1)]
+            for what, limit in LIMITS.items()
+        ),
+        *(Fault("retention", f"power cut, {what} kept", partial(cut_keeps, limit, rest)) for what, limit in LIMITS.items()),
+        Fault("retention", "SIGSTOP keeper, and the limit of the log", partial(stopped, often(tier, 1, 10))),
+        Fault("retention", "the clock is set a year ahead", clock_ahead),
         *(
             Fault("retention", f"SIGKILL {role} while streams are set", partial(sets, role, kills))
             for role in ("wal", "drain", "supervisor", "all")
@@ -268,3 +293,118 @@ def at_point(point: Point, times: int, directory: Path, seed: int) -> Verdict:
         for setter in setters:
             setter.end()
         return _over(engine, setters, visits)
+
+
+# ---------------------------------------------------------------------------------------------- what is trimmed by it
+
+
+def keeps(role: str, limit: tuple[str, str], times: int, directory: Path, seed: int) -> Verdict:
+    """Under load, death after death: what is left of each stream is its end, and as much as is to be kept."""
+    chance = random.Random(f"{seed}/{role}/{limit}")
+    with at_work(directory, Load((*OFTEN, *limit), LARGE, drops=True)) as s:
+        for _ in range(times):
+            s.await_progress()
+            await_trimmed(s)
+            pause(chance.random() * 0.1)
+            s.strike(role)
+        s.await_progress()
+        return _kept(s, limit, times)
+
+
+def cut_keeps(limit: tuple[str, str], times: int, directory: Path, seed: int) -> Verdict:
+    load = Load((*OFTEN, *limit), LARGE, drops=True)
+    with disk(directory, "ext4") as medium, at_work(directory, load, medium.mount / "engine") as s:
+        chance = random.Random(f"{seed}/cut/{limit}")
+        for _ in range(times):
+            s.await_progress()
+            await_trimmed(s)
+            pause(chance.random() * 0.1)
+            medium.cut()
+            s.running.__exit__(None, None, None)
+            medium.again()
+            s.start()
+        s.await_progress()
+        return _kept(s, limit, times)
+
+
+def stopped(times: int, directory: Path, seed: int) -> Verdict:
+    """For longer than the log has room: the oldest goes as if there were no keeper, and nobody waits for it."""
+    limit = LIMITS["records"]
+    with at_work(directory, Load((*FILLING.flags, *limit), LARGE, drops=True)) as s:
+        for _ in range(times):
+            pid = s.running.strike("keeper", signal.SIGSTOP)
+            for _ in range(3):
+                await_freed(s.engine_dir)
+                s.await_progress()
+            os.kill(pid, signal.SIGCONT)
+            await_trimmed(s)
+        return _kept(s, limit, times, dropped=True)
+
+
+def await_trimmed(s: Scene) -> None:
+    """Some stream begins later than it did."""
+    before = starts(s)
+    until(lambda: any(start > before.get(name, 0) for name, start in starts(s).items()), "a stream to be trimmed")
+
+
+def starts(s: Scene) -> dict[str, int]:
+    with persist(lambda: ringwal.connect(s.engine_dir, timeout=PATIENCE)) as client:
+        return {info.name: info.start_offset for info in client.streams()}
+
+
+def _kept(s: Scene, limit: tuple[str, str], runs: int, *, dropped: bool = False) -> Verdict:
+    """Nobody writes any more: the limit is met soon; and what the files have then is not less than is to be kept."""
+    s.fleet.kill()
+    s.reader.kill()
+    began, of_bytes = time.monotonic(), "bytes" in limit[0]
+    seconds = _rest(s) if of_bytes else 0.0
+    with ringwal.connect(s.engine_dir, timeout=PATIENCE) as client:
+        until(lambda: of_bytes or all(info.records <= RECORDS for info in client.streams()), "the limit to be met")
+    seconds = seconds or time.monotonic() - began
+    verdict = s.judge(runs)
+    verdict.expect(seconds < MET_SECONDS, f"the limit was met after {seconds:.1f} s")
+    for name, of in decode.contents(s.engine_dir).items():
+        kept, size = of.next - of.start, sum(4 + len(record) for record in of.kept[1])
+        enough = of.start == 0 or size >= BYTES if of_bytes else kept >= min(RECORDS, of.next)
+        verdict.expect(enough or dropped, f"{name} has {kept} records of {of.next} left, and {size} bytes")
+        verdict.expect(not of_bytes or size <= BYTES + 3 * SEGMENT, f"{name} has {size} bytes left")
+    return verdict
+
+
+def _rest(s: Scene) -> float:
+    """Until nothing has been trimmed for some rounds of the keeper. Returns the seconds up to the last time."""
+    began = changed = time.monotonic()
+    seen = starts(s)
+    while time.monotonic() - changed < REST_SECONDS:
+        pause(0.2)
+        if (now := starts(s)) != seen:
+            seen, changed = now, time.monotonic()
+    return changed - began
+
+
+def clock_ahead(directory: Path, seed: int) -> Verdict:
+    """Nothing becomes older by it, also for a keeper that is replaced meanwhile; the next engine believes it."""
+    clock, verdict = Clock(directory / "clock"), Verdict(runs=2)
+    at, flags = directory / "engine", (*OFTEN, "--retention-age", "30d")
+    with Engine(at, *flags, env=clock.env) as engine, ringwal.connect(at, timeout=PATIENCE) as client:
+        old, mark = client.stream("old"), client.create_stream("mark", retention_records=1)
+        fill(old)
+        clock.off_by(YEAR)
+        for _ in range(2):
+            fill(old)
+            for _ in range(3):  # rounds of the keeper
+                end = mark.append_many([b"x"] * 2).result(PATIENCE).offset + 2
+                until(lambda end=end: mark.stat().start_offset == end - 1, "a round of the keeper")  # type: ignore[misc]
+            verdict.expect(old.stat().start_offset == 0, "records became older as the clock was set ahead")
+            engine.strike("keeper")
+        stamp = old.read(old.stat().confirmed_offset - 1)[0].timestamp_ns
+        verdict.expect(stamp > time.time_ns() + YEAR // 2, "the clock did not reach the engine: this shows nothing")
+    with Engine(at, *flags, env=clock.env), ringwal.connect(at, timeout=PATIENCE) as client:
+        until(lambda: client.stream("old").stat().start_offset > 0, "what is a year old by now to be trimmed")
+    return verdict
+
+
+def fill(stream: ringwal.Stream) -> None:
+    """More than two segments."""
+    receipts = [stream.append(bytes(16_000)) for _ in range(600)]
+    receipts[-1].result(PATIENCE)

@@ -17,7 +17,7 @@ from tests.support.host import NotRun
 
 HOLDER = """
 import os, sys, threading
-fd = os.open(sys.argv[2] + "/segments/0", getattr(os, sys.argv[3]))
+fd = os.open(sys.argv[2] + "/segments/0.seg", getattr(os, sys.argv[3]))
 numbers, go_on = [], threading.Event()
 thread = threading.Thread(target=lambda: (numbers.append(threading.get_native_id()), print(*numbers, flush=True), go_on.wait()))
 thread.start()
@@ -30,7 +30,7 @@ SECONDS = 20.0
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "segments").mkdir()
-    (tmp_path / "segments" / "0").touch()
+    (tmp_path / "segments" / "0.seg").touch()
     return tmp_path
 
 

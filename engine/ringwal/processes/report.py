@@ -7,12 +7,16 @@ import time
 from typing import Any
 
 from ringwal import observer, views
+from ringwal._native import ffi, lib
+from ringwal.log import settings
 from ringwal.log.files import PAGE, free_bytes
 from ringwal.log.home import Home
 from ringwal.log.recovery import Recovered
 from ringwal.processes.context import EngineContext
 from ringwal.processes.process_group import ProcessGroup
 from ringwal.processes.roles import DRAIN, KEEPER, WAL
+
+HOLDERS_SHOWN = 8
 
 
 def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, home: Home) -> dict[str, Any]:
@@ -45,8 +49,23 @@ def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, ho
             "on_full": context.config.on_full,
             "free": free_bytes(context.directory.segments),
             "min_free": context.config.min_free_bytes,
+            "held_by": holders(control),
         },
         "recovery": {
             name: getattr(recovered.statistics, name) for name in recovered.statistics.__dataclass_fields__
         },
     }
+
+
+def holders(control: Any) -> list[dict[str, Any]]:
+    """Streams with records that are kept for consumers, whatever else is set for them; a few of them."""
+    place, rows = ffi.new("uint32_t *"), ffi.new("rw_keeping[]", HOLDERS_SHOWN)
+    count = lib.rw_retention_rows(control, ffi.new("rw_limits *"), True, place, rows, HOLDERS_SHOWN)  # noqa: FBT003
+    found = []
+    for row in (rows[i] for i in range(count)):
+        seen, own = views.stream(control, row.place), ffi.new("rw_settings *")
+        if lib.rw_settings_look(control, lib.rw_handle(row.place, row.number), own) == lib.RW_OK:  # so the name is its, too
+            name = bytes(ffi.buffer(seen.name, seen.name_bytes)).decode()
+            names = list(settings.decode(bytes(ffi.buffer(own))).retain_until)
+            found.append({"stream": name, "start_offset": int(row.start_offset), "consumers": names})
+    return found
