@@ -101,3 +101,16 @@ def test_what_is_no_time_is_told_what_to_write(arguments: tuple[str, ...], says:
     refused = ringwal(verb, served, "s", *rest)
     assert refused.returncode in (2, os.EX_NOINPUT)
     assert says in b" ".join(refused.stderr.split())
+
+
+def test_times_of_a_log_without_an_engine(tmp_path: Path) -> None:
+    with serving(tmp_path / "d"):
+        done(ringwal("append", tmp_path / "d", "s", "--timestamp", "@5", stdin=b"first"))
+        records = fill(tmp_path / "d", 3)
+    second = at(records[1]["timestamp_ns"])
+    assert objects(ringwal("read", tmp_path / "d", "s", "--json")) == records
+    assert done(ringwal("read", tmp_path / "d", "s", "--since", second)) == b"0\n1\n2\n"
+    assert done(ringwal("read", tmp_path / "d", "s", "--offline", "--until", second)) == b"first\n"
+    dumped = [frame for block in objects(ringwal("dump", tmp_path / "d", "--json")) for frame in block.get("frames", [])]
+    batches = [frame for frame in dumped if frame["kind"] == "batch"]
+    assert [batch.get("own_timestamps_ns") for batch in batches[:2]] == [[5 * 10**9], None]

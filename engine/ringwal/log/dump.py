@@ -56,7 +56,7 @@ class Frame:
     timestamp_ns: int
     wrong: str | None
     says: dict[str, Any]
-    """What the payload of a control frame says."""
+    """What the payload of a control frame says, and the times of a batch's records, where they have some of their own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -251,12 +251,21 @@ class Dump:
 def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:
     if frame.kind == lib.RW_FRAME_STREAM:
         return {"name": payload.decode(errors="replace")}
+    if frame.kind == lib.RW_FRAME_BATCH:
+        return _times(frame, payload)
     if frame.kind == lib.RW_FRAME_TRIM and len(payload) == 8:
         return {"before": int.from_bytes(payload, "little")}
     if frame.kind == lib.RW_FRAME_SETTINGS:
         return {"settings": dataclasses.asdict(settings.decode(payload))}
     if frame.kind == lib.RW_FRAME_VERDICT:
         return {"reason": int.from_bytes(payload[:4], "little")}
-    if frame.kind == lib.RW_FRAME_DROP and len(payload) % _ROW.size == 0:
-        return {"rows": [{"number": number, "before": offset} for number, _, offset in _ROW.iter_unpack(payload)]}
-    return {}
+    rows = payload if frame.kind == lib.RW_FRAME_DROP and len(payload) % _ROW.size == 0 else b""
+    return {"rows": [{"number": number, "before": offset} for number, _, offset in _ROW.iter_unpack(rows)]} if rows else {}
+
+
+def _times(frame: Any, payload: bytes) -> dict[str, Any]:
+    """The times of a batch's records, if they have some of their own and room for them."""
+    at = len(payload) - 8 * int(frame.count)
+    if at < 0 or not frame.flags & lib.RW_OWN_TIMES:
+        return {}
+    return {"own_timestamps_ns": list(struct.unpack_from(f"<{frame.count}Q", payload, at))}
