@@ -219,6 +219,7 @@ class Attachment:
         """Ends the registration: the engine reclaims the lanes. The mappings go with their last user."""
         for waiter in self._waiters.copy():
             waiter.end(ClosedError("this client was closed", outcome="unknown"))
+        self.reader.release()
         self.registration.close()
 
 

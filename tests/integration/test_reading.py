@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ringwal
+from tests.support.host import until
 from tests.support.rig import WAIT, Engine, read_all
 
 RECORD = 16_000
@@ -71,6 +73,25 @@ def test_records_ends_where_the_stream_did_at_the_call(directory: Path, start: C
         for wrong in (-3, 1.0, "1", None):
             with pytest.raises(ValueError, match="until"):
                 stream.records(0, wrong)  # type: ignore[arg-type]
+
+
+def side_files_open() -> int:
+    links = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}"))
+    return sum(link.endswith(".side") for link in links)
+
+
+def test_a_client_that_is_closed_holds_no_file_of_the_log(directory: Path, start: Callable[..., Engine]) -> None:
+    running = start()
+    with ringwal.connect(directory) as client:
+        fill(client.stream("s"), 0, 1200)
+        until(lambda: running.status()["side_files"]["end"] >= 2, "side files")
+    assert side_files_open() == 0
+    client = ringwal.connect(directory)
+    stream = client.stream("s")
+    assert stream.read(3, max_records=1)[0].data == data_of(3)
+    assert side_files_open() > 0
+    client.close()
+    assert side_files_open() == 0
 
 
 def test_a_tail_follows_over_the_ends_of_segments(directory: Path, start: Callable[..., Engine]) -> None:

@@ -36,6 +36,11 @@ class Reader:
         read-only; both must stay mapped while the reader or one of its cursors is in use."""
         return cls(directory, EngineBounds(control), Ring(control, ring, views.engine(control).ring_bytes))
 
+    def release(self) -> None:
+        """Let go of what is kept for further reads: files, memory. It may be read on, also meanwhile."""
+        self._cursors.clear()
+        self.segments.release()
+
     def confirmed(self, stream: int) -> int:
         """Offset of the next record of the stream of that handle to be confirmed: what is below can be read."""
         found = self.bounds.look(stream)

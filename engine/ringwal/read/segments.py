@@ -130,6 +130,10 @@ class Segments:
     def read(self, position: int, into: memoryview, *, fresh: bool = False, ahead: int = 0) -> None:
         self.files.read(position, into, fresh=fresh, ahead=ahead)
 
+    def release(self) -> None:
+        """Let go of the files that are open."""
+        self._sides.release()
+
     def begins(self) -> int:
         """The first segment that there still is, as far as this reader knows. Nothing below it is looked for."""
         return max(self._known, self._bounds.first_segment())

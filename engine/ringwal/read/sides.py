@@ -48,6 +48,10 @@ class Sides:
         self._kept.pop(segment, None)
         return had
 
+    def release(self) -> None:
+        """Close all that nobody is asking just now."""
+        self._kept.clear()
+
     def _get(self, segment: int) -> SideFile | None:
         side = self._kept.get(segment)
         if side is not None:
