@@ -28,13 +28,6 @@ BACKUPS = [
         BACKUP,
         "            self._side_file(number, state)\n        sync_directory(self._dest.segments)",
         "            self._side_file(number, state)",
-        units("tests/unit/test_backup.py"),
-    ),
-    Mutant(
-        "a backup is named before the segment in use is synced",
-        BACKUP,
-        "                    os.fdatasync(fd)  # as it comes: the log's own writes would wait behind all of it at once\n",
-        "",
         units("tests/unit/test_backup.py::test_nothing_is_named_before_it_is_durable"),
     ),
     Mutant(
@@ -52,7 +45,7 @@ BACKUPS = [
         BACKUP,
         "            if manifests.load(self._source).first_segment > first:\n                return False",
         "            if manifests.load(self._source).first_segment > first:\n                return True",
-        units("tests/unit/test_backup.py"),
+        units("tests/unit/test_backup.py::test_segments_that_are_freed_meanwhile_are_not_missed"),
     ),
     Mutant(
         "an engine runs on a backup",
@@ -66,14 +59,14 @@ BACKUPS = [
         RESTORE,
         "            uuid = os.urandom(16)",
         "            uuid = manifest.uuid",
-        units("tests/unit/test_backup.py"),
+        units("tests/unit/test_backup.py::test_a_restored_log_is_another_one"),
     ),
     Mutant(
         "a restore does not check what it copies",
         "csrc/prove.c",
         "        if (rw_block_verify(block) != RW_OK)\n            return RW_BAD;\n",
         "",
-        units("tests/unit/test_backup.py"),
+        units("tests/unit/test_backup.py::test_damage_anywhere_in_what_counts_is_refused"),
     ),
     Mutant(
         "a copy's blocks below the checkpoint are believed",
@@ -87,14 +80,14 @@ BACKUPS = [
         COPIES,
         "            search.file(directory, number, cut, direct=direct)\n",
         "",
-        units("tests/unit/test_torn_copies.py"),
+        units("tests/unit/test_torn_copies.py::test_blocks_of_a_later_start_are_found_wherever_they_are"),
     ),
     Mutant(
         "a copy may end before its other checkpoint",
         COPIES,
         "    _other_checkpoint(directory, manifest, cut)\n    window",
         "    window",
-        units("tests/unit/test_torn_copies.py"),
+        units("tests/unit/test_torn_copies.py::test_a_checkpoint_beyond_the_end_of_the_log_is_found"),
     ),
     Mutant(
         "a copy that was refused is no copy any more",
