@@ -187,7 +187,8 @@ class OffsetTrimmed(Error):
 
 
 class CorruptionError(Error):
-    """Stored bytes are damaged in a way that no crash explains. Nothing has been changed.
+    """Stored bytes are damaged in a way that no crash explains. Nothing has been changed. `ringwal verify` names every damaged
+    place, and `ringwal salvage` makes a log of everything else.
 
     `segment` is the segment's number, `position` the log position in bytes; None where there is none to name.
 

@@ -178,6 +178,16 @@ def test_what_the_log_says_of_itself_is_made_out_of_its_blocks(log: LogWriter, d
         recover(log_at(log.directory), CONFIG)
 
 
+def test_nothing_beyond_a_cut_is_believed(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    log.put((0, b"torn"), state="torn", watermark=PAGE)
+    log.put((0, b"dropped"), offset=2, watermark=PAGE)
+    log = again(log)
+    log.put((0, b"b"))
+    found, made = saved(log)
+    assert (found, lost(made)) == ({"s0": {0: b"a", 1: b"b"}}, set())
+
+
 def test_nothing_beyond_a_cut_is_believed_though_nobody_states_it(log: LogWriter) -> None:
     log.put((0, b"a"))
     log.put((0, b"torn"), state="torn", watermark=PAGE)

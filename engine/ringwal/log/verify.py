@@ -15,7 +15,9 @@ told.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -34,6 +36,7 @@ from ringwal.log.recovery import find_cut, refuse_older_manifest
 from ringwal.log.walk import Walk
 
 _ANY_LENGTH = (1 << 64) - 1
+_CUTS_MAX = 8
 _LOOKS_MAX = 100
 """How often a manifest is read anew that changes while it is read: not twice, unless this is held up."""
 
@@ -356,7 +359,10 @@ class Verifier:
         self._note(audit, cuts, number, first, following)
 
     def _cuts_between(self, since: int, place: int) -> list[Place]:
-        return [one for one in self._cuts if (one.until or one.position or 0) > since and (one.position or 0) <= place]
+        """The first few of them: what is lost was in one."""
+        first = bisect.bisect_right(self._cuts, since, key=_end_of)
+        found = itertools.takewhile(lambda one: (one.position or 0) <= place, itertools.islice(self._cuts, first, None))
+        return list(itertools.islice(found, _CUTS_MAX))
 
     def _note(self, audit: Audit, places: list[Place], number: int, first: int, following: int) -> None:
         entry, row = audit.stream(number), self._rows.get(number)
@@ -417,6 +423,10 @@ class Verifier:
         name = f" {row.name!r}" if row else ""
         file = checkpoint_file.name_of(state.checkpoint_file)
         self.report.places.append(Place(f"stream {number}{name} {what}", file, 0))
+
+
+def _end_of(place: Place) -> int:
+    return place.until or place.position or 0
 
 
 def _place_of(fault: Fault) -> Place:
