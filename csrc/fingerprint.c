@@ -134,7 +134,9 @@ FIELD(rw_control          , 640, uint64_t, side_end);
 FIELD(rw_control          , 648, uint64_t, side_files);
 FIELD(rw_control          , 656, uint32_t, keeper_pid);
 FIELD(rw_control          , 660, uint32_t, keeper_error);
-FIELD(rw_control          , 664, uint8_t[3432], tail);
+FIELD(rw_control          , 664, uint64_t, attic_end);
+FIELD(rw_control          , 672, uint64_t, attic_bytes);
+FIELD(rw_control          , 680, uint8_t[3416], tail);
 
 SIZE(rw_progress, 4096);
 FIELD(rw_progress         , 0, uint64_t, magic);
@@ -302,4 +304,4 @@ FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 FIELD(rw_checkpoint_stream, 160, uint8_t[120], settings);
 
-uint64_t rw_fingerprint(void) { return 0x2928d449eb78ce39ull; }
+uint64_t rw_fingerprint(void) { return 0x595d93f9db36b75aull; }

@@ -173,7 +173,10 @@ typedef struct rw_control {
     uint64_t side_files; /* [counter] P > S: side files written */
     uint32_t keeper_pid; /* [pid] P > S: of the keeper, once it works */
     uint32_t keeper_error; /* [errno] P > S: why it writes none at present; 0: it does */
-    RW_PAD(tail, 664, 4096);
+    /* [segment number] P > W: what is alive in segments below is in the attic: they may go */
+    uint64_t attic_end;
+    uint64_t attic_bytes; /* [bytes] P > S: of the attic's files */
+    RW_PAD(tail, 680, 4096);
 } rw_control;
 
 /* An object of its own: while recovery reads the log, there is no control area yet. DIR/lock says

@@ -236,6 +236,12 @@ void rw_keeper_reached(rw_control *c, uint64_t segment, uint64_t written, uint32
     rw_store64(&c->side_end, segment);
 }
 
+void rw_keeper_attic(rw_control *c, uint64_t end, uint64_t bytes)
+{
+    rw_store64(&c->attic_bytes, bytes);
+    rw_store64_seq(&c->attic_end, end);
+}
+
 void rw_slot_open(rw_control *c, uint32_t k, uint32_t generation, uint32_t pid, uint64_t lane_bytes)
 {
     rw_slot *slot = rw_slot_of(c, k);

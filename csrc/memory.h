@@ -117,6 +117,8 @@ void rw_set_wal_error(rw_control *c, uint32_t error);
  * what keeps it from writing more. */
 void rw_keeper_works(rw_control *c, uint32_t pid);
 void rw_keeper_reached(rw_control *c, uint64_t segment, uint64_t written, uint32_t error);
+/* By the keeper: what is alive in segments below is in the attic, durably; 0: not known yet. */
+void rw_keeper_attic(rw_control *c, uint64_t end, uint64_t bytes);
 
 /* In a child, first thing: SIGKILL when the parent dies. RW_GONE if `parent` is dead already. */
 int rw_die_with_parent(int parent);

@@ -296,3 +296,46 @@ int rw_side_ends(rw_side *s, rw_occupant *out)
 {
     return rows(s, s->plan.ends, s->header.ends, sizeof *out, (uint8_t *)out);
 }
+
+/* The blocks with a record of the stream at or behind `start`. */
+static int mark_live(rw_side *s, const rw_side_stream *of, uint64_t start, uint8_t *live)
+{
+    for (uint32_t i = of->entries; i-- > 0;) {
+        rw_side_entry entry;
+        uint64_t place = (uint64_t)of->first_entry + i;
+        if (row(s, s->plan.entries, place, s->header.entries, sizeof entry, &entry) != RW_OK ||
+            entry.block >= s->header.blocks)
+            return RW_BAD;
+        live[entry.block] = 1;
+        if (of->first_offset + entry.offset <= start)
+            break; /* the others of this stream end before it begins */
+    }
+    return RW_OK;
+}
+
+int rw_side_live(rw_side *s, const rw_checkpoint_stream *streams, uint32_t count, uint8_t *live,
+                 uint64_t *bytes)
+{
+    uint32_t known = 0;
+    for (uint32_t i = 0; i < s->header.streams; i++) {
+        rw_side_stream of;
+        if (rw_side_stream_of(s, i, &of) != RW_OK)
+            return RW_BAD;
+        while (known < count && streams[known].number < of.number)
+            known++;
+        if (known == count)
+            break;
+        if (streams[known].number != of.number || streams[known].start_offset >= of.next_offset)
+            continue;
+        if (mark_live(s, &of, streams[known].start_offset, live) != RW_OK)
+            return RW_BAD;
+    }
+    *bytes = 0;
+    for (uint32_t i = 0; i < s->header.blocks; i++) {
+        rw_side_block block;
+        if (live[i] && rw_side_block_of(s, i, &block) != RW_OK)
+            return RW_BAD;
+        *bytes += live[i] ? block.length : 0;
+    }
+    return RW_OK;
+}

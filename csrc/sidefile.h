@@ -115,6 +115,10 @@ int rw_side_stream_of(rw_side *s, uint32_t i, rw_side_stream *out);
 /* All streams with records in it, as many as the header says; and all ends. Sorted. */
 int rw_side_occupants(rw_side *s, rw_occupant *out);
 int rw_side_ends(rw_side *s, rw_occupant *out);
+/* Which blocks have a record at or behind the start offset that the checkpoint has for its stream:
+ * 1 in `live`, which is all 0 and has a cell for each block; *bytes: they take so many. */
+int rw_side_live(rw_side *s, const rw_checkpoint_stream *streams, uint32_t count, uint8_t *live,
+                 uint64_t *bytes);
 
 /* ------------------------------------------------------------------------------------- making */
 

@@ -36,6 +36,8 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->side_files = rw_load64(&from->side_files);
     out->keeper_pid = rw_load32(&from->keeper_pid);
     out->keeper_error = rw_load32(&from->keeper_error);
+    out->attic_end = rw_load64(&from->attic_end);
+    out->attic_bytes = rw_load64(&from->attic_bytes);
     out->drain_parked = rw_load32(&from->drain_parked);
     out->drain_pid = rw_load32(&from->drain_pid);
     out->released = rw_load64(&from->released);
@@ -163,6 +165,8 @@ uint64_t rw_engine_first_segment(const rw_control *from) { return rw_load64(&fro
 uint64_t rw_engine_checkpointed(const rw_control *from) { return rw_load64(&from->checkpointed); }
 
 uint64_t rw_engine_side_end(const rw_control *from) { return rw_load64(&from->side_end); }
+
+uint64_t rw_engine_attic_end(const rw_control *from) { return rw_load64(&from->attic_end); }
 
 uint32_t rw_slot_state(const rw_slot *from) { return rw_load32(&from->state); }
 

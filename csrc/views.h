@@ -38,6 +38,8 @@ typedef struct rw_engine_view {
     uint64_t side_files;
     uint32_t keeper_pid;
     uint32_t keeper_error;
+    uint64_t attic_end;
+    uint64_t attic_bytes;
     uint32_t drain_parked;
     uint32_t drain_pid;
     uint64_t released;
@@ -157,6 +159,7 @@ uint64_t rw_engine_confirmed_ns(const rw_control *from);
 uint64_t rw_engine_first_segment(const rw_control *from);
 uint64_t rw_engine_checkpointed(const rw_control *from);
 uint64_t rw_engine_side_end(const rw_control *from);
+uint64_t rw_engine_attic_end(const rw_control *from);
 uint32_t rw_slot_state(const rw_slot *from);
 uint32_t rw_stream_number(const rw_stream *from);
 

@@ -41,7 +41,7 @@ def trim(*, directory: Path, stream: str, before: int | str | At, dry_run: bool,
     """Drop the records of STREAM below an offset, or from before a time, for good.
 
     Offsets stay as they are. Returns when that is on stable storage. The files are freed by whole segments: when all that is in
-    the oldest one, of whichever streams, is trimmed or removed.
+    the oldest one, of whichever streams, is trimmed or removed, or so much of it that the engine keeps the rest elsewhere.
     """
     with kit.client(directory, timeout) as client:
         source = kit.existing(client, stream)

@@ -80,6 +80,8 @@ def facts(control: Any) -> dict[str, Any]:
             "behind": max(0, c.checkpointed // c.segment_bytes - c.side_end),
             "hindered": os.strerror(c.keeper_error) if c.keeper_error else None,
         },
+        # Blocks that were alive in segments below `end`, which are free to go or gone.
+        "attic": {"end": c.attic_end, "bytes": c.attic_bytes},
         "streams": lib.rw_streams_living(control),
         "clients_attached": len(clients),
         "clients": clients[:CLIENTS_SHOWN],

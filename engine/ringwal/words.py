@@ -89,6 +89,8 @@ WORDS = (
     Word("rw_control", "side_files", "uint64_t", 648, "counter", ("keeper",), ("supervisor",), "side files written"),
     Word("rw_control", "keeper_pid", "uint32_t", 656, "pid", ("keeper",), ("supervisor",), "of the keeper, once it works"),
     Word("rw_control", "keeper_error", "uint32_t", 660, "errno", ("keeper",), ("supervisor",), "why it writes none at present; 0: it does"),
+    Word("rw_control", "attic_end", "uint64_t", 664, "segment number", ("keeper",), ("WAL",), "what is alive in segments below is in the attic: they may go"),
+    Word("rw_control", "attic_bytes", "uint64_t", 672, "bytes", ("keeper",), ("supervisor",), "of the attic's files"),
     Word("rw_progress", "magic", "uint64_t", 0, "constant", ("supervisor",), ("client",), "stored last; attach refuses anything else"),
     Word("rw_progress", "fingerprint", "uint64_t", 8, "hash", ("supervisor",), ("client",), "as in rw_control"),
     Word("rw_progress", "done", "uint64_t", 16, "bytes", ("supervisor",), ("client",), "of `total`, what recovery has read"),

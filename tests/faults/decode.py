@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from tests.faults import decode_frames
+from tests.faults import decode_attic, decode_frames
 from tests.faults.decode_frames import (
     BATCH,
     DEFINITION,
@@ -320,7 +320,11 @@ class Log:
         if not self.manifest.first_segment <= position // size < self.manifest.named_end:
             return None
         features, raw = self._segment(position // size)
-        at = PAGE + position % size
+        return self._block_in(raw, PAGE + position % size, position, epoch, features)
+
+    def _block_in(self, raw: bytes, at: int, position: int, epoch: int | None, features: int) -> Block | None:
+        """The valid block that stands at byte `at`, or None."""
+        size = self.manifest.segment_bytes
         head = raw[at : at + BLOCK.size]
         magic, crc, version, uuid, own, place, length, used, count, kind, span, _, _, *rest = BLOCK.unpack(head)
         if magic != BLOCK_MAGIC or version != VERSION or uuid != self.manifest.uuid or place != position:
@@ -366,9 +370,27 @@ class Log:
                 yield block
                 position += block.span
 
+    def kept_blocks(self) -> Iterator[Block]:
+        """Of segments that are freed, those that the attic has."""
+        for position, epoch, raw in decode_attic.blocks(self.directory, self.manifest.uuid):
+            if position < self.manifest.begin:
+                block = self._block_in(raw, 0, position, epoch, self.manifest.features)
+                if block is None:
+                    raise DecodeError(f"the attic's block at {position} is damaged")
+                yield block
+
+    def _take_kept(self, found: dict[int, Content]) -> None:
+        """What the attic has of records that are not trimmed: the others of its blocks may have gaps."""
+        for block in self.kept_blocks():
+            for frame in block.frames:
+                row = self.checkpoint.streams.get(frame.stream)
+                if frame.kind == BATCH and row is not None and frame.base + frame.records > row.start_offset:
+                    found.setdefault(frame.stream, Content(frame.stream)).take(frame)
+
     def contents(self) -> dict[str, Content]:
         """Every stream that has not been deleted."""
         found: dict[int, Content] = {}
+        self._take_kept(found)
         met = False
         for block in self.blocks():
             if not met and block.position >= self.checkpoint.position:

@@ -39,8 +39,8 @@ KEEPER = [
     Mutant(
         "a side file outlives its segment",
         "engine/ringwal/log/freeing.py",
-        "        sidefile.remove(directory, number)\n        if named_end < wanted",
-        "        if named_end < wanted",
+        "        if number >= attic_end:\n            sidefile.remove(directory, number)\n",
+        "",
         units("tests/unit/test_freeing.py"),
     ),
     Mutant(
@@ -58,5 +58,52 @@ KEEPER = [
         "    if (read_all(s->fd, bytes, RW_PAGE, page * RW_PAGE) != RW_OK || (digest == 1 && digest == 2))\n"
         "        return RW_BAD;",
         row("keeper", "side files with damaged bits"),
+    ),
+    Mutant(
+        "the word for the attic comes before its catalogue",
+        "engine/ringwal/processes/attic_task.py",
+        "            attic.store(self._directory, after)\n        self._attic = Attic(self._directory, after)\n"
+        "        self._say()",
+        "        self._attic = Attic(self._directory, after)\n        self._say()\n        attic.store(self._directory, after)",
+        units("tests/integration/test_attic.py"),
+    ),
+    Mutant(
+        "the attic is named before it is written",
+        "engine/ringwal/log/attic.py",
+        "    draft, at = name_of(number) + DRAFT_SUFFIX, directory.segments\n    unlink(draft, at=at)\n",
+        "    draft, at = name_of(number) + DRAFT_SUFFIX, directory.segments\n    unlink(draft, at=at)\n"
+        "    before = load(directory, uuid)\n"
+        "    end = max(block.position for block in blocks) + 1\n"
+        "    files = (*before.files, Named(number, place, digest))\n"
+        "    store(directory, dataclasses.replace(before, end=end, next_file=number + 1, files=files))\n",
+        units("tests/integration/test_attic.py"),
+    ),
+    Mutant(
+        "only the first blocks that are alive are kept",
+        "csrc/sidefile.c",
+        "        live[entry.block] = 1;\n",
+        "        live[entry.block] = i == 0;\n",
+        units("tests/integration/test_attic.py"),
+    ),
+    Mutant(
+        "a segment that is half alive goes into the attic",
+        "engine/ringwal/processes/attic_task.py",
+        "        if size * ALIVE_PART >= self._size:\n            return None\n",
+        "",
+        units("tests/integration/test_attic.py::test_a_segment_that_is_mostly_alive_stays"),
+    ),
+    Mutant(
+        "the side file of a segment goes though the attic has blocks of it",
+        "engine/ringwal/log/epoch.py",
+        "        sidefile.clear(self._directory, self.manifest, kept)\n",
+        "        sidefile.clear(self._directory, self.manifest)\n",
+        units("tests/integration/test_attic.py::test_the_side_file_of_what_the_attic_has_stays"),
+    ),
+    Mutant(
+        "a backup has no attic",
+        "engine/ringwal/log/backup.py",
+        "        attic_copy.name(directory, held.attic, also_before=True)\n",
+        "",
+        units("tests/integration/test_attic.py::test_backups_and_checks_know_of_it"),
     ),
 ]

@@ -21,8 +21,8 @@ LIFE = [
     Mutant(
         "a segment goes before its trims are confirmed",
         SPACE,
-        "        if released < known.position:",
-        "        if released < 0:",
+        "        if lib.rw_engine_released_end(control) < known.position:",
+        "        if lib.rw_engine_released_end(control) < 0:",
         units("tests/native/test_space.py"),
     ),
     Mutant(

@@ -24,7 +24,7 @@ NOT_VIEWED = {("rw_control", "life"), ("rw_stream", "settings")}
 # What a loop in Python reads by itself.
 ALONE = {
     "rw_control": {"state", "membership", "next_number", "wal_error", "storage_full", "sealed_end", "released_end"}
-    | {"confirmed_ns", "first_segment", "checkpointed", "side_end"},
+    | {"confirmed_ns", "first_segment", "checkpointed", "side_end", "attic_end"},
     "rw_slot": {"state"},
     "rw_stream": {"number"},
 }

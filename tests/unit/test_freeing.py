@@ -96,6 +96,9 @@ def test_what_is_left_of_a_freed_segment_goes_with_its_side_file(tmp_path: Path)
         (tmp_path / "segments" / sidefile.name_of(number)).write_bytes(b"side")
     raised = manifests.store(log, dataclasses.replace(manifest, first_segment=2))
     assert freeing.clear(log, raised) == [0, 1]
+    sidefile.clear(log, raised, kept={1})
+    assert sidefile.numbers(log) == [1], "of which the attic has blocks"
+    sidefile.clear(log, raised)
     assert sidefile.numbers(log) == []
 
 

@@ -24,9 +24,9 @@ def test_names_and_bodies_are_told_apart() -> None:
     assert len({role.name for role in ROLES}) == len({role.module for role in ROLES}) == len(ROLES)
 
 
-def test_only_who_makes_segments_is_woken_for_chores() -> None:
+def test_who_wakes_whom() -> None:
     context = types.SimpleNamespace(doorbell_fd=7, maintenance_fd=8)
-    assert [role.descriptors(context) for role in ROLES] == [{7, 8}, {7}, set()]  # type: ignore[arg-type]
+    assert [role.descriptors(context) for role in ROLES] == [{7, 8}, {7}, {8}]  # type: ignore[arg-type]
 
 
 def test_who_is_expendable_is_nobody_that_others_wait_for() -> None:

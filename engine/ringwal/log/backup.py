@@ -35,9 +35,10 @@ from typing import NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError, CorruptionError, Locked
-from ringwal.log import backup_note, checkpoint_file, segment, sidefile
+from ringwal.log import attic_copy, backup_note, checkpoint_file, segment, sidefile
 from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
+from ringwal.log.attic import Catalogue
 from ringwal.log.backup_note import Made, Note
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, living
 from ringwal.log.directory import SEGMENTS, Directory
@@ -133,7 +134,9 @@ def make(
         known, found = _walked(directory, state, pace)
         manifest = _checkpoint(directory, state, known, previous)
         made = _made(source, began, manifest, found)
+        attic_copy.name(directory, held.attic, also_before=True)
         _name(directory, manifest, made, previous)
+        attic_copy.name(directory, held.attic, also_before=False)
         _clear(directory, made)
     return made, held.counts
 
@@ -183,6 +186,7 @@ class _Holder:
         self, source: Directory, dest: Directory, previous: tuple[Made, Manifest] | None, *, copies: bool, pace: Pace
     ) -> None:
         self.counts = Counts()
+        self.attic: Catalogue
         self._source, self._dest, self._pace = source, dest, pace
         self._links = not copies
         self._held: set[int] = set()
@@ -192,10 +196,12 @@ class _Holder:
 
     def hold(self, reach: Callable[[], Reach] | None) -> _State:
         """Every segment up to an end that is confirmed, as of one manifest."""
+        uuid = manifests.load(self._source).uuid
         for _ in range(TURNS_MAX):
+            self.attic = attic_copy.hold(self._source, self._dest, uuid, links=self._links)
             state = self._look(reach)
             first, whole = state.manifest.first_segment, state.end // state.manifest.segment_bytes
-            if self._hold(state, first, whole):
+            if self._hold(state, first, whole) and attic_copy.covers(self._source, self.attic, first):
                 break
         else:
             raise ConfigError(f"the log in {self._source.path} frees its segments faster than they can be held: try again")

@@ -23,7 +23,7 @@ from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
-from ringwal.log import checkpoint_file, freeing, segment, sidefile
+from ringwal.log import attic, checkpoint_file, freeing, segment, sidefile
 from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow, living
 from ringwal.log.directory import Directory
@@ -72,7 +72,8 @@ class EpochWriter:
         self.manifest = manifests.store(self._directory, claimed)
         point("rec.claimed")
         freeing.clear(self._directory, self.manifest)  # now both copies of the manifest say that it is gone
-        sidefile.clear(self._directory, self.manifest)
+        kept = attic.segments_of(self._directory, self.manifest.uuid, self._size)
+        sidefile.clear(self._directory, self.manifest, kept)
         try:
             self._open_segment(self.begin // self._size)
             self.position, self.block_number = self.begin + PAGE, 1

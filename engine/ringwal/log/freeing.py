@@ -9,7 +9,8 @@ A death in between leaves a file below `first_segment`, or one at `named_end` th
 (`clear`) and the other (segment.remove_orphans). What was in a file that is used again stays there. Nobody takes it for
 anything, as epoch and log position are in every checksum.
 
-A segment's side file goes before the segment; one that is left over is cleared by the next start (sidefile.clear).
+A segment's side file goes before the segment, unless the attic has blocks of it; one that is left over is cleared by the next
+start (sidefile.clear).
 
 A file with several names is somebody else's, too: a copy or a backup made of hard links. It is removed, never used again.
 """
@@ -37,11 +38,13 @@ def free(
     direct: bool,
     announce: Callable[[int], None],
     manifest_fd: int | None = None,
+    attic_end: int = 0,
 ) -> Manifest:
     """Free all segments below `end`. Their files become the next segments, until there are those below `wanted`.
 
     Nothing below `end` may be needed: by nobody who reads, nor by recovery from the checkpoint that `manifest` names, which
     both of its copies do. `announce` is called with `end` before the first file goes. `manifest_fd` as for `manifest.store`.
+    Of segments below `attic_end` the attic may have blocks: their side files stay.
 
     Returns the manifest in force afterwards.
 
@@ -60,7 +63,8 @@ def free(
     point("seg.first_raised")
     named_end = manifest.named_end
     for number in range(first, end):
-        sidefile.remove(directory, number)
+        if number >= attic_end:
+            sidefile.remove(directory, number)
         if named_end < wanted and _use_again(directory, manifest, number, named_end, direct=direct):
             named_end += 1
         else:
@@ -83,7 +87,6 @@ def clear(directory: Directory, manifest: Manifest) -> list[int]:
     OSError."""
     left = left_over(directory, manifest)
     for number in left:
-        sidefile.remove(directory, number)
         unlink(segment.name_of(number), at=directory.segments)
     if left:
         sync_directory(directory.segments)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ringwal.errors import ConfigError, Locked
-from ringwal.log import backup_note, checkpoint_file, segment
+from ringwal.log import attic_copy, backup_note, checkpoint_file, segment
 from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
 from ringwal.log.backup_note import Made, Note
@@ -62,6 +62,7 @@ def restore(backup: Path, path: Path) -> tuple[Made, bytes, int]:
             backup_note.store(directory, Note("restore"))
             directory.make_segments()
             copied = _segments(source, directory, manifest, known, uuid)
+            attic_copy.renamed(source, directory, manifest.uuid, manifest.first_segment * manifest.segment_bytes, uuid)
             _name(directory, manifest, known, uuid)
     return made, uuid, copied
 

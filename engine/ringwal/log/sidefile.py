@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
@@ -179,6 +179,20 @@ class SideFile:
         """For each stream with records here the offset behind the last one (`rw_occupant`), in order of numbers."""
         return self._rows(self.streams, lib.rw_side_occupants)
 
+    def live(self, streams: bytes) -> tuple[int, list[Block]]:
+        """The blocks with a record at or behind the start offset of its stream in `streams`, rows as a checkpoint has them, and
+        how many bytes they take."""
+        live, size = ffi.new("uint8_t[]", max(self.blocks, 1)), ffi.new("uint64_t *")
+        with ffi.from_buffer("rw_checkpoint_stream[]", streams) as rows:
+            _there(lib.rw_side_live(self._side, rows, len(streams) // STREAM_BYTES, live, size))
+        found = ffi.new("rw_side_block *")
+        blocks = []
+        for i, alive in enumerate(ffi.buffer(live)[: self.blocks]):
+            if alive:
+                _there(lib.rw_side_block_of(self._side, i, found))
+                blocks.append(_block(found))
+        return int(size[0]), blocks
+
     def ends(self) -> bytes:
         """`end` of all streams (`rw_occupant`), in order of numbers."""
         return self._rows(int(self._at.ends), lib.rw_side_ends)
@@ -344,10 +358,13 @@ def remove(directory: Directory, number: int) -> None:
     unlink(name_of(number), at=directory.segments)
 
 
-def clear(directory: Directory, manifest: Manifest) -> None:
-    """For a start: remove what is left over, drafts, and what has no business to be there. Raises OSError."""
+def clear(directory: Directory, manifest: Manifest, kept: Collection[int] = ()) -> None:
+    """For a start: remove what is left over, drafts, and what has no business to be there. Those of segments that are `kept`
+    stay, though the segment is freed. Raises OSError."""
     end = limit(manifest)
     for name in _names(directory):
         match = _NAME.fullmatch(name)
-        if _DRAFT.fullmatch(name) or (match and not manifest.first_segment <= int(match[1]) < end):
+        number = int(match[1]) if match else None
+        stays = number is None or number in kept or manifest.first_segment <= number < end
+        if _DRAFT.fullmatch(name) or not stays:
             unlink(name, at=directory.segments)

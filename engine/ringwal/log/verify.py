@@ -24,7 +24,7 @@ from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, VersionMismatch
-from ringwal.log import backup_note, checkpoint_file, segment, verify_side
+from ringwal.log import backup_note, checkpoint_file, segment, verify_attic, verify_side
 from ringwal.log.audit import TAKES, WHAT, Audit, Finding, ends_epoch, name_in, packed_rows, settings_in
 from ringwal.log.checkpoint import EpochRow, StreamRow
 from ringwal.log.directory import SEGMENTS, Directory
@@ -150,6 +150,8 @@ class Verifier:
         self._check_headers()
         self._check_unnamed()
         if premise.checkpoint is not None and premise.whole:
+            self._attic = verify_attic.look(self._directory, premise.manifest)
+            report.places += [_place_of(fault) for fault in self._attic.faults]
             sides = verify_side.check(self._directory, premise.manifest, premise.checkpoint)
             report.places += [Place(fault.what, fault.file, fault.offset, number) for number, fault in sides]
         with Audit(self.pages, premise.manifest.uuid, self._size, deep=report.deep) as audit:
@@ -255,6 +257,7 @@ class Verifier:
                 self._refusal = refusal
                 return premise.end
 
+    _attic = verify_attic.Held()
     _refusal: CorruptionError | None = None
     """Why a start would refuse the log."""
 
@@ -347,7 +350,7 @@ class Verifier:
         if row is None and self._premise.checkpoint is not None and not self._met:
             return  # deleted since
         start = max(row.start_offset if row else 0, int(seen.start_offset) if seen is not None else 0)
-        first = max(first, start)
+        first = self._attic.behind(number, max(first, start))
         if first >= following:
             return
         cuts = self._cuts_between(since, place)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from ringwal._native import lib
 from ringwal.errors import Error
+from ringwal.processes.attic_task import AtticTask
 from ringwal.processes.context import EngineContext
 from ringwal.processes.keeper_line import KeeperEnd
 from ringwal.processes.retention import Retention
@@ -53,7 +54,7 @@ class Keeper:
         assert context.line is not None
         self._context = context
         self.line = KeeperEnd(context.line)
-        self._tasks: list[Task] = [SideFiles(context), Retention(context, self.line)]
+        self._tasks: list[Task] = [SideFiles(context), Retention(context, self.line), AtticTask(context)]
         self._due = dict.fromkeys(range(len(self._tasks)), 0.0)
         self._troubles = dict.fromkeys(range(len(self._tasks)), 0)
         self._ended = select.poll()

@@ -59,7 +59,7 @@ DRAIN = Role(
 KEEPER = Role(
     name="keeper",
     module="ringwal.processes.keeper",
-    descriptors=lambda _: set(),
+    descriptors=lambda context: {context.maintenance_fd},
     writes_log=False,
     expendable=True,
 )

@@ -3,7 +3,8 @@
     a trim is composed  ->  a checkpoint has the new start offsets  ->  it is named, in both copies of the manifest  ->  the
     oldest segments, as far as nothing in them is live by that checkpoint, are freed (log/freeing.py)
 
-For the WAL process's main thread. Oldest first, so one segment with a live record keeps all behind it.
+For the WAL process's main thread. Oldest first, so one segment with a live record keeps all behind it, until the keeper has
+said in memory that what is alive in there is in the attic (log/attic.py).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Space:
         self._rows: dict[int, bytes] = {}
         self._looked: tuple[int, int] | None = None  # at the checkpoint of that position, with so many trims in it
         self._held = False  # by a live record in the first segment
+        self._attic_looked = 0  # what is alive in segments below was in the attic
         self._since: float | None = None  # trims wait for a checkpoint
         self._dropping = False  # a drop is being composed
         self._dropped: int | None = None  # it waits for its checkpoint, which has so many cuts
@@ -177,13 +179,15 @@ class Space:
         known = self._checkpoints.named
         if not self._new_to_look_at():
             return
-        released = lib.rw_engine_released_end(self._context.control.pointer)
-        if released < known.position:  # readers are told of a trim when it is confirmed
+        control = self._context.control.pointer
+        if lib.rw_engine_released_end(control) < known.position:  # readers are told of a trim when it is confirmed
             return
+        attic_end = self._attic_looked = int(lib.rw_engine_attic_end(control))
         self._looked = known.position, self._checkpoints.named_cuts
         state, end = self._state, self._state.manifest.first_segment
         limit, self._held, read = known.position // state.manifest.segment_bytes, False, False
         if self._checkpoints.trimmed():
+            end = min(max(end, attic_end), limit)
             while end < limit and not self._held:
                 if read and end not in self._rows:
                     self._looked = None  # one is read a call, which takes long enough
@@ -196,7 +200,7 @@ class Space:
 
     def _new_to_look_at(self) -> bool:
         position, trims = self._checkpoints.named.position, self._checkpoints.named_cuts
-        if self._looked is None:
+        if self._looked is None or lib.rw_engine_attic_end(self._context.control.pointer) > self._attic_looked:
             return True
         return trims > self._looked[1] or (position > self._looked[0] and not self._held)
 
@@ -275,6 +279,7 @@ class Space:
             direct=self._context.direct,
             announce=self._announce,
             manifest_fd=self._context.ownership.manifest,
+            attic_end=self._attic_looked,
         )
         lib.rw_wal_count_used_again(self._wal, state.manifest.named_end - named_end, 0)
         for segment in range(first, end):

@@ -21,9 +21,14 @@ from ringwal.log import segment as segments
 from ringwal.log.checkpoint import Checkpoint, EpochRow
 from ringwal.log.directory import Directory
 from ringwal.log.sidefile import SideFile
+from ringwal.read.attic_blocks import AtticBlocks
 from ringwal.read.bounds import Bounds, check_trimmed
 from ringwal.read.sides import Sides
 from ringwal.read.source import Extent
+
+AGAIN_MAX = 2
+"""How often a place of a segment that is freed is looked for again."""
+AGAIN_KEPT = 1000
 
 NEWEST_FEW = 8
 """So many segments are asked for a side file before larger steps are made."""
@@ -120,15 +125,20 @@ class Segments:
         self.uuid, self.segment_bytes = bounds.uuid, bounds.segment_bytes
         self.damaged = self.files.damaged
         self._bounds = bounds
+        self._attic = AtticBlocks(directory, bounds.uuid, bounds.segment_bytes)
         self._sides = Sides(directory, bounds.uuid, bounds.segment_bytes)
         self.ask_side, self.disbelieve = self._sides.ask, self._sides.disbelieve
+        self._again: dict[int, int] = {}
         self._newest = (-1, -1)  # newest side file that was found, and from which segment on it was looked for
         self._known = 0  # the first segment by the files
         self._epoch, self._epoch_begin = bounds.epoch, bounds.epoch_begin
         self._older: tuple[list[EpochRow], list[Extent]] | None = None
 
     def read(self, position: int, into: memoryview, *, fresh: bool = False, ahead: int = 0) -> None:
-        self.files.read(position, into, fresh=fresh, ahead=ahead)
+        if position < self.files.start_of(self.begins()):
+            self._attic.read(position, into)
+        else:
+            self.files.read(position, into, fresh=fresh, ahead=ahead)
 
     def release(self) -> None:
         """Let go of the files that are open."""
@@ -139,9 +149,15 @@ class Segments:
         return max(self._known, self._bounds.first_segment())
 
     def segments(self) -> range:
-        return range(self.begins(), -(-self._bounds.disk_end() // self.segment_bytes))
+        first = self.begins()
+        return range(self._attic.first(first), -(-self._bounds.disk_end() // self.segment_bytes))
 
     def at(self, position: int) -> Extent | None:
+        first = self.begins()
+        if position < self.files.start_of(first):
+            if (kept := self._attic.at(position, first)) is not None:
+                return kept
+            position = self.files.start_of(first)
         while position < self._epoch_begin:
             segment = self.files.segment_of(position)
             rows = self.ask_side(segment, SideFile.epochs, None)
@@ -168,6 +184,8 @@ class Segments:
         return self._extent(row.epoch, row.begin, row.end, max(position, row.begin))
 
     def extents(self, segment: int) -> list[Extent]:
+        if segment < (begins := self.begins()):
+            return self._attic.extents(segment, begins)
         first, behind = self.files.start_of(segment), self.files.start_of(segment + 1)
         live = self._live(first) if behind > self._epoch_begin else None
         found = [live] if live is not None and live.segment == segment else []
@@ -209,11 +227,14 @@ class Segments:
         """As `Source.look_again`. The bounds were asked first: an engine frees nothing before its memory says so. Then the
         files: the memory may be that of an engine that has ended, and another one has freed since."""
         if damage.segment is not None and damage.segment < self.begins():
-            return True
+            return self._freed_meanwhile(damage.position or 0)
         try:
             first, checkpoint = self.files.look()
         except CorruptionError:  # of what says it, too
             return False
+        if damage.segment is not None and damage.segment < first and checkpoint.epoch == self._epoch:
+            self._known = max(self._known, first)  # an engine that has just begun has not said so in memory yet
+            return self._freed_meanwhile(damage.position or 0)
         if checkpoint.epoch == self._epoch:
             return False
         start_offset = next((row.start_offset for row in checkpoint.rows() if row.number == stream), None)
@@ -223,6 +244,13 @@ class Segments:
         known = self.begins()
         self._known = max(self._known, first)
         return damage.segment is not None and known <= damage.segment < first
+
+    def _freed_meanwhile(self, position: int) -> bool:
+        """The segment may have gone under the reader's hands, once; what fails again is damage in the attic."""
+        if len(self._again) >= AGAIN_KEPT:
+            self._again.clear()
+        self._again[position] = self._again.get(position, 0) + 1
+        return self._again[position] <= AGAIN_MAX
 
     def _extent(self, epoch: int, begin: int, end: int, position: int) -> Extent:
         """The one that has `position`, of an epoch from begin to end."""
