@@ -88,10 +88,9 @@ def refused(directory: Directory, *, copied: bool) -> Iterator[None]:
         if not copied:
             raise
         told = CorruptionError(
-            f"{directory.path} is a copy of another directory, and not whole: {damage}. So are copies that are made while an"
-            " engine writes, or cut short. `ringwal backup` copies a log that is in use; cp and the like do while its engine is"
-            " stopped. (If the log was damaged before it was copied: without the file `home` in it the copy starts as its"
-            " original would)"
+            f"{directory.path} is a copy of another directory, and not whole: {damage}. (If the log was damaged before it was"
+            " copied: without the file `home` in it the copy starts as its original would.) Copies made while an engine"
+            " writes are like that, or cut short: `ringwal backup` copies a log in use, cp one whose engine is stopped"
         )
         told.segment, told.position = damage.segment, damage.position
         raise told from damage
