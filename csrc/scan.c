@@ -180,7 +180,7 @@ static int collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, vo
     return GO_ON;
 }
 
-/* All of the frame at s->frame_at that is wanted, if anything is. */
+/* All of the frame at s->frame_at that is wanted, if anything is; without `take`, only its time. */
 static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_take *take, void *into)
 {
     uint64_t position = s->position + s->frame_at;
@@ -197,6 +197,10 @@ static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_take *t
         r.base_offset + r.count > s->next_offset) {
         if (r.base_offset > s->next_offset)
             return RW_WALK_AHEAD;
+        if (take == NULL) {
+            *(uint64_t *)into = r.timestamp_ns;
+            return RW_WALK_DONE;
+        }
         s->need = rw_frame_bytes(r.payload_bytes);
         if (at(area, position, s->need) == NULL)
             return RW_WALK_SHORT;
@@ -246,6 +250,11 @@ int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into)
         leave_block(s, s->span);
     }
     return RW_WALK_DONE;
+}
+
+int rw_walk_time_at(const rw_area *area, rw_walk *s, uint64_t *timestamp_ns)
+{
+    return rw_walk_stream(area, s, NULL, timestamp_ns);
 }
 
 int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)

@@ -131,6 +131,10 @@ typedef int rw_take(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *i
  * stands. Returns an rw_walk_stop. */
 int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into);
 
+/* Walks to the record s->next_offset, of which *timestamp_ns is the time: by the header of its
+ * frame, whose payload is not looked at. The walk stands there then: RW_WALK_DONE. */
+int rw_walk_time_at(const rw_area *area, rw_walk *s, uint64_t *timestamp_ns);
+
 static inline bool rw_walk_wants(const rw_frame *r, const rw_walk *s)
 {
     return s->next_offset < s->below && s->next_offset - r->base_offset < r->count;

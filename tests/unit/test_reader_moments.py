@@ -12,7 +12,6 @@ from ringwal.errors import StreamDeleted
 from ringwal.log import sidefile
 from ringwal.read import moments
 from ringwal.read.reader import Reader
-from ringwal.read.records import Record
 from tests.support.log_maker import LogMaker, add, data_of, fill_ring
 from tests.support.log_sides import write_sides
 
@@ -48,13 +47,13 @@ def test_side_files_say_it_by_a_few_records(log: LogMaker, seed: int, monkeypatc
     log.begin_epoch()
     numbers = write_sides(log, but=[2, 3] if seed % 2 else [])
     reads: list[int] = []
-    real = Reader.read
+    real = Reader.timestamp_of
 
-    def read(reader: Reader, stream: int, start: int, *limits: int) -> list[Record]:
-        reads.append(start)
-        return real(reader, stream, start, *limits)
+    def timestamp_of(reader: Reader, stream: int, offset: int) -> int:
+        reads.append(offset)
+        return real(reader, stream, offset)
 
-    monkeypatch.setattr(Reader, "read", read)
+    monkeypatch.setattr(Reader, "timestamp_of", timestamp_of)
     reader = log.reader()
     for stream in (1, 2, 3):
         made.check(reader, stream)

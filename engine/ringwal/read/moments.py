@@ -44,7 +44,7 @@ def _gallop(reader: Reader, stream: int, low: int, high: int, timestamp_ns: int)
 
 def _is_older(reader: Reader, stream: int, offset: int, timestamp_ns: int) -> bool:
     try:
-        return reader.read(stream, offset, 1)[0].timestamp_ns < timestamp_ns
+        return reader.timestamp_of(stream, offset) < timestamp_ns
     except OffsetTrimmed:  # meanwhile
         return True
 

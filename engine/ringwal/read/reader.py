@@ -12,7 +12,7 @@ from ringwal.log.directory import Directory
 from ringwal.read import moments
 from ringwal.read.bounds import Bounds, EngineBounds
 from ringwal.read.cursor import Cursor, Log
-from ringwal.read.records import Record
+from ringwal.read.records import Record, Time
 from ringwal.read.segments import Segments
 from ringwal.read.window import Ring
 
@@ -79,6 +79,16 @@ class Reader:
             with contextlib.suppress(KeyError):
                 self._cursors.popitem(last=False)
         return records
+
+    def timestamp_of(self, stream: int, offset: int) -> int:
+        """When record ``offset``, which is confirmed, was appended (nanoseconds since 1970), by its frame and without its
+        payload. Raises as `read`."""
+        cursor, time = self._another(stream, offset), Time()
+        cursor.fill(time, 1)
+        self._cursors[stream, offset] = cursor
+        if time.timestamp_ns is None:
+            raise IndexError(f"record {offset} is not confirmed")
+        return time.timestamp_ns
 
     def _another(self, stream: int, start: int) -> Cursor:
         """The one that has not been used for the longest time, if there are as many as are kept: its memory is warm."""

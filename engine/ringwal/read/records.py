@@ -25,6 +25,39 @@ class Record(NamedTuple):
     """The time that was given to its append, if any: a note beside it, in whatever order."""
 
 
+class Time:
+    """Takes the time of one record from a walk, and not the record; see `Records` for the steps."""
+
+    __slots__ = ("_taken", "_time", "timestamp_ns")
+
+    def __init__(self) -> None:
+        self._time = ffi.new("uint64_t *")
+        self._taken = False
+        self.timestamp_ns: int | None = None
+
+    def take(self, window: Window, walk: Any) -> int:
+        """Returns the ``rw_walk_stop`` of the walk in that window."""
+        stop = int(lib.rw_walk_time_at(window.area, walk, self._time))
+        self._taken = stop == lib.RW_WALK_DONE
+        return stop
+
+    def keep(self) -> None:
+        """What was taken last is good."""
+        if self._taken:
+            self.timestamp_ns = int(self._time[0])
+
+    def undo(self) -> None:
+        """What was taken last is void."""
+
+    def full(self) -> bool:
+        """It never is."""
+        return True
+
+    def any(self) -> bool:
+        """Is it known?"""
+        return self.timestamp_ns is not None
+
+
 class Records:
     """Takes records from a walk, up to the limits of a request. One step at a time: `take`, then `keep` or `undo`."""
 
