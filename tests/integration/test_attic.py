@@ -221,7 +221,9 @@ def test_backups_and_checks_know_of_it(start: Callable[..., Engine], directory: 
         assert command("backup", directory, backup, "--incremental").returncode == 0
     assert running.terminate() == 0
     assert command("restore", backup, restored).returncode == 0
-    for place in (directory, backup, restored):
+    salvaged = directory.parent / "salvaged"
+    assert command("salvage", directory, salvaged).returncode == 0
+    for place in (directory, backup, restored, salvaged):
         assert command("verify", place, "--deep").returncode == 0
         read = command("read", place, "quiet", "--offline")
         assert read.stdout.splitlines() == [old(n) for n in range(8)]

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 
 from ringwal._native import ffi, lib
-from ringwal.errors import CorruptionError
+from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import attic
 from ringwal.log.attic import Attic, Catalogue, Content, Named
 from ringwal.log.directory import Directory
@@ -96,29 +96,40 @@ def _copy(source: Directory, dest: Directory, file: str) -> None:
         os.fsync(copy)
 
 
-def renamed(source: Directory, dest: Directory, uuid: bytes, first: int, new: bytes) -> None:
-    """Make an attic in `dest` of the blocks below log position `first`, for the log of the uuid `new`.
+def renamed(source: Directory, dest: Directory, uuid: bytes, first: int, new: bytes, *, whole: bool = True) -> None:
+    """Make an attic in `dest` of the blocks below log position `first`, for the log of the uuid `new`; if not `whole`, of those
+    that are not damaged.
 
     Raises CorruptionError: a block is damaged. OSError.
     """
-    found = Attic.look(source, uuid)
-    if found.damage:
+    try:
+        found = Attic.look(source, uuid)
+    except (CorruptionError, VersionMismatch):
+        if whole:
+            raise
+        return
+    if found.damage and whole:
         raise found.damage[0]
     files: list[Named] = []
-    for blocks in _pieces(found, uuid, first, new):
+    for blocks in _pieces(found, uuid, first, new, whole=whole):
         files.append(attic.write(dest, new, len(files), blocks))
     if files:
         end = found.catalogue.end
         attic.store(dest, Catalogue(uuid=new, end=end, next_file=len(files), files=tuple(files)))
 
 
-def _pieces(found: Attic, uuid: bytes, first: int, new: bytes) -> Iterator[list[Content]]:
+def _pieces(found: Attic, uuid: bytes, first: int, new: bytes, *, whole: bool) -> Iterator[list[Content]]:
     blocks: list[Content] = []
     for kept in found.within(0, first):
         data = bytearray(kept.length)
-        found.read(kept.position, memoryview(data))
-        if not attic.is_whole(uuid, Content(kept.position, kept.epoch, bytes(data))):
-            raise CorruptionError(f"the attic's block at log position {kept.position} is damaged")
+        try:
+            found.read(kept.position, memoryview(data))
+            if not attic.is_whole(uuid, Content(kept.position, kept.epoch, bytes(data))):
+                raise CorruptionError(f"the attic's block at log position {kept.position} is damaged")
+        except CorruptionError:
+            if whole:
+                raise
+            continue
         block = ffi.from_buffer("rw_block *", data)
         ffi.memmove(block.uuid, new, len(new))
         lib.rw_block_stamp(block)

@@ -25,7 +25,7 @@ from typing import Any
 from ringwal._native import lib
 from ringwal.config import Config
 from ringwal.errors import ConfigError, CorruptionError
-from ringwal.log import backup_note, checkpoint_file
+from ringwal.log import attic_copy, backup_note, checkpoint_file, verify_attic
 from ringwal.log import manifest as manifests
 from ringwal.log.audit import TAKES, Audit, Finding, begin_of, ends_epoch, name_in, packed_rows, settings_in
 from ringwal.log.backup_note import Note
@@ -128,6 +128,8 @@ class _Making:
         try:
             epochs = self._copy(blocks, copy)
             copy.sync()
+            begin = self._manifest.first_segment * self._size
+            attic_copy.renamed(self._source, self._directory, premise.manifest.uuid, begin, self._manifest.uuid, whole=False)
         finally:
             blocks.close()
             copy.close()
@@ -262,6 +264,8 @@ class _Making:
                     audit.begin(row.epoch, row.begin, begin)
                     table.walk(row.end)
             table.meet()
+            kept = verify_attic.look(self._directory, self._manifest)
+            table.begins = {number: kept.before(number, offset) for number, offset in table.begins.items()}
             entries = [entry for entry in audit.streams() if entry.number not in table.gone]
             living = [entry for entry in entries if entry.state == lib.RW_RECOVERY_STREAM_DEFINED]
             next_number = max([known.next_number if known else 0, *(entry.number + 1 for entry in audit.streams())])

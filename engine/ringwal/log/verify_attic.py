@@ -26,6 +26,13 @@ class Held:
                 offset = following
         return offset
 
+    def before(self, stream: int, offset: int) -> int:
+        """The first offset from which on the attic has everything below `offset`."""
+        for first, following in reversed(self.records.get(stream, ())):
+            if first < offset <= following:
+                offset = first
+        return offset
+
 
 def look(directory: Directory, manifest: Manifest) -> Held:
     """Every block of segments that are freed is read. Raises OSError."""
