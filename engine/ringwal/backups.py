@@ -86,6 +86,7 @@ def backup(
         timeout: seconds to wait for the engine to answer, and for what is under way to be confirmed; None for ever.
 
     Raises:
+        ValueError: a number outside of its limits.
         ConfigError: `dest` is in use for something else; or the log cannot be backed up as it is, and why.
         CorruptionError: the log is damaged.
         NotRunning, EngineFailed: the engine does not answer, or ended meanwhile; `dest` has the older backup, or an unfinished.
@@ -93,7 +94,8 @@ def backup(
         Locked: another backup is being made in `dest`.
         StorageFull, FileError: the system refuses a file.
     """
-    began = time.monotonic()
+    began, timeout = time.monotonic(), limits.seconds(timeout)
+    rate = None if rate is None else limits.whole(rate, "rate", 1)
     path, to = (limits.path(each, error=ConfigError).absolute() for each in (directory, dest))
     make = partial(backups.make, dest=to, incremental=incremental, copies=copies)
     attachment = _attached(path, timeout)

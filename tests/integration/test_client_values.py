@@ -44,11 +44,18 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Stream.tail, "max_records", "whole", WHOLE),
     (ringwal.Stream.tail, "idle_timeout", "seconds", SECONDS),
     (ringwal.Stream.trim, "before", "whole", WHOLE),
+    (ringwal.ReadOnlyStream.read, "max_records", "whole", WHOLE),
+    (ringwal.ReadOnlyStream.read, "max_bytes", "whole", WHOLE),
+    (ringwal.backup, "rate", "whole", WHOLE),
+    (ringwal.backup, "timeout", "seconds", SECONDS),
     (ringwal.Receipt.result, "timeout", "seconds", SECONDS),
     (ringwal.Receipt.exception, "timeout", "seconds", SECONDS),
 ]
 # What such a call needs beside.
-BESIDE: dict[Callable[..., Any], dict[str, Any]] = {ringwal.Stream.append: {"data": b"x"}}
+BESIDE: dict[Callable[..., Any], dict[str, Any]] = {
+    ringwal.Stream.append: {"data": b"x"},
+    ringwal.backup: {"dest": "/nowhere/at/all"},
+}
 # Where several numbers may be given, and are refused in other words: test_times.py has them.
 SEVERAL = {("Stream.append_many", "timestamp_ns")}
 # Not called by users: the errors' own facts, and tuples that are handed out.
