@@ -19,7 +19,7 @@ from ringwal.log.backup import Pace, Reach
 from ringwal.log.directory import Directory
 from ringwal.log.restore import restore as restore_log
 
-RATE = 50 << 20
+RATE = 32 << 20
 """Bytes a second that are read or copied beside an engine, where nothing else is asked for."""
 _REST = 0.005
 
@@ -82,7 +82,7 @@ def backup(
         incremental: `dest` may have an older backup of this directory, or an unfinished one, which stays in force until the
             new one is whole. What the log has freed since is removed from it.
         copies: link nothing, so that the backup shares no file with the log.
-        rate: bytes a second to be read or copied at most; None: 50 MiB while an engine runs, and no limit without.
+        rate: bytes a second to be read or copied at most; None: 32 MiB while an engine runs, and no limit without.
         timeout: seconds to wait for the engine to answer, and for what is under way to be confirmed; None for ever.
 
     Raises:

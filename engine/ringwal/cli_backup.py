@@ -34,7 +34,7 @@ def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 @click.option("--incremental", is_flag=True, help="Bring the backup in DEST up to date, or finish it, or make the first one.")
 @click.option("--copy", "copies", is_flag=True, help="Link nothing: the backup shares no file with the log.")
 @click.option("--rate", callback=_rate, metavar="SIZE",
-              help="Bytes a second to be copied at most.  [default: 50MiB while an engine runs]")
+              help="Bytes a second to be copied at most.  [default: 32MiB while an engine runs]")
 @kit.wait_option(60.0, "How long to wait for the engine, and for what is under way to be confirmed.")
 @kit.json_option
 def backup(
