@@ -126,7 +126,8 @@ def damage(what: str, sides: bool, times: int, directory: Path, seed: int) -> Ve
             for block in hit:
                 spoil(part, log, block, chance)
         else:
-            gone = chance.choice(sound).position // log.manifest.segment_bytes
+            # The one where the checkpoint lies is needed by a start.
+            gone = chance.randrange(log.checkpoint.position // log.manifest.segment_bytes)
             hit = [block for block in sound if block.position // log.manifest.segment_bytes == gone]
             (part / "segments" / f"{gone:020d}.seg").unlink()
         lost: dict[int, set[int]] = {}
