@@ -200,6 +200,19 @@ def test_nothing_beyond_a_cut_is_believed_though_nobody_states_it(log: LogWriter
     assert found == {"s0": {0: b"a", 1: b"b"}}
 
 
+def test_the_last_block_of_an_epoch_whose_cut_nobody_states_can_be_lost(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    bad = log.put((0, b"b"))
+    first = again(log)
+    first.put((0, b"c"))
+    neither(log)
+    log.flip(first.begin + 20)
+    log.flip(bad.position + HEADER + 24)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 2: b"c"}}
+    assert lost(made) == {("s0", 1, 2)}
+
+
 def test_damage_before_a_cut_that_nobody_states_ends_nothing(log: LogWriter) -> None:
     bad = log.put((0, b"a"))
     log.put((0, b"b"))

@@ -149,6 +149,10 @@ class _Making:
                     self._timestamp_ns = max(self._timestamp_ns, int(audit.state.timestamp_ns))
                     before = rows[-1] if rows else EpochRow(0, 0, 0)
                     self._copy_epoch(blocks, copy, EpochRow(row.epoch, row.begin, end), before, findings)
+                    if row.epoch in premise.open and end < row.end:  # what its last blocks held may be lost there
+                        until = min(row.end, (end // self._size + 1) * self._size)
+                        copy.hole(row.epoch, end, until - end, (), self._timestamp_ns)
+                        end = until
                     rows.append(EpochRow(row.epoch, row.begin, end))
                     self._end = max(self._end, end)
                 last = premise.epochs[-1]
