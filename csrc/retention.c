@@ -87,3 +87,31 @@ void rw_retention_expire(rw_keeping *rows, uint32_t count, uint64_t age_ns, cons
             rows[i].before = end;
     }
 }
+
+uint32_t rw_retention_ages(const rw_keeping *rows, uint32_t count, uint64_t *ages,
+                           uint32_t capacity)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t age = rows[i].limits.age_ns;
+        uint32_t at = 0;
+        while (at < found && ages[at] != age)
+            at++;
+        if (age == 0 || at < found)
+            continue;
+        if (found < capacity)
+            ages[found++] = age;
+        else if (ages[capacity - 1] < age)
+            ages[capacity - 1] = age; /* a row with a lower limit keeps more than it has to */
+    }
+    return found;
+}
+
+uint32_t rw_retention_due(rw_keeping *rows, uint32_t count)
+{
+    uint32_t due = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (rows[i].limits.payload_bytes != 0 || rows[i].before > rows[i].start_offset)
+            rows[due++] = rows[i];
+    return due;
+}

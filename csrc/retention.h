@@ -41,4 +41,13 @@ uint32_t rw_retention_rows(const rw_control *c, const rw_limits *defaults, bool 
 void rw_retention_expire(rw_keeping *rows, uint32_t count, uint64_t age_ns, const rw_occupant *ends,
                          uint32_t end_count);
 
+/* The limits of age that these rows have, each once, as far as there is room: where there is none,
+ * the last one is the largest of the others. Returns how many. */
+uint32_t rw_retention_ages(const rw_keeping *rows, uint32_t count, uint64_t *ages,
+                           uint32_t capacity);
+
+/* Moves the rows to the front that have a limit of bytes, or may be trimmed further than they are.
+ * Returns how many. */
+uint32_t rw_retention_due(rw_keeping *rows, uint32_t count);
+
 #endif

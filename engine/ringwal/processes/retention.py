@@ -31,6 +31,8 @@ REST_SECONDS = 2.0
 AGAIN_SECONDS = 0.1
 """Where a round has not come to its end, which it does not in one go."""
 ROWS = 4096
+AGES = 256
+"""Different ones, of the streams that are looked at in one go."""
 ASKED_AT_ONCE = 256
 """Trims: the supervisor has others to serve."""
 ENDS_KEPT = 4
@@ -87,6 +89,7 @@ class Retention:
         ])  # fmt: skip
         self._rows = ffi.new("rw_keeping[]", ROWS)
         self._place = ffi.new("uint32_t *")
+        self._ages = ffi.new("uint64_t[]", AGES)
         self._segments = Segments()
         self._next = 0  # segments below were looked at
         self._ends: dict[int, bytes] = {}
@@ -108,7 +111,7 @@ class Retention:
             reached = bool(lib.rw_engine_released_end(self._control) >= self._next * self._size)
             count = int(lib.rw_retention_rows(self._control, self._defaults, False, self._place, self._rows, ROWS))  # noqa: FBT003
             self._expire(count, now)
-            due = self._outgrow(self._unpacked(count), drain, reached)
+            due = self._outgrow(self._unpacked(int(lib.rw_retention_due(self._rows, count))), drain, reached)
             for place, number, before in due:
                 if not self._line.ask_trim(place, number, before):
                     self._place[0] = 0  # no room for a question: the round begins anew
@@ -161,7 +164,7 @@ class Retention:
 
     def _expire(self, count: int, now: int) -> None:
         oldest: dict[int, int] = {}  # by the segment that is over for them: the largest of these ages
-        for age in {row.age_ns for row in self._unpacked(count)} - {0}:
+        for age in self._ages[0 : lib.rw_retention_ages(self._rows, count, self._ages, AGES)]:
             segment = self._segments.expired(now, age)
             if segment is not None:
                 oldest[segment] = max(oldest.get(segment, 0), age)
