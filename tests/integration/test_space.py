@@ -425,7 +425,7 @@ def test_a_full_log_has_room_to_drop_records_of_all_its_streams(directory: Path,
     sizes = {"ring_bytes": 1 << 20, "segment_bytes": 15 << 20, "max_streams": most, "max_log_bytes": 4 * (4096 + (15 << 20))}
     running = start(**sizes)
     with impatient(directory) as client:
-        streams = [client.create_stream(f"s{n}") for n in range(most)]
+        streams = [client.stream(f"s{n}") for n in range(most)]
         for stream in streams:
             stream.append(b"")
         client.stream("s0").flush(WAIT)

@@ -164,14 +164,15 @@ def test_a_missing_old_segment_is_told_and_denies_its_own_records_only(directory
         assert caught.value.segment == 1
 
 
-def test_a_stream_that_nobody_has_appended_to_is_in_no_checkpoint(directory: Path, start: Callable[..., Engine]) -> None:
+def test_a_stream_that_is_only_opened_is_in_no_checkpoint(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(**SMALL)
     with ringwal.connect(directory) as client:
-        client.create_stream("never")
+        client.attachment().handle_of("never")  # as an append does that is then refused
+        client.create_stream("created")
         client.stream("once").append(b"x").result(WAIT)
     assert running.terminate() == 0
     found = checkpoint_file.load(log_at(directory), state(directory))
-    assert [row.name for row in found.rows()] == ["once"]
+    assert [row.name for row in found.rows()] == ["created", "once"]
 
 
 def test_an_end_that_is_marked_is_cleared_before_anybody_writes_on(directory: Path, start: Callable[..., Engine]) -> None:
