@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ringwal.errors import CorruptionError
+from ringwal.log.copied_attic import prove_attic
 from ringwal.log.recovery import recover
 from tests.support.log_history import SMALL, Files, History, Moment, moments, payload, put_files
 from tests.support.log_place import log_at
@@ -159,3 +160,16 @@ def test_blocks_in_a_file_that_the_manifest_does_not_name_are_found(life: list[M
 
 def test_a_copy_without_a_manifest_is_no_new_log(life: list[Moment], tmp_path: Path) -> None:
     refused(tmp_path, {}, "no manifest")
+
+
+def test_what_was_alive_in_freed_segments_is_missed_where_the_attic_has_it_not(life: list[Moment], tmp_path: Path) -> None:
+    """Its catalogue was copied before, or not at all."""
+    for moment in life:
+        put_files(tmp_path / moment.name, moment.files)
+        prove_attic(log_at(tmp_path / moment.name))
+    history = History(tmp_path / "log")
+    history.write(20)
+    history.checkpoint()
+    history.free(wanted=0)
+    with pytest.raises(CorruptionError, match="missing"):
+        prove_attic(log_at(tmp_path / "log"))

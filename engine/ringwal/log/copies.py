@@ -15,6 +15,7 @@ hold for a copy, and is proven here:
     older        newer            -            blocks further on than recovery looks      the same
     any          older            newer        what the other checkpoint is about         it is not beyond the log's end
     older        -                newer        the checkpoint that it names               its digest (checkpoint_file.py)
+    newer        freed since      -            what the attic got of them, in the attic       verify (copied_attic.py)
     -            a hole, then blocks behind it that vouch for it                          the decision table (decision.py)
     none, cut    cut short        cut short    what had not been copied yet               all of the above
 

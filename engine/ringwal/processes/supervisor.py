@@ -28,6 +28,7 @@ from ringwal.errors import ConfigError, Error
 from ringwal.file_errors import FileErrors, check_proc, file_error
 from ringwal.log import backup_note, copies
 from ringwal.log import home as homes
+from ringwal.log.copied_attic import prove_attic
 from ringwal.log.directory import Directory
 from ringwal.log.files import unlink
 from ringwal.log.home import Home
@@ -170,6 +171,8 @@ class Supervisor:
             tell = partial(lib.rw_progress_tell, progress.pointer)
             with copies.refused(ownership.directory, copied=copied):
                 config = fitted(ownership.directory, self.config)
+                if copied:
+                    prove_attic(ownership.directory)
                 recovered = recover(ownership.directory, config, tell, copied=copied)
             homes.keep(ownership.directory, home)
             _log_home(ownership.directory, home)
