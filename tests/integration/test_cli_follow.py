@@ -138,4 +138,4 @@ def test_a_tail_that_does_not_follow_ends_with_its_engine(tmp_path: Path) -> Non
         assert line_of(follower) == b"one\n"
         end(host)
         assert b"Traceback" not in follower.communicate(timeout=DEADLINE)[1]
-        assert follower.returncode == os.EX_UNAVAILABLE
+        assert follower.returncode in (os.EX_UNAVAILABLE, os.EX_TEMPFAIL)  # by then it has ended, or is about to
