@@ -65,7 +65,7 @@ KEEPER = [
         "            attic.store(self._directory, after)\n        self._attic = Attic(self._directory, after)\n"
         "        self._say()",
         "        self._attic = Attic(self._directory, after)\n        self._say()\n        attic.store(self._directory, after)",
-        units("tests/integration/test_attic.py"),
+        units("tests/integration/test_attic.py::test_the_keeper_dies_while_it_fills_the_attic"),
     ),
     Mutant(
         "the attic is named before it is written",
@@ -76,14 +76,14 @@ KEEPER = [
         "    end = max(block.position for block in blocks) + 1\n"
         "    files = (*before.files, Named(number, place, digest))\n"
         "    store(directory, dataclasses.replace(before, end=end, next_file=number + 1, files=files))\n",
-        units("tests/integration/test_attic.py"),
+        units("tests/integration/test_attic.py::test_the_keeper_dies_while_it_fills_the_attic"),
     ),
     Mutant(
         "only the first blocks that are alive are kept",
         "csrc/sidefile.c",
         "        live[entry.block] = 1;\n",
         "        live[entry.block] = i == 0;\n",
-        units("tests/integration/test_attic.py"),
+        units("tests/unit/test_sidefile.py::test_what_is_alive_is_what_lies_behind_the_starts"),
     ),
     Mutant(
         "a segment that is half alive goes into the attic",
@@ -102,8 +102,8 @@ KEEPER = [
     Mutant(
         "a backup has no attic",
         "engine/ringwal/log/backup.py",
-        "        attic_copy.name(directory, held.attic, also_before=True)\n",
-        "",
+        "            self.attic = attic_copy.hold(self._source, self._dest, uuid, links=self._links)\n",
+        "            self.attic = Catalogue(uuid=uuid, end=1 << 62)\n",
         units("tests/integration/test_attic.py::test_backups_and_checks_know_of_it"),
     ),
 ]

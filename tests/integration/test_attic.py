@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,23 +126,26 @@ def test_the_side_file_of_what_the_attic_has_stays(start: Callable[..., Engine],
 
 
 def test_a_segment_that_is_mostly_alive_stays(start: Callable[..., Engine], directory: Path) -> None:
-    running = start()
-    with ringwal.connect(directory) as client:
-        half, busy = client.stream("half"), client.stream("busy")
-        for _ in range(3 * PER_SEGMENT // 2):
-            half.append(bytes(RECORD))
-            last = busy.append(bytes(RECORD))
-        last.result(WAIT)
-        busy.trim(last.result(WAIT).offset)
-        end = client.status()["segments"]["current"] - 1
-        until(lambda: client.status()["side_files"]["end"] >= end, "side files", WAIT)
-        until(lambda: client.status()["side_files"]["behind"] == 0, "side files", WAIT)
-        assert client.status()["attic"] == {"end": 0, "bytes": 0}
-        assert segment.numbers(log_at(directory))[0] == 0
-    assert running.terminate() == 0
+    for _ in range(2):  # by the second time the keeper has looked at what was trimmed in the first
+        running = start()
+        with ringwal.connect(directory) as client:
+            half, busy = client.stream("half"), client.stream("busy")
+            for _ in range(3 * PER_SEGMENT // 2):
+                half.append(bytes(RECORD))
+                last = busy.append(bytes(RECORD))
+            busy.trim(last.result(WAIT).offset)
+            end = client.status()["segments"]["current"]
+            until(partial(reaches, client, end), "side files", WAIT)
+            assert client.status()["attic"] == {"end": 0, "bytes": 0}
+            assert segment.numbers(log_at(directory))[0] == 0
+        assert running.terminate() == 0
 
 
-@pytest.mark.parametrize("point", ["k.attic.filled", "k.attic.written", "k.attic.named"])
+def reaches(client: ringwal.Client, end: int) -> bool:
+    return bool(client.status()["side_files"]["end"] >= end)
+
+
+@pytest.mark.parametrize("point", ["k.attic.filled", "k.attic.written", "k.attic.naming", "k.attic.named"])
 def test_the_keeper_dies_while_it_fills_the_attic(
     start: Callable[..., Engine], directory: Path, points_build: Path, tmp_path: Path, point: str
 ) -> None:

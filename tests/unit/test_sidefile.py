@@ -12,7 +12,7 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import checkpoint_file, segment, sidefile
 from ringwal.log import manifest as manifests
-from ringwal.log.checkpoint import Checkpoint
+from ringwal.log.checkpoint import Checkpoint, pack
 from ringwal.log.manifest import Manifest
 from ringwal.log.sidefile import SideFile, Span, Unproven
 from tests.faults import decode_side
@@ -125,6 +125,26 @@ def test_times_lead_to_the_first_block_that_is_not_older(made: Sided) -> None:
             assert side.at_time(max(ns, 0)) == expected
         assert side.newest_ns == blocks[-1].newest_ns
         assert side.oldest_ns <= side.newest_ns
+
+
+def test_what_is_alive_is_what_lies_behind_the_starts(made: Sided) -> None:
+    chance = random.Random(5)
+    rows = made.checkpoint.rows()
+    for _ in range(20):
+        starts = {row.number: chance.choice((0, row.next_offset, chance.randrange(row.next_offset + 1))) for row in rows}
+        for number in chance.sample(list(starts), 5):
+            del starts[number]  # deleted
+        streams = pack([row._replace(start_offset=starts[row.number]) for row in rows if row.number in starts])
+        for number in range(made.end):
+            size, blocks = made.opened(number).live(streams)
+            expected = {
+                position
+                for stream, of in made.held.get(number, {}).items()
+                for offset, count, position in of
+                if stream in starts and offset + count > starts[stream]
+            }
+            assert {block.position for block in blocks} == expected
+            assert size == sum(block.length for block in blocks)
 
 
 def test_only_what_is_asked_for_is_read(made: Sided) -> None:

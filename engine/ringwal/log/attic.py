@@ -275,6 +275,7 @@ def store(directory: Directory, catalogue: Catalogue) -> None:
     )
     data = bytearray(head + bytes(_DIGEST.size) + b"".join(_NAMED.pack(*named) for named in catalogue.files))
     _DIGEST.pack_into(data, _CATALOGUE.size, _digest_of(data, _CATALOGUE.size))
+    point("k.attic.naming")
     replace_file(NAME, bytes(data), at=directory.fd)
     point("k.attic.named")
 
