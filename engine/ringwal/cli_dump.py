@@ -14,6 +14,7 @@ import click
 from ringwal import cli_kit as kit
 from ringwal import cli_source as sources
 from ringwal import textio
+from ringwal.errors import NoSuchStream
 from ringwal.limits import WHOLE_MAX
 
 if TYPE_CHECKING:
@@ -48,8 +49,23 @@ def dump(directory: Path, start: tuple[str, int], stream: str | None, as_json: b
         found = Dump(log, running=running)
         output = textio.Output()
         objects = _objects(found, start, stream)
+        if stream is not None:
+            objects = _some(objects, stream)
         for text in _pieces(map(textio.json_text, objects) if as_json else _lines(objects)):
             output.write(text)
+
+
+def _some(objects: Iterator[dict[str, Any]], stream: str) -> Iterator[dict[str, Any]]:
+    """Raises NoSuchStream if there are none of that stream."""
+    seen = False
+    for each in objects:
+        seen = seen or bool(each.get("frames"))
+        yield each
+    if not seen:
+        raise NoSuchStream(
+            f"no segment has a frame of a stream {textio.visible(stream)!r} there; what is in the attic, or was"
+            " appended a moment ago to an engine that runs, is not shown"
+        )
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[bytes]:

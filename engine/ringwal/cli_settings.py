@@ -119,26 +119,33 @@ def stat(directory: Path, stream: str, offline: bool, timeout: float, as_json: b
     """Say what is known of STREAM: its offsets, and what is set for it. Where no engine runs, its files say it."""
     with sources.reading(directory, timeout, offline=offline) as client:
         info = kit.existing(client, stream).stat()
-    _say(info, as_json)
+        running = not hasattr(client, "live")  # else the files, which do not know any engine's settings
+    _say(info, as_json, running=running)
 
 
-def _say(info: ringwal.StreamInfo, as_json: bool) -> None:
+def _say(info: ringwal.StreamInfo, as_json: bool, *, running: bool = True) -> None:
     output = textio.Output()
     if as_json:
         output.json(info._asdict())
         return
-    pairs = _pairs(info)
+    pairs = _pairs(info, running=running)
     width = max(map(len, pairs))
     output.line("\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs.items()))
 
 
-def _pairs(info: ringwal.StreamInfo) -> dict[str, str]:
+def _shown(value: str | None, *, own: bool, running: bool) -> str:
+    if own or running:
+        return (value or "none") + ("" if own else " (the engine's default)")
+    return "the default of the engine that starts next"
+
+
+def _pairs(info: ringwal.StreamInfo, *, running: bool) -> dict[str, str]:
     newest = iso(info.last_timestamp_ns) if info.last_timestamp_ns else "none"
     age = None if info.retention_age is None else duration_text(round(info.retention_age * 1e9))
     size = None if info.retention_bytes is None else format_size(info.retention_bytes)
     records = None if info.retention_records is None else str(info.retention_records)
     limits = {
-        name: (value or "none") + ("" if name in info.own_settings else " (the engine's default)")
+        name: _shown(value, own=name in info.own_settings, running=running)
         for name, value in zip(LIMITS, (age, size, records), strict=True)
     }
     return {

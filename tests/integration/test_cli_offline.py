@@ -248,3 +248,26 @@ def test_no_engine_runs_where_a_salvage_was_cut_short(stopped: Path) -> None:
         backup_note.store(log, Note("salvage"))
     done = ringwal("run", stopped)
     assert done.returncode == 78 and b"salvage was cut short" in done.stderr
+
+
+def test_a_stream_that_dump_does_not_meet_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path / "d"):
+        assert ringwal("append", tmp_path / "d", "s", stdin=b"x").returncode == 0
+    assert ringwal("dump", tmp_path / "d", "--stream", "s").returncode == 0
+    done = ringwal("dump", tmp_path / "d", "--stream", "t")
+    assert (done.returncode, b"no segment has a frame of a stream 't'" in done.stderr) == (os.EX_NOINPUT, True)
+
+
+def test_a_log_without_its_manifest_is_no_directory_without_a_log(tmp_path: Path) -> None:
+    with serving(tmp_path / "d"):
+        assert ringwal("append", tmp_path / "d", "s", stdin=b"x").returncode == 0
+    (tmp_path / "d" / "manifest").unlink()
+    done = ringwal("read", tmp_path / "d", "s")
+    assert (done.returncode, b"ringwal salvage" in done.stderr) == (os.EX_DATAERR, True)
+
+
+def test_stat_of_files_does_not_know_an_engines_defaults(tmp_path: Path) -> None:
+    with serving(tmp_path / "d", "--retention-age", "90d"):
+        assert ringwal("append", tmp_path / "d", "s", stdin=b"x").returncode == 0
+        assert b"90d (the engine's default)" in ringwal("stat", tmp_path / "d", "s").stdout
+    assert b"the default of the engine that starts next" in ringwal("stat", tmp_path / "d", "s").stdout

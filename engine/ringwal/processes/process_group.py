@@ -139,7 +139,7 @@ class ProcessGroup:
         if child.role.expendable:
             self._pauses[child.role].died(seen)
             if not self.stopping:
-                LOG.info("%s process %d has ended (%s)", child.role, child.pid, ended)
+                LOG.warning("%s process %d has ended (%s); another one follows", child.role, child.pid, ended)
             return
         error = int(lib.rw_engine_wal_error(self._control))
         if ended.code == os.EX_IOERR or (child.role.writes_log and error):

@@ -99,7 +99,7 @@ class Retention:
         self._behind = False  # there are side files that were not looked at
         started = int(views.engine(self._control).started_ns)
         self._clock = Clock(started + int((time.monotonic() - context.began) * 1e9), _steady())
-        self._told_jump = False
+        self._told_jump = self._told = False
 
     def work(self) -> float:
         """As `keeper.Task`."""
@@ -113,6 +113,7 @@ class Retention:
             self._expire(count, now)
             due = self._outgrow(self._unpacked(int(lib.rw_retention_due(self._rows, count))), drain, reached)
             for place, number, before in due:
+                self._say(asked)
                 if not self._line.ask_trim(place, number, before):
                     self._place[0] = 0  # no room for a question: the round begins anew
                     return AGAIN_SECONDS
@@ -121,6 +122,12 @@ class Retention:
                 self._end_round()
                 return AGAIN_SECONDS if self._behind else REST_SECONDS
         return AGAIN_SECONDS
+
+    def _say(self, asked: int) -> None:
+        """Once: where a limit holds there is something to trim for ever."""
+        if not (asked or self._told):
+            self._context.log.info("streams are trimmed by what is set for them; `ringwal stat` shows what that is")
+        self._told = True
 
     def _end_round(self) -> None:
         self._place[0] = 0
