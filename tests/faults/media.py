@@ -88,12 +88,12 @@ def _rests(directory: Path) -> bool:
 
 
 def copy_of(base: Base, to: Path) -> Path:
-    """Another one of it; zeros are left out."""
+    """Another one of it; zeros are left out, and `home`: it stands for the original, and is no copy that has to be whole."""
     for path in base.directory.rglob("*"):
         target = to / path.relative_to(base.directory)
         if path.is_dir():
             target.mkdir(parents=True)
-        elif path.is_file():
+        elif path.is_file() and path.name != "home":
             target.parent.mkdir(parents=True, exist_ok=True)
             raw = path.read_bytes()
             with target.open("wb") as file:
