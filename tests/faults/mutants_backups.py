@@ -48,6 +48,13 @@ BACKUPS = [
         units("tests/unit/test_backup.py::test_segments_that_are_freed_meanwhile_are_not_missed"),
     ),
     Mutant(
+        "a backup is brought up to date from another history of its log",
+        "engine/ringwal/log/same_history.py",
+        "    return first == _last_block(other, manifest, extent)",
+        "    return True",
+        units("tests/unit/test_backup.py::test_a_log_that_went_on_once_more_from_a_snapshot_is_not_mixed_with_its_backup"),
+    ),
+    Mutant(
         "an engine runs on a backup",
         "engine/ringwal/processes/supervisor.py",
         "            backup_note.refuse_engine(self.directory)\n",

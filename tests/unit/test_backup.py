@@ -285,6 +285,40 @@ def test_a_log_that_was_put_back_does_not_go_on_in_its_backup(log: History, tmp_
         backup(log.directory, tmp_path / "backup", incremental=True)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_log_that_went_on_once_more_from_a_snapshot_is_not_mixed_with_its_backup(
+    log: History, tmp_path: Path, copies: bool, in_place: bool
+) -> None:
+    """Its epochs and positions are the same numbers, its segments have the same headers, and other records."""
+
+    def goes_on(what: bytes, blocks: int) -> None:
+        log.restart()
+        for _ in range(blocks):
+            log.log.put((0, what * 300_000))
+
+    log.checkpoint(end=True)
+    snapshot = log.moment("")
+    goes_on(b"old", 20)
+    backup(log.directory, tmp_path / "backup", copies=copies)
+    old = {path: path.read_bytes() for path in (tmp_path / "backup").rglob("*") if path.is_file()}
+    if not in_place:
+        for path in [path for path in log.directory.rglob("*") if path.is_file()]:
+            path.unlink()
+    for name, content in snapshot.files.items():
+        (log.directory / name).write_bytes(content)
+    for path in [path for path in log.directory.rglob("*.seg") if str(path.relative_to(log.directory)) not in snapshot.files]:
+        path.unlink()
+    goes_on(b"new", 30)
+    with pytest.raises(ConfigError, match="has records that"):
+        backup(log.directory, tmp_path / "backup", incremental=True, copies=copies)
+    if copies or not in_place:
+        assert {path: path.read_bytes() for path in old} == old, "the backup before is what it was"
+        restore(tmp_path / "backup", tmp_path / "restored")
+    backup(log.directory, tmp_path / "anew")
+    restore(tmp_path / "anew", tmp_path / "restored-anew")
+
+
 def test_records_behind_a_gap_wait_for_a_start(log: History, tmp_path: Path) -> None:
     """They may have been confirmed, and the place where the log ends does not have them."""
     log.log.put((0, b"lost"), state="missing")

@@ -17,7 +17,7 @@ from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import attic
 from ringwal.log.attic import Attic, Catalogue, Content, Named
 from ringwal.log.directory import Directory
-from ringwal.log.files import opened, read_all, sync_directory, unlink, write_all
+from ringwal.log.files import PAGE, opened, read_all, sync_directory, unlink, write_all
 
 PIECE_BYTES = 1 << 20
 FILE_BYTES = 16 << 20
@@ -31,7 +31,7 @@ def hold(source: Directory, dest: Directory, uuid: bytes, *, links: bool) -> Cat
         catalogue = attic.load(source, uuid)
         try:
             for named in catalogue.files:
-                _hold(source, dest, named, links=links)
+                _hold(source, dest, uuid, named, links=links)
         except FileNotFoundError:
             if attic.load(source, uuid) == catalogue:
                 raise CorruptionError("an attic file that the catalogue names is missing") from None
@@ -61,13 +61,10 @@ def name(dest: Directory, held: Catalogue, *, also_before: bool) -> None:
         attic.clear(dest, held)
 
 
-def _hold(source: Directory, dest: Directory, named: Named, *, links: bool) -> None:
+def _hold(source: Directory, dest: Directory, uuid: bytes, named: Named, *, links: bool) -> None:
     file, at = attic.name_of(named.number), dest.segments
-    try:
-        if os.stat(file, dir_fd=at).st_size == named.bytes:
-            return
-    except FileNotFoundError:
-        pass
+    if _has(source, dest, uuid, named):
+        return
     unlink(file + PART, at=at)
     if links:
         try:
@@ -79,6 +76,29 @@ def _hold(source: Directory, dest: Directory, named: Named, *, links: bool) -> N
     if not links:
         _copy(source, dest, file)
     os.rename(file + PART, file, src_dir_fd=at, dst_dir_fd=at)
+
+
+def _has(source: Directory, dest: Directory, uuid: bytes, named: Named) -> bool:
+    """Is the file of that number in `dest` the one that is in `source`? Another history of the log has the same numbers
+    (same_history.py). Raises FileNotFoundError: it is not in `source`."""
+    file = attic.name_of(named.number)
+    try:
+        here = os.stat(file, dir_fd=dest.segments)
+    except FileNotFoundError:
+        return False
+    if os.path.samestat(os.stat(file, dir_fd=source.segments), here):
+        return True
+    try:
+        blocks = attic.index_of(dest, uuid, named)
+    except CorruptionError:
+        return False
+    pages = []
+    for each in (source, dest) if here.st_size == named.bytes and blocks else ():
+        page = bytearray(PAGE)
+        with opened(file, os.O_RDONLY, at=each.segments) as fd:
+            read_all(fd, memoryview(page), blocks[-1].place)
+        pages.append(page)
+    return len(pages) == 2 and pages[0] == pages[1]
 
 
 def _copy(source: Directory, dest: Directory, file: str) -> None:

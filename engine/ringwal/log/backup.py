@@ -15,9 +15,11 @@ Segments are held oldest first, and the manifest is read afterwards. What was fr
 this manifest, or an older one, names; so nothing is missing that its checkpoint has.
 
 INCREMENTAL. DEST has segments already; those that were sealed stay as they are, if they are the log's: the same file, or with
-the same header. The one that was in use gives way to the whole one, with the same bytes up to where the backup before ends:
-until the manifest is replaced, that one is in force. Then files go that the log has freed. Killed at any moment, it leaves
-the one or the other; the first one that is not finished has no manifest.
+the same header and the same last block. Where the backup before ends with a block that the log has not, it is of another
+history (a snapshot was put back, and the log went on from there once more), and is left as it is. The one that was in use
+gives way to the whole one, with the same bytes up to where the backup before ends: until the manifest is replaced, that one
+is in force. Then files go that the log has freed. Killed at any moment, it leaves the one or the other; the first one that is
+not finished has no manifest.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from typing import NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError, CorruptionError, Locked
-from ringwal.log import attic_copy, backup_note, checkpoint_file, segment, sidefile
+from ringwal.log import attic_copy, backup_note, checkpoint_file, same_history, segment, sidefile
 from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
 from ringwal.log.attic import Catalogue
@@ -44,7 +46,7 @@ from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, living
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.files import make_directory, opened, read_all, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
-from ringwal.log.proof import extents, prove
+from ringwal.log.proof import Extent, extents, prove
 from ringwal.log.recovery import end_of
 from ringwal.log.walk import Walk
 from ringwal.log.window import Window
@@ -127,6 +129,8 @@ def make(
     with Directory(dest) as directory:
         _lock(directory)
         previous = _previous(source, directory, incremental=incremental)
+        if previous is not None:
+            _refuse_other_history(source, directory, previous[1])
         directory.make_segments()
         point("bak.begun")
         held = _Holder(source, directory, previous, copies=copies, pace=pace)
@@ -177,6 +181,28 @@ def _previous(source: Directory, dest: Directory, *, incremental: bool) -> tuple
             " directory: make a backup of its own"
         )
     return found, manifest
+
+
+def _refuse_other_history(source: Directory, dest: Directory, before: Manifest) -> None:
+    """Raises ConfigError: the log has not the last block of the backup before. CorruptionError."""
+    size, end = before.segment_bytes, before.checkpoint_position
+    epochs = checkpoint_file.load(dest, before).epochs
+    extent = same_history.last_extent(epochs, before.first_segment * size, end, size)
+    try:
+        if extent is None or same_history.are_same(dest, source, before, extent):
+            return
+    except CorruptionError:
+        if not _is_freed(source, extent, size):
+            raise
+    if not _is_freed(source, extent, size):
+        raise ConfigError(
+            f"{dest.path} has records that the log in {source.path} has not, which went on from an older state once more: make"
+            " a new backup"
+        )
+
+
+def _is_freed(source: Directory, extent: Extent | None, size: int) -> bool:
+    return extent is None or manifests.load(source).first_segment > extent.begin // size
 
 
 class _Holder:
@@ -273,7 +299,7 @@ class _Holder:
             return
         if self._links:
             try:
-                self._link(name)
+                self._link(number)
             except OSError as error:
                 if error.errno not in _NO_LINK:
                     raise
@@ -298,13 +324,20 @@ class _Holder:
             with opened(name, os.O_RDONLY, at=place.segments) as fd:
                 read_all(fd, memoryview(page), 0)
             pages.append(page)
-        if pages[0] != pages[1]:
+        size = self._size(state)
+        begin, end = number * size, min((number + 1) * size, state.end)
+        extent = same_history.last_extent(state.checkpoint.epochs, begin, end, size)
+        same = extent is None or same_history.are_same(self._source, self._dest, state.manifest, extent)
+        if pages[0] != pages[1] or not same:
+            if manifests.load(self._source).first_segment > number:
+                raise FileNotFoundError(errno.ENOENT, "freed meanwhile", name)
             raise ConfigError(f"segment {number} in {self._dest.path} is not that of {self._source.path}: make a new backup")
 
-    def _link(self, name: str) -> None:
-        at = self._dest.segments
+    def _link(self, number: int) -> None:
+        name, at = segment.name_of(number), self._dest.segments
         unlink(name + PART, at=at)
         os.link(name, name + PART, src_dir_fd=self._source.segments, dst_dir_fd=at)
+        unlink(sidefile.name_of(number), at=at)  # of what had the name before
         os.rename(name + PART, name, src_dir_fd=at, dst_dir_fd=at)
         point("bak.linked")
 
@@ -333,6 +366,7 @@ class _Holder:
                 os.fsync(fd)
         finally:
             window.close()
+        unlink(sidefile.name_of(number), at=at)
         os.rename(name + PART, name, src_dir_fd=at, dst_dir_fd=at)
         self.counts.copied_segments += 1
         point("bak.copied")
