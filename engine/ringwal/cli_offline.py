@@ -67,15 +67,16 @@ def _place_object(place: Place) -> dict[str, Any]:
         "segment": place.segment,
         "position": place.position,
         "until": place.until,
-        "losses": [
-            {
-                "stream": loss.name,
-                "number": loss.number,
-                "first_offset": loss.first_offset,
-                "next_offset": loss.next_offset,
-            }
-            for loss in place.losses
-        ],
+        "losses": [_loss_object(loss) for loss in place.losses],
+    }
+
+
+def _loss_object(loss: Loss) -> dict[str, Any]:
+    return {
+        "stream": loss.name,
+        "number": loss.number,
+        "first_offset": loss.first_offset,
+        "next_offset": loss.next_offset,
     }
 
 
@@ -84,6 +85,8 @@ def _report_lines(report: Report) -> Iterator[str]:
         for place in places:
             yield f"{kind}: {_where(place)}: {textio.visible(place.what)}"
             yield from (f"  takes {_taken(loss)}" for loss in place.losses)
+            if place.idle and not place.losses:
+                yield "  takes nothing that is kept"
     checked = f"{report.segments} segments, {report.blocks} blocks, {report.records} records of {report.streams} streams"
     depth = "" if report.deep else ", without the payloads of records"
     until = ", up to the checkpoint of the engine that runs" if report.running else ""
@@ -128,7 +131,7 @@ def salvage(directory: Path, dest: Path, as_json: bool) -> int:
         output.json(_salvaged_object(directory, dest, made))
     else:
         output.line("\n".join(_salvaged_lines(dest, made)))
-    return os.EX_DATAERR if made.holes or not made.made.clean else os.EX_OK
+    return os.EX_DATAERR if made.holes or made.leads or not made.made.clean else os.EX_OK
 
 
 def _salvaged_object(directory: Path, dest: Path, made: Salvaged) -> dict[str, Any]:
@@ -143,6 +146,7 @@ def _salvaged_object(directory: Path, dest: Path, made: Salvaged) -> dict[str, A
         ],
         "nameless": list(made.nameless),
         "places": [_place_object(place) for place in made.found.places],
+        "leads": [_loss_object(loss) for loss in made.leads],
         "holes": [_place_object(place) for place in made.holes],
         "clean": made.made.clean,
     }
@@ -151,7 +155,9 @@ def _salvaged_object(directory: Path, dest: Path, made: Salvaged) -> dict[str, A
 def _salvaged_lines(dest: Path, made: Salvaged) -> Iterator[str]:
     yield from (f"damaged: {_where(place)}: {textio.visible(place.what)}" for place in made.found.places)
     lost = {(loss.number, loss.first_offset): loss for place in made.holes for loss in place.losses}
+    lost |= {(loss.number, loss.first_offset): loss for loss in made.leads}
     yield from (f"lost: {_taken(loss)}" for loss in lost.values())
+    yield from (f"{textio.visible(loss.name or '')} begins at offset {loss.next_offset} now" for loss in made.leads)
     yield from (f"the name of a stream is lost: it is {textio.visible(name)} now" for name in made.nameless)
     yield from (f"not as it should be: {_where(place)}: {textio.visible(place.what)}" for place in made.made.places)
     records = sum(loss.next_offset - loss.first_offset for loss in lost.values())

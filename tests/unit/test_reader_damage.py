@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from ringwal._native import ffi
@@ -144,8 +146,9 @@ def test_a_batch_begun_in_the_ring_is_checked_again_on_disk(log: LogMaker) -> No
 
 
 @pytest.mark.parametrize("sides", [True, False])
-@pytest.mark.parametrize("missing", [True, False])
-def test_a_segment_that_is_gone_or_damaged_denies_its_own_records_only(log: LogMaker, missing: bool, sides: bool) -> None:
+@pytest.mark.parametrize("instead", ["nothing", "damage", "directory", "fifo"])
+def test_a_segment_that_is_gone_or_damaged_denies_its_own_records_only(log: LogMaker, instead: str, sides: bool) -> None:
+    missing = instead != "damage"
     places: dict[int, list[int]] = {1: [], 2: []}
     while log.position < 9 * log.segment_bytes:
         places[1].append(add(log, 1, size=5000))
@@ -159,6 +162,10 @@ def test_a_segment_that_is_gone_or_damaged_denies_its_own_records_only(log: LogM
             log.segment_file(segment).unlink()
         else:
             log.write_file(segment * log.segment_bytes + PAGE, bytes(30 * PAGE))
+        if instead == "directory":
+            log.segment_file(segment).mkdir()
+        elif instead == "fifo":
+            os.mkfifo(log.segment_file(segment))
     for stream, size in ((1, 5000), (2, None)):
         gone = [
             offset

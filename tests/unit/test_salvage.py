@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 import ringwal
 from ringwal._native import lib
 from ringwal.errors import ConfigError, CorruptionError, FileError
-from ringwal.log import checkpoint_file, settings
+from ringwal.log import checkpoint_file, freeing, settings
 from ringwal.log import manifest as manifests
 from ringwal.log.recovery import recover
 from ringwal.log.salvage import Salvaged, salvage
-from ringwal.log.verify import Loss
+from ringwal.log.verify import Loss, verify
 from tests.support.log_place import log_at
 from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, delete, trim
 
@@ -72,7 +73,8 @@ def saved(log: LogWriter) -> tuple[dict[str, dict[int, bytes]], Salvaged]:
 
 
 def lost(made: Salvaged) -> set[tuple[str | None, int, int]]:
-    return {(loss.name, loss.first_offset, loss.next_offset) for place in made.holes for loss in place.losses}
+    found = [*made.leads, *(loss for place in made.holes for loss in place.losses)]
+    return {(loss.name, loss.first_offset, loss.next_offset) for loss in found}
 
 
 def test_of_a_log_that_is_whole_everything_is_saved(log: LogWriter) -> None:
@@ -121,7 +123,7 @@ def test_a_damaged_frame_loses_what_is_behind_it_in_its_block(log: LogWriter) ->
     assert lost(made) == {("s0", 1, 2), ("s1", 1, 2)}
 
 
-@pytest.mark.parametrize("cut", ["missing", "short", "header"])
+@pytest.mark.parametrize("cut", ["missing", "short", "header", "directory", "fifo"])
 def test_a_segment_that_is_gone_becomes_a_hole(log: LogWriter, cut: str) -> None:
     log.put((0, b"a"), (1, b"silent"))
     log.end()
@@ -129,12 +131,16 @@ def test_a_segment_that_is_gone_becomes_a_hole(log: LogWriter, cut: str) -> None
     log.end()
     log.put((0, b"c"))
     log = again(log)
-    if cut == "missing":
+    if cut in ("missing", "directory", "fifo"):
         log.file(1).unlink()
+    if cut == "directory":
+        log.file(1).mkdir()
+    elif cut == "fifo":
+        os.mkfifo(log.file(1))
     elif cut == "short":
         with log.file(1).open("r+b") as file:
             file.truncate(PAGE + inner.position % SIZE)
-    else:
+    elif cut == "header":
         with log.file(1).open("r+b") as file:
             file.write(b"nothing at all")
     found, made = saved(log)
@@ -145,6 +151,11 @@ def test_a_segment_that_is_gone_becomes_a_hole(log: LogWriter, cut: str) -> None
 
 def no_manifest(log: LogWriter) -> None:
     (log.directory / "manifest").unlink()
+
+
+def manifest_directory(log: LogWriter) -> None:
+    no_manifest(log)
+    (log.directory / "manifest").mkdir()
 
 
 def no_checkpoints(log: LogWriter) -> None:
@@ -162,7 +173,7 @@ def neither(log: LogWriter) -> None:
     no_checkpoints(log)
 
 
-@pytest.mark.parametrize("damage", [no_manifest, no_checkpoints, named_checkpoint, neither])
+@pytest.mark.parametrize("damage", [no_manifest, manifest_directory, no_checkpoints, named_checkpoint, neither])
 def test_what_the_log_says_of_itself_is_made_out_of_its_blocks(log: LogWriter, damage: Callable[[LogWriter], None]) -> None:
     log.put((0, b"a"), (1, [b"x", b"", b"yy"]), (2, b"gone"))
     log.put(trim(1, 1), delete(2))
@@ -259,8 +270,6 @@ def test_what_was_freed_is_not_missed(log: LogWriter) -> None:
     log.put((0, b"b"), trim(0, 1), trim(1, 1))
     log = again(log)
     at = log_at(log.directory)
-    from ringwal.log import freeing
-
     freeing.free(at, manifests.load(at), 1, wanted=0, direct=False, announce=lambda _: None)
     bad = log.put((1, b"y"))
     log.put((1, b"z"))
@@ -269,6 +278,23 @@ def test_what_was_freed_is_not_missed(log: LogWriter) -> None:
     found, made = saved(log)
     assert found == {"s0": {1: b"b"}, "s1": {2: b"z"}}
     assert lost(made) == {("s1", 1, 2)}
+
+
+def test_a_stream_whose_first_records_are_lost_begins_behind_them(log: LogWriter, tmp_path: Path) -> None:
+    log.put((0, [b"a", b"b"]), (1, b"x"), (2, b"all of it"))
+    log.end()
+    log.put((0, b"c"), (1, b"y"), trim(1, 1))
+    log = again(log)
+    log.file(0).unlink()
+    made = salvage(log_at(log.directory), tmp_path / "saved")
+    assert lost(made) == {("s0", 0, 2), ("s2", 0, 1)}
+    assert {row.name: (row.start_offset, row.next_offset) for row in made.streams} == {"s0": (2, 3), "s1": (1, 2), "s2": (1, 1)}
+    with ringwal.open_readonly(tmp_path / "saved") as at:
+        assert [record.data for record in at.stream("s0").records()] == [b"c"]
+    # The hole's segment is freed, as it has nothing that anybody needs; and nothing is missed afterwards.
+    place = log_at(tmp_path / "saved")
+    freeing.free(place, manifests.load(place), 1, wanted=0, direct=False, announce=lambda _: None)
+    assert verify(place, deep=True).places == []
 
 
 def test_a_salvaged_log_can_be_damaged_and_salvaged_again(log: LogWriter, tmp_path: Path) -> None:

@@ -152,6 +152,27 @@ def test_what_is_trimmed_or_deleted_is_not_taken(log: LogWriter) -> None:
     assert place.losses == [Loss(2, "s2", 0, 1)]
 
 
+def test_what_is_trimmed_or_deleted_behind_the_checkpoint_is_not_taken(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, b"x"), (2, b"deleted"))
+    bad = log.put((0, [b"b", b"c"]), (1, b"y"), (2, b"deleted, too"))
+    log.put((0, b"d"), (1, b"z"), (2, b"and this"))
+    log = again(log)
+    log.put(trim(0, 2), trim(1, 2), delete(2))
+    log.flip(bad.position + 12)
+    (place,) = checked(log).places
+    assert place.losses == [Loss(0, "s0", 2, 3)]
+
+
+def test_a_place_of_which_nothing_is_kept_says_so(log: LogWriter) -> None:
+    bad = log.put((0, [b"a", b"b"]))
+    log.put((0, b"c"))
+    log = again(log)
+    log.put(trim(0, 2))
+    log.flip(bad.position + HEADER + FRAME + 8)
+    (place,) = checked(log).places
+    assert (place.losses, place.idle) == ([], True)
+
+
 def test_a_missing_segment_takes_what_is_in_it(log: LogWriter) -> None:
     log.put((0, b"a"), (1, b"silent"))
     log.end()

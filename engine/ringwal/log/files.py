@@ -35,8 +35,11 @@ def page_up(size: int) -> int:
 
 @contextmanager
 def opened(name: str, flags: int, mode: int = 0o600, *, at: int) -> Iterator[int]:
-    """A descriptor of `name` in the directory that is open as `at`, closed at the end. Raises OSError."""
-    fd = os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=at)
+    """A descriptor of `name` in the directory that is open as `at`, closed at the end. Raises OSError.
+
+    It does not wait for anybody: a FIFO is opened at once, and whoever reads at an offset is told that it cannot be.
+    """
+    fd = os.open(name, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode, dir_fd=at)
     try:
         if flags & os.O_CREAT:
             give_to_owner(fd, at=at)

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from ringwal._native import ffi
+from ringwal.errors import CorruptionError
 from ringwal.log import segment
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, open_synced, page_buffer, page_up, read_all
@@ -88,6 +89,8 @@ class Pages:
             self._fd = open_synced(segment.name_of(number), at=self._directory.segments)
         except FileNotFoundError:
             self._note(number * self._size, (number + 1) * self._size, "the segment's file is missing")
+        except CorruptionError:
+            self._note(number * self._size, (number + 1) * self._size, "it is a directory or a special file, and no segment")
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise

@@ -105,6 +105,9 @@ def _manifest(directory: Directory, faults: list[Fault]) -> Manifest | None:
     except FileNotFoundError:
         faults.append(Fault(manifests.NAME, 0, "it is missing"))
         return None
+    except CorruptionError as damage:
+        faults.append(Fault(manifests.NAME, 0, str(damage)))
+        return None
     for copy, state in enumerate(copies):
         if state is None:
             faults.append(Fault(manifests.NAME, copy * PAGE, f"copy {copy} is damaged"))

@@ -37,7 +37,8 @@ from ringwal.log.pages import Pages
 from ringwal.log.premise import Premise, gather
 from ringwal.log.salvage_blocks import Blocks, Copy
 from ringwal.log.salvage_tail import Tail
-from ringwal.log.verify import Place, Report, Verifier
+from ringwal.log.verify import Loss, Place, Report, Verifier
+from ringwal.log.verify_attic import Held
 
 _DROPPED = (
     lib.RW_AUDIT_EARLY,
@@ -58,6 +59,8 @@ class Salvaged:
     streams: tuple[StreamRow, ...]
     nameless: tuple[str, ...]
     """Names that were given to streams whose own is lost."""
+    leads: tuple[Loss, ...] = ()
+    """What streams have lost before the first record that is left: they begin there now, as if it had been trimmed."""
 
     @property
     def holes(self) -> list[Place]:
@@ -94,7 +97,7 @@ def salvage(source: Directory, path: Path) -> Salvaged:
         made = Verifier(directory, gather(directory), deep=True, running=False).run()
         unlink(backup_note.NAME, at=directory.fd)
         sync_directory(directory.fd)
-        return Salvaged(found, made, streams, nameless)
+        return Salvaged(found, made, streams, nameless, making.leads)
 
 
 class _Making:
@@ -115,6 +118,7 @@ class _Making:
         )
         self._timestamp_ns = 0
         self._end = 0
+        self.leads: tuple[Loss, ...] = ()
         self._lost_at = 0
         """Log position behind the last place where something is lost for certain."""
 
@@ -273,7 +277,10 @@ class _Making:
             entries = [entry for entry in audit.streams() if entry.number not in table.gone]
             living = [entry for entry in entries if entry.state == lib.RW_RECOVERY_STREAM_DEFINED]
             next_number = max([known.next_number if known else 0, *(entry.number + 1 for entry in audit.streams())])
-            return *_named(living, table.begins), next_number
+            streams, nameless = _named(living, table.begins)
+            begun = [_begin(row, table.lost.get(row.number, []), kept) for row in streams]
+            self.leads = tuple(loss for _, loss in begun if loss is not None)
+            return tuple(row for row, _ in begun), nameless, next_number
 
 
 class _Table:
@@ -287,6 +294,8 @@ class _Table:
         self.begins: dict[int, int] = {}
         """By number: the first offset that is there, where nothing before it is lost. What is not there was freed, so it had
         been trimmed, whatever an older checkpoint says."""
+        self.lost: dict[int, list[tuple[int, int]]] = {}
+        """By number, in order: offsets that are not there, first <= offset < next."""
 
     def walk(self, end: int) -> None:
         """Go on to there, in an epoch. Raises OSError."""
@@ -298,8 +307,10 @@ class _Table:
     def _walk(self, end: int) -> None:
         for finding in self._audit.walk(end):
             self._hole = self._hole or finding.kind == lib.RW_AUDIT_HOLE
-            if finding.kind == lib.RW_AUDIT_LOST and finding.since == 0 and not self._hole and finding.stream is not None:
-                self.begins[finding.stream] = finding.next
+            if finding.kind == lib.RW_AUDIT_LOST and finding.stream is not None:
+                if finding.since == 0 and not self._hole:
+                    self.begins[finding.stream] = finding.next
+                self.lost.setdefault(finding.stream, []).append((finding.first, finding.next))
 
     def meet(self) -> None:
         """The walk has come to the checkpoint: what it says is what is known from here on. Again, it does nothing."""
@@ -307,8 +318,10 @@ class _Table:
             return
         self._met = True
         rows = {row.number: row for row in self._known.rows()}
-        met = {int(entry.number) for entry in self._audit.streams()}
-        self.gone = met - rows.keys()
+        met = {int(entry.number): int(entry.next_offset) for entry in self._audit.streams()}
+        self.gone = met.keys() - rows.keys()
+        for number, row in rows.items():
+            self.lost.setdefault(number, []).append((met.get(number, 0), row.next_offset))
         if not self._hole:
             self.begins.update((number, row.next_offset) for number, row in rows.items() if number not in met)
         for raw in packed_rows(self._known.streams):
@@ -330,3 +343,15 @@ def _named(living: list[Any], begins: dict[int, int]) -> tuple[tuple[StreamRow, 
         numbers = following, start, int(entry.payload_bytes), int(entry.timestamp_ns)
         found[name] = StreamRow(int(entry.number), name, *numbers, settings_in(entry))
     return tuple(sorted(found.values(), key=lambda row: row.number)), tuple(nameless)
+
+
+def _begin(row: StreamRow, lost: list[tuple[int, int]], kept: Held) -> tuple[StreamRow, Loss | None]:
+    """The row with its start offset behind what is lost from there on, and what that is. The hole in its place has no record,
+    so its segment is freed as soon as nobody else needs it: then nothing would say why they are missing."""
+    start = row.start_offset
+    for first, following in lost:
+        if first <= start < following and kept.behind(row.number, start) == start:
+            start = following
+    start = min(start, row.next_offset)
+    loss = Loss(row.number, row.name, row.start_offset, start) if start > row.start_offset else None
+    return row._replace(start_offset=start), loss

@@ -68,6 +68,8 @@ class Place:
     """Log position behind what is lost with it."""
     losses: list[Loss] = dataclasses.field(default_factory=list)
     """What it takes. Where several places lie close together, each has what one of them takes."""
+    idle: bool = False
+    """It takes records that are trimmed, or of a stream that is deleted."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -160,6 +162,7 @@ class Verifier:
             finally:
                 self.pages.close()
             self._check_names(audit)
+            self._keep_kept(audit)
             report.streams = sum(entry.state == lib.RW_RECOVERY_STREAM_DEFINED for entry in audit.streams())
             state = audit.state
             report.blocks, report.frames, report.records = int(state.blocks), int(state.frames), int(state.records)
@@ -373,6 +376,19 @@ class Verifier:
         if first < following:
             for place in {id(place): place for place in places}.values():
                 place.losses.append(Loss(number, name, first, following))
+
+    def _keep_kept(self, audit: Audit) -> None:
+        """A loss is one of what is kept: a trim or a deletion may have come long behind the place."""
+        for place in (*self.report.places, *self.report.holes):
+            losses, place.losses = place.losses, []
+            for loss in losses:
+                entry, row = audit.stream(loss.number), self._rows.get(loss.number)
+                start = max(row.start_offset if row else 0, int(entry.start_offset) if entry is not None else 0)
+                gone = entry is not None and entry.state == lib.RW_RECOVERY_STREAM_DELETED
+                if gone or start >= loss.next_offset:
+                    place.idle = True
+                else:
+                    place.losses.append(dataclasses.replace(loss, first_offset=max(loss.first_offset, start)))
 
     def _meet(self, audit: Audit) -> None:
         """The walk has come to the checkpoint: what was met must be what it says, as far as it is still there."""

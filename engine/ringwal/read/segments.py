@@ -12,6 +12,7 @@ an *extent* is what one segment has of one epoch::
 from __future__ import annotations
 
 import bisect
+import errno
 import os
 
 from ringwal.errors import CorruptionError, Error, NotRunning, StreamDeleted
@@ -25,6 +26,9 @@ from ringwal.read.attic_blocks import AtticBlocks
 from ringwal.read.bounds import Bounds, check_trimmed
 from ringwal.read.sides import Sides
 from ringwal.read.source import Extent
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO does not wait for its writer
+_NO_FILE = (errno.ESPIPE, errno.EISDIR, errno.ENXIO)
 
 AGAIN_MAX = 2
 """How often a place of a segment that is freed is looked for again."""
@@ -65,9 +69,11 @@ class SegmentFiles:
         segment = self.segment_of(position)
         at = segments.HEADER_BYTES + position - self.start_of(segment)
         try:
-            fd = os.open(segments.name_of(segment), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory.segments)
+            fd = os.open(segments.name_of(segment), _FLAGS, dir_fd=self._directory.segments)
         except FileNotFoundError:
             raise self._missing(position) from None
+        except OSError as error:
+            raise self._no_file(position, error) from error
         try:
             # No read-ahead: it would cache bytes of the live segment that are still being written.
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -81,8 +87,16 @@ class SegmentFiles:
                 if got == 0:
                     raise self.damaged(position + done, "the segment file is too short")
                 done += got
+        except OSError as error:
+            raise self._no_file(position, error) from error
         finally:
             os.close(fd)
+
+    def _no_file(self, position: int, error: OSError) -> Exception:
+        """What the error is to a reader: damage, if a directory or a special file is in the segment's place."""
+        if error.errno not in _NO_FILE:
+            return error
+        return self.damaged(position, "a directory or a special file is in the segment's place")
 
     def epochs(self) -> tuple[EpochRow, ...]:
         """The epochs with a byte in the log, as the checkpoint in force has them.
