@@ -224,6 +224,17 @@ static int lose_rest(rw_audit *a, uint64_t place)
     return found(a, RW_AUDIT_FRAME, place, RW_NO_STREAM);
 }
 
+/* What is missing in front of a frame with a bad payload is told first, and then the frame is met
+ * once more. */
+static int lose_before(rw_audit *a, const rw_frame *r, uint64_t place)
+{
+    if (!rw_frame_queued(r->kind) && r->kind != RW_FRAME_STREAM)
+        return RW_OK;
+    rw_recovery_stream *t = NULL;
+    int rc = meet(a, r, place, &t);
+    return rc == RW_FULL || (rc != RW_OK && a->finding == RW_AUDIT_LOST) ? rc : RW_OK;
+}
+
 static int lose_payload(rw_audit *a, const rw_frame *r, uint64_t place)
 {
     int rc = take_frame(a, r, NULL, place);
@@ -254,13 +265,17 @@ static int next_frame(rw_audit *a, const shown *s)
         return RW_PENDING;
     if (look)
         payload = at + sizeof r;
+    const bool bad = look && !whole(&r, payload);
+    int rc = bad ? lose_before(a, &r, place) : RW_OK;
+    if (rc != RW_OK)
+        return rc;
     a->at += bytes;
     a->left--;
-    if (look && !whole(&r, payload))
+    if (bad)
         return lose_payload(a, &r, place);
     a->frames++;
     a->records += r.count;
-    int rc = take_frame(a, &r, payload, place);
+    rc = take_frame(a, &r, payload, place);
     if (rc == RW_OK && a->deep) {
         uint64_t end = sizeof r + r.payload_bytes;
         uint64_t set = first_set(at + end, bytes - end);

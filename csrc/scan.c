@@ -126,14 +126,19 @@ static void leave_block(rw_walk *s, uint64_t span)
     s->frame_at = s->data_at = s->used = 0;
 }
 
+static bool is_whole(const uint8_t *payload, const rw_frame *r)
+{
+    return r->digest == rw_xxh3(payload, r->payload_bytes) &&
+           rw_batch_check(payload, r->payload_bytes, r->count, r->flags) == RW_OK;
+}
+
 /* Checks the payload, if that is still to be done, and moves data_at to the record wanted. */
 static int prove(const uint8_t *payload, const rw_frame *r, rw_walk *s)
 {
     uint32_t index = (uint32_t)(s->next_offset - r->base_offset);
     if (s->data_at != 0)
         return GO_ON;
-    if (r->digest != rw_xxh3(payload, r->payload_bytes) ||
-        rw_batch_check(payload, r->payload_bytes, r->count, r->flags) != RW_OK)
+    if (!is_whole(payload, r))
         return RW_WALK_BAD;
     uint64_t place = sizeof *r;
     if (r->count > 1) {
@@ -252,6 +257,26 @@ int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into)
     return RW_WALK_DONE;
 }
 
+uint64_t rw_walk_goes_on(const uint8_t *block, uint64_t available, const rw_walk *s)
+{
+    rw_block h;
+    if (rw_block_check(block, available, s->uuid, s->epoch, s->position) != RW_OK)
+        return UINT64_MAX;
+    memcpy(&h, block, sizeof h);
+    uint32_t seed = rw_frame_seed(h.epoch, h.position);
+    rw_frame r;
+    for (uint64_t at = sizeof h; at != h.used; at += rw_frame_bytes(r.payload_bytes)) {
+        if (rw_frame_check(block, h.used, at, seed, &r) != RW_OK)
+            break;
+        if (r.kind != RW_FRAME_BATCH || r.stream != s->stream ||
+            r.base_offset + r.count <= s->next_offset)
+            continue;
+        if (is_whole(block + at + sizeof r, &r))
+            return r.base_offset > s->next_offset ? r.base_offset : s->next_offset;
+    }
+    return UINT64_MAX;
+}
+
 int rw_walk_time_at(const rw_area *area, rw_walk *s, uint64_t *timestamp_ns)
 {
     return rw_walk_stream(area, s, NULL, timestamp_ns);
@@ -314,21 +339,20 @@ static void index_frame(index_writer *w, uint64_t position, const rw_frame *r)
         w->last[r->stream] = *w->count;
 }
 
-static int index_block(const uint8_t *block, const rw_block *h, rw_walk *s, index_writer *w)
+/* Up to the first frame whose header is bad; are all of them good? */
+static bool index_block(const uint8_t *block, const rw_block *h, index_writer *w)
 {
-    uint32_t seed = rw_frame_seed(h->epoch, h->position), before = *w->count;
+    uint32_t seed = rw_frame_seed(h->epoch, h->position);
+    uint64_t at = sizeof *h;
     for (uint32_t i = 0; i < h->frames; i++) {
         rw_frame r;
-        if (rw_frame_check(block, h->used, s->frame_at, seed, &r) != RW_OK) {
-            /* all of a block or nothing: the walk may come here again with better bytes */
-            *w->count = before;
-            return RW_WALK_BAD;
-        }
+        if (rw_frame_check(block, h->used, at, seed, &r) != RW_OK)
+            return false;
         if (r.kind == RW_FRAME_BATCH)
             index_frame(w, h->position, &r);
-        leave_frame(s, r.payload_bytes);
+        at += rw_frame_bytes(r.payload_bytes);
     }
-    return GO_ON;
+    return true;
 }
 
 int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint32_t capacity,
@@ -348,13 +372,27 @@ int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint
         s->need = h.frames;
         if (h.frames > capacity - *count)
             return RW_WALK_FULL;
-        s->frame_at = sizeof h;
-        if (index_block(block, &h, s, &w) != GO_ON) {
-            s->frame_at = 0;
+        uint32_t before = *count;
+        if (!index_block(block, &h, &w)) {
+            /* all of a block or nothing: the walk may come here again with better bytes */
+            *count = before;
+            s->need = h.length;
             return RW_WALK_BAD;
         }
         leave_block(s, h.span);
     }
+}
+
+void rw_walk_index_part(const rw_area *area, const rw_walk *s, rw_index_entry *entries,
+                        uint32_t capacity, uint32_t *count, uint32_t *last, uint32_t streams)
+{
+    index_writer w = {.entries = entries, .count = count, .last = last, .streams = streams};
+    rw_walk there = *s;
+    rw_block h;
+    const uint8_t *block;
+    if (enter_block(area, &there, &h, &block) == GO_ON && h.frames <= capacity - *count &&
+        at(area, there.position, h.length) != NULL)
+        index_block(block, &h, &w);
 }
 
 static int compare(const rw_index_entry *e, uint32_t stream, uint64_t offset)

@@ -135,6 +135,11 @@ int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into);
  * frame, whose payload is not looked at. The walk stands there then: RW_WALK_DONE. */
 int rw_walk_time_at(const rw_area *area, rw_walk *s, uint64_t *timestamp_ns);
 
+/* The first record of s->stream from s->next_offset on that a walk can take in the block at
+ * s->position, of which `available` bytes lie at `block`: behind frames with good headers, in one
+ * with a good payload. UINT64_MAX: there is none. */
+uint64_t rw_walk_goes_on(const uint8_t *block, uint64_t available, const rw_walk *s);
+
 static inline bool rw_walk_wants(const rw_frame *r, const rw_walk *s)
 {
     return s->next_offset < s->below && s->next_offset - r->base_offset < r->count;
@@ -190,6 +195,11 @@ int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw
  */
 int rw_walk_index(const rw_area *area, rw_walk *s, rw_index_entry *entries, uint32_t capacity,
                   uint32_t *count, uint32_t *last, uint32_t streams);
+
+/* The same of the block at s->position alone, which has a bad frame: those before that. Where the
+ * next one begins, only the header of a frame says, so nothing behind a bad one is believed. */
+void rw_walk_index_part(const rw_area *area, const rw_walk *s, rw_index_entry *entries,
+                        uint32_t capacity, uint32_t *count, uint32_t *last, uint32_t streams);
 
 void rw_index_sort(rw_index_entry *entries, uint32_t count);
 

@@ -81,9 +81,30 @@ READING = [
     Mutant(
         "a gap ends at the next block, good or not",
         INDEX,
-        "                if begin.place is None or self._is_good(begin.place):",
-        "                if begin:",
+        "                found = begin.offset if begin.place is None else self._goes_on(begin.place, stream, begin.offset)",
+        "                found = begin.offset",
         units("tests/unit/test_reader_damage.py"),
+    ),
+    Mutant(
+        "a damaged payload denies the rest of its block",
+        INDEX,
+        "            for place in self._here(segment, stream, offset):",
+        "            for place in list[Place]():",
+        units("tests/unit/test_reader_gaps.py"),
+    ),
+    Mutant(
+        "a block of which a frame's header is damaged is not indexed",
+        INDEX,
+        "                self._take_part(chunk, scratch)\n",
+        "",
+        units("tests/unit/test_reader_gaps.py"),
+    ),
+    Mutant(
+        "what is missing before a damaged payload is not told",
+        "csrc/audit.c",
+        "    int rc = bad ? lose_before(a, &r, place) : RW_OK;",
+        "    int rc = bad && r.kind == 0 ? lose_before(a, &r, place) : RW_OK;",
+        units("tests/unit/test_reader_gaps.py"),
     ),
     Mutant(
         "a gap is longer than it is said to be",

@@ -50,7 +50,7 @@ class Chunk:
                 raise self._source.damaged(walk.position, "a block is damaged")
             self._load(walk, max(walk.need, PAGE), limit, fresh=True)
         elif stop == lib.RW_WALK_AHEAD:
-            raise self._source.damaged(walk.position, f"records from {walk.next_offset} on are missing before here")
+            raise self._source.damaged(walk.position, "a hole in the log ends in this block")
 
     def search(self, walk: Any, limit: int) -> None:
         """The block at the walk's position is damaged: move it to the next place with the header of one, or to the end."""

@@ -27,6 +27,7 @@ SPANS_MAX = 1 << 16
 DOUBTS_MAX = 8
 """So often a search begins anew because side files contradict each other."""
 _FIRST_CAPACITY = 1024
+NOWHERE = (1 << 64) - 1
 
 
 class Span(NamedTuple):
@@ -86,6 +87,7 @@ class SegmentIndex:
                 self._go(chunk, limit, scratch)
             except CorruptionError as damage:
                 self.damages.append(damage)
+                self._take_part(chunk, scratch)
                 self.stuck = not self._get_over(chunk, limit)
         lib.rw_index_sort(self._entries, self._count[0])
 
@@ -99,6 +101,10 @@ class SegmentIndex:
                 self._grow(self._count[0] + self._walk.need)
             else:
                 chunk.stopped(stop, self._walk, limit)
+
+    def _take_part(self, chunk: Chunk, scratch: Any) -> None:
+        """What lies before a bad frame in its block."""
+        lib.rw_walk_index_part(chunk.area, self._walk, self._entries, self._capacity, self._count, scratch, len(scratch))
 
     def _get_over(self, chunk: Chunk, limit: int) -> bool:
         """Go on at the next place, behind a block that is damaged, where there is the header of one; False: nothing can be
@@ -135,19 +141,27 @@ class SegmentIndex:
         if offset < entry.base_offset + entry.count:
             return int(entry.position)
         for damage in self.damages:
-            if (damage.position or 0) > entry.position:
+            if (damage.position or 0) >= entry.position:
                 raise damage
-        raise self._source.damaged(entry.position, f"records from {entry.base_offset + entry.count} on are missing behind here")
+        raise self._source.damaged(entry.position, "a hole in the log begins behind this block")
+
+    def here(self, stream: int, offset: int) -> Place | None:
+        """The last block with a record of the stream at or before ``offset``."""
+        number = self._before(stream, offset + 1)
+        return None if number == self._before(stream, 0) else self._place(self._entries[number - 1].position)
 
     def behind(self, stream: int, offset: int) -> Begin | None:
         """Where the stream goes on behind ``offset``."""
         number = self._before(stream, offset + 1)
         if number == self._before(stream + 1, 0):
             return None
-        entry, head = self._entries[number], bytearray(PAGE)
-        self._source.read(entry.position, memoryview(head))
-        length = ffi.cast("rw_block *", ffi.from_buffer(head)).length
-        return Begin(entry.base_offset, Place(entry.position, length))
+        entry = self._entries[number]
+        return Begin(entry.base_offset, self._place(entry.position))
+
+    def _place(self, position: int) -> Place:
+        head = bytearray(PAGE)
+        self._source.read(position, memoryview(head))
+        return Place(int(position), int(ffi.cast("rw_block *", ffi.from_buffer(head)).length))
 
 
 class LogIndex:
@@ -240,10 +254,11 @@ class Search:
             # If it was side files that led to nothing, they contradict each other, and are not believed any more.
             if not sum(map(self._source.disbelieve, found)):
                 break
-        raise CorruptionError(f"offset {offset} of stream {stream} is confirmed, and in no segment")
+        segment = max(min(found), self._source.segments().start)
+        raise CorruptionError("a hole in the log begins in this segment", segment)
 
     def _locate(self, stream: int, offset: int) -> Place | set[int]:
-        """The place, or else the segments that say that it is between them."""
+        """The place, or else the segments that say that it is between them (-1: nothing lies before it)."""
         segments = self._source.segments()
         deciding = {"before": -1, "behind": -1}
         low, high = segments.start, segments.stop
@@ -266,14 +281,27 @@ class Search:
         return set(deciding.values())
 
     def behind(self, stream: int, offset: int, damage: CorruptionError) -> int | None:
-        """As `LogIndex.behind`."""
+        """As `LogIndex.behind`: in the same block behind a frame with a good header, or in one of the next blocks."""
         for segment in range(0 if damage.segment is None else damage.segment, self._source.segments().stop):
+            for place in self._here(segment, stream, offset):
+                if (found := self._goes_on(place, stream, offset + 1)) is not None:
+                    return found
             begin = self._behind(segment, stream, offset)
             while begin is not None:
-                if begin.place is None or self._is_good(begin.place):
-                    return begin.offset
+                found = begin.offset if begin.place is None else self._goes_on(begin.place, stream, begin.offset)
+                if found is not None:
+                    return found
                 begin = self._behind(segment, stream, begin.offset)
         return None
+
+    def _here(self, segment: int, stream: int, offset: int) -> list[Place]:
+        """The blocks of the segment that have the record, or would have it."""
+        nobody_knows: Block | None = Block(-1, 0, 0, 0)
+        block = self._source.ask_side(segment, lambda side: side.block_of(stream, offset), nobody_knows)
+        if block is not nobody_knows:
+            return [] if block is None else [_place(block)]
+        places = [self._index_all(extent).here(stream, offset) for extent in self._source.extents(segment)]
+        return [place for place in places if place is not None]
 
     def _behind(self, segment: int, stream: int, offset: int) -> Begin | None:
         """Where the stream goes on behind ``offset``, if in that segment, or if its side file says where without it."""
@@ -283,26 +311,31 @@ class Search:
 
     def _behind_by_extents(self, segment: int, stream: int, offset: int) -> Begin | None:
         for extent in self._source.extents(segment):
-            index = self._index(extent)
-            if index.end < extent.end and not index.stuck:
-                index.extend(extent.end, self._scratch)
-            if (begin := index.behind(stream, offset)) is not None:
+            if (begin := self._index_all(extent).behind(stream, offset)) is not None:
                 return begin
         return None
 
-    def _is_good(self, place: Place) -> bool:
-        """Is the whole block there, and as it was written?"""
+    def _index_all(self, extent: Extent) -> SegmentIndex:
+        """The extent's index, of all that it is now."""
+        index = self._index(extent)
+        if index.end < extent.end and not index.stuck:
+            index.extend(extent.end, self._scratch)
+        return index
+
+    def _goes_on(self, place: Place, stream: int, offset: int) -> int | None:
+        """The first record of the stream from ``offset`` on that can be read in that block."""
         extent = self._source.at(place.position)
         if extent is None:
-            return False
+            return None
         data = bytearray(min(place.length, extent.end - place.position))
         try:
             self._source.read(place.position, memoryview(data))
         except CorruptionError:
-            return False
-        block = ffi.from_buffer("uint8_t[]", data)
-        right = lib.rw_block_check(block, len(data), self._source.uuid, extent.epoch, place.position)
-        return bool(right == lib.RW_OK == lib.rw_block_verify(block))
+            return None
+        walk = new_walk(self._source.uuid, extent.epoch, place.position)
+        walk.stream, walk.next_offset = stream, offset
+        found = int(lib.rw_walk_goes_on(ffi.from_buffer("uint8_t[]", data), len(data), walk))
+        return None if found == NOWHERE else found
 
     def _span(self, segment: int, stream: int, offset: int, suspects: dict[int, CorruptionError]) -> Span | None:
         """What is known of the stream in the segment, and whether damage hides the rest of it."""
