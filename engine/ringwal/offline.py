@@ -209,6 +209,12 @@ class ReadOnlyLog:
             raise TypeError(f"a stream's name is a str, not {type(name).__name__}")
         return ReadOnlyStream(self, name)
 
+    def create_stream(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotWritable, as everything does that changes something."""
+        raise _not_writable(self.path)
+
+    delete_stream = create_stream
+
     def close(self) -> None:
         """Let go of the files. Calling it again does nothing. A read that is under way in another thread may fail."""
         self._source = None
@@ -264,12 +270,22 @@ class ReadOnlyStream:
         moment = positions.moment(when) if isinstance(when, datetime) else positions.checked(when, "when")
         return positions.offset(source, source.handle_of(self.name), moment)
 
-    def append(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises NotWritable, as everything does that writes."""
-        raise NotWritable(f"{self.log.path} is open for reading only: append as a client of its engine (ringwal.connect)")
+    def tail(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotWritable: a tail waits to be woken, and without a client nobody would wake it."""
+        raise NotWritable(
+            f"{self.log.path} is open for reading only, and nobody is woken here for what comes: tail as a client of its engine"
+            " (ringwal.connect), or call read or records again from the next offset on"
+        )
 
-    append_many = flush = trim = append
+    def append(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotWritable, as everything does that changes something."""
+        raise _not_writable(self.log.path)
+
+    append_many = flush = trim = configure = append
 
     def __repr__(self) -> str:
         return f"<ReadOnlyStream {self.name!r} of {str(self.log.path)!r}>"
 
+
+def _not_writable(path: Path) -> NotWritable:
+    return NotWritable(f"{path} is open for reading only: append or change as a client of its engine (ringwal.connect)")

@@ -94,15 +94,25 @@ def test_errors_are_those_of_a_client(log: LogWriter) -> None:
             with pytest.raises(ringwal.NoSuchStream):
                 call()
         stream = found.stream("s0")
-        for write in (stream.append, stream.append_many, stream.trim, stream.flush):
-            with pytest.raises(ringwal.NotWritable) as refused:
+        writes = (stream.append, stream.append_many, stream.trim, stream.flush, stream.configure)
+        for write in (*writes, found.create_stream, found.delete_stream):
+            with pytest.raises(ringwal.NotWritable, match=r"ringwal\.connect") as refused:
                 write(b"x")
             assert refused.value.outcome == "not_appended"
+        with pytest.raises(ringwal.NotWritable, match="read or records"):
+            stream.tail()
     with pytest.raises(ringwal.ClosedError):
         stream.read(1)
     with pytest.raises(ringwal.ClosedError):
         found.streams()
     found.close()
+
+
+def test_it_has_every_name_that_a_client_has() -> None:
+    engines = {"status"}  # of an engine, which there need not be
+    for own, others in ((ringwal.ReadOnlyStream, ringwal.Stream), (ringwal.ReadOnlyLog, ringwal.Client)):
+        internal = {"detach", "forked", "bind"}
+        assert {name for name in dir(others) if not name.startswith("_")} - set(dir(own)) <= internal | engines
 
 
 def test_no_log_is_a_file_error(tmp_path: Path) -> None:
