@@ -215,7 +215,8 @@ def engine_in_namespace(times: int, directory: Path, seed: int) -> Verdict:
             with writers(at, directory, STREAMS, window=WINDOW) as fleet:
                 fleet.await_progress()
                 for i in range(2 * times):
-                    workers = sorted(children_of(supervisor))
+                    keeper = running.status()["keeper_pid"]  # whose death is no replacement
+                    workers = sorted(pid for pid in children_of(supervisor) if _inner(pid) != keeper)
                     os.kill(workers[i % 2], signal.SIGKILL)
                     until(lambda n=i: running.status()["restarts"] > n, "a successor")  # type: ignore[misc]
                     fleet.await_progress(5)
@@ -228,6 +229,12 @@ def engine_in_namespace(times: int, directory: Path, seed: int) -> Verdict:
     verdict.add(watch.judge())
     verdict.add(judge(at, fleet.journals))
     return verdict
+
+
+def _inner(pid: int) -> int:
+    """The number of that process in its own pid namespace."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("NSpid:"))
+    return int(line.split()[-1])
 
 
 def outlived(directory: Path, seed: int) -> Verdict:
