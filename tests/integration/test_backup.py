@@ -194,6 +194,18 @@ def test_a_client_of_the_lost_log_does_not_take_the_restored_one_for_it(
         assert fresh.stream("a").append(record(1)).result(WAIT).offset == 1
 
 
+def test_where_an_engine_runs_is_no_backup(directory: Path, start: Callable[..., Engine], tmp_path: Path) -> None:
+    start(**SMALL_LOG)
+    with ringwal.connect(directory) as client:
+        client.stream("a").append(record(0)).result(WAIT)
+    with pytest.raises(ringwal.ConfigError, match="is in the log that is to be backed up"):
+        ringwal.backup(directory, directory)
+    with pytest.raises(ringwal.ConfigError, match="is a log, on which an engine"):
+        ringwal.restore(directory, tmp_path / "restored")
+    with serving(tmp_path / "other"), pytest.raises(ringwal.ConfigError, match="is a log, on which an engine"):
+        ringwal.backup(directory, tmp_path / "other")
+
+
 @pytest.mark.parametrize("arguments", [("backup",), ("restore",)])
 def test_what_is_not_there_is_said(arguments: tuple[str, ...], tmp_path: Path) -> None:
     done = command(*arguments, tmp_path / "absent", tmp_path / "new", "--json")

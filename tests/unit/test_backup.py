@@ -181,6 +181,8 @@ def test_a_death_in_the_first_backup_leaves_one_that_is_refused_as_unfinished(lo
             if (place / "backup").exists():
                 with pytest.raises(ConfigError, match="`ringwal restore"):
                     backup_note.refuse_engine(place)
+                with pytest.raises(ConfigError, match="not finished: finish it with `--incremental`"):
+                    backup(log.directory, place)
             if hit % 5 == 1:
                 backup(log.directory, place, incremental=True)
                 holds(restored(place, tmp_path / "restored"), moment)
@@ -197,6 +199,8 @@ def test_a_restore_that_is_cut_short_is_no_log(log: History, tmp_path: Path) -> 
         if (out / "backup").exists():
             with pytest.raises(ConfigError, match="cut short"):
                 backup_note.refuse_engine(out)
+            with pytest.raises(ConfigError, match="cut short: remove it, and run `ringwal restore` again"):
+                restore(tmp_path / "backup", out)
         elif (out / "manifest").exists():
             holds(out, moment)
         else:
@@ -228,9 +232,7 @@ def test_damage_anywhere_in_what_counts_is_refused(log: History, tmp_path: Path)
         except (CorruptionError, ConfigError):
             with log_at(tmp_path / "backup") as held:
                 assert not clean(held), path
-            if out.exists():
-                with pytest.raises(ConfigError, match="cut short"):
-                    backup_note.refuse_engine(out)
+            assert not out.exists()
         else:  # it was in what does not count: padding, or what lies between epochs
             holds(out, moment)
         shutil.rmtree(out, ignore_errors=True)
@@ -245,10 +247,65 @@ def test_a_segment_that_is_missing_or_another_is_refused(log: History, tmp_path:
     content = first.read_bytes()
     for damage in (first.unlink, lambda: first.write_bytes(last.read_bytes())):
         damage()
-        with pytest.raises(CorruptionError):
+        with pytest.raises(CorruptionError, match=r"`ringwal verify .*/backup` says .* `ringwal salvage .*/backup DIR`"):
             restore(tmp_path / "backup", tmp_path / "restored")
-        shutil.rmtree(tmp_path / "restored")
+        assert not (tmp_path / "restored").exists()
         first.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["first segment", "restore.segment", "restore.checkpoint", "restore.named"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_restore_that_fails_leaves_nothing(
+    log: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, there: bool
+) -> None:
+    moment, out = log.moment(""), tmp_path / "restored"
+    backup(log.directory, tmp_path / "backup")
+    if there:
+        (out / "lost+found").mkdir(parents=True)
+
+    def fails(point: str) -> None:
+        if point == name:
+            raise OSError(28, "no room")
+
+    with monkeypatch.context() as inside:
+        inside.setattr("ringwal.log.restore.point", fails)
+        if name == "first segment":
+            inside.setattr("ringwal.log.segment.create", lambda *_, **__: fails(name))
+        with pytest.raises(Error):
+            restore(tmp_path / "backup", out)
+    assert os.listdir(out) == ["lost+found"] if there else not out.exists()
+    holds(restored(tmp_path / "backup", out), moment)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "short"])
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("which", [0, -1])
+def test_what_is_no_segment_is_not_taken_for_one(
+    log: History, tmp_path: Path, kind: str, copies: bool, which: int
+) -> None:
+    used = log.log.position // log.log.manifest.segment_bytes
+    path = path_of(log.directory, log.log.manifest.first_segment if which == 0 else used)
+    log.checkpoint(end=True)  # else the segment in use is looked at for what follows the checkpoint
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(content[:-PAGE])
+    with pytest.raises(CorruptionError):
+        backup(log.directory, tmp_path / "backup", copies=copies)
+
+
+def test_places_in_the_log_or_in_the_backup_are_refused(log: History, tmp_path: Path) -> None:
+    for place in (log.directory, log.directory / "backup", log.directory / "segments" / "backup"):
+        with pytest.raises(ConfigError, match="is in the log that is to be backed up"):
+            backup(log.directory, place)
+        assert place == log.directory or not place.exists()
+    backup(log.directory, tmp_path / "backup")
+    with pytest.raises(ConfigError, match="is in the backup"):
+        restore(tmp_path / "backup", tmp_path / "backup" / "restored")
 
 
 def test_what_is_no_backup_of_this_log_is_left_alone(log: History, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import attic
 from ringwal.log.attic import Attic, Catalogue, Content, Named
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE, opened, read_all, sync_directory, unlink, write_all
+from ringwal.log.files import PAGE, check_regular, opened, read_all, sync_directory, unlink, write_all
 
 PIECE_BYTES = 1 << 20
 FILE_BYTES = 16 << 20
@@ -82,6 +82,8 @@ def _has(source: Directory, dest: Directory, uuid: bytes, named: Named) -> bool:
     """Is the file of that number in `dest` the one that is in `source`? Another history of the log has the same numbers
     (same_history.py). Raises FileNotFoundError: it is not in `source`."""
     file = attic.name_of(named.number)
+    check_regular(file, at=source.segments)
+    check_regular(file, at=dest.segments)
     try:
         here = os.stat(file, dir_fd=dest.segments)
     except FileNotFoundError:

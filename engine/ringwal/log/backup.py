@@ -44,7 +44,7 @@ from ringwal.log.attic import Catalogue
 from ringwal.log.backup_note import Made, Note
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, living
 from ringwal.log.directory import SEGMENTS, Directory
-from ringwal.log.files import make_directory, opened, read_all, sync_directory, unlink, write_all
+from ringwal.log.files import check_regular, make_directory, opened, read_all, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
 from ringwal.log.proof import Extent, extents, prove
 from ringwal.log.recovery import end_of
@@ -123,6 +123,8 @@ def make(
         raise ConfigError(f"{source.path} is a backup, or a restore that was cut short, and no log: copy it with cp -a")
     if homes.look(source).copied_from is not None:
         raise ConfigError(f"{source.path} is a copy of another directory; start an engine there first, which proves it whole")
+    if source.path.resolve() in (dest.resolve(), *dest.resolve().parents):
+        raise ConfigError(f"{dest} is in the log that is to be backed up: name a directory outside of {source.path}")
     with contextlib.suppress(FileExistsError):
         dest.mkdir(mode=0o700)  # what is missing above it was rather mistyped
     make_directory(dest)
@@ -155,6 +157,7 @@ def _lock(directory: Directory) -> None:
     try:
         fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        backup_note.refuse_log(directory)
         raise Locked(f"another backup is being made in {directory.path}: wait for it") from None
 
 
@@ -165,11 +168,10 @@ def _previous(source: Directory, dest: Directory, *, incremental: bool) -> tuple
     if note is None and set(names) - backup_note.UNUSED:
         raise ConfigError(f"{dest.path} is neither empty nor a backup: name a directory that does not exist yet")
     if note is not None and note.what != "backup":
-        raise ConfigError(f"{dest.path} is a log whose restore was cut short, and no backup")
+        raise ConfigError(f"{dest.path} is a log whose {note.what} was cut short, and no backup: name another directory")
     if note is not None and not incremental:
-        raise ConfigError(
-            f"{dest.path} is a backup already: name another directory, or bring it up to date (--incremental)"
-        )
+        what, do = ("already", "bring it up to date") if manifests.NAME in names else ("that was not finished", "finish it")
+        raise ConfigError(f"{dest.path} is a backup {what}: {do} with `--incremental`, or name another directory")
     if note is None or manifests.NAME not in names:
         backup_note.store(dest, Note("backup"))
         return None
@@ -292,6 +294,10 @@ class _Holder:
     def _segment(self, state: _State, number: int) -> None:
         """One that is sealed."""
         name = segment.name_of(number)
+        check_regular(name, at=self._source.segments)
+        check_regular(name, at=self._dest.segments)
+        if os.stat(name, dir_fd=self._source.segments).st_size != segment.HEADER_BYTES + self._size(state):
+            raise CorruptionError("the segment's file is of another size than segments", number, number * self._size(state))
         here = _stat(name, self._dest)
         if here is not None and (number < self._sealed or self._is_linked(name, here)):
             self._check_same(state, number, here)
@@ -345,6 +351,7 @@ class _Holder:
         """Its blocks up to the end, each proven; zeros elsewhere."""
         name, at, size = segment.name_of(number), self._dest.segments, self._size(state)
         begin, end = number * size, min((number + 1) * size, state.end)
+        check_regular(name, at=self._source.segments)
         window = Window(self._source, state.manifest, direct=True)
         unlink(name + PART, at=at)
         try:
@@ -376,7 +383,8 @@ class _Holder:
         name = sidefile.name_of(number)
         if number >= state.checkpoint.position // self._size(state) or _stat(name, self._dest) is not None:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, CorruptionError):
+            check_regular(name, at=self._source.segments)
             if self._links:
                 os.link(name, name, src_dir_fd=self._source.segments, dst_dir_fd=self._dest.segments)
                 return

@@ -116,6 +116,18 @@ def in_force(directory: Directory) -> tuple[Made, Manifest]:
     raise CorruptionError(f"{directory.path / manifests.NAME} is none of the backups that {NAME} knows")
 
 
+def refuse_log(directory: Directory) -> None:
+    """Raises ConfigError: it is a log, and no backup. CorruptionError, OSError."""
+    if load(directory) is None and manifests.NAME in os.listdir(directory.path):
+        raise ConfigError(f"{directory.path} is a log, on which an engine or another program is at work, and no backup")
+
+
+def refuse_unfinished(path: Path, note: Note | None) -> None:
+    """Raises ConfigError: what was being made there was cut short, and is none that is finished later."""
+    if note is not None and note.what in ("restore", "salvage"):
+        raise ConfigError(f"{path} is a log whose {note.what} was cut short: remove it, and run `ringwal {note.what}` again")
+
+
 def refuse_engine(path: Path) -> None:
     """Raises ConfigError: no engine may run there."""
     note = None
@@ -126,10 +138,7 @@ def refuse_engine(path: Path) -> None:
             note = Note("backup")
     if note is None:
         return
-    if note.what == "restore":
-        raise ConfigError(f"{path} is a log whose restore was cut short: remove it, and run `ringwal restore` again")
-    if note.what == "salvage":
-        raise ConfigError(f"{path} is a log whose salvage was cut short: remove it, and run `ringwal salvage` again")
+    refuse_unfinished(path, note)
     raise ConfigError(
         f"{path} is a backup, and shares files with its log: `ringwal restore {path} DIR` makes a log of it that an engine can"
         " run on"

@@ -8,7 +8,7 @@ and stay as they are: what a record is made of is not touched, and its digest is
 Everything is read and proven: each block up to the backup's end, by its chain (proof.py), against manifest and checkpoint.
 Side files are not restored, as they name the log that they are of, and are made again.
 
-The first file in DIR says that it is being restored, and is removed when all else is durable: until then no engine runs there.
+DIR is no log before all is durable (new_log.py).
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ringwal.errors import ConfigError, Locked
+from ringwal.errors import ConfigError, CorruptionError, Locked
 from ringwal.log import attic_copy, backup_note, checkpoint_file, segment
 from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
-from ringwal.log.backup_note import Made, Note
+from ringwal.log.backup_note import Made
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
 from ringwal.log.directory import Directory
-from ringwal.log.files import make_directory, opened, sync_directory, unlink, write_all
+from ringwal.log.files import opened, sync_directory, write_all
 from ringwal.log.manifest import Manifest
+from ringwal.log.new_log import new_log
 from ringwal.log.proof import extents, prove
 from ringwal.log.window import Window
 from ringwal.points import point
@@ -40,31 +41,43 @@ def restore(backup: Path, path: Path) -> tuple[Made, bytes, int]:
 
     Raises:
         ConfigError: `backup` is none, or unfinished; `path` is not empty.
-        CorruptionError: the backup is damaged. What is in `path` then is no log.
+        CorruptionError: the backup is damaged.
         Locked: the backup is being written.
         VersionMismatch, StorageFull, OSError.
+
+    Whatever is raised, nothing is left in `path` that was made there.
     """
-    with Directory(backup) as source:
+    with Directory(backup) as source, _refused(backup):
         try:
             fcntl.flock(source.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
+            backup_note.refuse_log(source)
             raise Locked(f"{backup} is being written by a backup: wait for it") from None
         made, manifest = backup_note.in_force(source)
         known = checkpoint_file.load(source, manifest)
         known.rows()
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)  # what is missing above it was rather mistyped
-        make_directory(path)
-        with Directory(path) as directory:
-            if set(os.listdir(directory.fd)) - backup_note.UNUSED:
-                raise ConfigError(f"{path} is not empty: a log is restored into a directory of its own")
+        if backup.resolve() in (path.resolve(), *path.resolve().parents):
+            raise ConfigError(f"{path} is in the backup, of which nothing is changed: choose another directory")
+        with new_log(path, "restore") as directory:
             uuid = os.urandom(16)
-            backup_note.store(directory, Note("restore"))
-            directory.make_segments()
             copied = _segments(source, directory, manifest, known, uuid)
             attic_copy.renamed(source, directory, manifest.uuid, manifest.first_segment * manifest.segment_bytes, uuid)
             _name(directory, manifest, known, uuid)
     return made, uuid, copied
+
+
+@contextlib.contextmanager
+def _refused(backup: Path) -> Iterator[None]:
+    """What is said of damage, with what to do about it."""
+    try:
+        yield
+    except CorruptionError as damage:
+        told = CorruptionError(
+            f"the backup {backup} is damaged: {damage}. `ringwal verify {backup}` says what is damaged, and `ringwal salvage"
+            f" {backup} DIR` makes a log of all that is good in it"
+        )
+        told.segment, told.position = damage.segment, damage.position
+        raise told from damage
 
 
 def _segments(source: Directory, directory: Directory, manifest: Manifest, known: Checkpoint, uuid: bytes) -> int:
@@ -102,5 +115,3 @@ def _name(directory: Directory, manifest: Manifest, known: Checkpoint, uuid: byt
     point("restore.checkpoint")
     manifests.create(directory, dataclasses.replace(own, end=known.position))
     point("restore.named")
-    unlink(backup_note.NAME, at=directory.fd)
-    sync_directory(directory.fd)

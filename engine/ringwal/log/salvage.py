@@ -25,14 +25,14 @@ from typing import Any
 from ringwal._native import lib
 from ringwal.config import Config
 from ringwal.errors import ConfigError, CorruptionError
-from ringwal.log import attic_copy, backup_note, checkpoint_file, verify_attic
+from ringwal.log import attic_copy, checkpoint_file, verify_attic
 from ringwal.log import manifest as manifests
 from ringwal.log.audit import TAKES, Audit, Finding, begin_of, ends_epoch, name_in, packed_rows, settings_in
-from ringwal.log.backup_note import Note
 from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, pack
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE, make_directory, sync_directory, unlink
+from ringwal.log.files import PAGE
 from ringwal.log.manifest import Manifest
+from ringwal.log.new_log import new_log
 from ringwal.log.pages import Pages
 from ringwal.log.premise import Premise, gather
 from ringwal.log.salvage_blocks import Blocks, Copy
@@ -84,20 +84,11 @@ def salvage(source: Directory, path: Path) -> Salvaged:
         raise CorruptionError(f"{source.path} has no block of which it can be said where it belongs: nothing can be salvaged")
     if source.path.resolve() in (path.resolve(), *path.resolve().parents):
         raise ConfigError(f"{path} is in the log that is damaged, of which nothing is changed: choose another directory")
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)  # what is missing above it was rather mistyped
-    make_directory(path)
-    with Directory(path) as directory:
-        if set(os.listdir(directory.fd)) - backup_note.UNUSED:
-            raise ConfigError(f"{path} is not empty: a log is salvaged into a directory of its own")
-        backup_note.store(directory, Note("salvage"))
-        directory.make_segments()
+    with new_log(path, "salvage") as directory:
         making = _Making(source, directory, premise, verifier.vouched)
         streams, nameless = making.run()
         made = Verifier(directory, gather(directory), deep=True, running=False).run()
-        unlink(backup_note.NAME, at=directory.fd)
-        sync_directory(directory.fd)
-        return Salvaged(found, made, streams, nameless, making.leads)
+    return Salvaged(found, made, streams, nameless, making.leads)
 
 
 class _Making:
