@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ringwal.log import checkpoint_file, sidefile
 from ringwal.log.segment import HEADER_BYTES
+from ringwal.log.verify import verify
 from ringwal.read import chunk, sides
 from ringwal.read.lines import Lines
 from ringwal.read.segments import SegmentFiles
 from tests.faults import decode_side
 from tests.support.log_maker import PAGE, LogMaker, add, check, data_of, fill_ring
+from tests.support.log_place import log_at
 from tests.support.log_sides import write_sides
 
 STREAMS = range(1, 8)
@@ -202,6 +205,32 @@ def test_a_side_file_that_lies_costs_time_only(quiet: LogMaker) -> None:
     for start in range(4):
         check(quiet.reader().read(3, start, 1), 3, start, 1, 40)
     check(quiet.reader().read(3, 0), 3, 0, 4, 40)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_side_file_of_another_history_of_the_log_costs_time_only(log: LogMaker, deep: bool) -> None:
+    """A copy of a log goes on with its uuid: uuid and number of a segment do not say which of the two it is of."""
+    other = LogMaker(log.directory / "other", segment_bytes=log.segment_bytes)
+    try:
+        for each, size in ((log, 5000), (other, 900)):
+            if each is other:
+                each.begin_epoch()
+            while each.position < 9 * each.segment_bytes:
+                add(each, 1, 2, size=size)
+                if 3 <= each.position // each.segment_bytes < 5:
+                    add(each, 3, size=size)
+            fill_ring(each)
+        for number in write_sides(other):
+            shutil.copy(other.segment_file(number).with_suffix(".side"), log.segment_file(number).with_suffix(".side"))
+    finally:
+        other.close()
+    log.checkpoint()
+    for stream in (1, 2, 3):
+        for start in range(0, log.next_offset[stream], 7):
+            check(log.reader().read(stream, start, 1), stream, start, 1, 5000)
+        check(log.reader().read(stream, 0, 10**6), stream, 0, log.next_offset[stream], 5000)
+    found = [place for place in verify(log_at(log.directory), deep=deep).places if place.file.endswith(".side")]
+    assert found and all("remove it" in place.what and not place.losses for place in found)
 
 
 @pytest.mark.parametrize("by", [1, 3, -1])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
+from ringwal.log import segment
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, opened, sync_directory, unlink, write_all
@@ -131,6 +132,50 @@ class SideFile:
     def prove(self) -> bool:
         """Read all of it: can every page be believed?"""
         return bool(lib.rw_side_prove(self._side) == lib.RW_OK)
+
+    def is_of(self, directory: Directory, *, every: bool = False) -> bool:
+        """Is its last block with frames in the segment, by that block's header? With `every`, all blocks are looked for.
+
+        uuid and number do not say so: a log that was copied and went on twice has two histories. A segment that cannot be
+        read, or is freed, says nothing against it.
+        """
+        rows, blocks = self.epochs(), self.blocks
+        if not rows or not blocks:
+            return True
+        try:
+            with opened(segment.name_of(self.number), os.O_RDONLY, at=directory.segments) as fd:
+                for i in reversed(range(blocks)):
+                    block = self._block_at(i)
+                    newest = self._block_at(i - 1).newest_ns if i else 0
+                    epoch = next((row.epoch for row in rows if block.position < row.end), 0)
+                    if not self._is_there(fd, epoch, block, newest):
+                        return False
+                    if block.frames and not every:
+                        break
+        except OSError:
+            return True
+        return True
+
+    def _block_at(self, i: int) -> Block:
+        found = ffi.new("rw_side_block *")
+        _there(lib.rw_side_block_of(self._side, i, found))
+        return _block(found)
+
+    def _is_there(self, fd: int, epoch: int, block: Block, newest_ns: int) -> bool:
+        """`newest_ns`: of the block before. Raises OSError."""
+        head = ffi.new("rw_block *")
+        data = ffi.buffer(head)
+        at = segment.HEADER_BYTES + block.position - self.number * int(self._at.segment_bytes)
+        for again in (False, True):
+            if again:  # the engine writes past the page cache
+                os.posix_fadvise(fd, at, len(data), os.POSIX_FADV_DONTNEED)
+            if os.preadv(fd, [data], at) < len(data):
+                continue
+            page = ffi.from_buffer("uint8_t[]", data)
+            if lib.rw_block_check(page, _ANY_LENGTH, self._at.uuid, epoch, block.position) == lib.RW_OK:
+                same = (head.length, head.frames) == (block.length, block.frames)
+                return bool(same and max(head.timestamp_ns, newest_ns) == block.newest_ns)
+        return False
 
     def span(self, stream: int) -> Span | None:
         """What the segment has of the stream of that number; None: nothing."""

@@ -154,14 +154,13 @@ class Verifier:
         if premise.checkpoint is not None and premise.whole:
             self._attic = verify_attic.look(self._directory, premise.manifest)
             report.places += [_place_of(fault) for fault in self._attic.faults]
-            sides = verify_side.check(self._directory, premise.manifest, premise.checkpoint)
-            report.places += [Place(fault.what, fault.file, fault.offset, number) for number, fault in sides]
         with Audit(self.pages, premise.manifest.uuid, self._size, deep=report.deep) as audit:
             try:
                 self._check_blocks(audit)
             finally:
                 self.pages.close()
             self._check_names(audit)
+            self._check_sides()
             self._keep_kept(audit)
             report.streams = sum(entry.state == lib.RW_RECOVERY_STREAM_DEFINED for entry in audit.streams())
             state = audit.state
@@ -191,6 +190,15 @@ class Verifier:
         place = Place(what, f"{SEGMENTS}/{segment.name_of(number)}", offset, number, position or begin)
         self._files[number] = place
         self.report.places.append(place)
+
+    def _check_sides(self) -> None:
+        """A segment that is damaged says nothing of its side file: but for the file's own pages, that is not looked at."""
+        premise = self._premise
+        if premise.checkpoint is None or not premise.whole:
+            return
+        bad = {place.segment for place in self.report.places}
+        faults = verify_side.check(self._directory, premise.manifest, premise.checkpoint, bad, deep=self.report.deep)
+        self.report.places += [Place(fault.what, fault.file, fault.offset, number) for number, fault in faults]
 
     def _check_unnamed(self) -> None:
         """A file beyond those that are named was never used, or the manifest is an older one. In a backup it is of the next

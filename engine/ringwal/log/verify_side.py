@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import xxhash
 
@@ -18,13 +18,24 @@ from ringwal.log.premise import Fault
 _AGAIN = "nothing is lost, an engine makes it again"
 
 
-def check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint) -> Iterator[tuple[int, Fault]]:
-    """What is wrong with each, by the segment that it belongs to: the first damaged page of it. Raises OSError."""
+_STRANGE = (
+    "a side file of another history of the log, with blocks that its segment has not got: nothing is lost, it is made again at"
+    " the next start of the keeper; remove it"
+)
+
+
+def check(
+    directory: Directory, manifest: Manifest, checkpoint: Checkpoint, bad: Container[int | None], *, deep: bool
+) -> Iterator[tuple[int, Fault]]:
+    """What is wrong with each, by the segment that it belongs to: the first damaged page of it, or that it is not of that
+    segment; its last block tells it, or any one, if `deep`, unless the segment is one of the `bad` ones. Raises OSError."""
     if not directory.has_segments():
         return
     for number in sidefile.numbers(directory):
         if manifest.first_segment <= number < sidefile.limit(manifest):
             yield from ((number, fault) for fault in _check(directory, manifest, checkpoint, number))
+            if number not in bad and not _is_of(directory, manifest, number, every=deep):
+                yield number, Fault(f"{SEGMENTS}/{sidefile.name_of(number)}", 0, _STRANGE)
 
 
 def _check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint, number: int) -> Iterator[Fault]:
@@ -40,6 +51,14 @@ def _check(directory: Directory, manifest: Manifest, checkpoint: Checkpoint, num
         yield Fault(file, bad, f"a page of a side file is damaged: {_AGAIN}")
     elif found.epochs() != sidefile.extents_of(checkpoint, manifest.segment_bytes, number):
         yield Fault(file, 0, f"a side file states other epochs than the checkpoint: {_AGAIN}")
+
+
+def _is_of(directory: Directory, manifest: Manifest, number: int, *, every: bool) -> bool:
+    found = sidefile.SideFile.open(directory, manifest.uuid, manifest.segment_bytes, number)
+    try:
+        return found is None or found.is_of(directory, every=every)
+    except sidefile.Unproven:  # told already
+        return True
 
 
 def _there(directory: Directory, number: int) -> bool:

@@ -173,7 +173,7 @@ class SideFiles:
         if number in self._there:
             self._there.discard(number)
             side = SideFile.open(self._directory, self._context.uuid, self._size, number)
-            if side is not None and side.prove():
+            if side is not None and side.prove() and side.is_of(self._directory):
                 self._pace(side.size)
                 return
         maker = self._follower.take(number)

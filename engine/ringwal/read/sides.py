@@ -62,10 +62,20 @@ class Sides:
             return None
         with contextlib.suppress(FileNotFoundError):
             side = SideFile.open(self._directory, self._uuid, self._segment_bytes, segment)
-        if side is not None:
-            self._kept[segment] = side
-            self._bound()
+        if side is None:
+            return None
+        if not self._is_of(side):
+            self._disbelieved.add(segment)
+            return None
+        self._kept[segment] = side
+        self._bound()
         return side
+
+    def _is_of(self, side: SideFile) -> bool:
+        try:
+            return side.is_of(self._directory)
+        except Unproven:
+            return False
 
     def _bound(self) -> None:
         """They are closed with their last user."""
