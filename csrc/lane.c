@@ -164,7 +164,7 @@ static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t
     uint64_t table = count > 1 ? 4ull * count : 0, payload = table + bytes;
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
     memcpy(to, lengths, table);
-    (void)RW_POINT("w.copy.batch");
+    (void)RW_POINT(count > 1 ? "w.copy.batch" : "w.copy.mid");
     memcpy(to + table, data, bytes);
     uint16_t flags = times != NULL ? RW_OWN_TIMES : 0;
     if (times != NULL)

@@ -99,7 +99,10 @@ def test_an_idle_engine_sleeps(directory: Path, start: Callable[..., Engine]) ->
     assert not select.select([running.process.stdout], [], [], 3.0)[0]
     after = switches(pids)
     assert after.keys() == before.keys()
-    assert {task: after[task] - before[task] for task in after if after[task] - before[task] > 4} == {}
+    # The two threads of the keeper hand over to each other once a second, which takes some switches.
+    keeper = f"/proc/{running.facts['keeper_pid']}/"
+    often = {task: after[task] - before[task] for task in after}
+    assert {task: count for task, count in often.items() if count > (24 if task.startswith(keeper) else 4)} == {}
 
 
 def switches(pids: set[int]) -> dict[str, int]:

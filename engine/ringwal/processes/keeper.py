@@ -25,6 +25,9 @@ from ringwal.processes.side_files import SideFiles
 REST_SECONDS = 1.0
 """Between two looks when there is nothing to do: more often, it would be seen on an idle machine."""
 
+TOGETHER_SECONDS = 0.1
+"""What is due within so short a time is done at once: one wake-up for all."""
+
 NICE = 5
 """Others go first: it is behind by a moment, and no append is."""
 
@@ -64,8 +67,9 @@ class Keeper:
         """Works until it is killed, or the supervisor has closed the line. Returns the exit code of the process."""
         lib.rw_keeper_works(self._context.control.pointer, os.getpid())
         while True:
+            soon = time.monotonic() + TOGETHER_SECONDS
             for i, task in enumerate(self._tasks):
-                if self._due[i] <= time.monotonic():
+                if self._due[i] <= soon:
                     self._due[i] = time.monotonic() + self._worked(i, task)
             left = min(self._due.values()) - time.monotonic()
             if self._ended.poll(max(0.0, left) * 1e3):

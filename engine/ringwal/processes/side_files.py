@@ -60,7 +60,10 @@ class Follower:
         self._more = threading.Event()
         self._rate = 0.0
         self._begin()
-        threading.Thread(target=self._run, name="follow", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="follow", daemon=True).start()
+        except RuntimeError as error:  # as Python tells it
+            raise MemoryError("a thread cannot be had") from error
 
     def look(self) -> None:
         """Follow what is new; if much comes, go on until it is less."""
