@@ -427,6 +427,8 @@ def test_a_full_log_has_room_to_drop_records_of_all_its_streams(directory: Path,
     with impatient(directory) as client:
         streams = [client.stream(f"s{n}") for n in range(most)]
         for stream in streams:
+            client.bind(stream.name)  # which takes longer than an append, so that each would have a block of its own
+        for stream in streams:
             stream.append(b"")
         client.stream("s0").flush(WAIT)
         with pytest.raises(ringwal.StorageFull):
