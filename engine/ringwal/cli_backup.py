@@ -55,8 +55,8 @@ def backup(
         output.json(made._asdict())
         return
     output.line(
-        f"{textio.visible(made.backup)}: {_counted(made.streams, 'stream')} as confirmed at {made.began} or later,"
-        f" {_counted(made.segments, 'segment')} ({made.linked} linked, {made.copied} copied, {made.kept} there before),"
+        f"{textio.visible(made.backup)}: {textio.counted(made.streams, 'stream')} as confirmed at {made.began} or later,"
+        f" {textio.counted(made.segments, 'segment')} ({made.linked} linked, {made.copied} copied, {made.kept} there before),"
         f" {made.seconds:g} s"
     )
 
@@ -79,10 +79,6 @@ def restore(*, backup: Path, directory: Path, as_json: bool) -> None:
         output.json(made._asdict())
         return
     output.line(
-        f"{textio.visible(made.directory)}: {_counted(made.streams, 'stream')} as of {made.began},"
-        f" {_counted(made.segments, 'segment')}, log {made.uuid}, {made.seconds:g} s"
+        f"{textio.visible(made.directory)}: {textio.counted(made.streams, 'stream')} as of {made.began},"
+        f" {textio.counted(made.segments, 'segment')}, log {made.uuid}, {made.seconds:g} s"
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

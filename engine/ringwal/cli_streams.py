@@ -57,7 +57,7 @@ def trim(*, directory: Path, stream: str, before: int | str | At, dry_run: bool,
     verb = "would be trimmed" if dry_run else "trimmed"
     begins = "would begin" if dry_run else "begins"
     textio.Output().line(
-        f"{textio.visible(stream)}: {_counted(records, 'record')} {verb}, {begins} at {start}{_space(freed)}"
+        f"{textio.visible(stream)}: {textio.counted(records, 'record')} {verb}, {begins} at {start}{_space(freed)}"
     )
 
 
@@ -82,7 +82,7 @@ def rm(*, directory: Path, stream: str, dry_run: bool, timeout: float, as_json: 
         _say({"stream": stream, "records": info.records}, freed)
         return
     verb = "would be removed" if dry_run else "removed"
-    textio.Output().line(f"{textio.visible(stream)}: {verb}, with {_counted(info.records, 'record')}{_space(freed)}")
+    textio.Output().line(f"{textio.visible(stream)}: {verb}, with {textio.counted(info.records, 'record')}{_space(freed)}")
 
 
 @contextlib.contextmanager
@@ -100,12 +100,9 @@ def _say(facts: dict[str, Any], freed: Freed | None) -> None:
     textio.Output().json({**facts, "dry_run": freed is not None, **found})
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
 
 def _space(freed: Freed | None) -> str:
-    return "" if freed is None else f"; {_counted(freed.segments, 'segment')} ({freed.bytes} bytes) would be freed"
+    return "" if freed is None else f"; {textio.counted(freed.segments, 'segment')} ({freed.bytes} bytes) would be freed"
 
 
 def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringwal.errors import AckTimeout, Error, RecordTooLarge, StorageFull, describe_full, full_errno
 from ringwal.interrupts import Fate, Interrupts
-from ringwal.textio import Progress
+from ringwal.textio import Progress, counted
 
 if TYPE_CHECKING:
     import ringwal
@@ -83,9 +83,9 @@ class Ingest(Fate):
         unknown = self._begun - self.records
         said = []
         if self.records:
-            said.append(f"confirmed before that: the first {_counted(self.records)} ({self.bytes} bytes) of the input")
+            said.append(f"confirmed before that: the first {counted(self.records, 'record')} ({self.bytes} bytes) of the input")
         if unknown:
-            said.append(f"{_counted(unknown)} {'after these' if self.records else 'of the input'}: outcome unknown")
+            said.append(f"{counted(unknown, 'record')} {'after these' if self.records else 'of the input'}: outcome unknown")
         else:
             said.append("nothing after these was appended" if self.records else "nothing of the input was appended")
         return said
@@ -159,10 +159,6 @@ def tell(error: BaseException, fate: Fate) -> None:
         facts.outcome = outcome
     if outcome == "unknown" and isinstance(error, Error):
         facts.retriable = False
-
-
-def _counted(records: int) -> str:
-    return f"{records} record{'' if records == 1 else 's'}"
 
 
 def too_large(what: str, limit: int) -> RecordTooLarge:

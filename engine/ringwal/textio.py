@@ -150,6 +150,11 @@ def _record_object(record: RecordLike) -> dict[str, Any]:
     return {"offset": record.offset, "timestamp_ns": record.timestamp_ns, **own, "encoding": encoding, "data": data}
 
 
+def counted(count: int, what: str) -> str:
+    """So many of them: `1 record`, `2 records`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Columns padded to their widest cell, numbers to the right, everything else to the left."""
     cells = [list(header)] + [[f"{v:,}" if isinstance(v, int) else visible(str(v)) for v in row] for row in rows]
