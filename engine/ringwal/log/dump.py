@@ -36,7 +36,6 @@ FRAMES = {
 }
 _ANY_LENGTH = (1 << 64) - 1
 _HEADER, _FRAME = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
-_PERSISTED = 5
 _ROW = struct.Struct("<IIQ")
 
 
@@ -214,18 +213,12 @@ class Dump:
         found: list[Frame] = []
         at, seed = _HEADER, lib.rw_frame_seed(head.epoch, position)
         for _ in range(head.frames):
-            raw = data[at : at + _FRAME]
-            bare = bytes(4) + raw[4:_PERSISTED] + b"\0" + raw[_PERSISTED + 1 :]
             frame = ffi.new("rw_frame *")
-            whole = len(raw) == _FRAME and lib.rw_crc32c(seed, bare, _FRAME) == int.from_bytes(raw[:4], "little")
-            if whole:
-                ffi.memmove(frame, raw, _FRAME)
-            size = _FRAME + (int(frame.payload_bytes) + 7) // 8 * 8
-            if not whole or at + size > head.used:
+            if lib.rw_frame_check(data, head.used, at, seed, frame) != lib.RW_OK:
                 return found, f"the header of a frame at {position + at} is damaged; what is behind it cannot be found"
             payload = data[at + _FRAME : at + _FRAME + frame.payload_bytes]
             found.append(self._frame(position + at, frame, payload))
-            at += size
+            at += _FRAME + (int(frame.payload_bytes) + 7) // 8 * 8
         return found, None if at == head.used else "its frames do not end where it says"
 
     def _frame(self, position: int, frame: Any, payload: bytes) -> Frame:

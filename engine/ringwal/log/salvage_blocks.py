@@ -83,14 +83,10 @@ class Blocks:
         at, seed = position + HEADER_BYTES, lib.rw_frame_seed(epoch, position)
         while at + FRAME_BYTES <= end:
             raw = self._pages.bytes_at(at, FRAME_BYTES)
-            bare = bytes(4) + raw[4:_PERSISTED] + b"\0" + raw[_PERSISTED + 1 :]
-            if lib.rw_crc32c(seed, bare, FRAME_BYTES) != int.from_bytes(raw[:4], "little"):
-                return
             head = ffi.new("rw_frame *")
-            ffi.memmove(head, raw, FRAME_BYTES)
-            size = (int(head.payload_bytes) + 7) // 8 * 8
-            if at + FRAME_BYTES + size > end:
+            if lib.rw_frame_check(raw, end - at, 0, seed, head) != lib.RW_OK:
                 return
+            size = (int(head.payload_bytes) + 7) // 8 * 8
             payload = self._pages.bytes_at(at + FRAME_BYTES, head.payload_bytes) if head.payload_bytes else b""
             if _is_whole(head, payload):
                 padded = raw[:_PERSISTED] + b"\0" + raw[_PERSISTED + 1 :] + payload.ljust(size, b"\0")
