@@ -42,11 +42,11 @@ from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
 from ringwal.log.attic import Catalogue
 from ringwal.log.backup_note import Made, Note
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, living
+from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow, extents, living
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.files import check_regular, make_directory, opened, read_all, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
-from ringwal.log.proof import Extent, extents, prove
+from ringwal.log.proof import prove
 from ringwal.log.recovery import end_of
 from ringwal.log.walk import Walk
 from ringwal.log.window import Window
@@ -203,7 +203,7 @@ def _refuse_other_history(source: Directory, dest: Directory, before: Manifest) 
         )
 
 
-def _is_freed(source: Directory, extent: Extent | None, size: int) -> bool:
+def _is_freed(source: Directory, extent: EpochRow | None, size: int) -> bool:
     return extent is None or manifests.load(source).first_segment > extent.begin // size
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import xxhash
@@ -109,6 +109,17 @@ class Checkpoint:
 def living(epochs: Sequence[EpochRow], begin: int) -> tuple[EpochRow, ...]:
     """Those with a byte at or behind log position `begin`: all before is freed."""
     return tuple(row for row in epochs if row.end == 0 or row.end > begin)
+
+
+def extents(epochs: Iterable[EpochRow], begin: int, end: int, size: int) -> Iterator[EpochRow]:
+    """What each segment has of each of these epochs between two log positions, oldest first: rows that are cut to it. Segments
+    have `size` bytes of data; an epoch without a cut goes on to `end`."""
+    for row in epochs:
+        low, high = max(row.begin, begin), min(row.end or end, end)
+        while low < high:
+            behind = min(high, (low // size + 1) * size)
+            yield EpochRow(row.epoch, low, behind)
+            low = behind
 
 
 def pack(rows: Sequence[StreamRow]) -> bytes:

@@ -37,11 +37,11 @@ from typing import Any
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import checkpoint_file, segment
-from ringwal.log.checkpoint import Checkpoint
+from ringwal.log.checkpoint import Checkpoint, extents
 from ringwal.log.directory import Directory
 from ringwal.log.files import open_synced, page_buffer, read_all
 from ringwal.log.manifest import Manifest
-from ringwal.log.proof import extents, prove
+from ringwal.log.proof import prove
 from ringwal.log.walk import Walk
 from ringwal.log.window import WINDOW_BYTES, Window
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
-from ringwal.log.checkpoint import STREAM_BYTES, EpochRow
+from ringwal.log.checkpoint import STREAM_BYTES, EpochRow, extents
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE
 from ringwal.log.manifest import Manifest
@@ -71,10 +71,8 @@ def read(
     begin, end = number * manifest.segment_bytes, (number + 1) * manifest.segment_bytes
     window, scan = Window(directory, manifest, direct=direct), _Scan(manifest)
     try:
-        for epoch in epochs:
-            low, high = max(epoch.begin, begin), min(epoch.end, end)
-            if low < high:
-                scan.extent(window, epoch.epoch, low, high, meanwhile)
+        for extent in extents(epochs, begin, end, manifest.segment_bytes):
+            scan.extent(window, extent, meanwhile)
     except CorruptionError:  # of the file as a whole, or the disk cannot read it
         pass
     finally:
@@ -112,9 +110,9 @@ class _Scan:
         self._last: Any = ffi.new("uint32_t[]", 1 << 10)
         self._area = ffi.new("rw_area *", {"mask": _ANY_LENGTH})
 
-    def extent(self, window: Window, epoch: int, begin: int, end: int, meanwhile: Callable[[], None] | None) -> None:
+    def extent(self, window: Window, extent: EpochRow, meanwhile: Callable[[], None] | None) -> None:
         """What the segment has of one epoch. Raises CorruptionError: the disk cannot read it."""
-        walk = ffi.new("rw_walk *", {"epoch": epoch, "position": begin})
+        walk, end = ffi.new("rw_walk *", {"epoch": extent.epoch, "position": extent.begin}), extent.end
         ffi.memmove(walk.uuid, self._manifest.uuid, len(self._manifest.uuid))
         need = PAGE
         while walk.position < end:

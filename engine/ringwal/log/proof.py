@@ -1,14 +1,14 @@
 """Proving all of a log, block by block, from its oldest segment up to its checkpoint (csrc/prove.h).
 
 Recovery believes what the checkpoint says of everything below its position. Who has reason not to (the log was copied, is
-being backed up or restored) reads it: each part that a segment has of an epoch (an extent) is a chain of blocks, each valid,
-each beginning where the one before ends, from the first byte of the extent to the last.
+being backed up or restored) reads it: each part that a segment has of an epoch (`checkpoint.extents`) is a chain of blocks,
+each valid, each beginning where the one before ends, from the first byte of the extent to the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
@@ -17,28 +17,10 @@ from ringwal.log.files import PAGE
 from ringwal.log.window import Window
 
 
-class Extent(NamedTuple):
-    """What one segment has of one epoch: log positions begin <= position < end."""
-
-    epoch: int
-    begin: int
-    end: int
-
-
-def extents(epochs: tuple[EpochRow, ...], begin: int, end: int, size: int) -> Iterator[Extent]:
-    """Of these epochs between two log positions, oldest first; segments have `size` bytes of data."""
-    for row in epochs:
-        low, high = max(row.begin, begin), min(row.end or end, end)
-        while low < high:
-            behind = min(high, (low // size + 1) * size)
-            yield Extent(row.epoch, low, behind)
-            low = behind
-
-
 def prove(
     window: Window,
     uuid: bytes,
-    extent: Extent,
+    extent: EpochRow,
     *,
     renamed: bytes | None = None,
     into: Callable[[memoryview, int], object] | None = None,
@@ -74,6 +56,6 @@ def prove(
     return int(proof.blocks)
 
 
-def _damaged(position: int, extent: Extent, window: Window) -> CorruptionError:
+def _damaged(position: int, extent: EpochRow, window: Window) -> CorruptionError:
     what = f"a block of epoch {extent.epoch} is missing or damaged"
     return CorruptionError(what, position // window.segment_bytes, position)

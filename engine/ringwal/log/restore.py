@@ -25,12 +25,12 @@ from ringwal.log import attic_copy, backup_note, checkpoint_file, segment
 from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
 from ringwal.log.backup_note import Made
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
+from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, extents
 from ringwal.log.directory import Directory
 from ringwal.log.files import opened, sync_directory, write_all
 from ringwal.log.manifest import Manifest
 from ringwal.log.new_log import new_log
-from ringwal.log.proof import extents, prove
+from ringwal.log.proof import prove
 from ringwal.log.window import Window
 from ringwal.points import point
 

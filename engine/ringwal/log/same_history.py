@@ -13,17 +13,16 @@ from typing import Any
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import segment
-from ringwal.log.checkpoint import EpochRow
+from ringwal.log.checkpoint import EpochRow, extents
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, page_buffer, read_all
 from ringwal.log.manifest import Manifest
-from ringwal.log.proof import Extent, extents
 
 _PIECE_BYTES = 1 << 18
 _ANY_LENGTH = (1 << 64) - 1
 
 
-def last_extent(epochs: tuple[EpochRow, ...], begin: int, end: int, size: int) -> Extent | None:
+def last_extent(epochs: tuple[EpochRow, ...], begin: int, end: int, size: int) -> EpochRow | None:
     """Where the last blocks between two log positions are; None: there are none."""
     found = None
     for found in extents(epochs, begin, end, size):  # noqa: B007
@@ -31,7 +30,7 @@ def last_extent(epochs: tuple[EpochRow, ...], begin: int, end: int, size: int) -
     return found
 
 
-def are_same(one: Directory, other: Directory, manifest: Manifest, extent: Extent) -> bool:
+def are_same(one: Directory, other: Directory, manifest: Manifest, extent: EpochRow) -> bool:
     """Is the last block of `extent` the same in both, which have a log of that uuid?
 
     Raises:
@@ -45,7 +44,7 @@ def are_same(one: Directory, other: Directory, manifest: Manifest, extent: Exten
     return first == _last_block(other, manifest, extent)
 
 
-def _last_block(directory: Directory, manifest: Manifest, extent: Extent) -> bytes | None:
+def _last_block(directory: Directory, manifest: Manifest, extent: EpochRow) -> bytes | None:
     """The first page of the block that ends where `extent` does. None: none does."""
     size, piece, behind = manifest.segment_bytes, page_buffer(_PIECE_BYTES), extent.end
     fd = segment.open_for_reading(directory, manifest, extent.begin // size)

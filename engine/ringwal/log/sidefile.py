@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import segment
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow
+from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow, extents
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, opened, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
@@ -333,8 +333,7 @@ def _gather_extent(
 def extents_of(checkpoint: Checkpoint, segment_bytes: int, number: int) -> list[EpochRow]:
     """What segment `number`, which lies below the checkpoint, has of each epoch, oldest first."""
     begin, end = number * segment_bytes, (number + 1) * segment_bytes
-    clipped = [EpochRow(row.epoch, max(row.begin, begin), min(row.end or end, end)) for row in checkpoint.epochs]
-    return [row for row in clipped if row.begin < row.end]
+    return list(extents(checkpoint.epochs, begin, end, segment_bytes))
 
 
 def write(
