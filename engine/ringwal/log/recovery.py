@@ -133,12 +133,12 @@ def recover(
     if known is not None:
         known.rows()  # C believes them
     with Walk(directory, manifest, known, tell, direct=config.direct_io != "off") as walk:
-        cut = find_cut(walk, manifest)
+        cut = _find_cut(walk, manifest)
         tell(walk.end - walk.begin, walk.end - walk.begin)  # what lies behind the tail is not read
         streams = streams_of(walk)
         if len(streams) > config.max_streams:
             raise ConfigError(f"the log has {len(streams)} streams; raise max_streams to {len(streams)}")
-        refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
+        _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
         if copied:
             copies.prove_whole(directory, manifest, known, walk, cut, tell, direct=config.direct_io != "off")
         lost = segment.missing(directory, manifest, walk.begin // walk.size)
@@ -183,7 +183,7 @@ def end_of(directory: Directory) -> tuple[Manifest, int]:
     known = checkpoint_file.load(directory, manifest)
     known.rows()
     with Walk(directory, manifest, known, _nobody, direct=True) as walk:
-        cut = find_cut(walk, manifest)
+        cut = _find_cut(walk, manifest)
         if walk.scan.largest_frame:
             raise ConfigError(
                 f"the engine on {directory.path} was killed, and the next start has to carry over records that stand behind a"
@@ -236,7 +236,14 @@ def _check_fit(manifest: Manifest, config: Config) -> None:
         )
 
 
-def find_cut(walk: Walk, manifest: Manifest) -> int:
+def accepted(directory: Directory, walk: Walk, manifest: Manifest) -> int:
+    """The cut, if a start would accept the log that `walk` shows. Changes nothing. Raises CorruptionError."""
+    cut = _find_cut(walk, manifest)
+    _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
+    return cut
+
+
+def _find_cut(walk: Walk, manifest: Manifest) -> int:
     """Walk the epoch and what lies beyond it; the cut, if the log is accepted. Changes nothing. Raises CorruptionError."""
     scan = walk.scan
     whole = walk.damage is None
@@ -314,7 +321,7 @@ def streams_of(walk: Walk) -> tuple[RecoveredStream, ...]:
     return tuple(sorted(found, key=lambda stream: stream.number))
 
 
-def refuse_older_manifest(directory: Directory, manifest: Manifest, begin: int) -> None:
+def _refuse_older_manifest(directory: Directory, manifest: Manifest, begin: int) -> None:
     """Raises CorruptionError: where the next epoch is to begin lies one that the manifest has not claimed."""
     if begin >= manifest.named_end * manifest.segment_bytes:
         return

@@ -19,11 +19,10 @@ from ringwal.log import checkpoint_file
 from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import EpochRow
 from ringwal.log.directory import Directory
-from ringwal.log.epoch import begin_of
 from ringwal.log.files import PAGE
 from ringwal.log.manifest import Manifest
 from ringwal.log.pages import Pages
-from ringwal.log.recovery import RecoveredStream, find_cut, refuse_older_manifest, streams_of
+from ringwal.log.recovery import RecoveredStream, accepted, streams_of
 from ringwal.log.walk import Walk
 
 _ANY_LENGTH = (1 << 64) - 1
@@ -53,8 +52,7 @@ def look(directory: Directory) -> Standing:
     known = checkpoint_file.load(directory, manifest)
     known.rows()  # C believes them
     with Walk(directory, manifest, known, lambda _done, _total: None, direct=True) as walk:
-        cut = find_cut(walk, manifest)
-        refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
+        cut = accepted(directory, walk, manifest)
         parts = [EpochRow(manifest.epoch, known.epochs[-1].begin, cut)]
         if walk.scan.kept:
             parts += _runs(directory, manifest, cut, int(walk.scan.valid_end))

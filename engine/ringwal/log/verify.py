@@ -28,11 +28,10 @@ from ringwal.log import backup_note, checkpoint_file, segment, verify_attic, ver
 from ringwal.log.audit import TAKES, WHAT, Audit, Finding, ends_epoch, name_in, packed_rows, settings_in
 from ringwal.log.checkpoint import EpochRow, StreamRow
 from ringwal.log.directory import SEGMENTS, Directory
-from ringwal.log.epoch import begin_of
 from ringwal.log.files import PAGE
 from ringwal.log.pages import Pages
 from ringwal.log.premise import Fault, Premise, gather
-from ringwal.log.recovery import find_cut, refuse_older_manifest
+from ringwal.log.recovery import accepted
 from ringwal.log.walk import Walk
 
 _ANY_LENGTH = (1 << 64) - 1
@@ -261,9 +260,7 @@ class Verifier:
         assert premise.checkpoint is not None
         with Walk(self._directory, manifest, premise.checkpoint, lambda _done, _total: None, direct=True) as walk:
             try:
-                cut = find_cut(walk, manifest)
-                refuse_older_manifest(self._directory, manifest, begin_of(self._directory, manifest, walk.scan.taken_end))
-                return cut
+                return accepted(self._directory, walk, manifest)
             except CorruptionError as refusal:
                 self._refusal = refusal
                 return premise.end
