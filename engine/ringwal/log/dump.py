@@ -15,7 +15,7 @@ from ringwal._native import ffi, lib
 from ringwal.log import segment, settings
 from ringwal.log.checkpoint import EpochRow
 from ringwal.log.directory import SEGMENTS, Directory
-from ringwal.log.files import PAGE
+from ringwal.log.files import ANY_LENGTH, PAGE
 from ringwal.log.pages import Pages
 from ringwal.log.premise import Premise, gather
 
@@ -34,7 +34,6 @@ FRAMES = {
     lib.RW_FRAME_DROP: "drop",
     lib.RW_FRAME_SETTINGS: "settings",
 }
-_ANY_LENGTH = (1 << 64) - 1
 _HEADER, _FRAME = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
 _ROW = struct.Struct("<IIQ")
 
@@ -183,7 +182,7 @@ class Dump:
         """A copy; None: there is no valid block."""
         page = self._pages.bytes_at(position, _HEADER)
         left = self.segment_bytes - position % self.segment_bytes
-        if lib.rw_block_check(page, _ANY_LENGTH, self._premise.manifest.uuid, epoch, position) != lib.RW_OK:
+        if lib.rw_block_check(page, ANY_LENGTH, self._premise.manifest.uuid, epoch, position) != lib.RW_OK:
             return None
         head = ffi.new("rw_block *")
         ffi.memmove(head, page, _HEADER)

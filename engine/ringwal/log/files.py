@@ -15,6 +15,8 @@ from ringwal.errors import ConfigError, CorruptionError, StorageFull
 from ringwal.log.directory import SEGMENTS, Directory, give_to_owner
 
 PAGE = 4096
+ANY_LENGTH = (1 << 64) - 1
+"""Of a block whose header alone is checked (csrc/block.h), and the mask of an area that is no ring (csrc/scan.h)."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # The file system cannot, or a sandbox does not know the call with that flag, RWF_DSYNC.
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)

@@ -16,7 +16,7 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log.checkpoint import STREAM_BYTES, EpochRow, extents
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE
+from ringwal.log.files import ANY_LENGTH, PAGE
 from ringwal.log.manifest import Manifest
 from ringwal.log.sidefile import SideFile, Unproven
 from ringwal.log.window import Window
@@ -24,7 +24,6 @@ from ringwal.log.window import Window
 _ROW = struct.Struct("<IIQ")
 ROW_BYTES = _ROW.size
 _ENTRIES = 1 << 16
-_ANY_LENGTH = (1 << 64) - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class _Scan:
         self._capacity = _ENTRIES
         self._count = ffi.new("uint32_t *")
         self._last: Any = ffi.new("uint32_t[]", 1 << 10)
-        self._area = ffi.new("rw_area *", {"mask": _ANY_LENGTH})
+        self._area = ffi.new("rw_area *", {"mask": ANY_LENGTH})
 
     def extent(self, window: Window, extent: EpochRow, meanwhile: Callable[[], None] | None) -> None:
         """What the segment has of one epoch. Raises CorruptionError: the disk cannot read it."""

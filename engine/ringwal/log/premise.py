@@ -23,11 +23,10 @@ from ringwal.log import checkpoint, checkpoint_file, segment
 from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import Checkpoint, EpochRow
 from ringwal.log.directory import SEGMENTS, Directory
-from ringwal.log.files import PAGE, opened, read_all
+from ringwal.log.files import ANY_LENGTH, PAGE, opened, read_all
 from ringwal.log.manifest import Manifest
 from ringwal.log.pages import Pages
 
-_ANY_LENGTH = (1 << 64) - 1
 _BLOCK_MAGIC = b"RWBLOCK1"
 _SEARCH_BYTES = 1 << 20
 
@@ -169,7 +168,7 @@ def _by_a_block(fd: int, number: int, size: int) -> tuple[bytes, int] | None:
             page = bytes(piece[at : at + PAGE])
             head = ffi.cast("const rw_block *", ffi.from_buffer("uint8_t[]", page))
             uuid = bytes(ffi.buffer(head.uuid))
-            if lib.rw_block_check(page, _ANY_LENGTH, uuid, head.epoch, position) == lib.RW_OK:
+            if lib.rw_block_check(page, ANY_LENGTH, uuid, head.epoch, position) == lib.RW_OK:
                 return uuid, size
     return None
 
@@ -245,7 +244,7 @@ class _Found:
         data = ffi.from_buffer("uint8_t[]", page)
         head = ffi.cast("const rw_block *", data)
         epoch = int(head.epoch)
-        if lib.rw_block_check(data, _ANY_LENGTH, self._state.uuid, epoch, position) != lib.RW_OK:
+        if lib.rw_block_check(data, ANY_LENGTH, self._state.uuid, epoch, position) != lib.RW_OK:
             return
         self._first.setdefault(epoch, position)
         self._watermark[epoch] = max(self._watermark.get(epoch, 0), int(head.watermark))

@@ -15,12 +15,11 @@ from ringwal._native import ffi, lib
 from ringwal.log import segment
 from ringwal.log.checkpoint import EpochRow
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE, opened, page_up, sync_directory, write_all
+from ringwal.log.files import ANY_LENGTH, PAGE, opened, page_up, sync_directory, write_all
 from ringwal.log.manifest import Manifest
 from ringwal.log.pages import Pages
 
 HEADER_BYTES, FRAME_BYTES = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
-_ANY_LENGTH = (1 << 64) - 1
 _PERSISTED = 5
 _PAYLOADS = {
     lib.RW_FRAME_STREAM: range(1, lib.RW_STREAM_NAME_MAX + 1),
@@ -57,7 +56,7 @@ class Blocks:
     def header(self, epoch: int, position: int, end: int) -> Any:
         """A copy of the header of the block there, `rw_block *`; None: there is no valid one, or it goes beyond `end`."""
         page = self._pages.bytes_at(position, HEADER_BYTES)
-        if lib.rw_block_check(page, _ANY_LENGTH, self._uuid, epoch, position) != lib.RW_OK:
+        if lib.rw_block_check(page, ANY_LENGTH, self._uuid, epoch, position) != lib.RW_OK:
             return None
         head = ffi.new("rw_block *")
         ffi.memmove(head, page, HEADER_BYTES)

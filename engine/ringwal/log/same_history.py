@@ -15,11 +15,10 @@ from ringwal.errors import CorruptionError
 from ringwal.log import segment
 from ringwal.log.checkpoint import EpochRow, extents
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE, page_buffer, read_all
+from ringwal.log.files import ANY_LENGTH, PAGE, page_buffer, read_all
 from ringwal.log.manifest import Manifest
 
 _PIECE_BYTES = 1 << 18
-_ANY_LENGTH = (1 << 64) - 1
 
 
 def last_extent(epochs: tuple[EpochRow, ...], begin: int, end: int, size: int) -> EpochRow | None:
@@ -56,7 +55,7 @@ def _last_block(directory: Directory, manifest: Manifest, extent: EpochRow) -> b
             with ffi.from_buffer("uint8_t[]", piece) as memory:
                 for position in range(behind - PAGE, low - PAGE, -PAGE):
                     block: Any = ffi.cast("const rw_block *", memory + (position - low))
-                    good = lib.rw_block_check(memory + (position - low), _ANY_LENGTH, manifest.uuid, extent.epoch, position)
+                    good = lib.rw_block_check(memory + (position - low), ANY_LENGTH, manifest.uuid, extent.epoch, position)
                     if good == lib.RW_OK and position + block.span == extent.end:
                         return bytes(ffi.buffer(block, PAGE))
             behind = low

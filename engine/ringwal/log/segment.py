@@ -26,6 +26,7 @@ from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import manifest as manifests
 from ringwal.log.directory import Directory
 from ringwal.log.files import (
+    ANY_LENGTH,
     PAGE,
     open_synced,
     opened,
@@ -43,7 +44,6 @@ from ringwal.points import point
 
 HEADER_BYTES = PAGE
 _FILL_BYTES = 1 << 20
-_ANY_LENGTH = (1 << 64) - 1
 _MAGIC = b"RWSEGMT1"
 _HEADER = struct.Struct("<8sII16sQQQ")
 _DIGEST = struct.Struct("<Q")
@@ -220,7 +220,7 @@ def block_at(directory: Directory, manifest: Manifest, position: int) -> int | N
         read_all(fd, memoryview(page), HEADER_BYTES + position % manifest.segment_bytes)
     block = ffi.from_buffer("uint8_t[]", page)
     epoch = int(ffi.cast("const rw_block *", block).epoch)
-    good = lib.rw_block_check(block, _ANY_LENGTH, manifest.uuid, epoch, position) == lib.RW_OK
+    good = lib.rw_block_check(block, ANY_LENGTH, manifest.uuid, epoch, position) == lib.RW_OK
     return epoch if good else None
 
 

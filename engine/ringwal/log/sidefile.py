@@ -18,7 +18,7 @@ from ringwal.errors import CorruptionError
 from ringwal.log import segment
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow, extents
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE, opened, sync_directory, unlink, write_all
+from ringwal.log.files import ANY_LENGTH, PAGE, opened, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
 from ringwal.log.window import Window
 from ringwal.points import point
@@ -28,7 +28,6 @@ ROW_BYTES = 16
 """Of a row of what a segment holds (occupancy.py), and of an end."""
 _NAME = re.compile(r"(\d{20})\.side")
 _DRAFT = re.compile(r"\d{20}\.side" + re.escape(DRAFT_SUFFIX))
-_ANY_LENGTH = (1 << 64) - 1
 
 
 class Unproven(Exception):
@@ -172,7 +171,7 @@ class SideFile:
             if os.preadv(fd, [data], at) < len(data):
                 continue
             page = ffi.from_buffer("uint8_t[]", data)
-            if lib.rw_block_check(page, _ANY_LENGTH, self._at.uuid, epoch, block.position) == lib.RW_OK:
+            if lib.rw_block_check(page, ANY_LENGTH, self._at.uuid, epoch, block.position) == lib.RW_OK:
                 same = (head.length, head.frames) == (block.length, block.frames)
                 return bool(same and max(head.timestamp_ns, newest_ns) == block.newest_ns)
         return False
@@ -312,7 +311,7 @@ def gather(
 def _gather_extent(
     window: Window, walk: Any, maker: Maker, number: int, end: int, meanwhile: Callable[[int], None] | None
 ) -> None:
-    area, need = ffi.new("rw_area *", {"mask": _ANY_LENGTH}), PAGE
+    area, need = ffi.new("rw_area *", {"mask": ANY_LENGTH}), PAGE
     while walk.position < end:
         at = int(walk.position)
         skip, held = window.show(at, min(need, end - at))

@@ -19,13 +19,11 @@ from ringwal.log import checkpoint_file
 from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import EpochRow
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE
+from ringwal.log.files import ANY_LENGTH, PAGE
 from ringwal.log.manifest import Manifest
 from ringwal.log.pages import Pages
 from ringwal.log.recovery import RecoveredStream, accepted, streams_of
 from ringwal.log.walk import Walk
-
-_ANY_LENGTH = (1 << 64) - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ def _valid_span(pages: Pages, manifest: Manifest, position: int) -> int:
     """How much log the valid block covers that lies there; 0: there is none."""
     left = manifest.segment_bytes - position % manifest.segment_bytes
     at = _shown(pages, position, PAGE)
-    if lib.rw_block_check(at, _ANY_LENGTH, manifest.uuid, manifest.epoch, position) != lib.RW_OK:
+    if lib.rw_block_check(at, ANY_LENGTH, manifest.uuid, manifest.epoch, position) != lib.RW_OK:
         return 0
     head = ffi.cast("const rw_block *", at)
     length, span = int(head.length), int(head.span)

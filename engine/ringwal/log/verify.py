@@ -28,13 +28,12 @@ from ringwal.log import backup_note, checkpoint_file, segment, verify_attic, ver
 from ringwal.log.audit import TAKES, WHAT, Audit, Finding, ends_epoch, name_in, packed_rows, settings_in
 from ringwal.log.checkpoint import EpochRow, StreamRow
 from ringwal.log.directory import SEGMENTS, Directory
-from ringwal.log.files import PAGE
+from ringwal.log.files import ANY_LENGTH, PAGE
 from ringwal.log.pages import Pages
 from ringwal.log.premise import Fault, Premise, gather
 from ringwal.log.recovery import accepted
 from ringwal.log.walk import Walk
 
-_ANY_LENGTH = (1 << 64) - 1
 _CUTS_MAX = 8
 _LOOKS_MAX = 100
 """How often a manifest is read anew that changes while it is read: not twice, unless this is held up."""
@@ -276,7 +275,7 @@ class Verifier:
         at = window + (row.begin - base)
         head = ffi.cast("const rw_block *", at)
         uuid = self._premise.manifest.uuid
-        if lib.rw_block_check(at, _ANY_LENGTH, uuid, row.epoch, row.begin) != lib.RW_OK or head.kind != lib.RW_BLOCK_EPOCH:
+        if lib.rw_block_check(at, ANY_LENGTH, uuid, row.epoch, row.begin) != lib.RW_OK or head.kind != lib.RW_BLOCK_EPOCH:
             return
         stated = (int(head.previous_epoch), int(head.previous_begin), int(head.previous_end))
         freed = before.epoch == 0 and 0 < stated[2] <= self._premise.begin

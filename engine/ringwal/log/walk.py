@@ -12,12 +12,10 @@ from ringwal.errors import CorruptionError
 from ringwal.log import segment
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE, page_up
+from ringwal.log.files import ANY_LENGTH, PAGE, page_up
 from ringwal.log.manifest import Manifest
 from ringwal.log.window import Window
 from ringwal.points import point
-
-_ANY_LENGTH = (1 << 64) - 1
 
 
 class Walk:
@@ -115,7 +113,7 @@ class Walk:
             skip, held = self._window.show(begin, PAGE)
             with ffi.from_buffer("uint8_t[]", self._window.memory) as memory:
                 for at in range(0, held, PAGE):
-                    if lib.rw_block_check(memory + skip + at, _ANY_LENGTH, uuid, epoch, begin + at) == lib.RW_OK:
+                    if lib.rw_block_check(memory + skip + at, ANY_LENGTH, uuid, epoch, begin + at) == lib.RW_OK:
                         return begin + at
         return None
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ringwal._native import ffi, lib
+from ringwal.log.files import ANY_LENGTH
 from ringwal.read.source import PAGE, Source
 
 CHUNK_BYTES = 1 << 20
 FIRST_BYTES = 64 << 10
 """How much is read at a place of which nothing is known; twice as much each time that the walk goes on from there."""
-ANY_LENGTH = (1 << 64) - 1
 # Clearing a chunk of which a single record needs little would take longer than all the rest of reading it.
 _allocate = ffi.new_allocator(should_clear_after_alloc=False)
 
