@@ -21,7 +21,6 @@ from ringwal._native import lib
 from ringwal.attachment import bounds_at, stream_infos_at
 from ringwal.errors import ClosedError, ConfigError, FileError, NoSuchStream, NotRunning, NotWritable, StreamDeleted
 from ringwal.file_errors import FileErrors
-from ringwal.limits import whole
 from ringwal.log import settings, standing
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.retention import NO_LIMITS
@@ -241,16 +240,7 @@ class ReadOnlyStream:
         self, start: Position = 0, max_records: int = 1000, max_bytes: int | None = None, *, until: Position = LATEST
     ) -> list[Record]:
         """As `Stream.read`. Raises ClosedError, too."""
-        first, end = positions.checked(start), positions.checked(until, "until")
-        max_records = whole(max_records, "max_records", 0)
-        max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
-        source = self.log.attachment()
-        handle = source.handle_of(self.name)
-        with source.reading:
-            offset = positions.offset(source, handle, first)
-            if end != LATEST:
-                max_records = min(max_records, max(0, positions.offset(source, handle, end) - offset))
-            return source.reader.read(handle, offset, max_records, max_bytes)
+        return positions.read(self.log.attachment, self.name, start, max_records, max_bytes, until)
 
     def records(self, start: Position = EARLIEST, until: Position = LATEST) -> Iterator[Record]:
         """As `Stream.records`. Raises ClosedError, too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
@@ -57,6 +57,22 @@ def offset(attachment: Readable, handle: int, position: int | At) -> int:
         with attachment.reading:
             return attachment.reader.offset_at(handle, position.timestamp_ns)
     return position if position >= 0 else attachment.bounds(handle)[1 if position == LATEST else 0]
+
+
+def read(
+    attached: Callable[[], Readable], name: str, start: Position, max_records: int, max_bytes: int | None, until: Position
+) -> list[Record]:
+    """As `Stream.read` of the stream of that name, in what `attached` gives. What is asked for is checked first."""
+    first, end = checked(start), checked(until, "until")
+    max_records = whole(max_records, "max_records", 0)
+    max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
+    log = attached()
+    handle = log.handle_of(name, look=True)
+    with log.reading:
+        begin = offset(log, handle, first)
+        if end != LATEST:
+            max_records = min(max_records, max(0, offset(log, handle, end) - begin))
+        return log.reader.read(handle, begin, max_records, max_bytes)
 
 
 def not_before(position: int | At, records: Iterator[Record]) -> Iterator[Record]:

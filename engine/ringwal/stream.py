@@ -304,16 +304,7 @@ class Stream:
             FileError: the system does not let this process read them.
             ValueError: a number outside of its limits, a datetime without a zone.
         """
-        start, max_records = positions.checked(start), whole(max_records, "max_records", 0)
-        max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
-        end = positions.checked(until, "until")
-        attachment = self.client.attachment()
-        handle = attachment.handle_of(self.name, look=True)
-        with attachment.reading:
-            first = positions.offset(attachment, handle, start)
-            if end != LATEST:
-                max_records = min(max_records, max(0, positions.offset(attachment, handle, end) - first))
-            return attachment.reader.read(handle, first, max_records, max_bytes)
+        return positions.read(self.client.attachment, self.name, start, max_records, max_bytes, until)
 
     def records(
         self, start: int | At | datetime = EARLIEST, until: int | At | datetime = LATEST
