@@ -197,6 +197,7 @@ class AtticTask:
         """What is not dead for certain."""
         assert self._attic is not None
         alive: list[Kept] = []
+        starts: dict[int, int] | None = None
         for number in sorted({kept.position // self._size for kept in self._attic.rows}):
             rows = self._attic.within(number * self._size, (number + 1) * self._size)
             side = SideFile.open(self._directory, self._uuid, self._size, number)
@@ -205,18 +206,20 @@ class AtticTask:
             except Unproven:
                 live = None
             if live is None:
-                alive += [kept for kept in rows if self._is_alive(kept, checkpoint)]
+                if starts is None:
+                    starts = {row.number: row.start_offset for row in checkpoint.rows()}
+                alive += [kept for kept in rows if self._is_alive(kept, starts)]
             else:
                 alive += [kept for kept in rows if kept.position in live]
         return alive
 
-    def _is_alive(self, kept: Kept, checkpoint: Checkpoint) -> bool:
-        """By the block itself: in a log that was restored its segment has no side file. What is damaged is left as it is."""
+    def _is_alive(self, kept: Kept, starts: dict[int, int]) -> bool:
+        """By the block itself and the start offsets of streams, by number: in a log that was restored its segment has no side
+        file. What is damaged is left as it is."""
         try:
             block = self._content(kept)
         except CorruptionError:
             return True
-        starts = {row.number: row.start_offset for row in checkpoint.rows()}
         return not attic.is_whole(self._uuid, block) or any(
             stream in starts and first + count > starts[stream] for stream, first, count in attic.batches(block.data)
         )
