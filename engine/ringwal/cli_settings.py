@@ -117,9 +117,11 @@ def configure(
 @kit.json_option
 def stat(directory: Path, stream: str, offline: bool, timeout: float, as_json: bool) -> None:
     """Say what is known of STREAM: its offsets, and what is set for it. Where no engine runs, its files say it."""
+    from ringwal import Client
+
     with sources.reading(directory, timeout, offline=offline) as client:
         info = kit.existing(client, stream).stat()
-        running = not hasattr(client, "live")  # else the files, which do not know any engine's settings
+        running = isinstance(client, Client)  # else the files, which do not know any engine's settings
     _say(info, as_json, running=running)
 
 

@@ -122,9 +122,9 @@ def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed
     starts = {info.number: start if info.number == number else info.start_offset for info in infos}
     rows = [StreamRow(info.number, info.name, info.confirmed_offset, begin, 0, 0)
             for info in infos if (begin := starts[info.number]) is not None]  # fmt: skip
-    streams, segment = pack(rows), state.first_segment
+    streams, epochs, segment = pack(rows), known.epochs_up_to(end), state.first_segment
     while segment < end // state.segment_bytes:
-        held = occupancy.read(directory, state, known.epochs_up_to(end), segment, direct=False)
+        held = occupancy.read(directory, state, epochs, segment, direct=False)
         if occupancy.live(held, streams).count:
             break
         segment += 1

@@ -22,9 +22,6 @@ from ringwal.processes.keeper_line import KeeperEnd
 from ringwal.processes.retention import Retention
 from ringwal.processes.side_files import SideFiles
 
-REST_SECONDS = 1.0
-"""Between two looks when there is nothing to do: more often, it would be seen on an idle machine."""
-
 TOGETHER_SECONDS = 0.1
 """What is due within so short a time is done at once: one wake-up for all."""
 

@@ -26,6 +26,7 @@ from ringwal.log.sidefile import Maker, SideFile, Unproven
 from ringwal.processes.context import EngineContext
 
 REST_SECONDS = 1.0
+"""Between two looks when there is nothing to do: more often, it would be seen on an idle machine."""
 BUSY_SECONDS = 0.25
 """How often it is looked for a checkpoint while the log grows quickly."""
 

@@ -227,13 +227,6 @@ class Segments:
         self._newest = (newest, top)
         return newest
 
-    def all(self) -> list[Extent]:
-        """Every extent, oldest first."""
-        _, older = self._history()
-        first, end = self.begins(), self._bounds.disk_end()
-        living = older[bisect.bisect_left(older, first, key=_segment) :]
-        return living + self._extents(self._epoch, max(self._epoch_begin, self.files.start_of(first)), end)
-
     def grows(self, extent: Extent) -> bool:
         return extent.epoch == self._epoch and extent.end < self.files.start_of(extent.segment + 1)
 
