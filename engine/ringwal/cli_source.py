@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ringwal import cli_kit as kit
-from ringwal.errors import CorruptionError, FileError, NotRunning
+from ringwal.errors import FileError, NotRunning
 
 if TYPE_CHECKING:
     import ringwal
@@ -46,14 +46,7 @@ def _without_engine(directory: Path, absent: NotRunning | None) -> ringwal.ReadO
     try:
         return ringwal.open_readonly(directory)
     except FileError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        if (directory / "segments").is_dir():
-            raise CorruptionError(
-                f"{directory} has segments and no manifest: it is a log that was damaged (`ringwal salvage` makes one of what"
-                " can be proven), or a backup or a restore that was not finished (begin it again)"
-            ) from None
-        if absent is None:
+        if absent is None or error.errno != errno.ENOENT:
             raise
         raise absent from None
 

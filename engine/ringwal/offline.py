@@ -19,7 +19,16 @@ from typing import Any, NoReturn
 from ringwal import configuring, limits, lock_file, memory, positions, views
 from ringwal._native import lib
 from ringwal.attachment import bounds_at, stream_infos_at
-from ringwal.errors import ClosedError, ConfigError, FileError, NoSuchStream, NotRunning, NotWritable, StreamDeleted
+from ringwal.errors import (
+    ClosedError,
+    ConfigError,
+    CorruptionError,
+    FileError,
+    NoSuchStream,
+    NotRunning,
+    NotWritable,
+    StreamDeleted,
+)
 from ringwal.file_errors import FileErrors
 from ringwal.log import settings, standing
 from ringwal.log.directory import SEGMENTS, Directory
@@ -67,6 +76,13 @@ def _at_rest(directory: Directory) -> ReadOnlyLog | None:
     try:
         found = standing.look(directory)
     except FileNotFoundError as error:
+        if lock_file.held(directory.fd):  # an engine is making the log just now
+            return None
+        if directory.has_segments():
+            raise CorruptionError(
+                f"{directory.path} has segments and no manifest: it is a log that was damaged (`ringwal salvage` makes one of"
+                " what can be proven), or a backup or a restore that was not finished (begin it again)"
+            ) from error
         raise FileError(f"there is no log in {directory.path}", errno.ENOENT, str(directory.path)) from error
     if lock_file.held(directory.fd):
         return None

@@ -264,6 +264,8 @@ def test_a_log_without_its_manifest_is_no_directory_without_a_log(tmp_path: Path
     (tmp_path / "d" / "manifest").unlink()
     done = ringwal("read", tmp_path / "d", "s")
     assert (done.returncode, b"ringwal salvage" in done.stderr) == (os.EX_DATAERR, True)
+    with pytest.raises(ringwal_package.CorruptionError, match=r"has segments and no manifest.*ringwal salvage"):
+        ringwal_package.open_readonly(tmp_path / "d")
 
 
 def test_stat_of_files_does_not_know_an_engines_defaults(tmp_path: Path) -> None:
