@@ -1,7 +1,9 @@
 """Durable, ordered appends to many streams by many processes of one host."""
 
 from ringwal import interrupts  # noqa: F401  first: for a verb, signals have a meaning from here on
-from ringwal.client import Client, connect
+from ringwal.client.api import Client, connect
+from ringwal.client.receipt import Receipt
+from ringwal.client.stream import Stream
 from ringwal.config import Config
 from ringwal.errors import (
     AckTimeout,
@@ -25,11 +27,8 @@ from ringwal.errors import (
     StreamExists,
     VersionMismatch,
 )
-from ringwal.positions import EARLIEST, LATEST
-from ringwal.read.records import Record
-from ringwal.receipt import Ack, Receipt
+from ringwal.model import EARLIEST, LATEST, Ack, Record, StreamInfo
 from ringwal.retention import UNCHANGED
-from ringwal.stream import Stream, StreamInfo
 from ringwal.times import At
 from ringwal.version import __version__
 

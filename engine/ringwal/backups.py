@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ringwal import limits
 from ringwal._native import lib
-from ringwal.attachment import Attachment
+from ringwal.client.attachment import Attachment
 from ringwal.errors import AckTimeout, ConfigError, EngineFailed, NotRunning
 from ringwal.file_errors import FileErrors
 from ringwal.log import backup as backups

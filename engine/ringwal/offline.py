@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from ringwal import configuring, limits, lock_file, memory, positions, views
+from ringwal import limits, lock_file, memory, positions, views
 from ringwal._native import lib
-from ringwal.attachment import bounds_at, stream_infos_at
+from ringwal.client import configuring
+from ringwal.client.attachment import bounds_at, stream_infos_at
 from ringwal.errors import (
     ClosedError,
     ConfigError,
@@ -33,11 +34,10 @@ from ringwal.file_errors import FileErrors
 from ringwal.log import settings, standing
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.retention import NO_LIMITS
-from ringwal.positions import EARLIEST, LATEST, Position
+from ringwal.model import EARLIEST, LATEST, Record, StreamInfo
+from ringwal.positions import Position
 from ringwal.read.bounds import StreamBounds, TableBounds
 from ringwal.read.reader import Reader
-from ringwal.read.records import Record
-from ringwal.stream import StreamInfo
 
 _LOOKS_MAX = 5
 """How often a log is looked at anew that an engine takes, or leaves, just then."""

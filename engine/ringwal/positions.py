@@ -8,16 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
 from ringwal.limits import WHOLE_MAX, shown, whole
+from ringwal.model import EARLIEST, LATEST, Record
 from ringwal.read.range import Range
 from ringwal.read.reader import Reader
-from ringwal.read.records import Record
 from ringwal.times import At, datetime_ns
-
-EARLIEST = -2
-"""``start`` of a read or tail: the oldest record the stream still has."""
-LATEST = -1
-"""``start`` of a tail: only what is confirmed from now on."""
-
 
 Position: TypeAlias = int | At | datetime.datetime
 

@@ -263,7 +263,7 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "the child of a fork keeps its parent's connection",
-        "engine/ringwal/client.py",
+        "engine/ringwal/client/api.py",
         "            attachment.forked()\n",
         "            self._kept = attachment\n",
         row("time", "outlives"),
@@ -277,7 +277,7 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "limits are measured by the wall clock",
-        "engine/ringwal/lane.py",
+        "engine/ringwal/client/lane.py",
         "import time\n",
         "import types\nfrom time import time as _wall\n\ntime = types.SimpleNamespace(monotonic=_wall)\n",
         row("time", "clock steps while callers wait"),
@@ -538,7 +538,7 @@ OWNERSHIP = [
     ),
     Mutant(
         "a stream's handle is kept over the lives of engines",
-        "engine/ringwal/attachment.py",
+        "engine/ringwal/client/attachment.py",
         "        self._handles: dict[str, int] = {}\n",
         "        self._handles: dict[str, int] = Attachment.__init__.__dict__.setdefault('handles', {})\n",
         row("ownership", "restarts under threads"),

@@ -128,14 +128,14 @@ STARTED = [
     ),
     Mutant(
         "a started engine stays in its starter's session",
-        "engine/ringwal/autostart.py",
+        "engine/ringwal/client/autostart.py",
         "start_new_session=True",
         "start_new_session=False",
         units(f"{SURROUNDINGS}::test_a_started_engine_is_nobodys_child_and_takes_nothing_along"),
     ),
     Mutant(
         "a frozen program is taken for a Python",
-        "engine/ringwal/autostart.py",
+        "engine/ringwal/client/autostart.py",
         'if getattr(sys, "frozen", False):',
         'if getattr(sys, "thawed", False):',
         units(f"{SURROUNDINGS}::test_what_is_no_python_starts_no_engine"),

@@ -44,7 +44,7 @@ RETENTION = [
     ),
     Mutant(
         "settings are told to be confirmed when they are composed",
-        "engine/ringwal/configuring.py",
+        "engine/ringwal/client/configuring.py",
         '        return bool(lib.rw_settings_confirmed(attachment.control, handle) >= told["version"])',
         "        return look(attachment.control, handle, attachment.usable).version > 0",
         row("retention", "power cut while streams are set"),

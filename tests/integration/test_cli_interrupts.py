@@ -134,7 +134,7 @@ def test_every_way_in_has_its_handlers_before_the_package_is_loaded(tmp_path: Pa
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "def trace(frame, event, _):\n"
-        "    if frame.f_code.co_filename.endswith('ringwal/client.py'):\n"
+        "    if frame.f_code.co_filename.endswith('client/api.py'):\n"
         "        sys.settrace(None)\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
         "sys.settrace(trace)\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ringwal
-from ringwal.lane import NUMBERS, Lane
+from ringwal.client.lane import NUMBERS, Lane
 from tests.support.rig import WAIT, Engine, environment, read_all
 
 LEFT = 64  # of the numbers: with 16 outstanding, 32 pages of them
@@ -76,7 +76,7 @@ def test_threads_meet_the_end_together(directory: Path, start: Callable[..., Eng
 SLOW = """
 import json, os, sys, threading
 import ringwal
-from ringwal.lane import NUMBERS, Lane
+from ringwal.client.lane import NUMBERS, Lane
 
 Lane.begins_at = NUMBERS - {left}
 with ringwal.connect({directory!r}, timeout=30.0, append_timeout=30.0) as client:

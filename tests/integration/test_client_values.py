@@ -95,11 +95,12 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[type, Any]]:
     """A client, a stream of it and a receipt, by their classes."""
     running = Engine(tmp_path_factory.mktemp("values") / "log")
     try:
-        with ringwal.connect(running.directory) as client:
+        with ringwal.connect(running.directory) as client, ringwal.open_readonly(running.directory) as log:
             stream = client.stream("s")
             receipt = stream.append(b"x")
             receipt.result(WAIT)
-            yield {ringwal.Client: client, ringwal.Stream: stream, ringwal.Receipt: receipt}
+            looked_at = {ringwal.ReadOnlyLog: log, ringwal.ReadOnlyStream: log.stream("s")}
+            yield {ringwal.Client: client, ringwal.Stream: stream, ringwal.Receipt: receipt, **looked_at}
     finally:
         running.close()
 

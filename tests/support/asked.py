@@ -7,7 +7,7 @@ import traceback
 from concurrent.futures import Future
 from typing import Any
 
-from ringwal import removal
+from ringwal.client import removal
 from tests.support.rig import until
 
 

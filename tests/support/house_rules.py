@@ -44,20 +44,17 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "log": (4, {"ringwal.log"}),
     "processes": (5, {"ringwal.processes"}),
     "read": (5, {"ringwal.read"}),
-    "client": (
-        6,
-        {"ringwal.client", "ringwal.attachment", "ringwal.lane", "ringwal.receipt", "ringwal.results", "ringwal.futures"}
-        | {"ringwal.autostart", "ringwal.stream", "ringwal.removal", "ringwal.positions", "ringwal.payloads"}
-        | {"ringwal.backups", "ringwal.offline", "ringwal.configuring"},
-    ),
-    "public names": (7, {"ringwal"}),
-    "demo": (8, {"ringwal.demo", "ringwal.ingest"}),
+    "model": (2, {"ringwal.model"}),
+    "positions": (6, {"ringwal.positions"}),
+    "client": (7, {"ringwal.client", "ringwal.payloads", "ringwal.backups", "ringwal.offline"}),
+    "public names": (8, {"ringwal"}),
+    "demo": (9, {"ringwal.demo", "ringwal.ingest"}),
     "cli": (
-        9,
+        10,
         {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
         | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup", "ringwal.cli_source", "ringwal.cli_settings"},
     ),
-    "__main__": (10, {"ringwal.__main__", "ringwal_command"}),
+    "__main__": (11, {"ringwal.__main__", "ringwal_command"}),
 }
 BUILD_ONLY = {"ringwal.build_native"}
 # Of the engine's processes nobody knows but those who start them; all others meet them in memory, on the socket, on the disk.

@@ -20,9 +20,9 @@ from ringwal.log import segment as segments
 from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, pack
 from ringwal.log.directory import SEGMENTS
 from ringwal.log.manifest import Manifest
+from ringwal.model import Record
 from ringwal.read.cursor import Cursor
 from ringwal.read.reader import Reader
-from ringwal.read.records import Record
 from tests.support.log_place import log_at, path_of
 
 PAGE = 4096

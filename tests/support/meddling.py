@@ -13,7 +13,7 @@ from typing import Any
 
 import ringwal
 from ringwal._native import ffi, lib
-from ringwal.lane import Lane
+from ringwal.client.lane import Lane
 from tests.support.rig import CHECKOUT, WAIT, Engine, environment, until
 
 LANE_HEADER = 4096

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from ringwal import textio
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
+from ringwal.model import Record
 from ringwal.read import lines as printing
 from ringwal.read.lines import Form, Lines
 from ringwal.read.range import Range
-from ringwal.read.records import Record
 from tests.support.log_maker import PAGE, UUID, Frame, LogMaker, add, block_bytes, data_of, fill_ring
 
 MAKERS = {"raw": textio.raw_records, "lines": textio.record_lines, "json": textio.json_records}

@@ -13,12 +13,12 @@ from ringwal._native import lib
 from ringwal.errors import CorruptionError, NotRunning, OffsetTrimmed
 from ringwal.log import manifest as manifests
 from ringwal.log.manifest import Manifest
+from ringwal.model import Record
 from ringwal.read import chunk
 from ringwal.read import index as log_index
 from ringwal.read import reader as readers
 from ringwal.read.cursor import Cursor
 from ringwal.read.reader import Reader
-from ringwal.read.records import Record
 from ringwal.read.window import Ring
 from tests.support.log_maker import PAGE, LogMaker, add, check, data_of, fill_ring, offsets
 from tests.support.log_place import log_at

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, StreamDeleted
+from ringwal.model import Record
 from ringwal.read.bounds import Bounds, check_trimmed
 from ringwal.read.chunk import new_walk
 from ringwal.read.index import LogIndex, Place
-from ringwal.read.records import RECORDS_MAX, Record, Records
+from ringwal.read.records import RECORDS_MAX, Records
 from ringwal.read.source import Source
 from ringwal.read.window import Ring, RingWindow, SourceWindow, Window
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from ringwal.errors import CorruptionError
+from ringwal.model import Record
 from ringwal.read.lines import Form, Lines
 from ringwal.read.reader import Reader
-from ringwal.read.records import Record
 
 RECORDS_MAX = 10_000
 BYTES_MAX = 4 << 20

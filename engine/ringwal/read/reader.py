@@ -9,10 +9,11 @@ from typing import Any
 from ringwal import views
 from ringwal._native import lib
 from ringwal.log.directory import Directory
+from ringwal.model import Record
 from ringwal.read import moments
 from ringwal.read.bounds import Bounds, EngineBounds
 from ringwal.read.cursor import Cursor, Log
-from ringwal.read.records import Record, Time
+from ringwal.read.records import Time
 from ringwal.read.segments import Segments
 from ringwal.read.window import Ring
 

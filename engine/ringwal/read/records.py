@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ringwal._native import ffi, lib
+from ringwal.model import Record
 from ringwal.read.window import Window
 
 RECORDS_MAX = (1 << 32) - 1
 _NO_LIMIT = (1 << 64) - 1
-
-
-class Record(NamedTuple):
-    """One record: its offset in the stream, its bytes, and when it was appended (wall clock, nanoseconds).
-
-    Records of one batch share their timestamp.
-    """
-
-    offset: int
-    data: bytes
-    timestamp_ns: int
-    """When the engine took it, nanoseconds since 1970: never less than that of the record before it."""
-    own_timestamp_ns: int | None = None
-    """The time that was given to its append, if any: a note beside it, in whatever order."""
 
 
 class Time:

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ringwal._native import ffi, lib
+from ringwal.client.removal import Asked, change
 from ringwal.errors import EngineFailed, StreamDeleted
 from ringwal.log import settings
 from ringwal.log.retention import Limits, own_settings
 from ringwal.log.settings import Settings
 from ringwal.protocol.messages import Message
-from ringwal.removal import Asked, change
 
 if TYPE_CHECKING:
-    from ringwal.attachment import Attachment
+    from ringwal.client.attachment import Attachment
 
 LOOK_SECONDS = 0.001
 

@@ -134,7 +134,7 @@ class _Starter:
 def _run(python: str, path: Path, told: int, log: BinaryIO) -> subprocess.Popen[bytes]:
     """Raises FileError: there is no such interpreter, or it cannot be run."""
     # The engine must run the code that this process runs, whatever the current directory holds.
-    package = str(Path(__file__).resolve().parent.parent)
+    package = str(Path(__file__).resolve().parents[2])
     search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     try:
         return subprocess.Popen(

@@ -16,7 +16,7 @@ from ringwal.protocol.messages import Message
 from ringwal.times import At
 
 if TYPE_CHECKING:
-    from ringwal.attachment import Attachment
+    from ringwal.client.attachment import Attachment
 
 FIRST_REST, LONGEST_REST = 0.0002, 0.01
 """Seconds between two looks, at first and at most."""

@@ -13,11 +13,12 @@ import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from ringwal.client.lane import SLICE, Lane
 from ringwal.errors import AckTimeout, Error
-from ringwal.lane import SLICE, Lane
 
 if TYPE_CHECKING:
-    from ringwal.receipt import Ack, Receipt
+    from ringwal.client.receipt import Receipt
+    from ringwal.model import Ack
 
 
 class Watch:

@@ -8,19 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ringwal import configuring, memory, views
+from ringwal import memory, views
 from ringwal._native import ffi, lib
-from ringwal.autostart import connect_or_start
+from ringwal.client import configuring
+from ringwal.client.autostart import connect_or_start
+from ringwal.client.lane import Lane
 from ringwal.errors import ClosedError, EngineFailed, Error, NotRunning, ShmUnavailable, StreamDeleted
 from ringwal.file_errors import FileErrors
-from ringwal.lane import Lane
 from ringwal.log import manifest
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.retention import NO_LIMITS, Limits
+from ringwal.model import StreamInfo
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import Descriptors
 from ringwal.read.reader import Reader
-from ringwal.stream import StreamInfo
 from ringwal.thread_lock import ThreadLock
 
 WAITERS_MAX = 3

@@ -9,6 +9,7 @@ from typing import Any
 
 from ringwal import views
 from ringwal._native import ffi, lib
+from ringwal.client.results import DELETED, FAILED, PENDING, Bank, Ending, Results, settled
 from ringwal.errors import (
     AckTimeout,
     BackpressureTimeout,
@@ -22,7 +23,6 @@ from ringwal.errors import (
     of_code,
 )
 from ringwal.greenlets import Rests, patched
-from ringwal.results import DELETED, FAILED, PENDING, Bank, Ending, Results, settled
 
 SLICE = 0.1
 SLICE_NS = int(SLICE * 1e9)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
+from ringwal.client.results import PENDING
 from ringwal.limits import SECONDS_MAX, seconds
-from ringwal.results import PENDING
+from ringwal.model import Ack
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from ringwal.client.results import Results
+    from ringwal.client.stream import Stream
     from ringwal.errors import Error
-    from ringwal.results import Results
-    from ringwal.stream import Stream
-
-
-class Ack(NamedTuple):
-    """Proof that an append is on stable storage, in order.
-
-    ``offset`` is that of the first record, ``count`` the number of records (1 for `append`), ``stream`` the stream's name.
-    """
-
-    stream: str
-    offset: int
-    count: int  # type: ignore[assignment]  # the field wins over tuple.count, which no Ack needs
 
 
 _new_ack = tuple.__new__
@@ -98,7 +88,7 @@ class Receipt:
 
     def future(self) -> Future[Ack]:
         """A `concurrent.futures.Future` of the same result, for code that wants one. It costs a thread while it is pending."""
-        from ringwal.futures import future_of
+        from ringwal.client.futures import future_of
 
         return future_of(self)
 

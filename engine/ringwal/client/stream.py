@@ -7,29 +7,30 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from ringwal import configuring, positions, removal, retention, times
+from ringwal import positions, retention, times
 from ringwal._native import ffi, lib
+from ringwal.client import configuring, removal
+from ringwal.client.lane import SLICE_NS
+from ringwal.client.receipt import BatchReceipt, Receipt
+from ringwal.client.results import Results
 from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning
 from ringwal.greenlets import Rests, patched
-from ringwal.lane import SLICE_NS
 from ringwal.limits import seconds, shown, whole
+from ringwal.model import EARLIEST, LATEST, StreamInfo
 from ringwal.payloads import buffer_of, lengths_of
-from ringwal.positions import EARLIEST, LATEST
 from ringwal.protocol.messages import check_own_name
-from ringwal.receipt import BatchReceipt, Receipt
-from ringwal.results import Results
 from ringwal.retention import UNCHANGED, Age, Count, Size, Unchanged
 from ringwal.times import At
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it since Python 3.12; type checkers know this one everywhere
 
-    from ringwal.attachment import Attachment, Binding
-    from ringwal.client import Client
+    from ringwal.client.api import Client
+    from ringwal.client.attachment import Attachment, Binding
+    from ringwal.model import Record
     from ringwal.read.cursor import Cursor
-    from ringwal.read.records import Record
 
 MISSING_LOOK = 0.05
 """Seconds between two looks for a stream that does not exist yet."""
@@ -43,34 +44,6 @@ ENDED_MAX = 8
 _submit = lib.rw_submit
 _submit_many = lib.rw_submit_many
 _submit_timed = lib.rw_submit_timed
-
-
-class StreamInfo(NamedTuple):
-    """What is known of a stream. Offsets are dense from 0."""
-
-    name: str
-    start_offset: int
-    """Offset of the oldest record that is kept."""
-    confirmed_offset: int
-    """Offset of the next record to be confirmed: all below are on stable storage."""
-    records: int
-    confirmed_bytes: int
-    """Payload bytes of all that was ever confirmed; a batch of several records has four more for each, and a time of a
-    record's own takes eight."""
-    last_timestamp_ns: int
-    """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none."""
-    number: int
-    """Of the stream: a later one of the same name has another, as no number is used again."""
-    retention_age: float | None = None
-    """Seconds after which a record may go; None: no limit. The stream's own setting or the engine's, as the next two."""
-    retention_bytes: int | None = None
-    """Payload bytes beyond which the oldest records may be dropped."""
-    retention_records: int | None = None
-    """Records beyond which the oldest may be dropped."""
-    retain_until: tuple[str, ...] = ()
-    """Consumers: what one of them has not committed is kept."""
-    own_settings: tuple[str, ...] = ()
-    """Which of the three limits above the stream has said itself."""
 
 
 class Stream:
@@ -157,7 +130,7 @@ class Stream:
         if bound is None or timestamp_ns is not None or type(data) is not bytes:
             return self._append_slowly(data, timestamp_ns)
         lane = bound.lane
-        bank = lane.bank  # before the number is given out; see ringwal.results.Bank
+        bank = lane.bank  # before the number is given out; see ringwal.client.results.Bank
         number = _submit(bound.writer, bound.handle, data, len(data))
         if number > bank.last:
             return Receipt.of(lane.results_of(bank, number), number, self)

@@ -10,16 +10,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from ringwal import configuring, limits, removal, retention
-from ringwal.attachment import Attachment, Binding
+from ringwal import limits, retention
+from ringwal.client import configuring, removal
+from ringwal.client.attachment import Attachment, Binding
+from ringwal.client.lane import Lane
+from ringwal.client.stream import Stream
 from ringwal.config import LANE_BYTES_MAX
 from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error, NotRunning
 from ringwal.file_errors import FileErrors
-from ringwal.lane import Lane
 from ringwal.limits import seconds, whole
+from ringwal.model import StreamInfo
 from ringwal.protocol.messages import check_own_name, check_stream_name
 from ringwal.retention import Age, Count, Size
-from ringwal.stream import Stream, StreamInfo
 from ringwal.thread_lock import ThreadLock
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ringwal._native import ffi, lib
 
 if TYPE_CHECKING:
+    from ringwal.client.lane import Lane
     from ringwal.errors import Error
-    from ringwal.lane import Lane
 
 PENDING = -1
 FAILED = -2

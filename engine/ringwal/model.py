@@ -1,0 +1,63 @@
+"""What the engine and its users say to each other: records, acknowledgements, streams, positions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+EARLIEST = -2
+"""``start`` of a read or tail: the oldest record the stream still has."""
+LATEST = -1
+"""``start`` of a tail: only what is confirmed from now on."""
+
+
+class Record(NamedTuple):
+    """One record: its offset in the stream, its bytes, and when it was appended (wall clock, nanoseconds).
+
+    Records of one batch share their timestamp.
+    """
+
+    offset: int
+    data: bytes
+    timestamp_ns: int
+    """When the engine took it, nanoseconds since 1970: never less than that of the record before it."""
+    own_timestamp_ns: int | None = None
+    """The time that was given to its append, if any: a note beside it, in whatever order."""
+
+
+class Ack(NamedTuple):
+    """Proof that an append is on stable storage, in order.
+
+    ``offset`` is that of the first record, ``count`` the number of records (1 for `append`), ``stream`` the stream's name.
+    """
+
+    stream: str
+    offset: int
+    count: int  # type: ignore[assignment]  # the field wins over tuple.count, which no Ack needs
+
+
+class StreamInfo(NamedTuple):
+    """What is known of a stream. Offsets are dense from 0."""
+
+    name: str
+    start_offset: int
+    """Offset of the oldest record that is kept."""
+    confirmed_offset: int
+    """Offset of the next record to be confirmed: all below are on stable storage."""
+    records: int
+    confirmed_bytes: int
+    """Payload bytes of all that was ever confirmed; a batch of several records has four more for each, and a time of a
+    record's own takes eight."""
+    last_timestamp_ns: int
+    """Wall-clock time at which the engine took the newest confirmed record; 0 if there is none."""
+    number: int
+    """Of the stream: a later one of the same name has another, as no number is used again."""
+    retention_age: float | None = None
+    """Seconds after which a record may go; None: no limit. The stream's own setting or the engine's, as the next two."""
+    retention_bytes: int | None = None
+    """Payload bytes beyond which the oldest records may be dropped."""
+    retention_records: int | None = None
+    """Records beyond which the oldest may be dropped."""
+    retain_until: tuple[str, ...] = ()
+    """Consumers: what one of them has not committed is kept."""
+    own_settings: tuple[str, ...] = ()
+    """Which of the three limits above the stream has said itself."""
