@@ -195,7 +195,8 @@ class _Engine:
 
 
 class ReadOnlyLog:
-    """A log that is open for reading; `open_readonly` makes it. A context manager. Thread-safe."""
+    """A log that is open for reading; `open_readonly` makes it. A context manager. Thread-safe. Pickles as its
+    path, which is opened anew."""
 
     def __init__(self, directory: Directory, source: _Files | _Engine) -> None:
         self.path: Path = directory.path
@@ -240,6 +241,9 @@ class ReadOnlyLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_readonly, (str(self.path),)
 
     def __repr__(self) -> str:
         return f"<ReadOnlyLog {str(self.path)!r}{'' if self._source else ' (closed)'}>"
@@ -289,8 +293,15 @@ class ReadOnlyStream:
 
     append_many = flush = trim = configure = append
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restream, (self.log, self.name)
+
     def __repr__(self) -> str:
         return f"<ReadOnlyStream {self.name!r} of {str(self.log.path)!r}>"
+
+
+def _restream(log: ReadOnlyLog, name: str) -> ReadOnlyStream:
+    return log.stream(name)
 
 
 def _not_writable(path: Path) -> NotWritable:

@@ -61,7 +61,8 @@ def connect(
 
 
 class Client:
-    """A process's connection to an engine. Threads may share it. Pickles as its path and options.
+    """A process's connection to an engine. Threads may share it. Pickles as its path and options: what a process unpickles of
+    one client, and of its streams, is one client there, until that is closed.
 
     After a fork the child's first use attaches afresh. If the engine ends, pending receipts fail with `EngineFailed`. The next
     append attaches to its successor; only if an earlier one to the stream has failed so and nobody was told, it is refused
@@ -278,7 +279,7 @@ class Client:
                 self.close(timeout=1.0)  # the error under way is the one to tell
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reconnect, (str(self.path), self.options)
+        return _reconnect, (str(self.path), self.options, self._log)
 
     def __repr__(self) -> str:
         return f"<Client {str(self.path)!r}{' closed' if self._closed else ''}>"
@@ -288,11 +289,17 @@ def _closed() -> ClosedError:
     return ClosedError("the client was closed before this append was confirmed", outcome="unknown")
 
 
-def _reconnect(path: str, options: dict[str, Any]) -> Client:
-    return Client(path, **options)
+def _reconnect(path: str, options: dict[str, Any], log: bytes | None) -> Client:
+    """One for all that come, say with each task of a pool: theirs would keep their places until the collector finds them."""
+    key = (path, log, *sorted(options.items()))
+    found = _unpickled.get(key)
+    if found is None or found._closed:
+        found = _unpickled[key] = Client(path, **options)  # threads that come here at once may have one each
+    return found
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_unpickled: weakref.WeakValueDictionary[tuple[object, ...], Client] = weakref.WeakValueDictionary()
 
 
 def _after_fork_in_child() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from ringwal.client.results import PENDING
 from ringwal.limits import SECONDS_MAX, seconds
@@ -91,6 +91,12 @@ class Receipt:
         from ringwal.client.futures import future_of
 
         return future_of(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Receipt is neither pickled nor copied: the append's fate comes to the process that made it. Wait there, and pass"
+            " on what result() returns, or the error that it raises"
+        )
 
     def __repr__(self) -> str:
         found = self._results.find(self.number)

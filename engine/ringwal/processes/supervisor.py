@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from ringwal import limits, memory
 from ringwal._native import lib
@@ -103,6 +103,12 @@ class Supervisor:
             self._wake, self._woken = socket.socketpair()
         for end in (self._wake, self._woken):
             end.settimeout(0)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Supervisor is neither pickled nor copied: its engine runs in the process that made it. Pass on its directory"
+            " and its config"
+        )
 
     def stop(self) -> None:
         """Begin an orderly stop; `run` returns when it is over. Safe from any thread, and more than once."""
