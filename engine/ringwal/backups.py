@@ -18,6 +18,7 @@ from ringwal.log import backup as backups
 from ringwal.log.backup import Pace, Reach
 from ringwal.log.directory import Directory
 from ringwal.log.restore import restore as restore_log
+from ringwal.steps import park
 
 RATE = 32 << 20
 """Bytes a second that are read or copied beside an engine, where nothing else is asked for."""
@@ -161,7 +162,7 @@ def _attached(path: Path, timeout: float | None) -> Attachment | None:
     began = time.monotonic()
     while True:
         try:
-            return Attachment(path, autostart=False, timeout=timeout)
+            return park(Attachment.steps(path, autostart=False, timeout=timeout))
         except NotRunning as error:
             if error.why == "absent":
                 return None

@@ -19,6 +19,8 @@ class ThreadLock:
 
     def __init__(self) -> None:
         self._lock: Any = threading.RLock()
+        self.awaited: Any = None
+        """The same between tasks of one event loop, made by whoever needs it."""
 
     def run(self, call: Callable[[], Found]) -> Found:
         lock = self._lock

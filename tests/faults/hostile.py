@@ -19,6 +19,7 @@ from typing import Any
 
 import ringwal
 from ringwal._native import ffi, lib
+from ringwal.steps import park
 
 REQUEST = struct.Struct("<QIIIIBBHIQQQQ")
 HEADER = 4096
@@ -27,7 +28,7 @@ LANE = 64 << 10
 
 def lane_of(client: ringwal.Client, name: str) -> tuple[Any, memoryview]:
     """This client's lane, in which it appends to that stream, and all of its memory."""
-    lane = client.bind(name).lane
+    lane = park(client.bind_steps(name)).lane
     mapping: Any = lane._keep[1]
     return lane, memoryview(ffi.buffer(mapping.pointer, HEADER + LANE))
 

@@ -35,7 +35,7 @@ class Opener:
         self._done.set()
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_name != "stream" or not frame.f_code.co_filename.endswith("api.py"):
+        if frame.f_code.co_name != "stream" or not frame.f_code.co_filename.endswith("core.py"):
             return None
         if event == "line" and "setdefault" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             self._there.set()

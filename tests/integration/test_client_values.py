@@ -27,9 +27,11 @@ WRONG: dict[str, list[Any]] = {
 CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.connect, "timeout", "seconds", SECONDS),
     (ringwal.connect, "append_timeout", "seconds", SECONDS),
+    (ringwal.connect, "reconnect", "seconds", SECONDS),
     (ringwal.connect, "lane_bytes", "whole", "1073741824"),
     (ringwal.Client, "timeout", "seconds", SECONDS),
     (ringwal.Client, "append_timeout", "seconds", SECONDS),
+    (ringwal.Client, "reconnect", "seconds", SECONDS),
     (ringwal.Client, "lane_bytes", "whole", "1073741824"),
     (ringwal.Client.close, "timeout", "seconds", SECONDS),
     (ringwal.Stream.append, "timestamp_ns", "whole", WHOLE),

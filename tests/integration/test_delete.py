@@ -17,6 +17,7 @@ import pytest
 
 import ringwal
 from ringwal.protocol.client import Registration
+from ringwal.steps import park
 from tests.support.asked import await_taken
 from tests.support.rig import CHECKOUT, WAIT, Engine, environment, read_all, stop_process, until
 
@@ -396,14 +397,14 @@ def test_a_request_for_a_deleted_stream_does_not_hit_the_next_one_of_its_name(di
             if not life:
                 number = stream.stat().number
                 client.delete_stream("s")
-        registration.change_stream({"op": "delete", "name": "s", "number": number})
-        registration.change_stream({"op": "trim", "name": "s", "number": number, "before": 1})
+        park(registration.change_steps({"op": "delete", "name": "s", "number": number}))
+        park(registration.change_steps({"op": "trim", "name": "s", "number": number, "before": 1}))
         with pytest.raises(ringwal.ConfigError, match="ends at 2"):
             now = stream.stat().number
-            registration.change_stream({"op": "trim", "name": "s", "number": now, "before": 3})
+            park(registration.change_steps({"op": "trim", "name": "s", "number": now, "before": 3}))
         for broken in ({}, {"before": -1}, {"before": "1"}, {"before": None}, {"before": 1 << 63}):
             with pytest.raises(ringwal.ConfigError):
-                registration.change_stream({"op": "trim", "name": "s", "number": now, **broken})
+                park(registration.change_steps({"op": "trim", "name": "s", "number": now, **broken}))
         stream.append(b"last").result(WAIT)  # behind whatever would have been done
         assert records(stream) == [(0, b"1"), (1, b"more"), (2, b"last")]
 

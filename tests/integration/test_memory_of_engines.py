@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import ringwal
+from ringwal.steps import park
 from tests.support.meddling import append_to_successor, places, spoil
 from tests.support.rig import WAIT, Engine, state_of, stop_process, until
 
@@ -137,9 +138,9 @@ def test_a_lane_that_came_and_went_unseen_is_let_go(directory: Path, start: Call
     for pid in watched:
         stop_process(pid)
     with ringwal.connect(directory) as client:
-        client.bind("s")
+        park(client.bind_steps("s"))
         with ringwal.connect(directory) as short:
-            short.bind("s")
+            park(short.bind_steps("s"))
         assert [len(lanes_of(pid)) for pid in (running.process.pid, *watched)] == [2, 0, 0]
         for pid in watched:
             os.kill(pid, signal.SIGCONT)

@@ -12,6 +12,7 @@ import pytest
 
 import ringwal
 from ringwal.log import settings
+from ringwal.steps import park
 from tests.faults import decode
 from tests.support.host import SMALL, Engine
 
@@ -189,7 +190,11 @@ def test_what_nobody_can_mean_is_refused(engine: Engine) -> None:
 def test_a_request_that_no_client_makes_is_refused_alone(engine: Engine) -> None:
     with connected(engine) as client:
         number = client.create_stream("s").stat().number
-        ask = client.attachment().registration.change_stream
+        registration = client.attachment().registration
+
+        def ask(message: dict[str, Any]) -> None:
+            park(registration.change_steps(message))
+
         for wanted in ({"age": "x"}, {"age": -2}, {"bytes": 1 << 63}, {"records": True}, {"retain": 5}, {"retain": "a\n\nb"}):
             with pytest.raises(ringwal.ConfigError):
                 ask({"op": "configure", "name": "s", "number": number, **wanted})

@@ -17,6 +17,7 @@ import ringwal
 from ringwal.log import checkpoint_file, segment
 from ringwal.log import manifest as manifests
 from ringwal.log.checkpoint import pack
+from ringwal.steps import park
 from tests.support.cli_rig import ringwal as ringwal_command
 from tests.support.endless import endless
 from tests.support.endless import record as endless_record
@@ -427,7 +428,8 @@ def test_a_full_log_has_room_to_drop_records_of_all_its_streams(directory: Path,
     with impatient(directory) as client:
         streams = [client.stream(f"s{n}") for n in range(most)]
         for stream in streams:
-            client.bind(stream.name)  # which takes longer than an append, so that each would have a block of its own
+            # Which takes longer than an append, so that each would have a block of its own.
+            park(client.bind_steps(stream.name))
         for stream in streams:
             stream.append(b"")
         client.stream("s0").flush(WAIT)

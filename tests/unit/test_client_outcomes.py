@@ -18,7 +18,7 @@ from ringwal._native import lib
 
 ROOM = Path(ringwal.__file__).parent
 OF_APPENDS = (
-    *(f"client/{name}.py" for name in ("lane", "results", "stream", "receipt", "futures", "api", "attachment")),
+    *(f"client/{name}.py" for name in ("lane", "results", "stream", "stream_core", "receipt", "futures", "core", "attachment")),
     "ingest.py",
 )
 TREE = {name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.Error)}
@@ -76,12 +76,13 @@ def test_an_error_that_is_made_on_the_way_of_an_append_has_an_outcome(name: str)
 
 def test_what_attaching_meets_passes_the_place_that_gives_an_outcome() -> None:
     """An append binds by `_bind_to_append`, and nothing else of it attaches, asks the engine or makes a lane."""
-    binding = [(name, call) for attribute in ("bind", "_bind") for name, call in calls(ROOM / "client/stream.py", attribute)]
+    core = ROOM / "client/stream_core.py"
+    binding = [(name, call) for attribute in ("bind_steps", "_bind") for name, call in calls(core, attribute)]
     assert {name for name, _ in binding} == {"_bind", "_bind_to_append"}
-    appending = {"append", "append_many", "_append_slowly", "_append_batch", "_submit_slowly", "_may_follow"}
-    for attribute in ("attachment", "handle_of", "lane", "create_stream"):
-        assert not {name for name, _ in calls(ROOM / "client/stream.py", attribute)} & appending
-    source = next(ast.unparse(node) for name, node in functions(ROOM / "client/stream.py") if name == "_bind_to_append")
+    appending = {"append", "append_many", "_append_slowly", "one_steps", "many_steps", "submit_steps", "_may_follow"}
+    for attribute in ("attachment", "attachment_steps", "handle_of", "handle_steps", "lane", "lane_steps", "create_stream"):
+        assert not {name for path in (core, ROOM / "client/stream.py") for name, _ in calls(path, attribute)} & appending
+    source = next(ast.unparse(node) for name, node in functions(core) if name == "_bind_to_append")
     assert "except Error as error" in source
     assert "error.outcome = 'not_appended'" in source
 
@@ -98,7 +99,7 @@ def test_what_ends_a_lane_leaves_its_pending_appends_unknown() -> None:
         assert Made(ROOM / "client/lane.py", "end", call).outcome() == "unknown", ast.unparse(call)
     for code in (lib.RW_GONE, lib.RW_FAULT, lib.RW_IO, lib.RW_FAILED_REQUEST):  # what `_why` has from the one map
         assert errors.of_code(code).outcome == "unknown"
-    dropped = [place for place in made(ROOM / "client/api.py") if place.key[1] in ("_attach", "_closed")]
+    dropped = [place for place in made(ROOM / "client/core.py") if place.key[1] in ("_attach", "_closed")]
     assert {place.outcome() for place in dropped} == {"unknown"}
 
 

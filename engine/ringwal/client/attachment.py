@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ringwal import memory, views
 from ringwal._native import ffi, lib
@@ -22,6 +22,7 @@ from ringwal.model import StreamInfo
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import Descriptors
 from ringwal.read.reader import Reader
+from ringwal.steps import Steps, alone, park
 from ringwal.thread_lock import ThreadLock
 
 WAITERS_MAX = 3
@@ -35,7 +36,8 @@ class Attachment:
     attachment, and kept in it or together with it (`Binding`), never beside it.
     """
 
-    def __init__(self, path: Path, *, autostart: bool, timeout: float | None, log: bytes | None = None) -> None:
+    @classmethod
+    def steps(cls, path: Path, *, autostart: bool, timeout: float | None, log: bytes | None = None) -> Steps[Self]:
         """``log`` is the uuid of the log that the client has used before: another one in its place is refused.
 
         Raises:
@@ -43,7 +45,11 @@ class Attachment:
         """
         with FileErrors(path, "look into"):
             autostart = autostart and (log is None or (path / manifest.NAME).exists())
-        self.registration = connect_or_start(path, autostart=autostart, timeout=timeout)
+        return cls(path, (yield from connect_or_start(path, autostart=autostart, timeout=timeout)), log)
+
+    def __init__(self, path: Path, registration: Registration, log: bytes | None) -> None:
+        """See `steps`. The registration is closed with the attachment, also if this raises."""
+        self.registration = registration
         self.reading = FileErrors(path / SEGMENTS, "read from")
         try:
             self.log = self.registration.hello.uuid
@@ -80,13 +86,18 @@ class Attachment:
     # --------------------------------------------------------------------------------------------------- streams
 
     def handle_of(self, name: str, *, look: bool = False) -> int:
+        """As `handle_steps`."""
+        handle = self._handles.get(name)
+        return handle if handle is not None and self.lives(handle) else park(self.handle_steps(name, look=look))
+
+    def handle_steps(self, name: str, *, look: bool = False) -> Steps[int]:
         """The handle of the stream of that name, which is created if need be, unless this is only a look.
 
         Raises ConfigError, ShmUnavailable; NoSuchStream for a look.
         """
         handle = self._handles.get(name)
         if handle is None or not self.lives(handle):
-            handle = self._handles[name] = self.registration.stream(name, look=look)
+            handle = self._handles[name] = yield from self.registration.stream_steps(name, look=look)
         return handle
 
     def keep_handle(self, name: str, handle: int) -> None:
@@ -108,51 +119,60 @@ class Attachment:
     def stream_infos(self) -> Iterator[StreamInfo]:
         return stream_infos_at(self.control, None, self._defaults, self.usable)
 
-    def status(self) -> dict[str, Any]:
-        return self.registration.status()
-
     # ----------------------------------------------------------------------------------------------------- lanes
 
     def lane(self, lane_bytes: int | None) -> Lane:
+        """As `lane_steps`."""
+        return park(self.lane_steps(lane_bytes))
+
+    def lane_steps(self, lane_bytes: int | None) -> Steps[Lane]:
         """This process's lane for appends, made with the first of them, or another one if it was refused.
 
         Raises:
             ShmUnavailable: no memory, or no free place.
             NotRunning: the engine ended meanwhile.
         """
-        return self._lock.run(partial(self._appending, self.lane_bytes if lane_bytes is None else lane_bytes))
+        return (yield from alone(self._lock, partial(self._appending, self.lane_bytes if lane_bytes is None else lane_bytes)))
 
     def waiter(self) -> Lane:
+        """As `waiter_steps`."""
+        return park(self.waiter_steps())
+
+    def waiter_steps(self) -> Steps[Lane]:
         """A lane to wait in: the one for appends, or, before there is one, one without room for requests, as a reader needs
         the drain's wake only."""
-        return self._lock.run(lambda: next(filter(self._is_good, self._lanes.copy()), None) or self._good(self._waiters, 0))
+        return (yield from alone(self._lock, self._waiting))
 
-    def _appending(self, lane_bytes: int) -> Lane:
+    def _waiting(self) -> Steps[Lane]:
+        found = next(filter(self._is_good, self._lanes.copy()), None)
+        return found or (yield from self._good(self._waiters, 0))
+
+    def _appending(self, lane_bytes: int) -> Steps[Lane]:
         """A client has one place: who has waited in a lane of its own waits in this one from now on."""
         try:
-            lane = self._good(self._lanes, lane_bytes)
+            lane = yield from self._good(self._lanes, lane_bytes)
         except ShmUnavailable:
             if not self._waiters:
                 raise
             # The place may be its own. Until there is the other lane, its tails look by themselves, ten times a second.
-            self._release_all_but(self._lanes)
-            lane = self._good(self._lanes, lane_bytes)
+            yield from self._release_all_but(self._lanes)
+            lane = yield from self._good(self._lanes, lane_bytes)
         if self._waiters:
             for waiter in self._waiters.copy():
                 waiter.wait_in(lane)
             self._waiters.clear()
-            self._release_all_but(self._lanes)
+            yield from self._release_all_but(self._lanes)
         return lane
 
     def _is_good(self, lane: Lane) -> bool:
         return lane.lost is None and (lane.slot, lane.generation) in self.registration.granted
 
-    def _release_all_but(self, lanes: list[Lane]) -> None:
+    def _release_all_but(self, lanes: list[Lane]) -> Steps[None]:
         used = {(lane.slot, lane.generation) for lane in lanes}
         for slot, generation in self.registration.granted.keys() - used:
-            self.registration.release(slot, generation)
+            yield from self.registration.release_steps(slot, generation)
 
-    def _good(self, kept: list[Lane], lane_bytes: int) -> Lane:
+    def _good(self, kept: list[Lane], lane_bytes: int) -> Steps[Lane]:
         """The first of these lanes that is good, opened if need be. What the engine keeps for nobody is given back before."""
         while True:
             for lane in kept.copy():
@@ -160,15 +180,15 @@ class Attachment:
                     return lane
                 with contextlib.suppress(ValueError):  # a signal handler has done it
                     kept.remove(lane)
-            self._release_all_but([*self._lanes, *self._waiters])
-            kept.append(self._open_lane(lane_bytes))
+            yield from self._release_all_but([*self._lanes, *self._waiters])
+            kept.append((yield from self._open_lane(lane_bytes)))
 
-    def other_waiter(self, _: Lane) -> Lane:
+    def other_waiter_steps(self) -> Steps[Lane]:
         """Another lane to wait in instead of one that the engine does not look at. Raises EngineFailed: again and again."""
-        self._lock.run(self._give_up)
-        return self.waiter()
+        yield from alone(self._lock, self._give_up)
+        return (yield from self.waiter_steps())
 
-    def _give_up(self) -> None:
+    def _give_up(self) -> Steps[None]:
         """Whoever waited in a lane that was given back is told the same, so each is asked itself."""
         for lane in (*self._lanes, *self._waiters):
             if lane.lost is None and views.slot(self.control, lane.slot).fault == lane.generation:
@@ -176,9 +196,10 @@ class Attachment:
                 if self._waiters_refused > WAITERS_MAX:
                     raise EngineFailed("the engine refuses the lanes in which this client waits; see the engine's log")
                 lane.end(EngineFailed("the engine refused this lane"))
+        yield from ()
 
-    def _open_lane(self, lane_bytes: int) -> Lane:
-        granted, arrival = self.registration.new_lane(lane_bytes)
+    def _open_lane(self, lane_bytes: int) -> Steps[Lane]:
+        granted, arrival = yield from self.registration.lane_steps(lane_bytes)
         try:
             with FileErrors(self.directory.path, "open a lane of the engine on"):
                 mapping = memory.attach_lane(self.control_map, arrival[0], granted.slot, granted.generation, granted.bytes)
@@ -192,18 +213,18 @@ class Attachment:
                 )
         except Exception:
             with contextlib.suppress(NotRunning):  # the error under way is the one to tell
-                self.registration.release(granted.slot, granted.generation)
+                yield from self.registration.release_steps(granted.slot, granted.generation)
             raise
         finally:
             arrival.close()
 
     # ------------------------------------------------------------------------------------------------------- end
 
-    def flush(self, timeout: float | None) -> None:
+    def flush_steps(self, timeout: float | None) -> Steps[None]:
         """Waits until every append is confirmed. Raises AckTimeout, or the first failure that nobody was told of."""
         for lane in self._lanes.copy():
             if lane.lost is None:
-                lane.flush(None, timeout)
+                yield from lane.flush_steps(None, timeout)
 
     def end(self, error: Error) -> None:
         """Appends that are pending end with this error."""

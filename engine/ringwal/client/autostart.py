@@ -30,19 +30,22 @@ from ringwal.log.directory import give_to_owner
 from ringwal.log.files import make_directory
 from ringwal.observer import observe, recovering
 from ringwal.protocol.client import Registration
+from ringwal.steps import Rest, Steps
 
 LOG_NAME = "engine.log"
 SAID_BYTES = 4096
 """Of the end of that, what is looked at for its last line."""
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.1
+LONGEST_WAIT_PAUSE = 0.02
+"""Seconds between two looks whether the Python that was started has left this process."""
 KILLED_SECONDS = 1.0
 """How long the end of what was killed may take."""
 STARTING = "RINGWAL_STARTING"
 """Set in what is started here; who finds it set before an engine runs was taken for a Python, and is none."""
 
 
-def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> Registration:
+def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> Steps[Registration]:
     """Registers with the engine that serves ``path``.
 
     With ``autostart``, starts one if none answers, and waits up to ``timeout`` seconds until it has recovered and answers.
@@ -56,7 +59,7 @@ def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> R
     """
     if not autostart:
         try:
-            return Registration(path, timeout)
+            return (yield from Registration.steps(path, timeout))
         except NotRunning as error:
             if error.why == "silent":
                 error.args = (f"{error}: {_state_of(path)}",)
@@ -68,7 +71,7 @@ def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> R
         while True:
             try:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                registration = Registration(path, left)
+                registration = yield from Registration.steps(path, left)
                 registration.timeout = timeout
                 return registration
             except NotRunning as error:
@@ -80,43 +83,16 @@ def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> R
                     raise NotRunning(f"the engine for {path} ended at once with exit code {code}{_said(path)}")
                 starter = None  # there was another one, or it has ended with its last client
             if starter is None and not _held(path):
-                starter = stack.enter_context(contextlib.closing(_Starter(path, deadline, timeout)))
-            time.sleep(pause)
+                starter = stack.enter_context(contextlib.closing((yield from _started(path, deadline, timeout))))
+            yield Rest(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
 class _Starter:
     """An engine that was started, and what it says of its end."""
 
-    def __init__(self, path: Path, deadline: float | None, timeout: float | None) -> None:
-        """`timeout` is what the caller has said; at `deadline` it is over, and what has not left this process by then is ended.
-
-        Raises NotRunning, FileError: an engine cannot be started from here.
-        """
-        python = _python()
-        path = path.absolute()
-        with FileErrors(path, "start an engine on"):
-            _make_last(path)
-            self._status, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                with _open_log(path) as log:
-                    _give_to_owner(log.fileno(), path)
-                    child = _run(python, path, told, log)
-                code = _wait(child, deadline)
-            except BaseException:
-                os.close(self._status)
-                raise
-            finally:
-                os.close(told)
-        if code == 0:
-            return
-        os.close(self._status)
-        if code is None:
-            raise NotRunning(
-                f"no engine runs on {path}, and none was started within {timeout:g} s: {python} (process {child.pid}) was still"
-                f" loading and has been ended; connect with a longer timeout, or start one with `ringwal run {path}`"
-            )
-        raise NotRunning(f"no engine could be started for {path}: {python} ended with exit code {code}{_said(path)}")
+    def __init__(self, status: int) -> None:
+        self._status = status
 
     def ended(self) -> int | None:
         """The engine's exit code, -9 if it could not say; None while it runs."""
@@ -129,6 +105,37 @@ class _Starter:
     def close(self) -> None:
         """Nobody wants to know its end any more."""
         os.close(self._status)
+
+
+def _started(path: Path, deadline: float | None, timeout: float | None) -> Steps[_Starter]:
+    """`timeout` is what the caller has said; at `deadline` it is over, and what has not left this process by then is ended.
+
+    Raises NotRunning, FileError: an engine cannot be started from here.
+    """
+    python = _python()
+    path = path.absolute()
+    with FileErrors(path, "start an engine on"):
+        _make_last(path)
+        status, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with _open_log(path) as log:
+                _give_to_owner(log.fileno(), path)
+                child = _run(python, path, told, log)
+            code = yield from _wait(child, deadline)
+        except BaseException:
+            os.close(status)
+            raise
+        finally:
+            os.close(told)
+    if code == 0:
+        return _Starter(status)
+    os.close(status)
+    if code is None:
+        raise NotRunning(
+            f"no engine runs on {path}, and none was started within {timeout:g} s: {python} (process {child.pid}) was still"
+            f" loading and has been ended; connect with a longer timeout, or start one with `ringwal run {path}`"
+        )
+    raise NotRunning(f"no engine could be started for {path}: {python} ended with exit code {code}{_said(path)}")
 
 
 def _run(python: str, path: Path, told: int, log: BinaryIO) -> subprocess.Popen[bytes]:
@@ -152,12 +159,14 @@ def _run(python: str, path: Path, told: int, log: BinaryIO) -> subprocess.Popen[
         raise refused from error
 
 
-def _wait(child: subprocess.Popen[bytes], deadline: float | None) -> int | None:
+def _wait(child: subprocess.Popen[bytes], deadline: float | None) -> Steps[int | None]:
     """Its exit code; None: not done at the deadline. Then, or after any exception, it is ended, with what it has begun."""
+    pause = FIRST_PAUSE
     try:
-        return child.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return None
+        while child.poll() is None and (deadline is None or time.monotonic() < deadline):
+            yield Rest(pause)
+            pause = min(2 * pause, LONGEST_WAIT_PAUSE)
+        return child.returncode
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

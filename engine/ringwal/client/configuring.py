@@ -17,6 +17,7 @@ from ringwal.log import settings
 from ringwal.log.retention import Limits, own_settings
 from ringwal.log.settings import Settings
 from ringwal.protocol.messages import Message
+from ringwal.steps import Steps
 
 if TYPE_CHECKING:
     from ringwal.client.attachment import Attachment
@@ -24,23 +25,25 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.001
 
 
-def create(attachment: Attachment, name: str, wanted: dict[str, Any], timeout: float | None) -> int:
+def create(attachment: Attachment, name: str, wanted: dict[str, Any], timeout: float | None) -> Steps[int]:
     """The handle of that stream, which exists with these settings, on stable storage. Errors: see `Client.create_stream`."""
     again = "it is under way: create it again, which does no harm"
     asked = Asked(f"the creation of stream {name!r}", again, repeatable=True)
-    return _settle(attachment, {"op": "create", "name": name, **wanted}, None, asked, timeout)
+    return (yield from _settle(attachment, {"op": "create", "name": name, **wanted}, None, asked, timeout))
 
 
-def configure(attachment: Attachment, name: str, wanted: dict[str, Any], timeout: float | None) -> None:
+def configure(attachment: Attachment, name: str, wanted: dict[str, Any], timeout: float | None) -> Steps[None]:
     """That stream's settings are changed, on stable storage. Errors: see `Stream.configure`."""
-    handle = attachment.handle_of(name, look=True)
+    handle = yield from attachment.handle_steps(name, look=True)
     again = "they are under way: ask `stat`, or set them again, which does no harm"
     asked = Asked(f"the settings of stream {name!r}", again, repeatable=True)
     message = {"op": "configure", "name": name, "number": lib.rw_handle_number(handle), **wanted}
-    _settle(attachment, message, handle, asked, timeout)
+    yield from _settle(attachment, message, handle, asked, timeout)
 
 
-def _settle(attachment: Attachment, message: Message, handle: int | None, asked: Asked, timeout: float | None) -> int:
+def _settle(
+    attachment: Attachment, message: Message, handle: int | None, asked: Asked, timeout: float | None
+) -> Steps[int]:
     told: Message = {}
 
     def confirmed() -> bool:
@@ -55,7 +58,7 @@ def _settle(attachment: Attachment, message: Message, handle: int | None, asked:
         told.update(reply)
         handle = int(lib.rw_handle(reply["place"], reply["number"]))
 
-    change(attachment, message, confirmed, asked, timeout, hear)
+    yield from change(attachment, message, confirmed, asked, timeout, hear)
     assert handle is not None
     return handle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from ringwal import views
@@ -23,6 +24,7 @@ from ringwal.errors import (
     of_code,
 )
 from ringwal.greenlets import Rests, patched
+from ringwal.steps import Rest, Steps
 
 SLICE = 0.1
 SLICE_NS = int(SLICE * 1e9)
@@ -39,6 +41,42 @@ BANKS = 8
 
 NUMBERS = 1 << 32
 """Numbers of one lane: its generation is in the bits above."""
+
+class Told:
+    """What steps wait for: that something is said to a lane, for so many seconds at the most. Sent: what C found."""
+
+    __slots__ = ("lane", "look", "seconds", "stream")
+
+    def __init__(self, lane: Lane, look: Callable[[int], int], seconds: float, stream: int | None = None) -> None:
+        """``look`` waits in C for so many nanoseconds; ``stream`` is the handle of the one that is followed, if one is."""
+        self.lane = lane
+        self.look = look
+        self.seconds = seconds
+        self.stream = stream
+
+    def park(self) -> int:
+        if patched():  # a wait in C would hold the others
+            time.sleep(min(ROOM_REST, self.seconds))
+            return self.look(0)
+        return self.look(int(min(SLICE_NS, self.seconds * 1e9)))
+
+
+class Completion:
+    """What steps wait for: the end of one append, for so many seconds (None: for ever). Sent: its offset, `DELETED` or
+    `FAILED`. Thrown: `AckTimeout`."""
+
+    __slots__ = ("lane", "number", "results", "stream", "timeout")
+
+    def __init__(self, lane: Lane, results: Results, number: int, stream: str, timeout: float | None) -> None:
+        self.lane = lane
+        self.results = results
+        self.number = number
+        self.stream = stream
+        self.timeout = timeout
+
+    def park(self) -> int:
+        return self.lane.wait(self.results, self.number, self.stream, self.timeout)
+
 
 _completion_wait = lib.rw_completion_wait
 _monotonic = time.monotonic
@@ -196,14 +234,16 @@ class Lane:
 
     # --------------------------------------------------------------------------------------------------- flush
 
-    def flush(self, stream: int | None, timeout: float | None) -> None:
+    def flush_steps(self, stream: int | None, timeout: float | None) -> Steps[None]:
         """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of.
 
         Of those that came behind the end of their stream, one speaks for all.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         refused = list(self._refused_before(stream))
-        for number, offset in self.settle(stream, deadline):
+        began = time.monotonic()
+        for results, number in self._submitted(stream):
+            offset = yield from self._settled(results, number, began, deadline)
             if offset == FAILED and number not in self._told:
                 raise self.tell(number, offset)
             if offset == DELETED and number not in self._refused:
@@ -213,16 +253,15 @@ class Lane:
         if untold:
             raise self._reason(DELETED)
 
-    def settle(self, stream: int | None, deadline: float | None) -> Iterator[tuple[int, int]]:
-        """Waits for the appends until now, one after the other: the number of each, and its offset, `DELETED` or `FAILED`."""
-        began = time.monotonic()
-        for results, number in self._submitted(stream):
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                yield number, self.wait(results, number, "", left)
-            except AckTimeout:
-                waited = time.monotonic() - began
-                raise AckTimeout(f"{self.pending()} appends are not confirmed after {waited:.3g} s") from None
+    def _settled(self, results: Results, number: int, began: float, deadline: float | None) -> Steps[int]:
+        """Of one of several that were waited for since then: the offset, `DELETED` or `FAILED`."""
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            found: int = yield Completion(self, results, number, "", left)
+        except AckTimeout:
+            waited = time.monotonic() - began
+            raise AckTimeout(f"{self.pending()} appends are not confirmed after {waited:.3g} s") from None
+        return found
 
     def unreported(self, stream: int) -> bool:
         """True if an append to that stream failed and nobody was told. The lane has ended."""
@@ -272,7 +311,7 @@ class Lane:
         granted = int(lib.rw_writer_granted(self.writer))
         return granted + self.bank_size > (self.generation + 1) * NUMBERS
 
-    def wind_up(self, deadline: float) -> bool:
+    def wind_up_steps(self, deadline: float) -> Steps[bool]:
         """Waits until the last number is given out and all are confirmed. False: one is left after all, for the next append.
 
         Another thread may be between its permit and its number, in C: its append is not yet among those that can be waited
@@ -286,20 +325,21 @@ class Lane:
                 return False
             if time.monotonic() >= deadline:
                 raise self._no_room("the last append of this lane is not under way in time; nothing was appended")
-            time.sleep(0)
+            yield Rest(0.0)
+        began = time.monotonic()
         try:
-            for _ in self.settle(None, deadline):
-                pass
+            for results, number in self._submitted(None):
+                yield from self._settled(results, number, began, deadline)
         except AckTimeout as error:
             raise self._no_room(f"{error}; nothing was appended") from None
         return True
 
     def retire(self) -> None:
-        """After `wind_up`: no more appends. What was appended is confirmed, and stays so for its receipts."""
+        """After `wind_up_steps`: no more appends. What was appended is confirmed, and stays so for its receipts."""
         self.retired = True
         self.end(Error("this lane has no number left", outcome="unknown"))
 
-    def next_bank(self, deadline: float) -> None:
+    def next_bank_steps(self, deadline: float) -> Steps[None]:
         """Grants another bank of numbers when the oldest bank's appends are confirmed: the cold half of an append.
 
         Raises:
@@ -328,7 +368,7 @@ class Lane:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
-            code = lib.rw_completion_settle(self.writer, number, self._slice(left))
+            code = yield Told(self, partial(lib.rw_completion_settle, self.writer, number), left)
             if code == lib.RW_FAILED_REQUEST:
                 self.end_failed()
             elif code < 0 and code not in (lib.RW_PENDING, lib.RW_INTERRUPTED, DELETED):
@@ -350,12 +390,12 @@ class Lane:
                 # The first one to note it did so before the number's cell was another's.
                 self._refused.setdefault(number, int(lib.rw_submitted_stream(self.writer, number)))
 
-    def refused(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> None:
+    def refused_steps(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> Steps[None]:
         """What to do about an append that was not published: returns if it may be tried again, else raises."""
         if self.retired:
             return None
         if code == lib.RW_MAINTENANCE:
-            return self.next_bank(deadline)
+            return (yield from self.next_bank_steps(deadline))
         if code == lib.RW_TOO_LARGE:
             raise of_code(code, size=payload_bytes, limit=self.record_limit)
         if code == lib.RW_BAD:
@@ -368,18 +408,11 @@ class Lane:
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._no_room(f"no room in this client's lane within {timeout:g} s; nothing was appended")
-        lib.rw_wait_room(self.writer, payload_bytes, self._slice(left))
+        yield Told(self, partial(lib.rw_wait_room, self.writer, payload_bytes), left)
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
             raise _refusal(error) from error
         return None
-
-    def _slice(self, left: float) -> int:
-        """How long an append may wait in C now, in ns. Where that would hold others, it has waited here for a moment."""
-        if patched():
-            time.sleep(min(ROOM_REST, left))
-            return 0
-        return int(min(SLICE_NS, left * 1e9))
 
     def _finishing(self) -> bool:
         """True if the engine takes nothing any more and still completes what it has taken."""

@@ -13,6 +13,7 @@ from ringwal import positions
 from ringwal._native import lib
 from ringwal.errors import AckTimeout, EngineFailed, NotRunning
 from ringwal.protocol.messages import Message
+from ringwal.steps import Rest, Steps
 from ringwal.times import At
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Asked(NamedTuple):
     repeatable: bool
 
 
-def trim(attachment: Attachment, name: str, before: int | At, timeout: float | None) -> int:
+def trim(attachment: Attachment, name: str, before: int | At, timeout: float | None) -> Steps[int]:
     """Drops the records of that stream below ``before``; returns its start offset once that is on stable storage.
 
     Raises:
@@ -38,7 +39,7 @@ def trim(attachment: Attachment, name: str, before: int | At, timeout: float | N
         ValueError: there is no such offset yet.
         NotRunning, AckTimeout, EngineFailed: see `Stream.trim`.
     """
-    handle = attachment.handle_of(name, look=True)
+    handle = yield from attachment.handle_steps(name, look=True)
     before = positions.offset(attachment, handle, before)
     found, end = attachment.bounds(handle)
     if before > end:
@@ -54,20 +55,21 @@ def trim(attachment: Attachment, name: str, before: int | At, timeout: float | N
         return found >= before
 
     message: Message = {"op": "trim", "name": name, "number": lib.rw_handle_number(handle), "before": before}
-    change(attachment, message, in_force, asked, timeout)
+    yield from change(attachment, message, in_force, asked, timeout)
     return found
 
 
-def delete(attachment: Attachment, name: str, timeout: float | None) -> None:
+def delete(attachment: Attachment, name: str, timeout: float | None) -> Steps[None]:
     """Deletes that stream; returns once that is on stable storage. Errors as `trim`."""
-    handle = attachment.handle_of(name, look=True)
+    handle = yield from attachment.handle_steps(name, look=True)
     again = "it is under way: look again later whether the stream is there"
     asked = Asked(f"the deletion of stream {name!r}", again, repeatable=False)
 
     def gone() -> bool:
         return not attachment.lives(handle)
 
-    change(attachment, {"op": "delete", "name": name, "number": lib.rw_handle_number(handle)}, gone, asked, timeout)
+    message: Message = {"op": "delete", "name": name, "number": lib.rw_handle_number(handle)}
+    yield from change(attachment, message, gone, asked, timeout)
 
 
 def _nobody(_: Message) -> None:
@@ -81,20 +83,22 @@ def change(
     asked: Asked,
     timeout: float | None,
     hear: Callable[[Message], None] = _nobody,
-) -> None:
+) -> Steps[None]:
     """Asks for it, lets ``hear`` have the answer, if one comes, and waits until it is done. Raises as `trim`."""
     began = time.monotonic()
     left = timeout
     try:
-        hear(attachment.registration.change_stream(message))
+        hear((yield from attachment.registration.change_steps(message)))
     except NotRunning as error:
         if error.__cause__ is None:  # the engine's own refusal
             raise
         left = 0.0  # without an answer: it may have been taken, and be done by now
-    _await(attachment, done, asked, began, left)
+    yield from _await(attachment, done, asked, began, left)
 
 
-def _await(attachment: Attachment, done: Callable[[], bool], asked: Asked, began: float, timeout: float | None) -> None:
+def _await(
+    attachment: Attachment, done: Callable[[], bool], asked: Asked, began: float, timeout: float | None
+) -> Steps[None]:
     rest = FIRST_REST
     while not done():
         if not attachment.usable():
@@ -104,7 +108,7 @@ def _await(attachment: Attachment, done: Callable[[], bool], asked: Asked, began
         waited = time.monotonic() - began
         if timeout is not None and waited >= timeout:
             raise _late(asked, waited)
-        time.sleep(rest)
+        yield Rest(rest)
         rest = min(2 * rest, LONGEST_REST)
 
 

@@ -2,110 +2,47 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from ringwal import positions, retention, times
-from ringwal._native import ffi, lib
+from ringwal import positions, retention
+from ringwal._native import lib
 from ringwal.client import configuring, removal
 from ringwal.client.lane import SLICE_NS
 from ringwal.client.receipt import BatchReceipt, Receipt
-from ringwal.client.results import Results
-from ringwal.errors import BackpressureTimeout, Error, NoSuchStream, NotRunning
+from ringwal.client.stream_core import StreamCore
+from ringwal.errors import NoSuchStream, NotRunning
 from ringwal.greenlets import Rests, patched
 from ringwal.limits import seconds, shown, whole
 from ringwal.model import EARLIEST, LATEST, StreamInfo
-from ringwal.payloads import buffer_of, lengths_of
 from ringwal.protocol.messages import check_own_name
 from ringwal.retention import UNCHANGED, Age, Count, Size, Unchanged
+from ringwal.steps import park
 from ringwal.times import At
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it since Python 3.12; type checkers know this one everywhere
 
     from ringwal.client.api import Client
-    from ringwal.client.attachment import Attachment, Binding
+    from ringwal.client.attachment import Attachment
     from ringwal.model import Record
     from ringwal.read.cursor import Cursor
 
 MISSING_LOOK = 0.05
 """Seconds between two looks for a stream that does not exist yet."""
 
-BATCH_KEPT_MAX = 1 << 20
-"""Bytes of the latest batch that a client keeps at most, so that the next one finds warm memory."""
-
-ENDED_MAX = 8
-"""Deleted streams of one name of which a handle knows that their appends may not be settled, or told."""
-
 _submit = lib.rw_submit
-_submit_many = lib.rw_submit_many
-_submit_timed = lib.rw_submit_timed
 
 
-class Stream:
+class Stream(StreamCore):
     """A handle for one named stream. Threads may share it."""
 
     def __init__(self, client: Client, name: str) -> None:
+        super().__init__(client, name)
         self.client = client
-        self.name = name
-        self._bound: Binding | None = None
-        self._ended: list[Binding] = []  # to streams of this name that are deleted, until their appends are settled
-        self._lost: Error | None = None
-
-    def detach(self, attachment: Attachment) -> None:
-        """Forget what belongs to ``attachment``; what was lost with it is told by the next `flush`."""
-        for ended in self._ended.copy():
-            if ended.attachment is attachment:
-                self._forget_ended(ended)
-                self._note_lost(ended)
-        bound = self._bound
-        if bound is not None and bound.attachment is attachment:
-            self._bound = None
-            self._note_lost(bound)
-
-    def forked(self) -> None:
-        """In the child of a fork: what was bound is the parent's."""
-        self._bound = None
-        self._ended = []
-
-    def _note_lost(self, bound: Binding) -> None:
-        if bound.lane.lost is not None:
-            self._lost = bound.lane.untold(bound.handle) or self._lost
-
-    def _settle_ended(self) -> None:
-        """Lets go of deleted streams whose appends have a fate that was told. There are a few at the most: the next `flush`
-        tells of what was refused in older ones."""
-        for bound in self._ended.copy():
-            untold = bound.lane.untold(bound.handle)
-            full = len(self._ended) > ENDED_MAX
-            if full or (untold is None and not bound.lane.pending(bound.handle)):
-                self._lost = untold or self._lost
-                self._forget_ended(bound)
-
-    def _forget_ended(self, bound: Binding) -> None:
-        with contextlib.suppress(ValueError):  # another thread has
-            self._ended.remove(bound)
-
-    def _bind(self) -> Binding:
-        before, bound = self._bound, self.client.bind(self.name)
-        if before is not None and before.lane is not bound.lane:
-            self._note_lost(before)
-        elif before is not None and before.handle != bound.handle and before not in self._ended:
-            self._ended.append(before)
-            self._settle_ended()
-        self._bound = bound
-        return bound
-
-    def _bind_to_append(self) -> Binding:
-        try:
-            return self._bind()
-        except Error as error:
-            error.outcome = "not_appended"
-            raise
 
     # --------------------------------------------------------------------------------------------------- append
 
@@ -144,54 +81,7 @@ class Stream:
 
     def _append_slowly(self, data: Any, timestamp_ns: int | None = None) -> Receipt:
         """The rest of `append`: other buffers than bytes, times, no lane yet, a full lane, errors."""
-        view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", buffer_of(data))
-        size = len(view)
-        if timestamp_ns is not None:
-            own = times.timestamp_ns(timestamp_ns)
-            return Receipt.of(
-                *self._submit_slowly(lambda bound: _submit_timed(bound.writer, bound.handle, view, size, own), size + 8), self
-            )
-        return Receipt.of(*self._submit_slowly(lambda bound: _submit(bound.writer, bound.handle, view, size), size), self)
-
-    def _submit_slowly(self, submit: Callable[[Binding], int], payload_bytes: int) -> tuple[Results, int]:
-        """An append that has to attach first, or to wait for room: its number and the results it is among."""
-        deadline = time.monotonic() + self.client.append_timeout
-        followed = ended = False
-        bound = self._bound
-        if bound is None or bound.lane.lost is not None:
-            bound = self._bind_to_append()
-        while True:
-            lane = bound.lane
-            bank = lane.bank
-            number = submit(bound)
-            if number >= 0:
-                return lane.results_of(bank, number), number
-            if lane.retired:
-                bound = self._bind_to_append()
-            elif number == lib.RW_DELETED:  # before this append, which so goes to its successor
-                if ended and time.monotonic() >= deadline:
-                    raise BackpressureTimeout(f"stream {self.name!r} is deleted again and again; nothing was appended")
-                ended, bound = True, self._bind_to_append()
-            elif number == lib.RW_MAINTENANCE and lane.used_up():
-                if lane.wind_up(deadline):
-                    lane.retire()
-            else:
-                try:
-                    lane.refused(number, payload_bytes, deadline, self.client.append_timeout)
-                except NotRunning:
-                    if followed or not self._may_follow(bound):
-                        raise
-                    followed = True
-                    bound = self._bind_to_append()
-
-    def _may_follow(self, bound: Binding) -> bool:
-        """May an append that met the engine's end, and was not published, go to its successor?
-
-        Not if an earlier append to this stream is lost with the engine and nobody was told: it would come behind a gap that
-        its caller does not know of.
-        """
-        lane = bound.lane
-        return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.handle)
+        return Receipt.of(*park(self.one_steps(data, timestamp_ns)), self)
 
     def append_many(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
@@ -205,30 +95,8 @@ class Stream:
             ValueError: no records, not as many times as records, or a time out of range. Nothing was written.
             As `append`; the limit is for the batch as a whole.
         """
-        items: tuple[Any, ...] = tuple(records)  # another thread may be changing a list
-        if not items:
-            raise ValueError("append_many needs at least one record")
-        # Bytes and lengths are taken in two passes, so what may change in between is copied first.
-        if list(map(type, items)).count(bytes) != len(items):
-            items = tuple(bytes(buffer_of(item)) for item in items)
-        lengths = lengths_of(items)
-        data = b"".join(items)
-        own = None if timestamp_ns is None else times.timestamps_ns(timestamp_ns, len(items))
-        receipt = self._append_batch(lengths, data, own)
-        # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
-        # one would touch its pages for the first time again, and that took half of the time of joining it.
-        if len(data) <= BATCH_KEPT_MAX:
-            self.client.latest_batch = data
-        return receipt
-
-    def _append_batch(self, lengths: array.array[int], data: bytes, own: array.array[int] | None) -> Receipt:
-        table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
-        stamps = ffi.NULL if own is None else ffi.from_buffer("uint64_t[]", own)
-        results, number = self._submit_slowly(
-            lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size, stamps),
-            size + (4 if own is None else 12) * count,
-        )
-        receipt = BatchReceipt.of(results, number, self)
+        steps, count = self.many_steps(records, timestamp_ns)
+        receipt = BatchReceipt.of(*park(steps), self)
         receipt.count = count
         return receipt
 
@@ -240,16 +108,7 @@ class Stream:
             Error: the first append that failed and whose receipt nobody had asked.
             ValueError: a timeout that is none.
         """
-        timeout = seconds(timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for bound in (*self._ended, self._bound):
-            if bound is not None:
-                bound.lane.flush(bound.handle, None if deadline is None else max(0.0, deadline - time.monotonic()))
-        self._settle_ended()
-        lost = self._lost
-        if lost is not None:
-            self._lost = None
-            raise lost
+        park(self.flush_steps(seconds(timeout)))
 
     # ----------------------------------------------------------------------------------------------------- read
 
@@ -379,7 +238,7 @@ class Stream:
                     continue  # confirmed just before the end
                 raise NotRunning("the engine ended, or this client was closed")
             if code == lib.RW_FAULT:  # nobody would wake it: waiting there would be no waiting
-                waiter = attachment.other_waiter(waiter)
+                waiter = park(attachment.other_waiter_steps())
 
     def stat(self) -> StreamInfo:
         """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed.
@@ -430,7 +289,7 @@ class Stream:
         """
         check_own_name(self.name)
         to = positions.moment(before, "before") if isinstance(before, At | datetime) else whole(before, "before", 0)
-        return removal.trim(self.client.attachment(), self.name, to, self.client.options["timeout"])
+        return park(removal.trim(self.client.attachment(), self.name, to, self.client.options["timeout"]))
 
     def configure(
         self,
@@ -451,7 +310,7 @@ class Stream:
         """
         check_own_name(self.name)
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
-        configuring.configure(self.client.attachment(), self.name, wanted, self.client.options["timeout"])
+        park(configuring.configure(self.client.attachment(), self.name, wanted, self.client.options["timeout"]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)

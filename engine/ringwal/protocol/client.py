@@ -8,12 +8,11 @@ import json
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ringwal import limits, lock_file
 from ringwal._native import lib
@@ -30,6 +29,7 @@ from ringwal.protocol.messages import (
     check_stream_name,
     encode,
 )
+from ringwal.steps import Ready, Rest, Steps, alone, park
 from ringwal.thread_lock import ThreadLock
 
 PEEK_BYTES = 512
@@ -79,6 +79,20 @@ class Registration:
             FileError: the system does not let this process there.
             VersionMismatch: the engine was built with another memory layout.
         """
+        self._prepare(directory, timeout, role)
+        park(self._join())
+
+    @classmethod
+    def steps(
+        cls, directory: str | os.PathLike[str], timeout: float | None = 5.0, *, role: Role = "client"
+    ) -> Steps[Self]:
+        """One that is made in steps. Arguments and errors as `Registration`."""
+        made = cls.__new__(cls)
+        made._prepare(directory, timeout, role)
+        yield from made._join()
+        return made
+
+    def _prepare(self, directory: str | os.PathLike[str], timeout: float | None, role: Role) -> None:
         self.directory = limits.path(directory, error=ConfigError).absolute()
         self.timeout = timeout
         self._role = role
@@ -86,9 +100,11 @@ class Registration:
         self._tags = itertools.count(1)
         self._latest = 0
         self.granted: dict[tuple[int, int], None] = {}  # slots and generations: lanes that the engine keeps for this client
-        self._socket = self._connect()
+
+    def _join(self) -> Steps[None]:
+        self._socket = yield from self._connect()
         try:
-            self.hello = self._say_hello()
+            self.hello = yield from self._say_hello()
         except BaseException:
             self.close()
             raise
@@ -104,11 +120,11 @@ class Registration:
         return Descriptors(self.doorbell_fd, *(self.arrival.take(place) for place in range(1, len(self.arrival))))
 
     def lane(self, lane_bytes: int) -> tuple[LaneGrant, int]:
-        """As `new_lane`, with the descriptor, which the caller closes."""
-        granted, arrival = self.new_lane(lane_bytes)
+        """As `lane_steps`, with the descriptor, which the caller closes."""
+        granted, arrival = park(self.lane_steps(lane_bytes))
         return granted, arrival.take(0)
 
-    def new_lane(self, lane_bytes: int) -> tuple[LaneGrant, Held]:
+    def lane_steps(self, lane_bytes: int) -> Steps[tuple[LaneGrant, Held]]:
         """A new lane of at least `lane_bytes`, and its descriptor; 0 for one that carries only wait flags.
 
         Places that other clients have just left take a moment to come back; that is waited for, within the timeout.
@@ -118,15 +134,23 @@ class Registration:
             ShmUnavailable: all places are taken, or there is no memory.
         """
         wait = {} if self.timeout is None else {"wait": max(self.timeout * WAIT_SHARE, 0.0)}
-        reply, arrival = self._request({"op": "lane", "bytes": lane_bytes, **wait}, 1)
+        reply, arrival = yield from self._request({"op": "lane", "bytes": lane_bytes, **wait}, 1)
         return LaneGrant(reply["slot"], reply["generation"], reply["bytes"]), arrival
 
     def release(self, slot: int, generation: int) -> None:
         """Give that lane and its place back. Again, it does nothing."""
-        self._request({"op": "release", "slot": slot, "generation": generation})
+        park(self.release_steps(slot, generation))
+
+    def release_steps(self, slot: int, generation: int) -> Steps[None]:
+        """As `release`."""
+        yield from self._request({"op": "release", "slot": slot, "generation": generation})
         self.granted.pop((slot, generation), None)
 
     def stream(self, name: str, *, look: bool = False) -> int:
+        """As `stream_steps`."""
+        return park(self.stream_steps(name, look=look))
+
+    def stream_steps(self, name: str, *, look: bool = False) -> Steps[int]:
         """The handle of the stream of that name (csrc/stream.h: its number and its place), made on first use unless this is
         only a look.
 
@@ -137,27 +161,31 @@ class Registration:
         """
         check_stream_name(name)
         message: Message = {"op": "stream", "name": name}
-        reply, _ = self._request({**message, "look": True} if look else message)
+        reply, _ = yield from self._request({**message, "look": True} if look else message)
         return int(lib.rw_handle(reply["place"], reply["number"]))
 
-    def change_stream(self, message: Message) -> Message:
+    def change_steps(self, message: Message) -> Steps[Message]:
         """Ask for a trim, a deletion, a creation, other settings (messages.py). It is under way when this returns.
 
         Raises:
             NotRunning: the engine is stopping, and refused it; or, with a `__cause__`, no answer came: it may be under way.
             ConfigError: it cannot be meant.
         """
-        reply, _ = self._request(message)
+        reply, _ = yield from self._request(message)
         return reply
 
     def status(self) -> dict[str, Any]:
         """The engine's report."""
-        reply, _ = self._request({"op": "status"})
+        return park(self.status_steps())
+
+    def status_steps(self) -> Steps[dict[str, Any]]:
+        """As `status`."""
+        reply, _ = yield from self._request({"op": "status"})
         return {key: value for key, value in reply.items() if key not in ("ok", "tag")}
 
     def stop(self) -> None:
         """Ask the engine to stop in order. It has begun to when this returns, and has ended when `alive()` is False."""
-        self._request({"op": "stop"})
+        park(self._request({"op": "stop"}))
 
     def alive(self) -> bool:
         """False when the engine has closed the connection: proof that it is gone, or has dropped this client."""
@@ -177,32 +205,35 @@ class Registration:
         """Detach. Calling it again does nothing."""
         self._socket.close()
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> Steps[socket.socket]:
         with FileErrors(self.directory, "reach an engine on"):
-            return self._connect_to(self.directory)
+            return (yield from self._connect_to(self.directory))
 
-    def _connect_to(self, directory: Path) -> socket.socket:
+    def _connect_to(self, directory: Path) -> Steps[socket.socket]:
+        deadline = self._deadline()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        look = FIRST_LOOK
         try:
-            if self.timeout is not None:
-                # settimeout() would make connect() fail at once on a full backlog instead of waiting for a place in it.
-                seconds, rest = divmod(max(self.timeout, 0.001), 1)
-                limit = struct.pack("@ll", int(seconds), int(rest * 1e6))
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            with _address(directory) as address:
-                connection.connect(address)
+            connection.settimeout(0.0)
+            while not _is_connected(connection, directory):
+                # The backlog is full, and nobody says when there is a place in it.
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise self._no_answer()
+                yield Rest(look)
+                look = min(2 * look, LONGEST_LOOK)
+            connection.settimeout(None)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             connection.close()
             raise self._nobody() from error
-        except BlockingIOError as error:
-            connection.close()
-            raise self._no_answer() from error
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _say_hello(self) -> Hello:
+    def _deadline(self) -> float | None:
+        return None if self.timeout is None else time.monotonic() + self.timeout
+
+    def _say_hello(self) -> Steps[Hello]:
         message = {
             "op": "hello",
             "layout": lib.rw_fingerprint(),
@@ -210,7 +241,7 @@ class Registration:
             "pid": os.getpid(),
             "role": self._role,
         }
-        reply, self.arrival = self._request(message, len(Descriptors._fields))
+        reply, self.arrival = yield from self._request(message, len(Descriptors._fields))
         facts = {name: reply[name] for name in Hello._fields}
         return Hello(**{**facts, "uuid": bytes.fromhex(reply["uuid"])})
 
@@ -249,11 +280,10 @@ class Registration:
         found = lock_file.holder(fd)
         return (None, lock_file.held(fd)) if found is None else (found.pid, True)
 
-    def _request(self, message: Message, wanted: int = 0) -> tuple[Message, Held]:
+    def _request(self, message: Message, wanted: int = 0) -> Steps[tuple[Message, Held]]:
         """The reply, and the descriptors that came with it: `wanted` of them."""
-        deadline = None if self.timeout is None else time.monotonic() + self.timeout
         try:
-            reply, arrival = self._lock.run(partial(self._ask, message, wanted, deadline))
+            reply, arrival = yield from alone(self._lock, partial(self._ask, message, wanted, self._deadline()))
         except TimeoutError as error:
             raise self._no_answer() from error
         except OSError as error:
@@ -265,13 +295,13 @@ class Registration:
             raise refusal
         return reply, arrival
 
-    def _ask(self, message: Message, wanted: int, deadline: float | None) -> tuple[Message, Held]:
-        tag, look = self._send(message, deadline), FIRST_LOOK
+    def _ask(self, message: Message, wanted: int, deadline: float | None) -> Steps[tuple[Message, Held]]:
+        tag, look = (yield from self._send(message, deadline)), FIRST_LOOK
         while True:
             if self._latest != tag:
-                tag, look = self._send(message, deadline), FIRST_LOOK
+                tag, look = (yield from self._send(message, deadline)), FIRST_LOOK
             try:
-                received = self._receive(deadline, look)
+                received = yield from self._receive(deadline, look)
             except TimeoutError:
                 self._withdraw(tag)
                 raise
@@ -290,7 +320,7 @@ class Registration:
                     f"{came} of {wanted} descriptors came from the engine: this process may open no more files"
                 )
 
-    def _send(self, message: Message, deadline: float | None) -> int:
+    def _send(self, message: Message, deadline: float | None) -> Steps[int]:
         """Sends the message under a new tag, which is returned."""
         tag = next(self._tags)
         packet = encode({**message, "tag": tag})
@@ -299,15 +329,15 @@ class Registration:
             try:
                 self._socket.send(packet, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                self._await(select.POLLOUT, deadline, LONGEST_LOOK)
+                yield from self._await(select.POLLOUT, deadline, LONGEST_LOOK)
             except ConnectionError:  # what the engine said before it hung up is to be read
                 return tag
             else:
                 return tag
 
-    def _receive(self, deadline: float | None, look: float) -> tuple[Message, Held] | None:
+    def _receive(self, deadline: float | None, look: float) -> Steps[tuple[Message, Held] | None]:
         """The next packet. None if there is none after so many seconds. Raises TimeoutError behind the deadline."""
-        if not self._await(select.POLLIN, deadline, look):
+        if not (yield from self._await(select.POLLIN, deadline, look)):
             return None
         try:
             # First known, then taken: whatever happens in between, the lane is not forgotten.
@@ -340,15 +370,13 @@ class Registration:
                 reply = json.loads(packet)
                 self.granted[int(reply["slot"]), int(reply["generation"])] = None
 
-    def _await(self, event: int, deadline: float | None, seconds: float) -> bool:
+    def _await(self, event: int, deadline: float | None, seconds: float) -> Steps[bool]:
         """Waits so long for the socket, and not beyond the deadline. Raises TimeoutError there."""
         left = seconds if deadline is None else min(seconds, deadline - time.monotonic())
         descriptor = self._socket.fileno()
         if descriptor < 0:
             raise ConnectionResetError
-        poller = select.poll()
-        poller.register(descriptor, event)
-        if poller.poll(max(left, 0.001) * 1e3):
+        if (yield Ready(descriptor, event, max(left, 0.001))):
             return True
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError
@@ -359,6 +387,16 @@ def _ending(message: str) -> NotRunning:
     error = NotRunning(message)
     error.why = "ending"
     return error
+
+
+def _is_connected(connection: socket.socket, directory: Path) -> bool:
+    """Is it now? False: there is no place for it yet."""
+    with _address(directory) as address:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _of_connection(reply: Message) -> bool:

@@ -1,0 +1,223 @@
+"""What a client is, whichever face it has: its attachments, its streams, and the steps of what it does (ringwal.steps)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ringwal import limits
+from ringwal.client import configuring, removal
+from ringwal.client.attachment import Attachment, Binding
+from ringwal.client.lane import Lane
+from ringwal.client.stream_core import StreamCore
+from ringwal.config import LANE_BYTES_MAX
+from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error, NotRunning
+from ringwal.file_errors import FileErrors
+from ringwal.limits import seconds, whole
+from ringwal.protocol.messages import check_own_name, check_stream_name
+from ringwal.steps import Found, Rest, Steps, alone
+from ringwal.thread_lock import ThreadLock
+
+FIRST_REST, LONGEST_REST = 0.01, 0.2
+"""Seconds between two attempts to attach again, at first and at most."""
+
+Handle = TypeVar("Handle", bound=StreamCore)
+
+
+class ClientCore(Generic[Handle]):
+    """A process's connection to an engine. What is public in it has the same meaning in both faces."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        autostart: bool,
+        timeout: float | None,
+        lane_bytes: int | None,
+        append_timeout: float | None,
+        reconnect: float | None,
+    ) -> None:
+        """Checks what is said, and attaches to nothing. Raises ValueError, ConfigError, FileError."""
+        given = limits.path(path, error=ConfigError)
+        with FileErrors(given, "find"):  # the current directory may be gone
+            self.path = given.absolute()  # the same directory, wherever this process changes to
+        self.options: dict[str, Any] = {
+            "autostart": autostart,
+            "timeout": seconds(timeout),
+            "lane_bytes": None if lane_bytes is None else whole(lane_bytes, "lane_bytes", 1, LANE_BYTES_MAX, error=ConfigError),
+            "append_timeout": seconds(append_timeout, "append_timeout"),
+            "reconnect": seconds(reconnect, "reconnect"),
+        }
+        limit = self.options["append_timeout"]
+        self.append_timeout = float("inf") if limit is None else limit
+        # The first one that is usable is used, the others are those of interrupted calls.
+        self._attachments: list[Attachment] = []
+        self._log: bytes | None = None  # the uuid of the log that this client has used
+        self._lock = ThreadLock()  # attaching and closing only
+        self._closed = False
+        self._streams: dict[str, Handle] = {}
+        self.latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
+        _clients.add(self)
+
+    # ------------------------------------------------------------------------------------------------- attaching
+
+    def attachment_steps(self) -> Steps[Attachment]:
+        """The live attachment, made if need be.
+
+        Raises:
+            ClosedError, NotRunning, VersionMismatch, ShmUnavailable: see `connect`.
+        """
+        return self.live_attachment() or (yield from self._again(self._attach))
+
+    def live_attachment(self) -> Attachment | None:
+        """The one that can be used now, if there is one. Raises ClosedError."""
+        self._check_open()
+        current = next(iter(self._attachments), None)
+        return current if current is not None and current.usable() else None
+
+    def _again(self, attach: Callable[[], Steps[Found]]) -> Steps[Found]:
+        """These steps, alone; where the client was told to wait for the engine's return, until it is back. What waits holds no
+        lock, so that the client can be closed meanwhile."""
+        deadline, rest = self.reconnect_deadline(), FIRST_REST
+        while True:
+            try:
+                return (yield from alone(self._lock, attach))
+            except NotRunning as error:
+                if self._log is None or not error.retriable or deadline <= time.monotonic():
+                    raise
+            yield Rest(rest)
+            rest = min(2 * rest, LONGEST_REST)
+
+    def reconnect_deadline(self) -> float:
+        """Until when what begins now may wait for an engine that has ended (`time.monotonic`)."""
+        return time.monotonic() + self.options["reconnect"] if self.options["reconnect"] else 0.0
+
+    def _attach(self) -> Steps[Attachment]:
+        while True:
+            self._check_open()
+            for attachment in self._attachments.copy():
+                if attachment.usable():
+                    return attachment
+                self._drop(attachment, EngineFailed("the engine ended before this append was confirmed"))
+            autostart, timeout = self.options["autostart"], self.options["timeout"]
+            made = yield from Attachment.steps(self.path, autostart=autostart, timeout=timeout, log=self._log)
+            self._log = made.log
+            self._attachments.append(made)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            for attachment in self._attachments.copy():  # of a call that was under way in the thread that closed
+                self._drop(attachment, _closed())
+            raise ClosedError("this client is closed")
+
+    def bind_steps(self, name: str) -> Steps[Binding]:
+        """Everything that an append to the stream of that name needs, of the live attachment.
+
+        Raises:
+            As `attachment_steps`; ConfigError: the name is not legal, or the engine's own.
+        """
+        check_own_name(name)
+        attachment, lane = yield from self._again(self._lane)
+        return Binding(attachment, lane, (yield from attachment.handle_steps(name)))
+
+    def _lane(self) -> Steps[tuple[Attachment, Lane]]:
+        """No other thread lets go of the attachment while its lane is being made."""
+        attachment = yield from self._attach()
+        return attachment, (yield from attachment.lane_steps(self.options["lane_bytes"]))
+
+    def _drop(self, attachment: Attachment, error: Error) -> None:
+        attachment.end(error)
+        for stream in self._handles():
+            stream.detach(attachment)
+        attachment.close()
+        with contextlib.suppress(ValueError):  # a signal handler has done all this
+            self._attachments.remove(attachment)
+
+    def _handles(self) -> list[Handle]:
+        while True:
+            with contextlib.suppress(RuntimeError):  # another thread, or a destructor, opened one meanwhile
+                return list(self._streams.values())
+
+    def forked(self) -> None:
+        """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
+        self._lock = ThreadLock()
+        attachments, self._attachments = self._attachments, []
+        for stream in self._handles():
+            stream.forked()
+        for attachment in attachments:
+            attachment.forked()
+
+    # ------------------------------------------------------------------------------------------------------- use
+
+    def stream(self, name: str) -> Handle:
+        """The stream of that name, which need not exist: its first append creates it. Handles are cached and cheap.
+
+        Raises:
+            ConfigError: not a legal name (1 to 120 bytes of UTF-8, no control characters).
+        """
+        self._check_open()
+        found = self._streams.get(name)
+        if found is None:
+            check_stream_name(name)
+            found = self._new_stream(name)
+            found = self._streams.setdefault(name, found)
+        return found
+
+    def _new_stream(self, name: str) -> Handle:
+        raise NotImplementedError
+
+    def create_steps(self, name: str, wanted: dict[str, Any]) -> Steps[Handle]:
+        """See `Client.create_stream`."""
+        stream = self.stream(name)
+        attachment = yield from self.attachment_steps()
+        handle = yield from configuring.create(attachment, name, wanted, self.options["timeout"])
+        attachment.keep_handle(name, handle)
+        return stream
+
+    def delete_steps(self, name: str) -> Steps[None]:
+        """See `Client.delete_stream`."""
+        check_stream_name(name)
+        check_own_name(name)
+        attachment = yield from self.attachment_steps()
+        yield from removal.delete(attachment, name, self.options["timeout"])
+
+    def status_steps(self) -> Steps[dict[str, Any]]:
+        """See `Client.status`."""
+        attachment = yield from self.attachment_steps()
+        return (yield from attachment.registration.status_steps())
+
+    def close_steps(self, timeout: float | None) -> Steps[None]:
+        """See `Client.close`."""
+        yield from alone(self._lock, lambda: self._close(timeout))
+
+    def _close(self, timeout: float | None) -> Steps[None]:
+        try:
+            for attachment in self._attachments.copy():
+                yield from attachment.flush_steps(timeout)
+        finally:
+            self._closed = True
+            for attachment in self._attachments.copy():
+                self._drop(attachment, _closed())
+            self.latest_batch = b""
+
+    def __repr__(self) -> str:
+        return f"<Client {str(self.path)!r}{' closed' if self._closed else ''}>"
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the client was closed before this append was confirmed", outcome="unknown")
+
+
+_clients: weakref.WeakSet[ClientCore[Any]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

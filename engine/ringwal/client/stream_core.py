@@ -1,0 +1,184 @@
+"""What a stream's handle is, whichever face it has: what it is bound to, and the steps of its appends (ringwal.steps)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ringwal import times
+from ringwal._native import ffi, lib
+from ringwal.errors import BackpressureTimeout, Error, NotRunning
+from ringwal.payloads import buffer_of, lengths_of
+from ringwal.steps import Steps
+
+if TYPE_CHECKING:
+    from ringwal.client.attachment import Attachment, Binding
+    from ringwal.client.core import ClientCore
+    from ringwal.client.results import Results
+
+BATCH_KEPT_MAX = 1 << 20
+"""Bytes of the latest batch that a client keeps at most, so that the next one finds warm memory."""
+
+ENDED_MAX = 8
+"""Deleted streams of one name of which a handle knows that their appends may not be settled, or told."""
+
+_submit = lib.rw_submit
+_submit_many = lib.rw_submit_many
+_submit_timed = lib.rw_submit_timed
+
+Submit = Callable[["Binding"], int]
+"""Submits something: the number, or why not."""
+
+
+class StreamCore:
+    """A handle for one named stream."""
+
+    def __init__(self, client: ClientCore[Any], name: str) -> None:
+        self._client = client
+        self.name = name
+        self._bound: Binding | None = None
+        self._ended: list[Binding] = []  # to streams of this name that are deleted, until their appends are settled
+        self._lost: Error | None = None
+
+    def detach(self, attachment: Attachment) -> None:
+        """Forget what belongs to ``attachment``; what was lost with it is told by the next `flush`."""
+        for ended in self._ended.copy():
+            if ended.attachment is attachment:
+                self._forget_ended(ended)
+                self._note_lost(ended)
+        bound = self._bound
+        if bound is not None and bound.attachment is attachment:
+            self._bound = None
+            self._note_lost(bound)
+
+    def forked(self) -> None:
+        """In the child of a fork: what was bound is the parent's."""
+        self._bound = None
+        self._ended = []
+
+    def _note_lost(self, bound: Binding) -> None:
+        if bound.lane.lost is not None:
+            self._lost = bound.lane.untold(bound.handle) or self._lost
+
+    def _settle_ended(self) -> None:
+        """Lets go of deleted streams whose appends have a fate that was told. There are a few at the most: the next `flush`
+        tells of what was refused in older ones."""
+        for bound in self._ended.copy():
+            untold = bound.lane.untold(bound.handle)
+            full = len(self._ended) > ENDED_MAX
+            if full or (untold is None and not bound.lane.pending(bound.handle)):
+                self._lost = untold or self._lost
+                self._forget_ended(bound)
+
+    def _forget_ended(self, bound: Binding) -> None:
+        with contextlib.suppress(ValueError):  # another thread has
+            self._ended.remove(bound)
+
+    def _bind(self) -> Steps[Binding]:
+        before, bound = self._bound, (yield from self._client.bind_steps(self.name))
+        if before is not None and before.lane is not bound.lane:
+            self._note_lost(before)
+        elif before is not None and before.handle != bound.handle and before not in self._ended:
+            self._ended.append(before)
+            self._settle_ended()
+        self._bound = bound
+        return bound
+
+    def _bind_to_append(self) -> Steps[Binding]:
+        try:
+            return (yield from self._bind())
+        except Error as error:
+            error.outcome = "not_appended"
+            raise
+
+    # --------------------------------------------------------------------------------------------------- append
+
+    def one_steps(self, data: Any, timestamp_ns: int | None) -> Steps[tuple[Results, int]]:
+        """One record, whatever holds it, with or without a time: what `submit_steps` gives."""
+        view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", buffer_of(data))
+        size = len(view)
+        if timestamp_ns is not None:
+            own = times.timestamp_ns(timestamp_ns)
+            return self.submit_steps(lambda bound: _submit_timed(bound.writer, bound.handle, view, size, own), size + 8)
+        return self.submit_steps(lambda bound: _submit(bound.writer, bound.handle, view, size), size)
+
+    def many_steps(
+        self, records: Iterable[Any], timestamp_ns: int | Iterable[int] | None
+    ) -> tuple[Steps[tuple[Results, int]], int]:
+        """Several records as one batch: what `submit_steps` gives, and their number. Checked and copied by this call."""
+        items: tuple[Any, ...] = tuple(records)  # another thread may be changing a list
+        if not items:
+            raise ValueError("append_many needs at least one record")
+        # Bytes and lengths are taken in two passes, so what may change in between is copied first.
+        if list(map(type, items)).count(bytes) != len(items):
+            items = tuple(bytes(buffer_of(item)) for item in items)
+        lengths = lengths_of(items)
+        data = b"".join(items)
+        own = None if timestamp_ns is None else times.timestamps_ns(timestamp_ns, len(items))
+        # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
+        # one would touch its pages for the first time again, and that took half of the time of joining it.
+        if len(data) <= BATCH_KEPT_MAX:
+            self._client.latest_batch = data
+        table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
+        stamps = ffi.NULL if own is None else ffi.from_buffer("uint64_t[]", own)
+        steps = self.submit_steps(
+            lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size, stamps),
+            size + (4 if own is None else 12) * count,
+        )
+        return steps, count
+
+    def submit_steps(self, submit: Submit, payload_bytes: int) -> Steps[tuple[Results, int]]:
+        """An append that has to attach first, or to wait for room: its number and the results it is among."""
+        deadline = time.monotonic() + self._client.append_timeout
+        back = self._client.reconnect_deadline()
+        followed = ended = False
+        bound = self._bound
+        if bound is None or bound.lane.lost is not None:
+            bound = yield from self._bind_to_append()
+        while True:
+            lane = bound.lane
+            bank = lane.bank
+            number = submit(bound)
+            if number >= 0:
+                return lane.results_of(bank, number), number
+            if lane.retired:
+                bound = yield from self._bind_to_append()
+            elif number == lib.RW_DELETED:  # before this append, which so goes to its successor
+                if ended and time.monotonic() >= deadline:
+                    raise BackpressureTimeout(f"stream {self.name!r} is deleted again and again; nothing was appended")
+                ended, bound = True, (yield from self._bind_to_append())
+            elif number == lib.RW_MAINTENANCE and lane.used_up():
+                if (yield from lane.wind_up_steps(deadline)):
+                    lane.retire()
+            else:
+                try:
+                    yield from lane.refused_steps(number, payload_bytes, deadline, self._client.append_timeout)
+                except NotRunning:
+                    if (followed and time.monotonic() >= back) or not self._may_follow(bound):
+                        raise
+                    followed = True
+                    bound = yield from self._bind_to_append()
+
+    def _may_follow(self, bound: Binding) -> bool:
+        """May an append that met the engine's end, and was not published, go to its successor?
+
+        Not if an earlier append to this stream is lost with the engine and nobody was told: it would come behind a gap that
+        its caller does not know of.
+        """
+        lane = bound.lane
+        return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.handle)
+
+    def flush_steps(self, timeout: float | None) -> Steps[None]:
+        """See `Stream.flush`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for bound in (*self._ended, self._bound):
+            if bound is not None:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                yield from bound.lane.flush_steps(bound.handle, left)
+        self._settle_ended()
+        lost = self._lost
+        if lost is not None:
+            self._lost = None
+            raise lost
