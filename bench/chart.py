@@ -107,12 +107,13 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x: Axis, y: Axis)
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: a value, and the lowest and highest of its rounds."""
+    """One bar: a value, the lowest and highest of its rounds, and its colour if it is not that of its name."""
 
     name: str
     value: float
     low: float
     high: float
+    tint: str = ""
 
 
 def bars(items: Sequence[Bar], unit: str) -> str:
@@ -129,7 +130,7 @@ def bars(items: Sequence[Bar], unit: str) -> str:
         length, low, high = (unit_length * value for value in (bar.value, bar.low, bar.high))
         parts += [
             tag("text", escape(bar.name), x=left - 8, y=top + 14, text_anchor="end"),
-            tag("rect", x=left, y=top + 2, width=max(1.0, length), height=row - 9, rx=2, fill=colour(bar.name, i)),
+            tag("rect", x=left, y=top + 2, width=max(1.0, length), height=row - 9, rx=2, fill=bar.tint or colour(bar.name, i)),
             tag("line", class_="spread", x1=left + low, x2=left + high, y1=top + 10.5, y2=top + 10.5),
             tag("text", short(bar.value), x=left + max(length, high) + 8, y=top + 14),
         ]

@@ -1,4 +1,4 @@
-"""Exit codes of the command line: one table, shown by `ringwal --help`, repeated in the README and tested.
+"""Exit codes of the command line: one table, shown by `ringwal --help`, repeated in docs/command-line.md and tested.
 
 The numbers are those of sysexits.h. Errors are named by class, so that neither the table nor the help text needs the
 engine to be imported.

@@ -77,9 +77,9 @@ def test_codes_are_sorted_and_unique() -> None:
     assert codes == sorted(set(codes))
 
 
-def test_the_readme_holds_the_same_table() -> None:
-    text = (ROOT / "README.md").read_text()
-    rows = re.search(r"### Exit codes\n.*?\n\|---\|---\|\n(.*?)\n\n", text, re.DOTALL)
+def test_the_documentation_holds_the_same_table() -> None:
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    rows = re.search(r"## Exit codes\n.*?\n\|---\|---\|\n((?:\|.*\n)+)", text, re.DOTALL)
     assert rows is not None
     assert rows[1].splitlines() == [f"| {row.code} | {row.meaning} |" for row in EXIT_CODES]
 

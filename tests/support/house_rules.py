@@ -230,7 +230,8 @@ def tests_do_not_sleep(sources: Sources) -> list[str]:
 
 FILE_NAME = re.compile(r"(?<![\w/.{}*<>$-])((?:[\w-]+/)*[\w-]+\.(?:py|pyi|c|h|cdef|md|toml|pml))(?![\w*])")
 """A file of the project as comments and documents name it. What is made at run time has other suffixes."""
-OTHERS_FILES = {"Python.h", "assert.h", "sysexits.h", "doc/xxhash_spec.md"}
+OTHERS_FILES = {"Python.h", "assert.h", "sysexits.h", "doc/xxhash_spec.md", "first.py"}
+"""Of other projects, and one that the first page has its reader write."""
 OTHERS_NAMES = {"rw_rec", "RW_NAME"}
 """Of a drawing that has no room for more; an example of a name."""
 
