@@ -7,12 +7,18 @@ server that has Python inside, would only start itself again.
 Until it has left its starter, a Python that starts slowly is the starter's child, and is waited for no longer than anything
 else. One that is not ready by then is ended, with all that it has started: a child that goes on unasked is what nobody
 expects. From then on an engine goes on starting, whoever waits for it, and the next one to connect finds it.
+
+Many processes may begin at the same moment, as the workers of a server do, and a Python each would load for as many times as
+long. So one of them starts it: DIR/engine.log is locked, by the descriptor that what is started has as its stderr, until the
+engine is ready (processes/daemon.py) or the last process that was on the way to one has ended. No starter keeps the lock, be
+it stopped or not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -83,9 +89,14 @@ def connect_or_start(path: Path, *, autostart: bool, timeout: float | None) -> S
                     raise NotRunning(f"the engine for {path} ended at once with exit code {code}{_said(path)}")
                 starter = None  # there was another one, or it has ended with its last client
             if starter is None and not _held(path):
-                starter = stack.enter_context(contextlib.closing((yield from _started(path, deadline, timeout))))
+                with contextlib.suppress(_UnderWay):
+                    starter = stack.enter_context(contextlib.closing((yield from _started(path, deadline, timeout))))
             yield Rest(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class _UnderWay(Exception):
+    """Somebody else's engine is."""
 
 
 class _Starter:
@@ -110,7 +121,7 @@ class _Starter:
 def _started(path: Path, deadline: float | None, timeout: float | None) -> Steps[_Starter]:
     """`timeout` is what the caller has said; at `deadline` it is over, and what has not left this process by then is ended.
 
-    Raises NotRunning, FileError: an engine cannot be started from here.
+    Raises NotRunning, FileError: an engine cannot be started from here; _UnderWay.
     """
     python = _python()
     path = path.absolute()
@@ -120,6 +131,7 @@ def _started(path: Path, deadline: float | None, timeout: float | None) -> Steps
         try:
             with _open_log(path) as log:
                 _give_to_owner(log.fileno(), path)
+                _be_alone(log, path)
                 child = _run(python, path, told, log)
             code = yield from _wait(child, deadline)
         except BaseException:
@@ -201,6 +213,18 @@ def _held(path: Path) -> bool:
         return lock_file.held(directory)
     finally:
         os.close(directory)
+
+
+def _be_alone(log: BinaryIO, path: Path) -> None:
+    """Raises _UnderWay: somebody else starts an engine, or has just done it."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _UnderWay from None
+    except OSError:  # a file system without such locks: the directory's lock decides between their engines
+        return
+    if _held(path):
+        raise _UnderWay
 
 
 def _give_to_owner(fd: int, path: Path) -> None:
