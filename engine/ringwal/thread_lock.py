@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ringwal.greenlets import patched
+
 Found = TypeVar("Found")
 
 
@@ -15,14 +17,21 @@ class ThreadLock:
 
     An exception may strike before any bytecode, those at the end of a ``with`` included, which would leave the lock taken
     for good. So the outermost call lets go of it once more.
+
+    Greenlets are threads here from the moment at which gevent patches the standard library. A lock from before tells threads
+    of the system apart, so all greenlets would be inside at once, and let go of it for each other: it is made anew. A server
+    loads an application, forks, and patches in the child.
     """
 
     def __init__(self) -> None:
         self._lock: Any = threading.RLock()
+        self._of_greenlets = patched()
         self.awaited: Any = None
         """The same between tasks of one event loop, made by whoever needs it."""
 
     def run(self, call: Callable[[], Found]) -> Found:
+        if self._of_greenlets is not patched():
+            self._lock, self._of_greenlets = threading.RLock(), patched()
         lock = self._lock
         inside = lock._is_owned()
         try:

@@ -118,3 +118,31 @@ def test_a_wait_holds_no_other_greenlet(directory: Path, start: Callable[..., En
 
 def test_an_engine_is_started_from_a_greenlet(directory: Path) -> None:
     run(directory, HEAD + CONNECT.replace("timeout", "autostart=True, timeout", 1) + "client.close()\n")
+
+
+BEFORE = """
+import os, sys, ringwal
+client = ringwal.connect(sys.argv[1], timeout=30.0, append_timeout=30.0)
+client.stream("s").append(b"so that it is in use").result()
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+from gevent import monkey; monkey.patch_all()
+import gevent
+
+def work(k):
+    mine = client.stream(f"s{k}")
+    for n in range(20):
+        assert mine.append(b"x").result(30.0).offset == n
+
+gevent.joinall([gevent.spawn(work, k) for k in range(20)], raise_error=True)
+assert client.status()["clients_attached"] == 2
+client.close()
+os._exit(0)
+"""
+
+
+def test_a_client_from_before_the_fork_and_the_patch_is_of_greenlets_then(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    start()
+    run(directory, BEFORE)
