@@ -107,7 +107,8 @@ FIELD(rw_control          , 400, uint64_t, released_end);
 FIELD(rw_control          , 408, uint32_t, callers);
 FIELD(rw_control          , 412, uint32_t, contention);
 FIELD(rw_control          , 416, uint64_t, confirmed_ns);
-FIELD(rw_control          , 424, uint8_t[24], pad5);
+FIELD(rw_control          , 424, uint64_t, drain_rings);
+FIELD(rw_control          , 432, uint8_t[16], pad5);
 FIELD(rw_control          , 448, uint64_t, wal_blocks);
 FIELD(rw_control          , 456, uint64_t, wal_requests);
 FIELD(rw_control          , 464, uint64_t, wal_records);
@@ -217,7 +218,8 @@ FIELD(rw_lane             , 128, uint32_t, completion_waiters);
 FIELD(rw_lane             , 132, uint32_t, room_waiters);
 FIELD(rw_lane             , 136, uint32_t, tail_any);
 FIELD(rw_lane             , 140, uint32_t[8], tail_streams);
-FIELD(rw_lane             , 172, uint8_t[20], pad2);
+FIELD(rw_lane             , 172, uint32_t, bell_wanted);
+FIELD(rw_lane             , 176, uint8_t[16], pad2);
 FIELD(rw_lane             , 192, uint8_t[3904], tail);
 
 SIZE(rw_request, 64);
@@ -304,4 +306,4 @@ FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 FIELD(rw_checkpoint_stream, 160, uint8_t[120], settings);
 
-uint64_t rw_fingerprint(void) { return 0x595d93f9db36b75aull; }
+uint64_t rw_fingerprint(void) { return 0x1ef2ae2e3046ef61ull; }

@@ -480,3 +480,19 @@ int rw_tail_wait(rw_writer *w, uint64_t stream, uint64_t seen, uint64_t spin_ns,
         return waitable(w);
     return rc == RW_OK ? RW_PENDING : rc;
 }
+
+/* PAIR: bell. The fence keeps the caller's next look, of whatever order, behind the store. */
+void rw_bell_want(rw_writer *w, uint32_t wanted)
+{
+    rw_store32_seq(&w->lane->bell_wanted, wanted);
+    rw_fence();
+}
+
+int rw_tail_watch(rw_writer *w, uint64_t stream)
+{
+    uint32_t place = interest_take(w->lane, rw_handle_place(stream));
+    rw_fence(); /* as in rw_bell_want. PAIR: bell */
+    return (int)place;
+}
+
+void rw_tail_unwatch(rw_writer *w, int place) { interest_drop(w->lane, (uint32_t)place); }

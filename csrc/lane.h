@@ -134,6 +134,17 @@ int64_t rw_completion_settle(rw_writer *w, uint64_t number, uint64_t timeout_ns)
 int rw_tail_wait(rw_writer *w, uint64_t stream, uint64_t seen, uint64_t spin_ns,
                  uint64_t timeout_ns);
 
+/* For who sleeps in an event loop and not here (wait.h, THE BELL): whether the lane's bell is to be
+ * rung. What is looked at after this call is looked at after the store. PAIR: bell */
+void rw_bell_want(rw_writer *w, uint32_t wanted);
+
+/* A lasting interest in the stream, as rw_tail_wait has for the time of its sleep: a bell that is
+ * wanted is rung when the stream's confirmed offset has moved, and when it is deleted. Returns what
+ * rw_tail_unwatch takes: a place in the lane's table, or RW_TAIL_INTERESTS if all are taken: then
+ * it is rung for every batch, whosever it is. */
+int rw_tail_watch(rw_writer *w, uint64_t stream);
+void rw_tail_unwatch(rw_writer *w, int place);
+
 /* ------------------------------------------------------------------------ the WAL process's end */
 
 typedef struct rw_lane_taker {

@@ -142,7 +142,8 @@ typedef struct rw_control {
     uint32_t contention; /* [clients] D > W C: more callers than this are contention */
     /* [ns, monotonic] D > S C: latest step that confirmed, after its stores; 0: none yet */
     uint64_t confirmed_ns;
-    RW_PAD(pad5, 40, 64);
+    uint64_t drain_rings; /* [counter] D > S: bells rung (wait.h) */
+    RW_PAD(pad5, 48, 64);
     /* 448: WAL counters */
     uint64_t wal_blocks; /* [counter] W > S: blocks composed */
     uint64_t wal_requests; /* [counter] W > S: requests in them */
@@ -302,7 +303,8 @@ typedef struct rw_lane {
     uint32_t tail_any;
     /* [place + 1] C > D: of a stream that a thread sleeps on; 0: free */
     uint32_t tail_streams[RW_TAIL_INTERESTS];
-    RW_PAD(pad2, 44, 64);
+    uint32_t bell_wanted; /* [0, 1] C > D: somebody awaits: ring the lane's bell (wait.h) */
+    RW_PAD(pad2, 48, 64);
     RW_PAD(tail, 192, 4096);
 } rw_lane;
 

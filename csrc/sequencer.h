@@ -50,8 +50,10 @@ void rw_sequencer_close(rw_sequencer *s);
  * that sleep there; 2: the generation is closing and has nothing left: call detach, then unmap; 0:
  * nothing. */
 int rw_sequencer_wants(rw_sequencer *s, uint32_t *slot, uint32_t *generation);
-/* `lane` may be NULL if its owner is gone: nobody waits there. */
-int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation);
+/* `lane` may be NULL if its owner is gone: nobody waits there. `bell_fd` stays the caller's, open
+ * until the lane is detached or another one attached; -1: it has none. */
+int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation,
+                             int bell_fd);
 int rw_sequencer_detach_lane(rw_sequencer *s, uint32_t slot);
 
 /* Registers, completes, confirms and releases what can be. Returns how many requests it confirmed

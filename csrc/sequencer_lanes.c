@@ -37,24 +37,47 @@ static void wake_all(rw_slot *slot)
     rw_unpark(&slot->wake, INT_MAX);
 }
 
-/* Threads that tail a stream which advanced in this step. PAIR: tail */
+/* Everything of this step that its owner may look at is stored before. Loaded before the table of
+ * tails (wait.h, THE BELL). PAIR: bell */
+static bool bell_wanted(const client *cl)
+{
+    return cl->bell_fd >= 0 && rw_load32_seq(&cl->lane->bell_wanted) != 0;
+}
+
+/* Once per batch: all cells of a step are filled before anybody is woken in it. */
+static void ring(rw_sequencer *s, client *cl)
+{
+    if (cl->rung == s->step)
+        return;
+    cl->rung = s->step;
+    rw_ring_bell(cl->bell_fd);
+    rw_count64(&s->c->drain_rings, 1);
+}
+
+/* Threads that tail a stream which advanced in this step, and loops. PAIR: tail, PAIR: bell */
 void rw_sequencer_wake_tails(rw_sequencer *s)
 {
     for (uint32_t k = 0; k < s->c->max_clients; k++) {
-        const rw_lane *lane = s->clients[k].lane;
+        client *cl = &s->clients[k];
+        const rw_lane *lane = cl->lane;
         if (lane == NULL)
             continue;
-        if (rw_load32_seq(&lane->tail_any) != 0)
+        bool wanted = bell_wanted(cl), moved = rw_load32_seq(&lane->tail_any) != 0;
+        if (moved)
             wake_all(rw_slot_of(s->c, k));
         for (uint32_t i = 0; i < RW_TAIL_INTERESTS; i++) {
             uint32_t place = rw_load32_seq(&lane->tail_streams[i]) - 1;
-            if (place < s->c->max_streams && s->advanced[place] == s->step)
+            if (place < s->c->max_streams && s->advanced[place] == s->step) {
                 rw_unpark(rw_low_half(&rw_stream_of(s->c, place)->confirmed_offset), INT_MAX);
+                moved = true;
+            }
         }
+        if (wanted && moved)
+            ring(s, cl);
     }
 }
 
-/* Once per writer and batch. PAIR: wake */
+/* Once per writer and batch. PAIR: wake, PAIR: bell */
 void rw_sequencer_wake_writers(rw_sequencer *s)
 {
     (void)RW_POINT("d.wake.pre");
@@ -65,10 +88,14 @@ void rw_sequencer_wake_writers(rw_sequencer *s)
         cl->dirty = 0;
         rw_callers_add(&s->callers, k);
         rw_add32(&slot->wake, 1);
-        if (cl->lane != NULL && rw_load32_seq(&cl->lane->completion_waiters) != 0) {
+        if (cl->lane == NULL)
+            continue;
+        if (rw_load32_seq(&cl->lane->completion_waiters) != 0) {
             rw_unpark(&slot->wake, INT_MAX);
             rw_count64(&s->c->drain_wakes, 1);
         }
+        if (bell_wanted(cl))
+            ring(s, cl);
     }
     s->dirty_count = 0;
 }
@@ -113,9 +140,12 @@ int rw_sequencer_wants(rw_sequencer *s, uint32_t *slot, uint32_t *generation)
     return want;
 }
 
-int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation)
+int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint32_t generation,
+                             int bell_fd)
 {
-    s->clients[slot] = (client){.lane = lane, .generation = generation};
+    client *cl = &s->clients[slot];
+    *cl = (client){
+        .lane = lane, .generation = generation, .bell_fd = bell_fd, .rung = UINT64_MAX};
     if (lane == NULL)
         return RW_OK;
     /* Whoever sleeps there may sleep on something that was confirmed before anyone looked at this
@@ -126,6 +156,8 @@ int rw_sequencer_attach_lane(rw_sequencer *s, uint32_t slot, rw_lane *lane, uint
         if (place < s->c->max_streams)
             rw_unpark(rw_low_half(&rw_stream_of(s->c, place)->confirmed_offset), INT_MAX);
     }
+    if (bell_wanted(cl))
+        ring(s, cl);
     return RW_OK;
 }
 

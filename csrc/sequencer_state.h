@@ -25,6 +25,8 @@ typedef struct client {
     uint32_t generation;
     uint32_t outstanding; /* registered and not confirmed */
     uint32_t dirty;
+    int bell_fd;   /* of the lane; -1: it has none */
+    uint64_t rung; /* step in which it was rung last */
 } client;
 
 struct rw_sequencer {
@@ -55,9 +57,9 @@ struct rw_sequencer {
 /* Is the lane of this writer attached? If its slot has moved on, nobody waits for it and that is
  * all right. */
 bool rw_sequencer_knows(rw_sequencer *s, uint32_t slot, uint32_t generation);
-/* Threads that tail a stream which advanced in this step. PAIR: tail */
+/* Threads that tail a stream which advanced in this step, and loops. PAIR: tail, PAIR: bell */
 void rw_sequencer_wake_tails(rw_sequencer *s);
-/* Once per writer and batch. PAIR: wake */
+/* Once per writer and batch. PAIR: wake, PAIR: bell */
 void rw_sequencer_wake_writers(rw_sequencer *s);
 /* New writers and tailers are attached, so that they can be woken; slots that are closing and have
  * nothing left, let go of. RW_OK or RW_MAINTENANCE. */

@@ -45,6 +45,7 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->callers = rw_load32(&from->callers);
     out->contention = rw_load32(&from->contention);
     out->confirmed_ns = rw_load64(&from->confirmed_ns);
+    out->drain_rings = rw_load64(&from->drain_rings);
     out->drain_passes = rw_load64(&from->drain_passes);
     out->drain_confirmed_requests = rw_load64(&from->drain_confirmed_requests);
     out->drain_confirmed_records = rw_load64(&from->drain_confirmed_records);
@@ -142,6 +143,7 @@ void rw_view_lane(const rw_lane *from, rw_lane_view *out)
     out->tail_any = rw_load32(&from->tail_any);
     for (uint32_t i = 0; i < 8; i++)
         out->tail_streams[i] = rw_load32(&from->tail_streams[i]);
+    out->bell_wanted = rw_load32(&from->bell_wanted);
 }
 
 uint32_t rw_engine_next_number(const rw_control *from) { return rw_load32(&from->next_number); }

@@ -47,6 +47,7 @@ typedef struct rw_engine_view {
     uint32_t callers;
     uint32_t contention;
     uint64_t confirmed_ns;
+    uint64_t drain_rings;
     uint64_t drain_passes;
     uint64_t drain_confirmed_requests;
     uint64_t drain_confirmed_records;
@@ -139,6 +140,7 @@ typedef struct rw_lane_view {
     uint32_t room_waiters;
     uint32_t tail_any;
     uint32_t tail_streams[8];
+    uint32_t bell_wanted;
 } rw_lane_view;
 
 void rw_view_engine(const rw_control *from, rw_engine_view *out);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,6 +30,13 @@ void rw_signal_fd(int fd)
     uint64_t one = 1;
     while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
         ;
+}
+
+void rw_ring_bell(int fd)
+{
+    struct pollfd bell = {.fd = fd, .events = POLLOUT};
+    if (poll(&bell, 1, 0) == 1 && (bell.revents & POLLOUT))
+        rw_signal_fd(fd);
 }
 
 static uint64_t clock_ns(clockid_t clock)

@@ -14,6 +14,42 @@
  * once), or the waker's change comes before the sleeper's step 2 or 3, and the sleeper finds the
  * work. With acquire and release alone both loads may pass both stores and the sleeper sleeps on
  * work that is there. tests/model checks this and shows the failure without the fence.
+ *
+ * THE BELL
+ *
+ * A client whose event loop must not sleep in a futex has an eventfd for each of its lanes, which
+ * its loop polls. The drain rings it, at most once per batch, and only while the client wants it:
+ *
+ *   client                                   drain
+ *     1 bell_wanted = 1        (seq_cst)       1 fill the cells; confirmed_offset
+ *     2 look at what it awaits                 2 bell_wanted?           (seq_cst)
+ *     3 sleep in epoll on the bell             3 if so: ring
+ *     4 take the ring, then look again
+ *
+ * Stores first and loads second on both sides, as above: either 1 comes before the drain's 2, which
+ * rings, or the cell before the client's 2, which finds it. The eventfd keeps a ring until it is
+ * taken, so there is no word to compare and 3 may come as late as it likes. It is taken before the
+ * look: a ring that comes in between is for something that the look may miss.         PAIR: bell
+ *
+ * Who awaits a tail registers in the lane's table, then does 1, or finds it done; the drain loads
+ * bell_wanted, then the table. So the later one of the client's two stores is its announcement, and
+ * all it says is there to be seen by then.
+ *
+ * ROOM in a full lane, and a free number, need no ring of their own. Where a request finds no room,
+ * there are claimed bytes at `head`: a request that is published, or that a thread of the same
+ * process is about to publish. `head` moves beyond it when its block is sealed, before the block is
+ * handed out to be written (a successor moves it before it writes anything); so its completion, an
+ * offset or a refusal (a verdict is in a block, too), comes after its space. The client's look in 2
+ * found `head` still below, so 1 came before the drain's 2 for that completion, and it rings. A
+ * lane full of requests that nobody has taken yet is no exception: theirs are the completions to
+ * come.
+ *
+ * What rings nothing: the refusal of a whole lane (rw_slot.fault), in which nothing is confirmed
+ * any more; the end of an engine, which the socket tells; a drain that had no descriptor left for
+ * the bell. So who awaits looks now and then, as a thread that sleeps wakes up after its slice.
+ *
+ * A successor rings when it gets the bell, if it is wanted: its predecessor may have died between
+ * cell and ring. What it confirms again it delivers again, but a tail's offset it finds confirmed.
  */
 #ifndef RW_WAIT_H
 #define RW_WAIT_H
@@ -31,6 +67,10 @@ void rw_unpark(const uint32_t *word, int count);
 /* Adds 1 to an eventfd; a full or closed one is left alone (it is already signalled, or nobody is
  * there). */
 void rw_signal_fd(int fd);
+
+/* The same for an eventfd that a client has, too, who may have made it blocking: a full one is not
+ * written to. */
+void rw_ring_bell(int fd);
 
 /* Monotonic, and as people have it. */
 uint64_t rw_now_ns(void);

@@ -232,7 +232,7 @@ static void open_drain(void)
     drain = rw_sequencer_open(w.c, w.ring, -1);
     FUZZ_REQUIRE(drain != NULL);
     for (uint32_t k = 0; k < LANES; k++)
-        rw_sequencer_attach_lane(drain, k, w.lanes[k], generation[k]);
+        rw_sequencer_attach_lane(drain, k, w.lanes[k], generation[k], -1);
 }
 
 static void replace_wal(void)
@@ -320,7 +320,7 @@ static void register_anew(void)
     world_open_lane(&w, HOSTILE, ++generation[HOSTILE]);
     writers[HOSTILE] = rw_writer_open(w.c, w.lanes[HOSTILE], -1);
     rw_wal_attach_lane(wal, HOSTILE, w.lanes[HOSTILE], generation[HOSTILE]);
-    rw_sequencer_attach_lane(drain, HOSTILE, w.lanes[HOSTILE], generation[HOSTILE]);
+    rw_sequencer_attach_lane(drain, HOSTILE, w.lanes[HOSTILE], generation[HOSTILE], -1);
     chain = 0;
 }
 

@@ -22,6 +22,7 @@ from ringwal.errors import ConfigError, NotRunning, ShmUnavailable, VersionMisma
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import MESSAGE_BYTES_MAX, SOCKET_NAME, Message, check_stream_name
 from ringwal.protocol.server import Connection, Listener, check_hello
+from ringwal.steps import park
 
 HELLO: Message = {
     "uuid": "00" * 16,
@@ -207,6 +208,32 @@ def test_a_lane_that_comes_without_its_memory_is_an_error_and_gives_its_place_ba
         told = [desk.requests.get(timeout=WAIT) for _ in range(4)]
         assert [request["op"] for request in told] == ["hello", "lane", "release", "status"]
         assert (told[2]["slot"], told[2]["generation"]) == (1, 2)
+
+
+def test_a_bell_comes_with_the_lane_if_it_is_asked_for(desk: Desk, tmp_path: Path) -> None:
+    with contextlib.closing(Registration(tmp_path, WAIT)) as client:
+        desk.lanes = [desk.lane, desk.doorbell]
+        grant, arrival = park(client.lane_steps(4096, bell=True))
+        assert (grant, len(arrival)) == ((1, 2, 8192), 2)
+        assert same(arrival[0], desk.lane)
+        os.eventfd_write(arrival[1], 3)
+        assert os.eventfd_read(desk.doorbell) == 3
+        assert not os.get_inheritable(arrival[1])
+        arrival.close()
+        asked = [desk.requests.get(timeout=WAIT) for _ in range(2)][1]
+        assert asked["bell"] is True
+        desk.lanes = [desk.lane]
+        os.close(client.lane(4096)[1])
+        assert "bell" not in desk.requests.get(timeout=WAIT)
+
+
+def test_a_bell_that_does_not_come_is_an_error_and_gives_the_place_back(desk: Desk, tmp_path: Path) -> None:
+    with contextlib.closing(Registration(tmp_path, WAIT)) as client:
+        with pytest.raises(ShmUnavailable, match="1 of 2 descriptors came"):
+            park(client.lane_steps(4096, bell=True))
+        assert client.status() == {"state": "running"}
+        told = [desk.requests.get(timeout=WAIT) for _ in range(4)]
+        assert [request["op"] for request in told] == ["hello", "lane", "release", "status"]
 
 
 def test_requests_and_refusals(desk: Desk, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ static int drain_process(int successor)
         RIG_REQUIRE(rc == RW_MAINTENANCE);
         uint32_t slot, generation;
         RIG_REQUIRE(rw_sequencer_wants(s, &slot, &generation) == 1);
-        rw_sequencer_attach_lane(s, slot, the_rig.lanes[slot], generation);
+        rw_sequencer_attach_lane(s, slot, the_rig.lanes[slot], generation, -1);
     }
 }
 

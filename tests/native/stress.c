@@ -90,7 +90,7 @@ static void *drain(void *argument)
         uint32_t slot, generation;
         int wanted = rw_sequencer_wants(s, &slot, &generation);
         if (wanted == 1)
-            rw_sequencer_attach_lane(s, slot, the_rig.lanes[slot], generation);
+            rw_sequencer_attach_lane(s, slot, the_rig.lanes[slot], generation, -1);
         else if (wanted == 2)
             rw_sequencer_detach_lane(s, slot);
     }

@@ -78,6 +78,7 @@ class Memory:
             name = f"stream-{stream}".encode()
             lib.rw_stream_open(self.control, stream, stream, name, len(name))
         self.lanes: dict[int, Any] = {}
+        self.bells: dict[int, int] = {}
         self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.maintenance = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         lib.rw_set_state(self.control, lib.RW_RUNNING, 0)
@@ -88,8 +89,8 @@ class Memory:
     def __exit__(self, *unused: object) -> None:
         for base, header, data in self._maps:
             lib.rw_unmap(base, header, data)
-        os.close(self.doorbell)
-        os.close(self.maintenance)
+        for fd in (self.doorbell, self.maintenance, *self.bells.values()):
+            os.close(fd)
 
     def _map(self, header: int, data: int) -> Any:
         fd = os.memfd_create("tests", os.MFD_CLOEXEC)
@@ -108,6 +109,11 @@ class Memory:
         lib.rw_slot_open(self.control, slot, generation, os.getpid(), lane_bytes)
         self.lanes[slot] = lane
         return lane
+
+    def hang_bell(self, slot: int) -> int:
+        """For the lane of that slot, before it is attached."""
+        self.bells[slot] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return self.bells[slot]
 
     def free_slot(self, slot: int) -> None:
         """As when its client is gone and WAL and drain have let go."""
@@ -304,7 +310,8 @@ class Sequencer:
             wanted = lib.rw_sequencer_wants(self.sequencer, slot, generation)
             if wanted == 1:
                 self.attached.append(slot[0])
-                lib.rw_sequencer_attach_lane(self.sequencer, slot[0], self.memory.lanes[slot[0]], generation[0])
+                lane, bell = self.memory.lanes[slot[0]], self.memory.bells.get(slot[0], -1)
+                lib.rw_sequencer_attach_lane(self.sequencer, slot[0], lane, generation[0], bell)
             else:
                 assert wanted == 2
                 self.detached.append(slot[0])

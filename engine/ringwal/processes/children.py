@@ -104,14 +104,14 @@ def spawn(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_IGNORED, signal.SIGCHLD})
     said, say = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        source = line.connect() if role.expendable else lanes.connect(role)
+        source = line.connect() if role.expendable else lanes.connect(role, rings=role.rings)
         with source, context.ownership.private.inherited():
             pid = os.fork()
             if pid == 0:
                 with_end = (
                     dataclasses.replace(context, line=source)
                     if role.expendable
-                    else dataclasses.replace(context, intake=Intake(source, lanes.held.items()))
+                    else dataclasses.replace(context, intake=Intake(source, lanes.inheritance(rings=role.rings)))
                 )
                 _run_child(role, main, dataclasses.replace(with_end, replacement=replacement), parent, say)
         return Child(role, pid, _pidfd(pid), said)

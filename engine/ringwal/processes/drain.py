@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-from ringwal import memory
 from ringwal._native import ffi, lib
 from ringwal.errors import Error
 from ringwal.processes.context import FINISH, EngineContext
+from ringwal.processes.lanes import Attached
 
 ATTACH = 1
 DETACH = 2
@@ -25,7 +25,7 @@ class DrainProcess:
     def __init__(self, context: EngineContext) -> None:
         self.context = context
         self.control = context.control.pointer
-        self.lanes: dict[int, memory.Mapping] = {}
+        self.lanes: dict[int, Attached] = {}
         self.stopping = False
         assert context.intake is not None
         self.intake = context.intake
@@ -57,22 +57,26 @@ class DrainProcess:
             # First: once the slot is let go, the next generation's lane may come.
             self.intake.forget(slot[0])
             lib.rw_sequencer_detach_lane(self.sequencer, slot[0])
-            if slot[0] in self.lanes:
-                self.lanes.pop(slot[0]).close()
+            self._let_go(slot[0])
 
     def _attach(self, k: int, generation: int) -> None:
         """Only the lane's wait flags are read here; without them its threads are woken by their own slices of waiting."""
-        pointer = ffi.NULL
-        if k in self.lanes:
-            self.lanes.pop(k).close()
+        pointer, bell = ffi.NULL, None
+        self._let_go(k)
         try:
-            lane = self.intake.attach(self.context.control, k, generation)
+            self.lanes[k] = lane = self.intake.attach(self.context.control, k, generation)
         except Error as error:
             self.context.log.warning("lane %d cannot be watched: %s", k, error)
         else:
-            self.lanes[k] = lane
-            pointer = lane.pointer
-        lib.rw_sequencer_attach_lane(self.sequencer, k, pointer, generation)
+            pointer, bell = lane.mapping.pointer, lane.bell
+        lib.rw_sequencer_attach_lane(self.sequencer, k, pointer, generation, -1 if bell is None else bell)
+
+    def _let_go(self, k: int) -> None:
+        """Close what there is of that slot's former generation: the sequencer asks nothing of it any more before the next."""
+        if (lane := self.lanes.pop(k, None)) is not None:
+            lane.mapping.close()
+            if lane.bell is not None:
+                os.close(lane.bell)
 
 
 def main(context: EngineContext) -> int:

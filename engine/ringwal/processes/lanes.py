@@ -1,4 +1,4 @@
-"""The descriptors of the clients' lanes, and how WAL and drain come by them.
+"""The descriptors of the clients' lanes and bells, and how WAL and drain come by them.
 
     supervisor:  Lanes.put ──► a packet with the descriptor to each of the two, then the slot is opened in shared memory
     WAL, drain:  see an open slot ──► Intake.attach
@@ -7,6 +7,10 @@ Each of the two has a socket of its own, which the supervisor writes and never w
 its socket is full, no lane is given out (`room`), and whoever wants one waits or is refused. The packet comes before the
 slot is opened, so who sees the slot has the lane. The supervisor keeps every descriptor until the slot is free again; a
 successor inherits them by its fork, and what its predecessor had not read yet goes with the predecessor's socket.
+
+A bell (csrc/wait.h) is the eventfd that the drain rings for a client which asked for one. It belongs to one generation of
+a slot, as its lane does, and comes to the drain in the same packet: a fork of a dead client may still read it, so the
+slot's next owner gets another one. The WAL process never has it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 from ringwal import memory
@@ -34,6 +38,22 @@ class LaneFile(NamedTuple):
     fd: int
     generation: int
     bytes: int
+    bell: int | None = None
+    """eventfd of the same generation; None: its client did not ask for one, or this process does not ring"""
+
+    def descriptors(self) -> list[int]:
+        """The lane's, then the bell's if there is one."""
+        return [self.fd] if self.bell is None else [self.fd, self.bell]
+
+    def close(self) -> None:
+        """Both. Once."""
+        for fd in self.descriptors():
+            os.close(fd)
+
+
+def make_bell() -> int:
+    """A new bell. Raises OSError."""
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
 
 class Lanes:
@@ -42,16 +62,24 @@ class Lanes:
     def __init__(self) -> None:
         self.held: dict[int, LaneFile] = {}
         self._sockets: dict[Hashable, socket.socket] = {}
+        self._ringing: set[Hashable] = set()  # who gets bells
         self._remains: list[memory.Remains] = []
 
-    def connect(self, role: Hashable) -> socket.socket:
-        """The other end of a new socket to that process, which replaces its predecessor's; to be inherited, then closed."""
+    def connect(self, role: Hashable, *, rings: bool) -> socket.socket:
+        """The other end of a new socket to that process, which replaces its predecessor's; to be inherited, then closed.
+        `rings`: it gets the bells, too."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BACKLOG_BYTES)
         if (before := self._sockets.pop(role, None)) is not None:
             before.close()
         self._sockets[role] = ours
+        if rings:
+            self._ringing.add(role)
         return theirs
+
+    def inheritance(self, *, rings: bool) -> dict[int, LaneFile]:
+        """What a process has from its fork on, by slot; the bells if it rings."""
+        return {slot: lane if rings else lane._replace(bell=None) for slot, lane in self.held.items()}
 
     def room(self) -> bool:
         """Would each of the two take another lane now? One that is dead takes any: its successor inherits them."""
@@ -62,15 +90,19 @@ class Lanes:
 
     def put(self, slot: int, lane: LaneFile) -> None:
         """Keep the lane, and send it. There is `room`. Raises OSError: the kernel has no place for it; it is not kept."""
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [lane.fd]))]
-        for each in self._sockets.values():
+        packet = _PACKET.pack(slot, lane.generation, lane.bytes)
+        for role, each in self._sockets.items():
+            fds = lane.descriptors() if role in self._ringing else [lane.fd]
             with contextlib.suppress(BrokenPipeError, ConnectionError):  # dead
-                each.sendmsg([_PACKET.pack(slot, lane.generation, lane.bytes)], rights)
+                each.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
         self.held[slot] = lane
 
     def drop(self, slot: int) -> None:
-        """The slot is free: nobody needs its lane any more."""
-        self.discard(self.held.pop(slot).fd)
+        """The slot is free: nobody needs its lane any more, nor its bell."""
+        lane = self.held.pop(slot)
+        if lane.bell is not None:
+            os.close(lane.bell)
+        self.discard(lane.fd)
 
     def discard(self, fd: int) -> None:
         """Nobody needs that lane's memory any more. Freeing it is left to `free_some`."""
@@ -94,40 +126,50 @@ class Lanes:
         self._remains.clear()
 
 
+class Attached(NamedTuple):
+    """A lane that is mapped, and its bell, which whoever attached it closes."""
+
+    mapping: memory.Mapping
+    bell: int | None
+
+
 class Intake:
     """The end of WAL or drain: lanes that were inherited or have come, by slot, until they are taken."""
 
-    def __init__(self, source: socket.socket, inherited: Iterable[tuple[int, LaneFile]]) -> None:
+    def __init__(self, source: socket.socket, inherited: Mapping[int, LaneFile]) -> None:
         self._source = source
         self._waiting = dict(inherited)
 
     def descriptors(self) -> set[int]:
         """What has to stay open over the fork."""
-        return {self._source.fileno(), *(lane.fd for lane in self._waiting.values())}
+        return {self._source.fileno(), *(fd for lane in self._waiting.values() for fd in lane.descriptors())}
 
-    def attach(self, control: memory.Mapping, slot: int, generation: int) -> memory.Mapping:
+    def attach(self, control: memory.Mapping, slot: int, generation: int) -> Attached:
         """That lane, mapped for reading. Raises Error: it never came, or it cannot be mapped."""
         self._receive()
         lane = self._waiting.pop(slot, None)
         if lane is None:
             raise ShmUnavailable(f"the descriptor of lane {slot} has not come: too many open files?")
         try:
-            return memory.attach_lane(control, lane.fd, slot, generation, lane.bytes, writable=False)
-        finally:
-            os.close(lane.fd)
+            mapping = memory.attach_lane(control, lane.fd, slot, generation, lane.bytes, writable=False)
+        except BaseException:
+            lane.close()
+            raise
+        os.close(lane.fd)
+        return Attached(mapping, lane.bell)
 
     def forget(self, slot: int) -> None:
         """That slot's generation is over; if its client came and went unseen, its lane was never attached."""
         self._receive()
         if (lane := self._waiting.pop(slot, None)) is not None:
-            os.close(lane.fd)
+            lane.close()
 
     def _receive(self) -> None:
         fds = array.array("i")
         with contextlib.suppress(BlockingIOError):
             while True:
                 packet, ancillary, _, _ = self._source.recvmsg(
-                    _PACKET.size, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+                    _PACKET.size, socket.CMSG_SPACE(2 * fds.itemsize), socket.MSG_CMSG_CLOEXEC
                 )
                 if not packet:
                     return
@@ -135,6 +177,7 @@ class Intake:
                 for _, _, data in ancillary:
                     fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 if (before := self._waiting.pop(slot, None)) is not None:
-                    os.close(before.fd)  # its generation came and went unseen
-                if fds:  # else there was no descriptor left for it in this process
-                    self._waiting[slot] = LaneFile(fds.pop(), generation, size)
+                    before.close()  # its generation came and went unseen
+                if fds:  # else there was no descriptor left for it in this process; the bell is the last to come
+                    self._waiting[slot] = LaneFile(fds[0], generation, size, fds[1] if len(fds) > 1 else None)
+                    del fds[:]

@@ -31,6 +31,8 @@ class Role:
     expendable: bool = False
     """Nobody needs it. It holds neither lanes nor the directory's locks, is killed first when the engine stops, and nobody
     waits for its end; it is replaced, after a pause, however it ended and however often."""
+    rings: bool = False
+    """It rings the clients' bells, so it gets them with the lanes."""
     finished_point: str | None = None
     """Where a test can stop the supervisor when this one has finished and the next one is not asked yet."""
 
@@ -55,6 +57,7 @@ DRAIN = Role(
     module="ringwal.processes.drain",
     descriptors=lambda context: {context.doorbell_fd},
     writes_log=False,
+    rings=True,
 )
 KEEPER = Role(
     name="keeper",

@@ -61,7 +61,7 @@ class Service:
         self._making: dict[Connection, tuple[Message, float | None, Grant]] = {}
         # Clients that only look need no slot, so there may be more connections than slots.
         self._limit = 2 * context.config.max_clients + 64
-        needed = self._limit + context.config.max_clients + OTHER_DESCRIPTORS  # a lane is kept for each slot
+        needed = self._limit + 2 * context.config.max_clients + OTHER_DESCRIPTORS  # a lane and a bell are kept for each slot
         self._descriptors = allow_descriptors(needed) - SPARE_DESCRIPTORS
         selector.register(listener, selectors.EVENT_READ, listener)
         # DIR by an open of its own: a client that outlives the engine must not keep its lock.
@@ -232,13 +232,13 @@ class Service:
                 self._making[connection] = (request, deadline, begun)
                 return
             self._check_running()
-            grant, lane = self._slots.grant(begun, connection.pid)
+            grant, descriptors = self._slots.grant(begun, connection.pid, bell=request.get("bell") is True)
         except BaseException:
             self._slots.abandon(begun)
             raise
         self._connections[connection].append(grant.slot)
         connection.granted = (request.get("tag"), grant.slot, grant.generation)
-        connection.reply(request, grant._asdict(), [lane])
+        connection.reply(request, grant._asdict(), descriptors)
 
     def _do(self, connection: Connection, request: Message) -> Message:
         match request:

@@ -16,7 +16,7 @@ from ringwal._native import lib
 from ringwal.errors import ShmUnavailable
 from ringwal.points import point
 from ringwal.processes.context import EngineContext
-from ringwal.processes.lanes import LaneFile, Lanes
+from ringwal.processes.lanes import LaneFile, Lanes, make_bell
 from ringwal.protocol.messages import LaneGrant
 
 POLL_SECONDS_MIN = 0.005
@@ -68,28 +68,32 @@ class SlotTable:
         draft = memory.LaneDraft(f"lane {self._free[-1]}", size)
         return Grant(self._free.pop(), draft)
 
-    def grant(self, begun: Grant, pid: int) -> tuple[LaneGrant, int]:
-        """That slot for the client `pid`, and its lane's descriptor, which is kept here; the lane has had its last `step`.
+    def grant(self, begun: Grant, pid: int, *, bell: bool) -> tuple[LaneGrant, list[int]]:
+        """That slot for the client `pid`, and the descriptors, which are kept here: of its lane, which has had its last `step`,
+        and of its bell, if it wants one.
 
         Raises ShmUnavailable: WAL or drain do not take lanes; `begun` is to be abandoned then, as after any other error.
+        OSError: the system has no descriptor for the bell, or no place for the packets.
         """
         self._check_room()
         k, size = begun.slot, begun.draft.bytes
         generation = self.generation(k) + 1
-        lane = LaneFile(begun.draft.finish(self._context.control, k, generation), generation, size)
+        rung = make_bell() if bell else None
+        lane = LaneFile(begun.draft.finish(self._context.control, k, generation), generation, size, rung)
         point("s.lane.created")
         try:
             self._lanes.put(k, lane)
         except OSError:
-            os.close(lane.fd)
+            lane.close()
             raise
         lib.rw_slot_open(self._control, k, generation, pid, size)
         self.announce()
-        return LaneGrant(k, generation, size), lane.fd
+        return LaneGrant(k, generation, size), lane.descriptors()
 
     def abandon(self, begun: Grant) -> None:
         """Nobody wants what was begun any more, or it cannot be had: the slot is free again."""
-        self._lanes.discard(begun.draft.take())
+        if (fd := begun.draft.take()) >= 0:
+            self._lanes.discard(fd)
         self._free.append(begun.slot)
 
     def _check_room(self) -> None:

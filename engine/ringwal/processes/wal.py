@@ -143,7 +143,7 @@ class WalProcess:
         if k in self.lanes and self.lanes[k][0] == slot.generation:
             return
         try:
-            lane = self.intake.attach(self.context.control, k, slot.generation)
+            lane = self.intake.attach(self.context.control, k, slot.generation).mapping
         except Error as error:  # its client can write all of it, the header too; that must harm nobody else
             self.context.log.warning("lane %d of process %d is refused: %s", k, slot.pid, error)
             self.lanes[k] = (slot.generation, None)

@@ -124,8 +124,9 @@ class Registration:
         granted, arrival = park(self.lane_steps(lane_bytes))
         return granted, arrival.take(0)
 
-    def lane_steps(self, lane_bytes: int) -> Steps[tuple[LaneGrant, Held]]:
-        """A new lane of at least `lane_bytes`, and its descriptor; 0 for one that carries only wait flags.
+    def lane_steps(self, lane_bytes: int, *, bell: bool = False) -> Steps[tuple[LaneGrant, Held]]:
+        """A new lane of at least `lane_bytes`, and its descriptor; 0 for one that carries only wait flags. With `bell`, the
+        second descriptor is an eventfd of this lane's own, which the drain rings as csrc/wait.h has it.
 
         Places that other clients have just left take a moment to come back; that is waited for, within the timeout.
 
@@ -134,7 +135,8 @@ class Registration:
             ShmUnavailable: all places are taken, or there is no memory.
         """
         wait = {} if self.timeout is None else {"wait": max(self.timeout * WAIT_SHARE, 0.0)}
-        reply, arrival = yield from self._request({"op": "lane", "bytes": lane_bytes, **wait}, 1)
+        rung = {"bell": True} if bell else {}
+        reply, arrival = yield from self._request({"op": "lane", "bytes": lane_bytes, **wait, **rung}, 2 if bell else 1)
         return LaneGrant(reply["slot"], reply["generation"], reply["bytes"]), arrival
 
     def release(self, slot: int, generation: int) -> None:
