@@ -49,6 +49,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "client": (7, {"ringwal.client", "ringwal.payloads", "ringwal.backups", "ringwal.offline"}),
     "public names": (8, {"ringwal"}),
     "demo": (9, {"ringwal.demo", "ringwal.ingest"}),
+    "for applications": (9, {"ringwal.logging", "ringwal.delivery"}),
     "cli": (
         10,
         {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
