@@ -8,11 +8,11 @@ import random
 import pytest
 
 from ringwal._native import lib
-from ringwal.errors import StreamDeleted
+from ringwal.errors import CorruptionError, StreamDeleted
 from ringwal.log import sidefile
 from ringwal.read import moments
 from ringwal.read.reader import Reader
-from tests.support.log_maker import LogMaker, add, data_of, fill_ring
+from tests.support.log_maker import PAGE, LogMaker, add, data_of, fill_ring
 from tests.support.log_sides import write_sides
 
 
@@ -94,3 +94,38 @@ def test_there_is_no_moment_in_a_stream_that_is_deleted(log: LogMaker) -> None:
     words.deleted = words.number
     with pytest.raises(StreamDeleted):
         log.reader().offset_at(1, 0)
+
+
+@pytest.mark.parametrize("sides", [True, False], ids=["sides", "no sides"])
+@pytest.mark.parametrize("missing", [True, False], ids=["missing", "damaged"])
+def test_damage_denies_the_moments_that_lie_in_it_and_no_others(log: LogMaker, sides: bool, missing: bool) -> None:
+    made = Moments(log, 2)
+    log.begin_epoch()
+    numbers = write_sides(log) if sides else []
+    segment = log.position // log.segment_bytes // 2
+    if missing:
+        log.segment_file(segment).unlink()
+    else:
+        for place in range(5):  # of a block each
+            log.damage(segment * log.segment_bytes + 16 * PAGE + place * PAGE, 200)
+    for number in numbers[1::2]:
+        (log.segment_file(number).parent / sidefile.name_of(number)).unlink()
+    times, reader = made.times[1], log.reader()
+    denied: set[int] = set()
+    for offset in range(len(times)):
+        try:
+            reader.read(1, offset, 1)
+        except CorruptionError as damage:
+            assert damage.next_offset is not None
+            denied.update(range(offset, damage.next_offset))
+    assert denied
+    for offset in range(0, len(times), 3):
+        expected = bisect.bisect_left(times, times[offset])
+        if denied & {expected, expected - 1}:  # the one behind may be of the same moment as those before
+            with pytest.raises(CorruptionError) as raised:
+                reader.offset_at(1, times[offset])
+            first = raised.value.first_offset
+            assert first is not None and set(range(first, expected)) <= denied
+        else:
+            assert reader.offset_at(1, times[offset]) == expected
+    assert reader.offset_at(1, times[-1] + 1) == len(times)

@@ -1,11 +1,11 @@
 """Where in a stream a moment is. Timestamps never go back from one block of the log to the next, nor from one offset of a
-stream to the next, so it is a matter of bisecting: segments by their side files, then records."""
+stream to the next, so it is a matter of bisecting: segments by their side files, then records. Damage takes no part in it but where the moment itself lies in it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ringwal.errors import OffsetTrimmed, StreamDeleted
+from ringwal.errors import CorruptionError, OffsetTrimmed, StreamDeleted
 from ringwal.log.sidefile import SideFile
 
 if TYPE_CHECKING:
@@ -19,34 +19,68 @@ def offset_at(reader: Reader, stream: int, number: int, timestamp_ns: int) -> in
     if found is None:
         raise StreamDeleted("the stream was deleted")
     low, high = found
-    hint = _by_sides(reader.segments, number, timestamp_ns)
-    if low < hint <= high and not _is_older(reader, stream, hint - 1, timestamp_ns):
+    ages = _Ages(reader, stream, high, timestamp_ns)
+    hint = min(_by_sides(reader.segments, number, timestamp_ns), high)
+    if low < hint and not ages.is_older(hint - 1):
         high = hint - 1  # so the hint was wrong
     else:
-        low, high = _gallop(reader, stream, min(max(low, hint), high), high, timestamp_ns)
+        low, high = _gallop(ages, max(low, hint), high)
     while low < high:
         middle = (low + high) // 2
-        if _is_older(reader, stream, middle, timestamp_ns):
+        if ages.is_older(middle):
             low = middle + 1
         else:
             high = middle
+    ages.check(low)
     return low
 
 
-def _gallop(reader: Reader, stream: int, low: int, high: int, timestamp_ns: int) -> tuple[int, int]:
+def _gallop(ages: _Ages, low: int, high: int) -> tuple[int, int]:
     """Narrower limits of an offset that probably is not far behind ``low``."""
     step = 1
-    while low < high and _is_older(reader, stream, min(low + step, high) - 1, timestamp_ns):
+    while low < high and ages.is_older(min(low + step, high) - 1):
         low = min(low + step, high)
         step *= 8
     return low, min(low + step - 1, high)
 
 
-def _is_older(reader: Reader, stream: int, offset: int, timestamp_ns: int) -> bool:
-    try:
-        return reader.timestamp_of(stream, offset) < timestamp_ns
-    except OffsetTrimmed:  # meanwhile
-        return True
+class _Ages:
+    """Which records of a stream are older than a moment; those that damage denies by the next one behind them."""
+
+    def __init__(self, reader: Reader, stream: int, end: int, timestamp_ns: int) -> None:
+        """``end``: behind the last record that is asked about."""
+        self._reader, self._stream, self._end, self._timestamp_ns = reader, stream, end, timestamp_ns
+        self._older_below = 0
+        self._denied: dict[int, CorruptionError] = {}
+
+    def is_older(self, offset: int) -> bool:
+        """Is the record? Of one that is denied, True is certain: what comes behind it is older."""
+        if offset < self._older_below:
+            return True
+        asked, denied = offset, None
+        while True:
+            try:
+                older = self._reader.timestamp_of(self._stream, offset) < self._timestamp_ns
+            except OffsetTrimmed:  # meanwhile
+                older = True
+            except CorruptionError as damage:
+                denied = denied or damage
+                if damage.next_offset is not None and damage.next_offset < self._end:
+                    offset = damage.next_offset
+                    continue
+                older = False
+            break
+        if older:
+            self._older_below = max(self._older_below, offset + 1)
+        elif denied is not None:
+            self._denied[asked] = denied
+        return older
+
+    def check(self, offset: int) -> None:
+        """Raises CorruptionError if the record, the first one that is not known to be older, is denied: then nobody can say
+        whether it is the one."""
+        if offset in self._denied:
+            raise self._denied[offset]
 
 
 def _by_sides(source: Source, number: int, timestamp_ns: int) -> int:
