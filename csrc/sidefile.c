@@ -85,20 +85,44 @@ static int open_body(rw_side *s)
     return s->header.digests == rw_xxh3(s->memory + RW_PAGE, digests) ? RW_OK : RW_BAD;
 }
 
+static int open_file(int at, const char *name)
+{
+    return openat(at, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+}
+
+static int read_header(int fd, const uint8_t uuid[16], uint64_t segment, uint64_t segment_bytes,
+                       rw_side_header *out)
+{
+    struct stat found;
+    if (fstat(fd, &found) != 0 || !S_ISREG(found.st_mode) ||
+        read_all(fd, (uint8_t *)out, sizeof *out, 0) != RW_OK)
+        return RW_BAD;
+    return check_header(out, uuid, segment, segment_bytes, (uint64_t)found.st_size);
+}
+
+int rw_side_peek(int at, const char *name, const uint8_t uuid[16], uint64_t segment,
+                 uint64_t segment_bytes, rw_side_header *out)
+{
+    int fd = open_file(at, name);
+    if (fd < 0)
+        return RW_BAD;
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); /* nothing else of it is wanted */
+    int code = read_header(fd, uuid, segment, segment_bytes, out);
+    close(fd);
+    return code;
+}
+
 rw_side *rw_side_open(int at, const char *name, const uint8_t uuid[16], uint64_t segment,
                       uint64_t segment_bytes)
 {
-    struct stat found;
     rw_side *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
-    s->fd = openat(at, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    s->fd = open_file(at, name);
     /* In one go rather than page by page, of a file that is not large: see where questions lead. */
     if (s->fd >= 0)
         (void)posix_fadvise(s->fd, 0, SIDE_AHEAD, POSIX_FADV_WILLNEED);
-    if (s->fd >= 0 && fstat(s->fd, &found) == 0 && S_ISREG(found.st_mode) &&
-        read_all(s->fd, (uint8_t *)&s->header, sizeof s->header, 0) == RW_OK &&
-        check_header(&s->header, uuid, segment, segment_bytes, (uint64_t)found.st_size) == RW_OK) {
+    if (s->fd >= 0 && read_header(s->fd, uuid, segment, segment_bytes, &s->header) == RW_OK) {
         rw_side_plan_of(&s->header, &s->plan);
         s->begin = segment * segment_bytes;
         s->read = sizeof s->header;

@@ -89,6 +89,9 @@ typedef struct rw_side rw_side;
 rw_side *rw_side_open(int at, const char *name, const uint8_t uuid[16], uint64_t segment,
                       uint64_t segment_bytes);
 void rw_side_close(rw_side *s);
+/* Its header alone, for the times of the segment. RW_OK or RW_BAD, as there is one or NULL. */
+int rw_side_peek(int at, const char *name, const uint8_t uuid[16], uint64_t segment,
+                 uint64_t segment_bytes, rw_side_header *out);
 const rw_side_header *rw_side_header_of(const rw_side *s);
 /* Bytes read so far. */
 uint64_t rw_side_read(const rw_side *s);

@@ -123,8 +123,22 @@ READING = [
     Mutant(
         "a side file's word about a time is final",
         "engine/ringwal/read/moments.py",
-        "    if low < hint <= high and not _is_older(reader, stream, hint - 1, timestamp_ns):",
-        "    if low > hint > high:",
+        "ages.is_older(offset - 1)\n",
+        "True\n",
+        units("tests/unit/test_reader_moments.py"),
+    ),
+    Mutant(
+        "what a side file has in front of a moment is believed unseen",
+        "engine/ringwal/read/moments.py",
+        "            return bool(stop == lib.RW_WALK_AHEAD)",
+        "            return True",
+        units("tests/unit/test_reader_moments.py"),
+    ),
+    Mutant(
+        "a record that damage denies is not older than any moment",
+        "engine/ringwal/read/moments.py",
+        "                    offset = damage.next_offset\n                    continue\n",
+        "                    pass\n",
         units("tests/unit/test_reader_moments.py"),
     ),
 ]

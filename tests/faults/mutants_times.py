@@ -29,8 +29,8 @@ TIMES = [
     Mutant(
         "a time means the record behind it",
         "engine/ringwal/read/moments.py",
-        "reader.timestamp_of(stream, offset) < timestamp_ns",
-        "reader.timestamp_of(stream, offset) <= timestamp_ns",
+        "timestamp_of(self._stream, offset) < self._timestamp_ns",
+        "timestamp_of(self._stream, offset) <= self._timestamp_ns",
         units("tests/integration/test_times.py::test_a_time_is_a_place_wherever_an_offset_is_one"),
     ),
     Mutant(

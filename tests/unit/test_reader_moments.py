@@ -10,8 +10,10 @@ import pytest
 from ringwal._native import lib
 from ringwal.errors import CorruptionError, StreamDeleted
 from ringwal.log import sidefile
+from ringwal.log.directory import Directory
 from ringwal.read import moments
 from ringwal.read.reader import Reader
+from ringwal.read.sides import Sides
 from tests.support.log_maker import PAGE, LogMaker, add, data_of, fill_ring
 from tests.support.log_sides import write_sides
 
@@ -74,8 +76,54 @@ def test_a_side_file_that_lies_about_times_does_not_count(log: LogMaker, monkeyp
     made = Moments(log, 1)
     log.begin_epoch()
     write_sides(log)
-    monkeypatch.setattr(moments, "_by_sides", lambda *_: log.next_offset[1] - 5)
+    within = moments._within
+    for wrong in (-1, 1, 2, 7, 1000):  # beside the first record of the block that is the first one
+
+        def lie(side: sidefile.SideFile, number: int, timestamp_ns: int, wrong: int = wrong) -> moments._Hint:
+            hint = within(side, number, timestamp_ns)
+            return hint._replace(offset=max(0, hint.offset + wrong))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(moments, "_within", lie)
+            made.check(log.reader(), 1)
+    monkeypatch.setattr(moments, "_by_sides", lambda *_: moments._Hint(log.next_offset[1] - 5))
     made.check(log.reader(), 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_headers_of_side_files_may_say_anything(log: LogMaker, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Moments(log, 1)
+    log.begin_epoch()
+    write_sides(log)
+    chance, newest = random.Random(seed), made.times[1][-1]
+
+    def times(sides: Sides, segment: int) -> sidefile.Times | None:
+        return chance.choice((None, sidefile.Times(chance.randrange(newest), chance.randrange(2 * newest))))
+
+    monkeypatch.setattr(Sides, "times", times)
+    for stream in (1, 2, 3):
+        made.check(log.reader(), stream)
+
+
+def test_a_moment_is_found_by_headers_of_a_few_side_files(log: LogMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(2000):
+        log.add((1, [data_of(1, n, 4000)]), timestamp_ns=1000 + 10 * n)
+    log.begin_epoch()
+    assert len(write_sides(log)) > 30
+    opened: list[int] = []
+    real = sidefile.SideFile.open
+
+    def count(directory: Directory, uuid: bytes, segment_bytes: int, number: int) -> sidefile.SideFile | None:
+        opened.append(number)
+        return real(directory, uuid, segment_bytes, number)
+
+    monkeypatch.setattr(sidefile.SideFile, "open", count)
+    for n in range(0, 1800, 71):
+        opened.clear()
+        reader = log.reader()
+        assert reader.offset_at(1, 1000 + 10 * n) == n
+        assert [record.offset for record in reader.read(1, n, 1)] == [n]
+        assert len(opened) <= 5  # of which those that are missing behind the newest one
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -116,8 +164,7 @@ def test_damage_denies_the_moments_that_lie_in_it_and_no_others(log: LogMaker, s
         try:
             reader.read(1, offset, 1)
         except CorruptionError as damage:
-            assert damage.next_offset is not None
-            denied.update(range(offset, damage.next_offset))
+            denied.update(range(offset, damage.next_offset or 0))
     assert denied
     for offset in range(0, len(times), 3):
         expected = bisect.bisect_left(times, times[offset])

@@ -51,6 +51,13 @@ class Block(NamedTuple):
     newest_ns: int
 
 
+class Times(NamedTuple):
+    """When the first and the newest block of a segment were composed (wall clock, ns)."""
+
+    oldest_ns: int
+    newest_ns: int
+
+
 def name_of(number: int) -> str:
     """The name of the side file of segment `number` in the directory of segments."""
     return f"{number:020d}.side"
@@ -204,6 +211,17 @@ class SideFile:
         found = ffi.new("rw_side_block *")
         return _block(found) if _there(lib.rw_side_at_time(self._side, ns, found)) else None
 
+    def before(self, block: Block) -> Block | None:
+        """The one in front of that block of this segment; None: it is the first."""
+        low, high = 0, self.blocks
+        while low < high:
+            middle = (low + high) // 2
+            if self._block_at(middle).position < block.position:
+                low = middle + 1
+            else:
+                high = middle
+        return self._block_at(low - 1) if low else None
+
     def each_block(self) -> Iterator[Block]:
         """All of them, in log order."""
         found = ffi.new("rw_side_block *")
@@ -245,6 +263,15 @@ class SideFile:
         rows = ffi.new("rw_occupant[]", max(count, 1))
         _there(fill(self._side, rows))
         return bytes(ffi.buffer(rows, count * ROW_BYTES))
+
+
+def times(directory: Directory, uuid: bytes, segment_bytes: int, number: int) -> Times | None:
+    """Of segment `number`, by the header of its side file alone, which costs one read. It is not looked for in the segment
+    (`is_of`), so it is a hint. None: it has no block, or there is no such file, or none to be believed."""
+    found = ffi.new("rw_side_header *")
+    if lib.rw_side_peek(directory.segments, name_of(number).encode(), uuid, number, segment_bytes, found) != lib.RW_OK:
+        return None
+    return Times(int(found.oldest_ns), int(found.newest_ns)) if found.blocks else None
 
 
 def _there(code: int) -> bool:

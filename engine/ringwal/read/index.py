@@ -9,6 +9,7 @@ nothing of a stream that it lacks, so the one before is asked. Spans once known 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -261,10 +262,10 @@ class Search:
         """The place, or else the segments that say that it is between them (-1: nothing lies before it)."""
         segments = self._source.segments()
         deciding = {"before": -1, "behind": -1}
-        low, high = segments.start, segments.stop
+        low, high, opened = segments.start, segments.stop, self._source.sides_open()
         suspects: dict[int, CorruptionError] = {}  # the record may lie there, behind the damage
         while low < high:
-            middle = probe = (low + high) // 2
+            middle = probe = _between(low, high, opened)
             # Segments without the stream, or of which damage hides that, say nothing about where to go on: ask the one before.
             while (span := self._span(probe, stream, offset, suspects)) is None and probe > low:
                 probe -= 1
@@ -391,6 +392,12 @@ class Search:
         while len(self._indexes) > 1 and sum(i.bytes for i in self._indexes.values()) > INDEX_BYTES:
             self._indexes.popitem(last=False)
         return index
+
+
+def _between(low: int, high: int, opened: list[int]) -> int:
+    """The segment in the middle of those that are open, or of all if none of them is: low <= it < high."""
+    begin, end = bisect_left(opened, low), bisect_left(opened, high)
+    return opened[(begin + end) // 2] if begin < end else (low + high) // 2
 
 
 def _span(stream: int, side: SideFile) -> Span | None:

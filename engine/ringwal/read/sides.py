@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
 
+from ringwal.log import sidefile
 from ringwal.log.directory import Directory
-from ringwal.log.sidefile import SideFile, Unproven
+from ringwal.log.sidefile import SideFile, Times, Unproven
 
 Answer = TypeVar("Answer")
 
@@ -16,6 +17,7 @@ KEPT = 48
 """So many stay open: each takes a descriptor."""
 KEPT_BYTES = 32 << 20
 """So much of them is held in memory, except that the newest one always stays."""
+TIMES_KEPT = 4096
 
 
 class Sides:
@@ -25,6 +27,7 @@ class Sides:
         self._directory, self._uuid, self._segment_bytes = directory, uuid, segment_bytes
         self._kept: OrderedDict[int, SideFile] = OrderedDict()
         self._disbelieved: set[int] = set()
+        self._times: dict[int, Times] = {}
 
     def has(self, segment: int) -> bool:
         """Is there one of that segment?"""
@@ -40,6 +43,25 @@ class Sides:
         except Unproven:
             self.disbelieve(segment)
             return otherwise
+
+    def times(self, segment: int) -> Times | None:
+        """A hint (`sidefile.times`): the times of that segment, by what is open or known, or else by one read."""
+        if segment in self._disbelieved or segment < 0:
+            return None
+        known, side = self._times.get(segment), self._kept.get(segment)
+        if side is not None and side.blocks:
+            known = Times(side.oldest_ns, side.newest_ns)
+        if known is None:
+            known = sidefile.times(self._directory, self._uuid, self._segment_bytes, segment)
+            if known is not None:
+                if len(self._times) >= TIMES_KEPT:
+                    self._times.clear()
+                self._times[segment] = known
+        return known
+
+    def opened(self) -> list[int]:
+        """Segments whose side files are open: asking those takes no read that another one has not made before, as a rule."""
+        return sorted(self._kept)
 
     def disbelieve(self, segment: int) -> bool:
         """From now on it is as if that segment had none. Has it had one until now?"""

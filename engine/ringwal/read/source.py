@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from ringwal.errors import CorruptionError
-from ringwal.log.sidefile import SideFile
+from ringwal.log.sidefile import SideFile, Times
 
 PAGE = 4096
 Answer = TypeVar("Answer")
@@ -50,6 +50,12 @@ class Source(Protocol):
 
     def ask_side(self, segment: int, question: Callable[[SideFile], Answer], otherwise: Answer) -> Answer:
         """What the side file of that segment answers; ``otherwise`` if there is none, or none that can be believed."""
+
+    def side_times(self, segment: int) -> Times | None:
+        """What the header of its side file says of the segment's times. It may be wrong. None: it says nothing."""
+
+    def sides_open(self) -> list[int]:
+        """Segments, in order, whose side files are best asked first."""
 
     def disbelieve(self, segment: int) -> bool:
         """From now on it is as if the segment had no side file. Has it had one until now?"""
