@@ -71,6 +71,7 @@ class Manifest(NamedTuple):
     bytes: int
     digest: int
     file: int
+    backup: bool
 
     @property
     def begin(self) -> int:
@@ -86,11 +87,12 @@ def manifest(directory: Path) -> Manifest:
         slot = raw[copy * PAGE :][: MANIFEST.size]
         if len(slot) < MANIFEST.size or MANIFEST.unpack(slot)[-1] != xxhash.xxh3_64_intdigest(slot[:-8]):
             continue
-        magic, version, features, counter, uuid, _, epoch, _, first, end, size, _, *named, _, _, _ = MANIFEST.unpack(slot)
-        if magic != b"RWMANIF1" or version != VERSION or counter % 2 != copy:
+        magic, version, features, counter, uuid, _, epoch, _, first, end, size, _, *rest = MANIFEST.unpack(slot)
+        at, length, digest, file, what, _, _ = rest
+        if magic != b"RWMANIF1" or version != VERSION or counter % 2 != copy or what > 1:
             continue
         if best is None or counter > best[0]:
-            best = counter, Manifest(features, uuid, epoch, first, end, size, *named)
+            best = counter, Manifest(features, uuid, epoch, first, end, size, at, length, digest, file, what == 1)
     if best is None:
         raise DecodeError("no valid copy of the manifest")
     if unknown := best[1].features & ~KNOWN:

@@ -21,8 +21,10 @@ MIB = 1 << 20
 def named(directory: Path) -> Manifest:
     """A manifest that names a checkpoint of where the memory begins."""
     log = log_at(directory)
-    sizes = {"segment_bytes": SEGMENT, "window_bytes": MIB}
-    state = Manifest(uuid=UUID, **sizes, epoch=EPOCH, claimed=EPOCH, epoch_begin=BEGIN - 4096, named_end=BEGIN // SEGMENT + 9)
+    state = Manifest(
+        uuid=UUID, segment_bytes=SEGMENT, window_bytes=MIB, epoch=EPOCH, claimed=EPOCH, epoch_begin=BEGIN - 4096,
+        named_end=BEGIN // SEGMENT + 9,
+    )  # fmt: skip
     first = Checkpoint(
         uuid=UUID, epoch=EPOCH, position=BEGIN, block_number=1, timestamp_ns=0, next_number=0, streams=b"",
         epochs=(EpochRow(EPOCH, BEGIN - 4096, 0),),

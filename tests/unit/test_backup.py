@@ -17,7 +17,9 @@ from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
 from ringwal.log.directory import Directory
 from ringwal.log.recovery import recover
+from ringwal.log.salvage import salvage
 from ringwal.log.verify import verify
+from tests.faults.decode import manifest
 from tests.support.crashes import dies
 from tests.support.log_history import SMALL, History, Moment, payload
 from tests.support.log_place import log_at, path_of
@@ -190,6 +192,31 @@ def test_a_death_in_the_first_backup_leaves_one_that_is_refused_as_unfinished(lo
         shutil.rmtree(place, ignore_errors=True)
         hit += 1
     assert hit > 10
+
+
+@pytest.mark.parametrize("left", [None, b"", b"null", b'{"what": "backup"}'], ids=repr)
+def test_a_backup_whose_file_is_lost_is_none_that_an_engine_may_run_on(
+    log: History, tmp_path: Path, left: bytes | None
+) -> None:
+    moment, place = log.moment(""), tmp_path / "backup"
+    backup(log.directory, place)
+    assert manifest(place).backup and not manifest(log.directory).backup
+    (place / "backup").unlink()
+    if left is not None:
+        (place / "backup").write_bytes(left)
+    with pytest.raises(ConfigError, match="is a backup, and shares files with its log: `ringwal restore"):
+        backup_note.refuse_engine(place)
+    with pytest.raises(CorruptionError, match=r"'backup', which says of what it is, is lost.*`ringwal salvage"):
+        restore(place, tmp_path / "restored")
+    with pytest.raises(ConfigError, match="is a backup"):
+        backup(place, tmp_path / "another")
+    with log_at(place) as held:
+        assert [found.file for found in verify(held).places] == ["backup"]
+    salvage(log_at(place), tmp_path / "saved")
+    backup_note.refuse_engine(tmp_path / "saved")
+    with log_at(tmp_path / "saved") as held:
+        assert verify(held, deep=True).clean
+        assert {stream.name: stream.next_offset for stream in recover(held, SMALL).streams} == moment.ends
 
 
 def test_a_restore_that_is_cut_short_is_no_log(log: History, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ SLOT_BYTES = 144
 CHANGED: dict[str, Any] = {
     "epoch": 7, "claimed": 9, "epoch_begin": 2 * PAGE, "checkpoint_position": 3 * PAGE, "window_bytes": 5,
     "checkpoint_bytes": 99, "checkpoint_digest": 2**64 - 3, "checkpoint_file": 1, "end": 3 * PAGE,
+    "backup": True,
 }  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def test_the_slot_is_laid_out_as_documented(tmp_path: Path) -> None:
         counter = state.counter - (state.counter + slot) % 2
         body = struct.pack("<8sIIQ16s", b"RWMANIF1", 2, 0, counter, state.uuid)
         body += struct.pack("<QQQQQQQ", 9, 7, 2 * PAGE, 0, 2, 3 << 20, 5)
-        body += struct.pack("<QQQIIQ", 3 * PAGE, 99, 2**64 - 3, 1, 0, 3 * PAGE)
+        body += struct.pack("<QQQIIQ", 3 * PAGE, 99, 2**64 - 3, 1, 1, 3 * PAGE)
         assert page == (body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
 
 

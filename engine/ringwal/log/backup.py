@@ -119,7 +119,7 @@ def make(
         OSError: a file cannot be read or made.
     """
     began = _now()
-    if backup_note.load(source) is not None:
+    if backup_note.load(source) is not None or backup_note.is_backup(source):
         raise ConfigError(f"{source.path} is a backup, or a restore that was cut short, and no log: copy it with cp -a")
     if homes.look(source).copied_from is not None:
         raise ConfigError(f"{source.path} is a copy of another directory; start an engine there first, which proves it whole")
@@ -452,7 +452,7 @@ def _checkpoint(directory: Directory, state: _State, known: Checkpoint, previous
     put = checkpoint_file.put(directory, place, known, len(known.streams) // STREAM_BYTES)
     sync_directory(directory.fd)
     point("bak.checkpoint")
-    return dataclasses.replace(put, end=state.end)
+    return dataclasses.replace(put, end=state.end, backup=True)
 
 
 def _made(source: Directory, began: str, manifest: Manifest, streams: dict[str, dict[str, int]]) -> Made:

@@ -6,6 +6,8 @@
 It is the first file of both and, of a restored log, removed as the last step. A backup is made anew in an order that leaves
 the one before in force until the manifest is replaced: `made` says what comes into force then, `previous` what was before.
 The one whose checkpoint the manifest names is the one that is there; where there is no manifest, the backup is unfinished.
+
+The manifest of a backup says so, too: where this file is lost, no engine starts there either.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 import xxhash
 
-from ringwal.errors import ConfigError, CorruptionError
+from ringwal.errors import ConfigError, CorruptionError, VersionMismatch
 from ringwal.log import manifest as manifests
 from ringwal.log.directory import Directory
 from ringwal.log.files import opened, replace_file
@@ -98,10 +100,12 @@ def in_force(directory: Directory) -> tuple[Made, Manifest]:
 
     Raises:
         ConfigError: it is none, or is not finished.
-        CorruptionError: it is damaged.
+        CorruptionError: it is damaged, or this file is lost.
         VersionMismatch, OSError.
     """
     note = load(directory)
+    if note is None and is_backup(directory):
+        raise CorruptionError(f"its file {NAME!r}, which says of what it is, is lost")
     if note is None or note.what != "backup":
         raise ConfigError(f"{directory.path} is no backup: it has no file {NAME!r} that says so")
     try:
@@ -114,6 +118,13 @@ def in_force(directory: Directory) -> tuple[Made, Manifest]:
         if made is not None and made.is_of(manifest):
             return made, manifest
     raise CorruptionError(f"{directory.path / manifests.NAME} is none of the backups that {NAME} knows")
+
+
+def is_backup(directory: Directory) -> bool:
+    """By the manifest alone, as far as one can be read."""
+    with contextlib.suppress(CorruptionError, VersionMismatch, OSError):
+        return manifests.load(directory).backup
+    return False
 
 
 def refuse_log(directory: Directory) -> None:
@@ -133,7 +144,7 @@ def refuse_engine(path: Path) -> None:
     note = None
     with contextlib.suppress(OSError), Directory(path) as directory:
         try:
-            note = load(directory)
+            note = load(directory) or (Note("backup") if is_backup(directory) else None)
         except CorruptionError:
             note = Note("backup")
     if note is None:

@@ -34,6 +34,7 @@ FEATURES = 0
 """Bits of what a reader has to know beyond the format's version: none yet."""
 _ROOM = {1: "frames of several streams", 2: "keys and headers", 4: "compressed payloads", 8: "an owner table"}
 """What the bits mean that docs/format.md has room for."""
+_BACKUP = 1
 _NUMBERS_END = 1 << 62
 """Log positions, epochs and counters stay below: what is computed from them fits into 64 bits."""
 
@@ -67,6 +68,8 @@ class Manifest:
     """Which of the two files has it."""
     end: int = 0
     """Where the log ends, if the engine stopped in order: its checkpoint is all there is. Else 0."""
+    backup: bool = False
+    """Is the directory a backup, on which no engine may run, whatever else says so?"""
     counter: int = 0
     """Of the newest copy."""
 
@@ -202,7 +205,7 @@ def _encode(m: Manifest) -> bytes:
         m.checkpoint_bytes,
         m.checkpoint_digest,
         m.checkpoint_file,
-        0,
+        _BACKUP if m.backup else 0,
         m.end,
     )
     return (body + _DIGEST.pack(xxhash.xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
@@ -213,11 +216,13 @@ def _decode(copy: int, page: bytes) -> Manifest | None:
     body = page[: _COPY.size]
     (digest,) = _DIGEST.unpack_from(page, _COPY.size)
     magic, version, features, counter, uuid, *numbers = _COPY.unpack(body)
-    claimed, epoch, epoch_begin, first, named_end, size, window, position, length, its_digest, file, _, end = numbers
+    claimed, epoch, epoch_begin, first, named_end, size, window, position, length, its_digest, file, what, end = numbers
     # A copy's counter belongs to its place: so two copies never have the same one.
     if magic != _MAGIC or version != lib.RW_FORMAT_VERSION or digest != xxhash.xxh3_64_intdigest(body) or counter % 2 != copy:
         return None
     check_features(features, "the log")
+    if what not in (0, _BACKUP):
+        return None
     return Manifest(
         uuid=uuid,
         segment_bytes=size,
@@ -232,5 +237,6 @@ def _decode(copy: int, page: bytes) -> Manifest | None:
         checkpoint_digest=its_digest,
         checkpoint_file=file,
         end=end,
+        backup=what == _BACKUP,
         counter=counter,
     )

@@ -113,5 +113,5 @@ def _name(directory: Directory, manifest: Manifest, known: Checkpoint, uuid: byt
     homes.keep(directory, homes.look(directory))
     sync_directory(directory.fd)
     point("restore.checkpoint")
-    manifests.create(directory, dataclasses.replace(own, end=known.position))
+    manifests.create(directory, dataclasses.replace(own, end=known.position, backup=False))
     point("restore.named")

@@ -203,7 +203,10 @@ class Verifier:
         one, which was cut short."""
         manifest = self._premise.manifest
         try:
-            if not self._directory.has_segments() or self._running or backup_note.load(self._directory) is not None:
+            note = backup_note.load(self._directory)
+            if note is None and manifest.backup:
+                raise CorruptionError(f"{self._directory.path / backup_note.NAME} is lost")
+            if not self._directory.has_segments() or self._running or note is not None:
                 return
         except CorruptionError as damage:
             self.report.places.append(Place(str(damage), backup_note.NAME, 0, None, None))
