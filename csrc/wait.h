@@ -49,7 +49,8 @@
  * the bell. So who awaits looks now and then, as a thread that sleeps wakes up after its slice.
  *
  * A successor rings when it gets the bell, if it is wanted: its predecessor may have died between
- * cell and ring. What it confirms again it delivers again, but a tail's offset it finds confirmed.
+ * cell and ring. What is not released it delivers again, but a tail's offset it finds confirmed
+ * (tests/model/test_bell.py).
  */
 #ifndef RW_WAIT_H
 #define RW_WAIT_H
