@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from tests.faults.mutants_backups import BACKUPS
+from tests.faults.mutants_bell import BELL
 from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
 from tests.faults.mutants_offline import OFFLINE
@@ -547,7 +548,7 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *READING),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING),
 ]
 
 
