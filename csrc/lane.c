@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "lane.h"
+#include "lane_state.h"
 
 #include "doorbell.h"
 #include "contention.h"
@@ -15,28 +15,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct rw_writer {
-    rw_control *c;
-    rw_lane *lane;
-    uint8_t *data;
-    const rw_slot *slot;
-    const rw_completion *cells;
-    uint64_t bytes;
-    uint64_t limit;
-    uint64_t salt;
-    uint32_t *streams; /* of the number with these low bits: whose results `flush` asks for */
-    uint64_t next;     /* number of the next request that is submitted */
-    /* requests below this number are submitted, or about to be: next, once nobody is under way */
-    uint64_t taken;
-    uint64_t granted;  /* only numbers below this one may be given out */
-    uint32_t shut;     /* no more requests: the client has given this lane up */
-    uint32_t mask;
-    uint32_t generation;
-    /* waits in a row that outlasted their spin; a hint that threads may tread on */
-    uint32_t spins_missed;
-    int doorbell_fd;
-};
 
 rw_writer *rw_writer_open(rw_control *c, rw_lane *lane, int doorbell_fd)
 {
@@ -342,16 +320,6 @@ int64_t rw_completion_poll(const rw_writer *w, uint64_t number)
     return found == RW_FAILED_OFFSET ? RW_FAILED_REQUEST : (int64_t)found;
 }
 
-/* What else may end a wait for a completion: a stopping engine still completes what it has taken.
- */
-static int waitable(const rw_writer *w)
-{
-    uint32_t state = rw_load32(&w->c->state);
-    if ((state != RW_RUNNING && state != RW_STOPPING) || rw_supervisor_died(w->c))
-        return RW_GONE;
-    return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
-}
-
 /* Are so many requests under way, of few callers or of many, that the next confirmation is not
  * worth staying awake for? A hint: the words move while they are read. */
 static bool more_under_way(const rw_writer *w, int64_t requests)
@@ -393,14 +361,14 @@ int64_t rw_completion_wait(rw_writer *w, uint64_t number, uint64_t spin_ns, uint
     uint32_t seen = rw_load32_seq(&w->slot->wake);
     int parked = RW_OK;
     rc = rw_completion_poll(w, number);
-    if (rc == RW_PENDING && waitable(w) == RW_OK) {
+    if (rc == RW_PENDING && rw_writer_waitable(w) == RW_OK) {
         parked = rw_park(&w->slot->wake, seen, timeout_ns - spin_ns);
         rc = rw_completion_poll(w, number);
     }
     rw_sub32(&w->lane->completion_waiters, 1);
     if (rc != RW_PENDING)
         return rc;
-    int state = waitable(w);
+    int state = rw_writer_waitable(w);
     if (state == RW_OK)
         return parked == RW_INTERRUPTED ? RW_INTERRUPTED : RW_PENDING;
     /* The last confirmations may have come between the poll and the look at the state. */
@@ -418,81 +386,3 @@ int64_t rw_completion_settle(rw_writer *w, uint64_t number, uint64_t timeout_ns)
     } while (rc == RW_INTERRUPTED && now < end);
     return rc;
 }
-
-/* A place in the lane's table of streams that threads tail, or RW_TAIL_INTERESTS if all are taken.
- */
-static uint32_t interest_take(rw_lane *lane, uint32_t place)
-{
-    uint32_t i = 0;
-    for (; i < RW_TAIL_INTERESTS; i++) {
-        uint32_t empty = 0;
-        if (rw_cas32(&lane->tail_streams[i], &empty, place + 1))
-            return i;
-    }
-    rw_add32(&lane->tail_any, 1);
-    return i;
-}
-
-static void interest_drop(rw_lane *lane, uint32_t i)
-{
-    if (i < RW_TAIL_INTERESTS)
-        rw_store32_seq(&lane->tail_streams[i], 0);
-    else
-        rw_sub32(&lane->tail_any, 1);
-}
-
-/* RW_OK: confirmed beyond `seen`; RW_PENDING: not yet; RW_DELETED. */
-static int tail_look(const rw_writer *w, uint64_t stream, uint64_t seen)
-{
-    rw_stream_bounds now;
-    if (rw_stream_look(w->c, stream, &now) != RW_OK)
-        return RW_DELETED;
-    return now.confirmed_offset > seen ? RW_OK : RW_PENDING;
-}
-
-int rw_tail_wait(rw_writer *w, uint64_t stream, uint64_t seen, uint64_t spin_ns,
-                 uint64_t timeout_ns)
-{
-    const rw_stream *s = rw_stream_of(w->c, rw_handle_place(stream));
-    int found = tail_look(w, stream, seen);
-    for (uint64_t end = rw_now_ns() + spin_ns;
-         found == RW_PENDING && spin_ns != 0 && rw_now_ns() < end;) {
-        sched_yield();
-        found = tail_look(w, stream, seen);
-    }
-    if (found != RW_PENDING)
-        return found;
-    int rc = RW_OK;
-    uint32_t place = interest_take(w->lane, rw_handle_place(stream));
-    /* PAIR: tail. The drain stores confirmed_offset (and bumps `wake` for those in tail_any), then
-     * looks at the tables. A DELETE changes no word that is slept on: one that comes between the
-     * look and the sleep is noticed with the next look only. */
-    const uint32_t *word =
-        place < RW_TAIL_INTERESTS ? rw_low_half(&s->confirmed_offset) : &w->slot->wake;
-    uint32_t value = rw_load32_seq(word);
-    if (tail_look(w, stream, seen) == RW_PENDING && waitable(w) == RW_OK)
-        rc = rw_park(word, value, timeout_ns);
-    interest_drop(w->lane, place);
-    found = tail_look(w, stream, seen);
-    if (found != RW_PENDING)
-        return found;
-    if (waitable(w) != RW_OK)
-        return waitable(w);
-    return rc == RW_OK ? RW_PENDING : rc;
-}
-
-/* PAIR: bell. The fence keeps the caller's next look, of whatever order, behind the store. */
-void rw_bell_want(rw_writer *w, uint32_t wanted)
-{
-    rw_store32_seq(&w->lane->bell_wanted, wanted);
-    rw_fence();
-}
-
-int rw_tail_watch(rw_writer *w, uint64_t stream)
-{
-    uint32_t place = interest_take(w->lane, rw_handle_place(stream));
-    rw_fence(); /* as in rw_bell_want. PAIR: bell */
-    return (int)place;
-}
-
-void rw_tail_unwatch(rw_writer *w, int place) { interest_drop(w->lane, (uint32_t)place); }

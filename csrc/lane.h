@@ -141,9 +141,14 @@ void rw_bell_want(rw_writer *w, uint32_t wanted);
 /* A lasting interest in the stream, as rw_tail_wait has for the time of its sleep: a bell that is
  * wanted is rung when the stream's confirmed offset has moved, and when it is deleted. Returns what
  * rw_tail_unwatch takes: a place in the lane's table, or RW_TAIL_INTERESTS if all are taken: then
- * it is rung for every batch, whosever it is. */
+ * it is rung for every batch, whosever it is, and whenever released_end has moved. RW_ANY_STREAM
+ * asks for that. */
 int rw_tail_watch(rw_writer *w, uint64_t stream);
 void rw_tail_unwatch(rw_writer *w, int place);
+
+/* Sleeps until everything in the log up to some place behind `position` is confirmed. RW_OK,
+ * RW_PENDING (also woken for nothing), RW_INTERRUPTED, RW_GONE, RW_FAULT. */
+int rw_log_wait(rw_writer *w, uint64_t position, uint64_t timeout_ns);
 
 /* ------------------------------------------------------------------------ the WAL process's end */
 

@@ -299,7 +299,7 @@ typedef struct rw_lane {
     /* 128: client threads */
     uint32_t completion_waiters; /* [threads] C > D: that sleep on rw_slot.wake */
     uint32_t room_waiters; /* [threads] C > W: that sleep on rw_slot.head */
-    /* [threads] C > D: that tail beyond the table below: they sleep on rw_slot.wake */
+    /* [threads] C > D: of tails that are not in the table below: they sleep on rw_slot.wake */
     uint32_t tail_any;
     /* [place + 1] C > D: of a stream that a thread sleeps on; 0: free */
     uint32_t tail_streams[RW_TAIL_INTERESTS];

@@ -159,8 +159,7 @@ static void note_time(rw_slices *out, uint64_t own_ns)
     out->timed += own_ns != RW_NO_TIME;
 }
 
-/* Collects the wanted records of one frame. */
-static int collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *into)
+int rw_collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *into)
 {
     rw_slices *out = into;
     uint32_t length;
@@ -186,7 +185,8 @@ static int collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, vo
 }
 
 /* All of the frame at s->frame_at that is wanted, if anything is; without `take`, only its time. */
-static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_take *take, void *into)
+static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_choose *choose,
+                      rw_take *take, void *into)
 {
     uint64_t position = s->position + s->frame_at;
     s->need = sizeof(rw_frame);
@@ -198,7 +198,8 @@ static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_take *t
     rw_frame r;
     if (rw_frame_check(frame, s->used - s->frame_at, 0, seed, &r) != RW_OK)
         return RW_WALK_BAD;
-    if (r.kind == RW_FRAME_BATCH && r.stream == s->stream &&
+    if (r.kind == RW_FRAME_BATCH &&
+        (choose == NULL ? r.stream == s->stream : choose(&r, s, into)) &&
         r.base_offset + r.count > s->next_offset) {
         if (r.base_offset > s->next_offset)
             return RW_WALK_AHEAD;
@@ -222,7 +223,7 @@ static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_take *t
 }
 
 /* The rest of the block where the walk stands. */
-static int walk_block(const rw_area *area, rw_walk *s, rw_take *take, void *into)
+static int walk_block(const rw_area *area, rw_walk *s, rw_choose *choose, rw_take *take, void *into)
 {
     if (s->frame_at == 0 || s->used == 0) {
         rw_block h;
@@ -239,22 +240,27 @@ static int walk_block(const rw_area *area, rw_walk *s, rw_take *take, void *into
     while (s->frame_at != s->used) {
         if (s->next_offset >= s->below)
             return RW_WALK_DONE;
-        int stop = walk_frame(area, s, seed, take, into);
+        int stop = walk_frame(area, s, seed, choose, take, into);
         if (stop != GO_ON)
             return stop;
     }
     return GO_ON;
 }
 
-int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into)
+int rw_walk_chosen(const rw_area *area, rw_walk *s, rw_choose *choose, rw_take *take, void *into)
 {
     while (s->next_offset < s->below) {
-        int stop = walk_block(area, s, take, into);
+        int stop = walk_block(area, s, choose, take, into);
         if (stop != GO_ON)
             return stop;
         leave_block(s, s->span);
     }
     return RW_WALK_DONE;
+}
+
+int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into)
+{
+    return rw_walk_chosen(area, s, NULL, take, into);
 }
 
 uint64_t rw_walk_goes_on(const uint8_t *block, uint64_t available, const rw_walk *s)
@@ -286,11 +292,11 @@ int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)
 {
     out->count = out->timed = 0;
     out->base = area->base;
-    return rw_walk_stream(area, s, collect_frame, out);
+    return rw_walk_stream(area, s, rw_collect_frame, out);
 }
 
 int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
-                 rw_slices *out, uint32_t records)
+                 rw_slices *out, uint32_t records, uint64_t bytes)
 {
     rw_stream_bounds now;
     if (rw_stream_look(c, rw_handle(walk->place, walk->stream), &now) != RW_OK)
@@ -302,7 +308,7 @@ int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw
     *before = *walk;
     walk->below = below;
     out->records_left = RW_FEW;
-    out->bytes_left = UINT64_MAX;
+    out->bytes_left = bytes;
     out->must = 1;
     rw_area area;
     rw_log_area(c, ring, &area);

@@ -131,6 +131,16 @@ typedef int rw_take(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *i
  * stands. Returns an rw_walk_stop. */
 int rw_walk_stream(const rw_area *area, rw_walk *s, rw_take *take, void *into);
 
+/* Is a frame of a batch, whose header is good, of a stream that is wanted? Then it says in
+ * s->next_offset which record of that is next. */
+typedef bool rw_choose(const rw_frame *r, rw_walk *s, void *into);
+
+/* The same of whatever `choose` wants; NULL: s->stream. */
+int rw_walk_chosen(const rw_area *area, rw_walk *s, rw_choose *choose, rw_take *take, void *into);
+
+/* An rw_take, into an rw_slices. */
+int rw_collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *into);
+
 /* Walks to the record s->next_offset, of which *timestamp_ns is the time: by the header of its
  * frame, whose payload is not looked at. The walk stands there then: RW_WALK_DONE. */
 int rw_walk_time_at(const rw_area *area, rw_walk *s, uint64_t *timestamp_ns);
@@ -183,11 +193,12 @@ static inline uint64_t rw_walk_time(const uint8_t *frame, const rw_frame *r, con
 int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out);
 
 /* The short way of a reader that stands in the ring and is woken for few records: RW_WALK_DONE if
- * all that is confirmed, RW_FEW and `records` at the most, is in `out`, to be used only if
+ * all that is confirmed, RW_FEW and `records` at the most, is in `out`, `bytes` of it beyond the
+ * first record at the most, to be used only if
  * rw_log_holds confirms before->position, else *before is where the walk stood. Anything else: the
  * walk stands where it stood, and the long way will tell (also of a stream that is deleted). */
 int rw_log_ring_next(const rw_control *c, const uint8_t *ring, rw_walk *walk, rw_walk *before,
-                 rw_slices *out, uint32_t records);
+                 rw_slices *out, uint32_t records, uint64_t bytes);
 
 /* Walks the area from s->position and appends an entry per stream and block at `entries[*count]`.
  * `last` is scratch of `streams` cells; what other calls left in it does no harm. Headers are

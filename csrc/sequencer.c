@@ -343,14 +343,18 @@ int rw_sequencer_step(rw_sequencer *s)
             return RW_MAINTENANCE;
         }
     moved += complete_blocks(s);
+    int released = release(s);
+    moved += released;
     if (s->confirmed != 0) {
         rw_count64(&c->drain_confirmed_requests, s->confirmed);
         rw_count64(&c->drain_batches, 1);
         rw_store64(&c->confirmed_ns, rw_now_ns());
-        rw_fence(); /* confirmed offsets and cells before the looks at the waiters' words */
+    }
+    if (s->confirmed != 0 || released != 0) {
+        /* confirmed offsets, cells and released_end before the looks at the waiters' words */
+        rw_fence();
         rw_sequencer_wake_tails(s);
     }
     rw_sequencer_wake_writers(s);
-    moved += release(s);
     return rw_sequencer_check_membership(s) == RW_OK ? moved : RW_MAINTENANCE;
 }

@@ -54,7 +54,8 @@ static void ring(rw_sequencer *s, client *cl)
     rw_count64(&s->c->drain_rings, 1);
 }
 
-/* Threads that tail a stream which advanced in this step, and loops. PAIR: tail, PAIR: bell */
+/* Threads that tail a stream which advanced in this step, or several, which wait for released_end;
+ * and loops. PAIR: tail, PAIR: bell */
 void rw_sequencer_wake_tails(rw_sequencer *s)
 {
     for (uint32_t k = 0; k < s->c->max_clients; k++) {

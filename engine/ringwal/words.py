@@ -147,7 +147,7 @@ WORDS = (
     Word("rw_lane", "last_rung", "uint64_t", 72, "bits", ("client",), ("client",), "value of `doorbell` for which this client has rung already"),
     Word("rw_lane", "completion_waiters", "uint32_t", 128, "threads", ("client",), ("drain",), "that sleep on rw_slot.wake"),
     Word("rw_lane", "room_waiters", "uint32_t", 132, "threads", ("client",), ("WAL",), "that sleep on rw_slot.head"),
-    Word("rw_lane", "tail_any", "uint32_t", 136, "threads", ("client",), ("drain",), "that tail beyond the table below: they sleep on rw_slot.wake"),
+    Word("rw_lane", "tail_any", "uint32_t", 136, "threads", ("client",), ("drain",), "of tails that are not in the table below: they sleep on rw_slot.wake"),
     Word("rw_lane", "tail_streams", "uint32_t[8]", 140, "place + 1", ("client",), ("drain",), "of a stream that a thread sleeps on; 0: free"),
     Word("rw_lane", "bell_wanted", "uint32_t", 172, "0, 1", ("client",), ("drain",), "somebody awaits: ring the lane's bell (wait.h)"),
     Word("rw_request", "valid", "uint64_t", 0, "lane position + 1, salted", ("client",), ("WAL",), "stored last, with release"),

@@ -272,7 +272,7 @@ def test_the_short_way_takes_all_that_is_confirmed_or_leaves_the_walk_alone(log:
 
     def short(records: int = 1000) -> bool:
         stood = bytes(ffi.buffer(walk))
-        done = bool(lib.rw_log_ring_next(log.control, log.ring, walk, before, slices, records) == lib.RW_WALK_DONE)
+        done = bool(lib.rw_log_ring_next(log.control, log.ring, walk, before, slices, records, 1 << 40) == lib.RW_WALK_DONE)
         assert bytes(ffi.buffer(before if done else walk)) == stood
         return done
 

@@ -15,7 +15,7 @@ from ringwal.model import Record
 from ringwal.read.bounds import Bounds, check_trimmed
 from ringwal.read.chunk import new_walk
 from ringwal.read.index import LogIndex, Place
-from ringwal.read.records import RECORDS_MAX, Records
+from ringwal.read.records import NO_LIMIT, RECORDS_MAX, Records
 from ringwal.read.source import Source
 from ringwal.read.window import Ring, RingWindow, SourceWindow, Window
 
@@ -108,11 +108,11 @@ class Cursor:
     def _few(self, max_records: int, max_bytes: int | None) -> list[Record]:
         """What a tail is woken for, by one call of C; [] if this is not such a case."""
         ring = self._log.ring
-        if ring is None or max_bytes is not None or not self._placed or self._window is not self._ring:
+        if ring is None or not self._placed or self._window is not self._ring:
             return []
         walk, before, records = self._walk, self._before, self._records
-        limit = min(max_records, RECORDS_MAX)
-        if _ring_next(ring.control, ring.pointer, walk, before, records.slices, limit) != _DONE:
+        limit, most = min(max_records, RECORDS_MAX), NO_LIMIT if max_bytes is None else min(max_bytes, NO_LIMIT)
+        if _ring_next(ring.control, ring.pointer, walk, before, records.slices, limit, most) != _DONE:
             return []
         found = records.copied(ring.view, walk)
         if lib.rw_log_holds(ring.control, before.position):  # PAIR: reserve_end

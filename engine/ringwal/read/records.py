@@ -9,7 +9,7 @@ from ringwal.model import Record
 from ringwal.read.window import Window
 
 RECORDS_MAX = (1 << 32) - 1
-_NO_LIMIT = (1 << 64) - 1
+NO_LIMIT = (1 << 64) - 1
 
 
 class Time:
@@ -60,7 +60,7 @@ class Records:
         """A new request; one record is taken whatever its size."""
         slices = self.slices
         slices.records_left = min(max_records, RECORDS_MAX)
-        slices.bytes_left = _NO_LIMIT if max_bytes is None else min(max_bytes, _NO_LIMIT)
+        slices.bytes_left = NO_LIMIT if max_bytes is None else min(max_bytes, NO_LIMIT)
         slices.must = 1
         self._found = []
 
