@@ -27,7 +27,7 @@ from ringwal.errors import (
     StreamExists,
     VersionMismatch,
 )
-from ringwal.model import EARLIEST, LATEST, Ack, Record, StreamInfo
+from ringwal.model import EARLIEST, LATEST, Ack, Last, Record, StreamInfo
 from ringwal.retention import UNCHANGED
 from ringwal.times import At
 from ringwal.version import __version__
@@ -56,6 +56,7 @@ __all__ = [
     "Error",
     "FileError",
     "ForkError",
+    "Last",
     "Locked",
     "NoSuchStream",
     "NotRunning",

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from ringwal.limits import whole
 
 EARLIEST = -2
 """``start`` of a read or tail: the oldest record the stream still has."""
 LATEST = -1
 """``start`` of a tail: only what is confirmed from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """A place in a stream: before the last ``count`` records that are confirmed at the call, or before the oldest one that it
+    has, if they are fewer. ``Last(0)`` is `LATEST`.
+
+    Raises ValueError: no whole number from 0 on.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", whole(self.count, "count", 0))
 
 
 class Record(NamedTuple):
@@ -22,6 +39,20 @@ class Record(NamedTuple):
     """When the engine took it, nanoseconds since 1970: never less than that of the record before it."""
     own_timestamp_ns: int | None = None
     """The time that was given to its append, if any: a note beside it, in whatever order."""
+
+
+class StreamRecord(NamedTuple):
+    """A record of one of several streams that are followed together: as `Record`, with the stream's name behind.
+
+    A tuple of its own, not a field of every record: those of one stream are made by the million, and each would carry what
+    its reader has said itself.
+    """
+
+    offset: int
+    data: bytes
+    timestamp_ns: int
+    own_timestamp_ns: int | None
+    stream: str
 
 
 class Ack(NamedTuple):

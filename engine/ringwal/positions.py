@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ringwal.limits import WHOLE_MAX, shown, whole
-from ringwal.model import EARLIEST, LATEST, Record
+from ringwal.model import EARLIEST, LATEST, Last, Record
 from ringwal.read.range import Range
 from ringwal.read.reader import Reader
 from ringwal.times import At, datetime_ns
 
-Position: TypeAlias = int | At | datetime.datetime
+Position: TypeAlias = int | At | Last | datetime.datetime
+Checked: TypeAlias = int | At | Last
+"""A position that `checked` has let pass."""
 
 
 class Readable(Protocol):
@@ -29,14 +31,16 @@ class Readable(Protocol):
     def bounds(self, handle: int) -> tuple[int, int]: ...
 
 
-def checked(position: Position, name: str = "start") -> int | At:
-    """Raises ValueError: neither an offset, nor one of the two words for one, nor a time with a zone."""
+def checked(position: Position, name: str = "start") -> Checked:
+    """Raises ValueError: neither an offset, nor one of the words for one, nor a time with a zone."""
+    if isinstance(position, Last):
+        return position
     if isinstance(position, At | datetime.datetime):
         return moment(position, name)
     try:
         return whole(position, name, EARLIEST)
     except ValueError:
-        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST or LATEST, or a datetime with a zone"
+        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST, LATEST, Last(n), or a datetime with a zone"
         raise ValueError(f"{name} is {shown(position)}; it must be {wanted}") from None
 
 
@@ -45,11 +49,14 @@ def moment(when: At | datetime.datetime, name: str = "when") -> At:
     return when if isinstance(when, At) else At.from_ns(datetime_ns(when, name))
 
 
-def offset(attachment: Readable, handle: int, position: int | At) -> int:
+def offset(attachment: Readable, handle: int, position: Checked) -> int:
     """The offset that a `checked` position means in that stream, now. Raises StreamDeleted."""
     if isinstance(position, At):
         with attachment.reading:
             return attachment.reader.offset_at(handle, position.timestamp_ns)
+    if isinstance(position, Last):
+        start, end = attachment.bounds(handle)
+        return max(start, end - position.count)
     return position if position >= 0 else attachment.bounds(handle)[1 if position == LATEST else 0]
 
 
@@ -57,36 +64,46 @@ def read(
     attached: Callable[[], Readable], name: str, start: Position, max_records: int, max_bytes: int | None, until: Position
 ) -> list[Record]:
     """As `Stream.read` of the stream of that name, in what `attached` gives. What is asked for is checked first."""
-    first, end = checked(start), checked(until, "until")
-    max_records = whole(max_records, "max_records", 0)
-    max_bytes = None if max_bytes is None else whole(max_bytes, "max_bytes", 0)
+    wanted = asked(start, max_records, max_bytes, until)
     log = attached()
-    handle = log.handle_of(name, look=True)
+    return read_at(log, log.handle_of(name, look=True), wanted)[2]
+
+
+class Asked(NamedTuple):
+    """What is asked of a read, checked."""
+
+    start: Checked
+    max_records: int
+    max_bytes: int | None
+    until: Checked
+
+
+def asked(start: Position, max_records: int, max_bytes: int | None, until: Position) -> Asked:
+    """Raises ValueError."""
+    return Asked(
+        checked(start),
+        whole(max_records, "max_records", 0),
+        None if max_bytes is None else whole(max_bytes, "max_bytes", 0),
+        checked(until, "until"),
+    )
+
+
+def read_at(log: Readable, handle: int, wanted: Asked) -> tuple[int, int, list[Record]]:
+    """The offset that was meant, how many records there may be up to the other one, and those that are there."""
     with log.reading:
-        begin = offset(log, handle, first)
-        if end != LATEST:
-            max_records = min(max_records, max(0, offset(log, handle, end) - begin))
-        return log.reader.read(handle, begin, max_records, max_bytes)
+        begin, most = offset(log, handle, wanted.start), wanted.max_records
+        if wanted.until != LATEST:
+            most = min(most, max(0, offset(log, handle, wanted.until) - begin))
+        return begin, most, log.reader.read(handle, begin, most, wanted.max_bytes)
 
 
-def not_before(position: int | At, records: Iterator[Record]) -> Iterator[Record]:
-    """For what follows a stream: a time that lay ahead of the stream's end is not an offset yet."""
-    return _not_before(position.timestamp_ns, records) if isinstance(position, At) else records
+def range_at(log: Readable, handle: int, start: Checked, until: Checked, *, from_earliest: bool = False) -> Range:
+    """The records between two `checked` positions of that stream, as far as they are confirmed now; ``from_earliest``: what is
+    trimmed, now or meanwhile, is passed over."""
+    end = min(offset(log, handle, until), offset(log, handle, LATEST))
+    return Range(log.reader, handle, offset(log, handle, start), end, log.reading, from_earliest=from_earliest)
 
 
-def _not_before(timestamp_ns: int, records: Iterator[Record]) -> Iterator[Record]:
-    for record in records:
-        if record.timestamp_ns >= timestamp_ns:
-            yield record
-            break
-    yield from records
-
-
-def range_of(attachment: Readable, name: str, start: int | At, until: int | At) -> Range:
-    """The records between two `checked` positions of the stream of that name, as far as they are confirmed now.
-
-    Raises NoSuchStream.
-    """
-    handle = attachment.handle_of(name, look=True)
-    end = min(offset(attachment, handle, until), offset(attachment, handle, LATEST))
-    return Range(attachment.reader, handle, offset(attachment, handle, start), end, attachment.reading)
+def range_of(attachment: Readable, name: str, start: Checked, until: Checked) -> Range:
+    """As `range_at`, of the stream of that name. Raises NoSuchStream."""
+    return range_at(attachment, attachment.handle_of(name, look=True), start, until)

@@ -35,9 +35,9 @@ TIMES = [
     ),
     Mutant(
         "a tail from a time that is yet to come begins at once",
-        "engine/ringwal/positions.py",
-        "        if record.timestamp_ns >= timestamp_ns:",
-        "        if record.timestamp_ns >= 0:",
+        "engine/ringwal/client/following.py",
+        "if record.timestamp_ns >= self._not_before]",
+        "if record.timestamp_ns >= 0]",
         units("tests/integration/test_times.py::test_a_tail_waits_for_a_time_that_is_yet_to_come"),
     ),
     Mutant(

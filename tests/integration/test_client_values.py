@@ -40,12 +40,19 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Stream.read, "max_records", "whole", WHOLE),
     (ringwal.Stream.read, "max_bytes", "whole", WHOLE),
     (ringwal.Stream.read, "until", "whole", WHOLE),
+    (ringwal.Stream.read, "wait", "seconds", SECONDS),
     (ringwal.Stream.records, "start", "whole", WHOLE),
     (ringwal.Stream.records, "until", "whole", WHOLE),
     (ringwal.Stream.tail, "start", "whole", WHOLE),
     (ringwal.Stream.tail, "max_records", "whole", WHOLE),
     (ringwal.Stream.tail, "idle_timeout", "seconds", SECONDS),
     (ringwal.Stream.trim, "before", "whole", WHOLE),
+    (ringwal.Last, "count", "whole", WHOLE),
+    (ringwal.ReadOnlyStream.read, "start", "whole", WHOLE),
+    (ringwal.ReadOnlyStream.read, "until", "whole", WHOLE),
+    (ringwal.ReadOnlyStream.records, "start", "whole", WHOLE),
+    (ringwal.ReadOnlyStream.records, "until", "whole", WHOLE),
+    (ringwal.ReadOnlyStream.offset_at, "when", "whole", WHOLE),
     (ringwal.ReadOnlyStream.read, "max_records", "whole", WHOLE),
     (ringwal.ReadOnlyStream.read, "max_bytes", "whole", WHOLE),
     (ringwal.backup, "rate", "whole", WHOLE),
@@ -87,7 +94,7 @@ def test_every_number_that_a_call_takes_stands_in_the_table() -> None:
         for call in public_calls()
         if name_of(call) not in internal
         for argument in inspect.signature(call).parameters.values()
-        if {"int", "float"} & set(str(argument.annotation).replace("|", " ").split())
+        if {"int", "float", "Position"} & set(str(argument.annotation).replace("|", " ").split())
     }
     assert found - SEVERAL == {(name_of(call), argument) for call, argument, _, _ in CALLS}
 

@@ -45,18 +45,30 @@ NUMBERS = 1 << 32
 class Told:
     """What steps wait for: that something is said to a lane, for so many seconds at the most. Sent: what C found."""
 
-    __slots__ = ("lane", "look", "seconds", "stream")
+    __slots__ = ("lane", "look", "rests", "seconds", "stream")
 
-    def __init__(self, lane: Lane, look: Callable[[int], int], seconds: float, stream: int | None = None) -> None:
-        """``look`` waits in C for so many nanoseconds; ``stream`` is the handle of the one that is followed, if one is."""
+    def __init__(
+        self,
+        lane: Lane,
+        look: Callable[[int], int],
+        seconds: float,
+        stream: int | None = None,
+        rests: Rests | None = None,
+    ) -> None:
+        """``look`` waits in C for so many nanoseconds; ``stream`` is the handle of the one that is followed, if one is, or
+        `lib.RW_ANY_STREAM`. ``rests`` are those between the looks of one long wait."""
         self.lane = lane
         self.look = look
         self.seconds = seconds
         self.stream = stream
+        self.rests = rests
 
     def park(self) -> int:
         if patched():  # a wait in C would hold the others
-            time.sleep(min(ROOM_REST, self.seconds))
+            if self.rests is None:
+                time.sleep(min(ROOM_REST, self.seconds))
+            else:
+                self.rests.take(self.seconds)
             return self.look(0)
         return self.look(int(min(SLICE_NS, self.seconds * 1e9)))
 

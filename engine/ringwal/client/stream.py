@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from ringwal import positions, retention
 from ringwal._native import lib
-from ringwal.client import configuring, removal
-from ringwal.client.lane import SLICE_NS
+from ringwal.client import configuring, following, removal
 from ringwal.client.receipt import BatchReceipt, Receipt
 from ringwal.client.stream_core import StreamCore
-from ringwal.errors import NoSuchStream, NotRunning
-from ringwal.greenlets import Rests, patched
-from ringwal.limits import seconds, shown, whole
+from ringwal.limits import seconds, whole
 from ringwal.model import EARLIEST, LATEST, StreamInfo
 from ringwal.protocol.messages import check_own_name
 from ringwal.retention import UNCHANGED, Age, Count, Size, Unchanged
@@ -27,12 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it since Python 3.12; type checkers know this one everywhere
 
     from ringwal.client.api import Client
-    from ringwal.client.attachment import Attachment
     from ringwal.model import Record
-    from ringwal.read.cursor import Cursor
-
-MISSING_LOOK = 0.05
-"""Seconds between two looks for a stream that does not exist yet."""
+    from ringwal.positions import Position
 
 _submit = lib.rw_submit
 
@@ -114,32 +105,41 @@ class Stream(StreamCore):
 
     def read(
         self,
-        start: int | At | datetime = 0,
+        start: Position = 0,
         max_records: int = 1000,
         max_bytes: int | None = None,
         *,
-        until: int | At | datetime = LATEST,
+        until: Position = LATEST,
+        wait: float | None = None,
     ) -> list[Record]:
         """Confirmed records from ``start`` on, in order; ``[]`` when there are none (yet).
 
         Args:
-            start: an offset, `EARLIEST` or `LATEST`; or a time, `At` or a datetime with a zone, for the first record that is
-                there and that the engine took at or after it (see `offset_at`).
+            start: an offset, `EARLIEST`, `LATEST` or `Last`; or a time, `At` or a datetime with a zone, for the first record
+                that is there and that the engine took at or after it (see `offset_at`).
             max_records: at most so many.
             max_bytes: stop before the data exceeds this; one record is returned even if it is larger.
             until: as ``start``; the record that it means is not included.
+            wait: seconds to wait for the first record, where there is none yet; ``None``: not at all.
 
         Raises:
             NoSuchStream: nobody has appended to the stream yet.
             OffsetTrimmed: ``start`` lies before the oldest record that is kept.
             CorruptionError: stored bytes are damaged; names the place.
             FileError: the system does not let this process read them.
+            NotRunning: the engine ended.
             ValueError: a number outside of its limits, a datetime without a zone.
         """
-        return positions.read(self.client.attachment, self.name, start, max_records, max_bytes, until)
+        if wait is None:
+            return positions.read(self.client.attachment, self.name, start, max_records, max_bytes, until)
+        return park(following.read_steps(self.client, self.name, start, max_records, max_bytes, until, wait))
 
     def records(
-        self, start: int | At | datetime = EARLIEST, until: int | At | datetime = LATEST
+        self,
+        start: Position = EARLIEST,
+        until: Position = LATEST,
+        *,
+        on_trimmed: Literal["raise", "earliest"] = "raise",
     ) -> Iterator[Record]:
         """Each confirmed record from ``start`` up to ``until``, which is not included, in order; then it ends.
 
@@ -147,98 +147,54 @@ class Stream(StreamCore):
         However many there are, a few megabytes of them are held at once.
 
         Args:
-            start: an offset, `EARLIEST`, `LATEST` or a time, as for `read`.
+            start: an offset, `EARLIEST`, `LATEST`, `Last` or a time, as for `read`.
             until: the same; one behind the end of the stream stands for the end.
+            on_trimmed: what to do where the next record is trimmed, before the call or meanwhile: raise `OffsetTrimmed`, or go
+                on with the oldest one that is kept.
 
         Raises:
             As `read`: by the call where there is no such stream, else when the iterator comes to it.
         """
-        start, until = positions.checked(start), positions.checked(until, "until")
-        return positions.range_of(self.client.attachment(), self.name, start, until).records()
+        return park(following.range_steps(self.client, self.name, start, until, on_trimmed)).records()
 
     def tail(
         self,
-        start: int | At | datetime = LATEST,
+        start: Position = LATEST,
         *,
         max_records: int = 1000,
         idle_timeout: float | None = None,
         missing: Literal["raise", "wait"] = "raise",
+        on_trimmed: Literal["raise", "earliest"] = "raise",
     ) -> Iterator[Record]:
         """Follows the stream: yields each confirmed record from ``start`` on, in order, and sleeps while there is none.
 
+        A slow reader keeps nobody waiting, and nothing in memory: where it has fallen behind, records come from the files.
+        With the client's ``reconnect`` it goes on over the end of the engine: each record once, in order.
+
         Args:
-            start: an offset, `EARLIEST`, `LATEST` or a time, as for `read`; a time that is yet to come is waited for.
-            max_records: how many are fetched at once.
+            start: an offset, `EARLIEST`, `LATEST`, `Last` or a time, as for `read`; a time that is yet to come is waited for.
+            max_records: how many are fetched at once, as far as they take no more than a few megabytes.
             idle_timeout: end after so many seconds without a record; ``None`` never ends.
             missing: what to do about a stream that does not exist: raise `NoSuchStream`, or wait for it. A tail that has
                 waited begins with its first record, unless ``start`` is an offset.
+            on_trimmed: what to do where the next record is trimmed, before the call or while the reader was slow: raise
+                `OffsetTrimmed`, or go on with the oldest one that is kept. Then the offsets say what was passed over.
 
         Raises:
-            NotRunning: the engine ended.
+            NotRunning: the engine ended; with ``reconnect``, it did not come back in time.
+            StreamDeleted: the stream was deleted, also if there is another one of its name by now.
             As `read`.
         """
-        start, max_records = positions.checked(start), whole(max_records, "max_records", 1)
-        idle_timeout = seconds(idle_timeout, "idle_timeout")
-        if missing not in ("raise", "wait"):
-            raise ValueError(f"missing is {shown(missing)}; it must be 'raise' or 'wait'")
-        attachment = self.client.attachment()
-        try:
-            handle = attachment.handle_of(self.name, look=True)
-        except NoSuchStream:
-            if missing != "wait":
-                raise
-            return positions.not_before(start, self._follow_later(attachment, start, max_records, idle_timeout))
-        # The offset is fixed by the call, not by the first `next`: what is appended in between belongs to the tail.
-        cursor = attachment.reader.cursor(handle, positions.offset(attachment, handle, start))
-        return positions.not_before(start, self._follow(attachment, handle, cursor, max_records, idle_timeout))
-
-    def _follow_later(
-        self, attachment: Attachment, start: int | At, max_records: int, idle_timeout: float | None
-    ) -> Iterator[Record]:
-        """Waits until somebody makes the stream. Nobody is woken for that, so the next stream's number is looked at."""
-        begin = time.monotonic()
-        made = -1
-        while True:
-            if not attachment.usable():
-                raise NotRunning("the engine ended, or this client was closed")
-            before, made = made, int(lib.rw_engine_next_number(attachment.control))
-            if made != before:
-                with contextlib.suppress(NoSuchStream):
-                    handle = attachment.handle_of(self.name, look=True)
-                    break
-            if idle_timeout is not None and time.monotonic() - begin >= idle_timeout:
-                return
-            time.sleep(MISSING_LOOK)
-        cursor = attachment.reader.cursor(handle, positions.offset(attachment, handle, EARLIEST if start == LATEST else start))
-        yield from self._follow(attachment, handle, cursor, max_records, idle_timeout)
-
-    def _follow(
-        self, attachment: Attachment, handle: int, cursor: Cursor, max_records: int, idle_timeout: float | None
-    ) -> Iterator[Record]:
-        waiter = attachment.waiter()
-        idle_since = time.monotonic()
-        rests = Rests()
-        while True:
-            with attachment.reading:
-                records = cursor.next(max_records, None)
-            if records:
-                yield from records
-                idle_since = time.monotonic()
-                rests = Rests()
-                continue
-            left = SLICE_NS if idle_timeout is None else int((idle_since + idle_timeout - time.monotonic()) * 1e9)
-            if left <= 0:
-                return
-            if patched():
-                rests.take(left * 1e-9)
-                left = 0
-            code = lib.rw_tail_wait(waiter.writer, handle, cursor.offset, 0, min(left, SLICE_NS))
-            if code == lib.RW_GONE or (code != 0 and not attachment.usable()):
-                if cursor.offset < lib.rw_stream_confirmed(attachment.control, handle):
-                    continue  # confirmed just before the end
-                raise NotRunning("the engine ended, or this client was closed")
-            if code == lib.RW_FAULT:  # nobody would wake it: waiting there would be no waiting
-                waiter = park(attachment.other_waiter_steps())
+        steps = following.follow_steps(
+            self.client,
+            self.name,
+            start,
+            max_records=max_records,
+            idle_timeout=idle_timeout,
+            missing=missing,
+            on_trimmed=on_trimmed,
+        )
+        return _each(park(steps))
 
     def stat(self) -> StreamInfo:
         """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed.
@@ -317,6 +273,11 @@ class Stream(StreamCore):
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
+
+
+def _each(tail: following.Following) -> Iterator[Record]:
+    while (records := park(tail.next_steps())) is not None:
+        yield from records
 
 
 def _restream(client: Client, name: str) -> Stream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from ringwal.errors import CorruptionError
+from ringwal.errors import CorruptionError, OffsetTrimmed
 from ringwal.model import Record
 from ringwal.read.lines import Form, Lines
 from ringwal.read.reader import Reader
@@ -18,18 +18,29 @@ BYTES_MAX = 4 << 20
 class Range:
     """Offsets start <= offset < end of the stream of that handle, which are confirmed."""
 
-    def __init__(self, reader: Reader, handle: int, start: int, end: int, errors: AbstractContextManager[None]) -> None:
-        """``errors`` is entered around each read: it says what an OSError means."""
+    def __init__(
+        self, reader: Reader, handle: int, start: int, end: int, errors: AbstractContextManager[None], *,
+        from_earliest: bool = False,
+    ) -> None:  # fmt: skip
+        """``errors`` is entered around each read: it says what an OSError means. ``from_earliest``: where records are trimmed,
+        `records` goes on with the oldest one that is kept."""
         self._cursor, self._handle = reader.cursor(handle, start), handle
         self._end = end
         self._errors = errors
+        self._from_earliest = from_earliest
 
     def records(self) -> Iterator[Record]:
         """Each record. Raises as `Reader.read`."""
         cursor, end = self._cursor, self._end
         while cursor.offset < end:
-            with self._errors:
-                records = cursor.next(min(RECORDS_MAX, end - cursor.offset), BYTES_MAX)
+            try:
+                with self._errors:
+                    records = cursor.next(min(RECORDS_MAX, end - cursor.offset), BYTES_MAX)
+            except OffsetTrimmed as trimmed:
+                if not self._from_earliest or trimmed.start_offset is None:
+                    raise
+                cursor.seek(self._handle, trimmed.start_offset)
+                continue
             yield from records
 
     def text(self, form: Form, gap: Callable[[CorruptionError], None] | None = None) -> Iterator[memoryview]:
