@@ -20,9 +20,10 @@ from tests.support.web_load import Load, ask, listening
 pytest.importorskip("gunicorn")
 
 APP = """
-import itertools, os, ringwal
+import atexit, itertools, os, ringwal
 
 client = ringwal.connect(os.environ["LOG"], autostart=True, timeout=30.0)
+atexit.register(client.close)
 orders = client.stream("orders")
 client.stream("starts").append(b"loaded").result()  # so what a fork inherits is in use
 numbers = itertools.count()

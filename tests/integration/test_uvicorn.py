@@ -20,9 +20,10 @@ from tests.support.web_load import Load, ask, listening
 pytest.importorskip("uvicorn")
 
 APP = """
-import asyncio, itertools, os, ringwal
+import asyncio, atexit, itertools, os, ringwal
 
 client = ringwal.connect(os.environ["LOG"], autostart=True, timeout=30.0)
+atexit.register(client.close)
 orders = client.stream("orders")
 numbers = itertools.count()
 
