@@ -392,6 +392,8 @@ class Delivery:
         return self._waiting[0]
 
     def _first_is_sent(self) -> None:
+        if self.closed:  # nobody waited for this any longer
+            return
         entry = self._waiting.popleft()
         if entry.told is None:
             self._waiting_bytes -= len(entry.data)

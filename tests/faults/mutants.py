@@ -11,6 +11,7 @@ from tests.faults.mutants_backups import BACKUPS
 from tests.faults.mutants_bell import BELL
 from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
+from tests.faults.mutants_logging import LOGGING
 from tests.faults.mutants_offline import OFFLINE
 from tests.faults.mutants_processes import PROCESSES
 from tests.faults.mutants_reading import READING
@@ -548,7 +549,7 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING),
 ]
 
 

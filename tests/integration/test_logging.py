@@ -22,6 +22,7 @@ import pytest
 
 import ringwal
 from ringwal.logging import StreamHandler
+from ringwal.observer import observe
 from tests.support import rig
 from tests.support.rig import WAIT, Engine, until
 
@@ -165,6 +166,7 @@ def test_forked_children_log_by_themselves_also_if_they_end_at_once(
     assert [text for text in found if text != "child"] == ["parent", "parent again"]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_what_waits_in_the_parent_is_not_appended_by_its_child(directory: Path, start: Start, configure: Configure) -> None:
     handler = configure()
     LOG.info("of the parent")
@@ -185,6 +187,27 @@ def test_what_waits_in_the_parent_is_not_appended_by_its_child(directory: Path, 
     os.close(ready)
     os.close(go)
     assert sorted(texts(directory)) == ["of the child", "of the parent"]
+
+
+def test_where_there_is_no_other_thread_a_flush_brings_what_waits(
+    directory: Path, start: Start, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = configure(flush_timeout=WAIT)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        LOG.info("0")
+        assert handler.buffered == 1
+        start()
+        LOG.info("1")
+        handler.flush()
+        assert handler.buffered == 0
+        LOG.info("2")
+    handler.flush()
+    assert texts(directory) == ["0", "1", "2"]
 
 
 def test_a_process_of_multiprocessing_brings_what_waits_before_it_ends(directory: Path, start: Start) -> None:
@@ -384,7 +407,7 @@ def test_where_it_is_to_raise_the_logging_call_raises_while_there_is_no_engine(
 
 def test_an_engine_that_stands_still_holds_no_logging_call(directory: Path, start: Start, configure: Configure) -> None:
     engine = start()
-    handler = configure(buffer_records=20_000)
+    handler = configure(buffer_records=1 << 30, buffer_bytes=1 << 40)
     LOG.info("0")
     handler.flush()
     stopped = engine.pid("wal")
@@ -399,8 +422,10 @@ def test_an_engine_that_stands_still_holds_no_logging_call(directory: Path, star
     finally:
         os.kill(stopped, signal.SIGCONT)
     handler.flush_timeout = WAIT
+    for number in range(5000, 8000):  # there is room now and then
+        LOG.info("%d", number)
     handler.flush()
-    assert texts(directory) == [str(number) for number in range(5000)]
+    assert texts(directory) == [str(number) for number in range(8000)]
     assert (handler.dropped, handler.unknown, handler.buffered) == (0, 0, 0)
 
 
@@ -456,6 +481,30 @@ def test_an_engine_that_ends_in_order_costs_no_record(directory: Path, start: St
         load.end()
     assert (handler.dropped, handler.unknown, handler.buffered) == (0, 0, 0)
     assert texts(directory) == [str(number) for number in range(load.logged)]
+
+
+def test_what_an_engine_took_before_it_was_stopped_is_waited_for(
+    directory: Path, start: Start, configure: Configure
+) -> None:
+    engine = start()
+    handler = configure(flush_timeout=WAIT)
+    LOG.info("0")
+    handler.flush()
+    stopped = engine.pid("wal")
+    rig.stop_process(stopped)
+    try:
+        LOG.info("1")
+        engine.process.terminate()
+        until(lambda: (observe(directory) or {}).get("state") == "stopping", "the engine takes nothing any more")
+        LOG.info("2")
+        assert handler.buffered == 1
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert engine.wait() == 0
+    start()
+    handler.flush()
+    assert texts(directory) == ["0", "1", "2"]
+    assert (handler.dropped, handler.unknown, handler.buffered) == (0, 0, 0)
 
 
 def test_a_record_that_is_too_large_is_lost_alone(directory: Path, start: Start, configure: Configure) -> None:
@@ -544,6 +593,34 @@ def say_when_logged(process: subprocess.Popen[str], start: Start) -> None:
     start()
     process.stdin.write("\n")
     process.stdin.flush()
+
+
+GREEN = f"""
+from gevent import monkey
+monkey.patch_all()
+import gevent, logging.config, os, sys
+sys.path.insert(0, {str(rig.CHECKOUT)!r})
+from tests.integration.test_logging import config_of
+from pathlib import Path
+logging.config.dictConfig(config_of(Path(sys.argv[1]), flush_timeout=30.0))
+log = logging.getLogger("app")
+for number in range(100):
+    log.info("%d", number)
+print("logged", flush=True)
+os.read(0, 1)
+gevent.joinall([gevent.spawn(log.info, str(number)) for number in range(100, 200)])
+log.handlers[0].flush()
+assert log.handlers[0].buffered == 0
+"""
+
+
+def test_it_works_where_threads_are_greenlets(directory: Path, start: Start) -> None:
+    pytest.importorskip("gevent")
+    with running(GREEN, directory) as process:
+        say_when_logged(process, start)
+        _, said = process.communicate(timeout=2 * WAIT)
+        assert (process.returncode, said) == (0, "")
+    assert sorted(map(int, texts(directory))) == list(range(200))
 
 
 ENDING = f"""
