@@ -28,7 +28,9 @@ def work():
         assert error.outcome == "unknown"
     n = 0
     while task := os.read(tasks[0], 1):
-        orders.append(b"%d %d" % (os.getpid(), n)).result()
+        mine = b"%d %d" % (os.getpid(), n)
+        ack = orders.append(mine).result()
+        assert [record.data for record in orders.read(ack.offset, 1)] == [mine]
         os.write(done[1], task)
         n += 1
 
