@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ringwal import memory, views
 from ringwal._native import ffi, lib
@@ -25,6 +25,9 @@ from ringwal.read.reader import Reader
 from ringwal.steps import Steps, alone, park
 from ringwal.thread_lock import ThreadLock
 
+if TYPE_CHECKING:
+    import asyncio
+
 WAITERS_MAX = 3
 """Waiting lanes that may be refused one after the other before a tail gives up."""
 
@@ -37,19 +40,31 @@ class Attachment:
     """
 
     @classmethod
-    def steps(cls, path: Path, *, autostart: bool, timeout: float | None, log: bytes | None = None) -> Steps[Self]:
-        """``log`` is the uuid of the log that the client has used before: another one in its place is refused.
+    def steps(
+        cls,
+        path: Path,
+        *,
+        autostart: bool,
+        timeout: float | None,
+        log: bytes | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Steps[Self]:
+        """``log`` is the uuid of the log that the client has used before: another one in its place is refused. ``loop`` is the
+        event loop in which its lanes are awaited.
 
         Raises:
             NotRunning, FileError, VersionMismatch, ShmUnavailable: see `ringwal.connect`.
         """
         with FileErrors(path, "look into"):
             autostart = autostart and (log is None or (path / manifest.NAME).exists())
-        return cls(path, (yield from connect_or_start(path, autostart=autostart, timeout=timeout)), log)
+        return cls(path, (yield from connect_or_start(path, autostart=autostart, timeout=timeout)), log, loop)
 
-    def __init__(self, path: Path, registration: Registration, log: bytes | None) -> None:
+    def __init__(
+        self, path: Path, registration: Registration, log: bytes | None, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
         """See `steps`. The registration is closed with the attachment, also if this raises."""
         self.registration = registration
+        self._loop = loop
         self.reading = FileErrors(path / SEGMENTS, "read from")
         try:
             self.log = self.registration.hello.uuid
@@ -199,11 +214,11 @@ class Attachment:
         yield from ()
 
     def _open_lane(self, lane_bytes: int) -> Steps[Lane]:
-        granted, arrival = yield from self.registration.lane_steps(lane_bytes)
+        granted, arrival = yield from self.registration.lane_steps(lane_bytes, bell=self._loop is not None)
         try:
             with FileErrors(self.directory.path, "open a lane of the engine on"):
                 mapping = memory.attach_lane(self.control_map, arrival[0], granted.slot, granted.generation, granted.bytes)
-                return Lane(
+                lane = Lane(
                     control=self.control,
                     lane=mapping.pointer,
                     doorbell_fd=self.registration.doorbell_fd,
@@ -211,12 +226,17 @@ class Attachment:
                     alive=partial(_usable, self.control, self.registration),
                     keep=(self.control_map, mapping, self.registration.arrival),  # the last for the doorbell
                 )
+                if self._loop is not None:
+                    from ringwal.client.bell import Bell  # asyncio is loaded by who uses it
+
+                    lane.bell = Bell(self._loop, lane, arrival, 1)
+                return lane
         except Exception:
             with contextlib.suppress(NotRunning):  # the error under way is the one to tell
                 yield from self.registration.release_steps(granted.slot, granted.generation)
             raise
         finally:
-            arrival.close()
+            arrival.close(0)
 
     # ------------------------------------------------------------------------------------------------------- end
 

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ringwal import limits
 from ringwal.client import configuring, removal
@@ -21,6 +21,9 @@ from ringwal.limits import seconds, whole
 from ringwal.protocol.messages import check_own_name, check_stream_name
 from ringwal.steps import Found, Rest, Steps, alone
 from ringwal.thread_lock import ThreadLock
+
+if TYPE_CHECKING:
+    import asyncio
 
 FIRST_REST, LONGEST_REST = 0.01, 0.2
 """Seconds between two attempts to attach again, at first and at most."""
@@ -59,6 +62,7 @@ class ClientCore(Generic[Handle]):
         self._log: bytes | None = None  # the uuid of the log that this client has used
         self._lock = ThreadLock()  # attaching and closing only
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one in which this client is awaited
         self._streams: dict[str, Handle] = {}
         self.latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
         _clients.add(self)
@@ -104,7 +108,9 @@ class ClientCore(Generic[Handle]):
                     return attachment
                 self._drop(attachment, EngineFailed("the engine ended before this append was confirmed"))
             autostart, timeout = self.options["autostart"], self.options["timeout"]
-            made = yield from Attachment.steps(self.path, autostart=autostart, timeout=timeout, log=self._log)
+            made = yield from Attachment.steps(
+                self.path, autostart=autostart, timeout=timeout, log=self._log, loop=self._loop
+            )
             self._log = made.log
             self._attachments.append(made)
 

@@ -6,7 +6,7 @@ import array
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringwal import views
 from ringwal._native import ffi, lib
@@ -25,6 +25,9 @@ from ringwal.errors import (
 )
 from ringwal.greenlets import Rests, patched
 from ringwal.steps import Rest, Steps
+
+if TYPE_CHECKING:
+    from ringwal.client.bell import Bell
 
 SLICE = 0.1
 SLICE_NS = int(SLICE * 1e9)
@@ -133,6 +136,8 @@ class Lane:
         """Threads are greenlets: no wait may hold them in C. Looked up again by each wait that takes long."""
         self._told: set[int] = set()  # failed appends whose caller knows
         self._refused: dict[int, int] = {}  # appends to deleted streams, with their streams' numbers: `_refused_before`
+        self.bell: Bell | None = None
+        """Rung for the event loop in which this lane is awaited, if one does; whoever opens the lane puts it here."""
         self.retired = False
         """All numbers are given out and confirmed: whoever meets the lane's end for that takes the next lane."""
         lib.rw_writer_skip(self.writer, self.begins_at)
@@ -158,6 +163,9 @@ class Lane:
         """From their next look on, those who wait in this lane, which nobody appends to, wait in the other one."""
         self._keep = (*self._keep, other)  # first: its writer goes with it
         self.writer = other.writer
+        if self.bell is not None:
+            self.bell.ended()
+            self.bell = other.bell
 
     # ------------------------------------------------------------------------------------------------- results
 
@@ -207,12 +215,16 @@ class Lane:
             found = None
             now = time.monotonic()
             if deadline is not None and now >= deadline:
-                full = int(lib.rw_engine_storage_full(self.control))
-                waits = f" (the engine waits for space: {describe_full(full)})" if full else ""
-                raise AckTimeout(
-                    f"append to {stream!r} not confirmed within {timeout:g} s{waits}; its outcome is unknown, ask again later"
-                )
+                raise self.late(stream, timeout)
         return results.find(number)
+
+    def late(self, stream: str, timeout: float | None) -> AckTimeout:
+        """What a caller is told whose append is not confirmed within so many seconds."""
+        full = int(lib.rw_engine_storage_full(self.control))
+        waits = f" (the engine waits for space: {describe_full(full)})" if full else ""
+        return AckTimeout(
+            f"append to {stream!r} not confirmed within {timeout:g} s{waits}; its outcome is unknown, ask again later"
+        )
 
     def tell(self, number: int, found: int, stream: str | None = None) -> Error:
         """Why that append failed, of which `wait` has found this; it counts as told from now on."""
@@ -238,7 +250,24 @@ class Lane:
         if not self.ending:
             found = {bank.results.first: bank.results.collect(self.bank_size) for bank in self._banks()}
             self.ending.setdefault(None, Ending(error, found))
+            if self.bell is not None:
+                self.bell.ended()
         return self.ending[None].error
+
+    def fate(self, number: int) -> int:
+        """What became of that append, whose bank may be closed: the offset, `PENDING`, `DELETED` or `FAILED`."""
+        bank = self._oldest if number >= self._oldest.results.first else self.bank
+        while number > bank.last:
+            bank = bank.next()
+        return bank.results.find(number)
+
+    def look_at_engine(self, number: int | None) -> None:
+        """Ends the lane if the engine has; ``number`` is that of an append that is awaited."""
+        code = lib.RW_PENDING if number is None else lib.rw_completion_settle(self.writer, number, 0)
+        if code in (lib.RW_GONE, lib.RW_FAULT):
+            self.end(self._why(code))
+        elif not self._alive():
+            self.end(EngineFailed("the engine ended before this append was confirmed"))
 
     def end_failed(self) -> None:
         """A block of this lane's could not be written."""
@@ -373,6 +402,8 @@ class Lane:
                     self._note_refused(oldest.first, found)
                     oldest.kept = found
             if oldest.kept is not None:
+                if self.bell is not None:
+                    self.bell.deliver()  # while the cells are still theirs
                 self._grant(bank, BANKS)
                 self._oldest = bank.next()
                 continue
@@ -445,6 +476,9 @@ class Lane:
 
     def forked(self) -> None:
         """In the child of a fork: the lane stays the parent's."""
+        if self.bell is not None:
+            self.bell.forked()
+            self.bell = None
         self.end(ForkError("this receipt was made before a fork; only the parent can wait for it"))
 
 

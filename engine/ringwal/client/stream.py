@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ringwal import positions, retention
 from ringwal._native import lib
-from ringwal.client import configuring, following, removal
+from ringwal.client import following
 from ringwal.client.receipt import BatchReceipt, Receipt
 from ringwal.client.stream_core import StreamCore
-from ringwal.limits import seconds, whole
+from ringwal.limits import seconds
 from ringwal.model import EARLIEST, LATEST, StreamInfo
-from ringwal.protocol.messages import check_own_name
 from ringwal.retention import UNCHANGED, Age, Count, Size, Unchanged
 from ringwal.steps import park
 from ringwal.times import At
@@ -86,7 +85,7 @@ class Stream(StreamCore):
             ValueError: no records, not as many times as records, or a time out of range. Nothing was written.
             As `append`; the limit is for the batch as a whole.
         """
-        steps, count = self.many_steps(records, timestamp_ns)
+        steps, count, _ = self.many_steps(records, timestamp_ns)
         receipt = BatchReceipt.of(*park(steps), self)
         receipt.count = count
         return receipt
@@ -243,9 +242,7 @@ class Stream(StreamCore):
             AckTimeout, EngineFailed: not confirmed within the client's ``timeout``, or when the engine ended: the trim may be
                 in force. Trimming again does no harm.
         """
-        check_own_name(self.name)
-        to = positions.moment(before, "before") if isinstance(before, At | datetime) else whole(before, "before", 0)
-        return park(removal.trim(self.client.attachment(), self.name, to, self.client.options["timeout"]))
+        return park(self.trim_steps(before))
 
     def configure(
         self,
@@ -264,9 +261,7 @@ class Stream(StreamCore):
             NoSuchStream, NotRunning, AckTimeout, EngineFailed: as `trim`; repeating it does no harm.
             ConfigError: a setting outside of its limits; the stream is the engine's own.
         """
-        check_own_name(self.name)
-        wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
-        park(configuring.configure(self.client.attachment(), self.name, wanted, self.client.options["timeout"]))
+        park(self.configure_steps(retention.asked(retention_age, retention_bytes, retention_records, retain_until)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ringwal import times
+from ringwal import positions, times
 from ringwal._native import ffi, lib
+from ringwal.client import configuring, removal
 from ringwal.errors import BackpressureTimeout, Error, NotRunning
+from ringwal.limits import whole
 from ringwal.payloads import buffer_of, lengths_of
+from ringwal.protocol.messages import check_own_name
 from ringwal.steps import Steps
+from ringwal.times import At
 
 if TYPE_CHECKING:
     from ringwal.client.attachment import Attachment, Binding
@@ -106,8 +111,9 @@ class StreamCore:
 
     def many_steps(
         self, records: Iterable[Any], timestamp_ns: int | Iterable[int] | None
-    ) -> tuple[Steps[tuple[Results, int]], int]:
-        """Several records as one batch: what `submit_steps` gives, and their number. Checked and copied by this call."""
+    ) -> tuple[Steps[tuple[Results, int]], int, int]:
+        """Several records as one batch: what `submit_steps` gives, their number and their bytes. Checked and copied by this
+        call."""
         items: tuple[Any, ...] = tuple(records)  # another thread may be changing a list
         if not items:
             raise ValueError("append_many needs at least one record")
@@ -127,12 +133,15 @@ class StreamCore:
             lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size, stamps),
             size + (4 if own is None else 12) * count,
         )
-        return steps, count
+        return steps, count, size
 
     def submit_steps(self, submit: Submit, payload_bytes: int) -> Steps[tuple[Results, int]]:
-        """An append that has to attach first, or to wait for room: its number and the results it is among."""
+        """An append that has to attach first, or to wait for room: its number and the results it is among. Its time runs from
+        this call on, whenever the first step is taken."""
         deadline = time.monotonic() + self._client.append_timeout
-        back = self._client.reconnect_deadline()
+        return self._submit_by(submit, payload_bytes, deadline, self._client.reconnect_deadline())
+
+    def _submit_by(self, submit: Submit, payload_bytes: int, deadline: float, back: float) -> Steps[tuple[Results, int]]:
         followed = ended = False
         bound = self._bound
         if bound is None or bound.lane.lost is not None:
@@ -169,6 +178,19 @@ class StreamCore:
         """
         lane = bound.lane
         return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.handle)
+
+    def trim_steps(self, before: int | At | datetime) -> Steps[int]:
+        """See `Stream.trim`."""
+        check_own_name(self.name)
+        to = positions.moment(before, "before") if isinstance(before, At | datetime) else whole(before, "before", 0)
+        attachment = yield from self._client.attachment_steps()
+        return (yield from removal.trim(attachment, self.name, to, self._client.options["timeout"]))
+
+    def configure_steps(self, wanted: dict[str, Any]) -> Steps[None]:
+        """See `Stream.configure`; ``wanted`` is what `retention.asked` gives."""
+        check_own_name(self.name)
+        attachment = yield from self._client.attachment_steps()
+        yield from configuring.configure(attachment, self.name, wanted, self._client.options["timeout"])
 
     def flush_steps(self, timeout: float | None) -> Steps[None]:
         """See `Stream.flush`."""

@@ -1,0 +1,10 @@
+"""The client for asyncio: `connect`, and what it gives. Names and errors are those of `ringwal` itself.
+
+    async with ringwal.aio.connect(DIR, autostart=True) as client:
+        ack = await client.stream("orders").append(b"...")
+"""
+
+from ringwal.client.aio import Client, connect
+from ringwal.client.aio_stream import Receipt, Stream
+
+__all__ = ["Client", "Receipt", "Stream", "connect"]

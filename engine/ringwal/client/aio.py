@@ -1,0 +1,142 @@
+"""The asyncio face of the engine: connect and the client. Its streams are in aio_stream.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Generator, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from ringwal import retention
+from ringwal.client.aio_stream import Stream
+from ringwal.client.awaiting import drive
+from ringwal.client.core import ClientCore
+from ringwal.errors import Error, NotRunning
+from ringwal.limits import seconds
+from ringwal.model import StreamInfo
+from ringwal.protocol.messages import check_own_name
+from ringwal.retention import Age, Count, Size
+
+
+def connect(
+    path: str | os.PathLike[str],
+    *,
+    autostart: bool = False,
+    timeout: float | None = 5.0,
+    lane_bytes: int | None = None,
+    append_timeout: float | None = 5.0,
+    reconnect: float | None = None,
+) -> Connecting:
+    """As `ringwal.connect`: ``async with connect(DIR) as client``, or ``client = await connect(DIR)``.
+
+    Arguments and errors are those of `ringwal.connect`; nothing of it holds the event loop.
+    """
+    client = Client(
+        path,
+        autostart=autostart,
+        timeout=timeout,
+        lane_bytes=lane_bytes,
+        append_timeout=append_timeout,
+        reconnect=reconnect,
+    )
+    return Connecting(client)
+
+
+class Connecting:
+    """A client that is not attached yet: to be awaited, or entered."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._client.attach().__await__()
+
+    async def __aenter__(self) -> Client:
+        return await self._client.attach()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+
+class Client(ClientCore[Stream]):
+    """A connection to an engine, of one event loop: the one that runs when it is awaited first. `connect` makes it.
+
+    Names, errors and what they mean are those of `ringwal.Client`. Cancelling an await cancels nothing in the engine. A
+    process may have one for each of its loops.
+    """
+
+    async def attach(self) -> Self:
+        """Attaches it. Raises as `connect`."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            await drive(self.attachment_steps())
+        except NotRunning as error:
+            if error.why == "absent" and not self.options["autostart"]:
+                error.args = (f"{error}, or connect with autostart=True",)
+            raise
+        return self
+
+    def _new_stream(self, name: str) -> Stream:
+        return Stream(self, name)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one that it belongs to. Raises RuntimeError: none is yet."""
+        if self._loop is None:
+            raise RuntimeError("this client is not attached: await it, or enter it, first")
+        return self._loop
+
+    async def create_stream(
+        self,
+        name: str,
+        *,
+        retention_age: Age | None = None,
+        retention_bytes: Size | None = None,
+        retention_records: Count | None = None,
+        retain_until: Iterable[str] = (),
+    ) -> Stream:
+        """As `ringwal.Client.create_stream`."""
+        check_own_name(name)
+        wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
+        return await drive(self.create_steps(name, wanted))
+
+    async def delete_stream(self, name: str) -> None:
+        """As `ringwal.Client.delete_stream`."""
+        await drive(self.delete_steps(name))
+
+    async def streams(self) -> list[StreamInfo]:
+        """As `ringwal.Client.streams`."""
+        attachment = await drive(self.attachment_steps())
+        return sorted(attachment.stream_infos())
+
+    async def status(self) -> dict[str, Any]:
+        """As `ringwal.Client.status`."""
+        return await drive(self.status_steps())
+
+    async def close(self, timeout: float | None = 30.0) -> None:
+        """As `ringwal.Client.close`: waits until every append is confirmed, then detaches."""
+        limit = seconds(timeout)
+        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        with contextlib.suppress(TimeoutError):  # what is left then is told that the client was closed
+            async with asyncio.timeout_at(deadline):
+                for stream in self._handles():
+                    await stream.submitted()
+        await drive(self.close_steps(None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())))
+        for stream in self._handles():
+            await stream.submitted()  # they are refused now
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            with contextlib.suppress(Error):
+                await self.close(timeout=1.0)  # the error under way is the one to tell

@@ -1,0 +1,373 @@
+"""One named stream, for an event loop: appends, reads, tails."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from asyncio import get_running_loop
+from collections.abc import AsyncIterator, Generator, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from ringwal import positions, retention
+from ringwal._native import lib
+from ringwal.client import following
+from ringwal.client.awaiting import drive
+from ringwal.client.results import PENDING
+from ringwal.client.stream_core import StreamCore
+from ringwal.errors import AckTimeout, BackpressureTimeout, ClosedError, Error
+from ringwal.limits import seconds
+from ringwal.model import EARLIEST, LATEST, Ack, StreamInfo
+from ringwal.payloads import buffer_of
+from ringwal.retention import UNCHANGED, Age, Count, Size, Unchanged
+from ringwal.times import At
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ringwal.client.aio import Client
+    from ringwal.client.attachment import Attachment
+    from ringwal.client.results import Results
+    from ringwal.model import Record
+    from ringwal.positions import Position
+    from ringwal.steps import Steps, Wait
+
+AT_ONCE = 256
+"""So many records are given out before the loop's other tasks have a turn."""
+
+QUEUED_MAX, QUEUED_BYTES_MAX = 1 << 16, 64 << 20
+"""So many appends of a stream may wait for room in the lane, or for an engine, and so many bytes of them."""
+
+_submit = lib.rw_submit
+_new_ack = tuple.__new__
+
+
+class Queued:
+    """An append that waits for room in the lane, or for a lane."""
+
+    __slots__ = ("bytes", "error", "over", "place", "steps", "wait")
+
+    def __init__(
+        self, steps: Steps[tuple[Results, int]], wait: Wait | None, size: int, over: asyncio.Future[None]
+    ) -> None:
+        self.steps = steps
+        self.wait = wait
+        """Where they stand, if they have begun."""
+        self.bytes = size
+        self.over = over
+        """It is submitted, or refused."""
+        self.place: tuple[Results, int] | None = None
+        self.error: Error | None = None
+
+
+class Receipt:
+    """The pending proof of one append: ``await`` it for the `Ack`, as often as you like.
+
+    A receipt that nobody awaits costs nothing; `Stream.flush` reports what went wrong with it.
+    """
+
+    __slots__ = ("_place", "_queued", "_stream", "count")
+
+    def __init__(self, stream: Stream, place: tuple[Results, int] | None, queued: Queued | None, count: int) -> None:
+        self._stream = stream
+        self._place = place
+        self._queued = queued
+        self.count = count
+        """Records of this append."""
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self._stream.name
+
+    def done(self) -> bool:
+        """Would an await end at once?"""
+        queued = self._queued
+        if queued is not None and queued.error is not None:
+            return True
+        place = self._place if queued is None else queued.place
+        return place is not None and place[0].find(place[1]) != PENDING
+
+    def __await__(self) -> Generator[Any, None, Ack]:
+        return self._result().__await__()
+
+    async def _result(self) -> Ack:
+        queued = self._queued
+        if queued is not None:
+            if not queued.over.done():
+                await asyncio.shield(queued.over)
+            if queued.error is not None:
+                self._stream.told(queued.error)
+                raise queued.error
+            self._place, self._queued = queued.place, None
+        assert self._place is not None
+        results, number = self._place
+        return await self._stream.ack(results, number, self.count)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Receipt is neither pickled nor copied: await it where it was made, and pass on the Ack")
+
+    def __repr__(self) -> str:
+        return f"<Receipt {self.stream!r} {'done' if self.done() else 'pending'}>"
+
+
+class Stream(StreamCore):
+    """A handle for one named stream, for the event loop of its client. Names and errors are those of `ringwal.Stream`."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        super().__init__(client, name)
+        self.client = client
+        self._loop = client.loop
+        self._queue: collections.deque[Queued] = collections.deque()
+        self._queued_bytes = 0
+        self._submitting: asyncio.Task[None] | None = None
+
+    # --------------------------------------------------------------------------------------------------- append
+
+    async def append(self, data: Buffer, timestamp_ns: int | None = None) -> Ack:
+        """Appends one record, and returns when it is on stable storage. Appends keep the order of their calls.
+
+        A task that is cancelled, or times out, meanwhile leaves the append as it is: it goes on.
+
+        Args:
+            As `ringwal.Stream.append`.
+
+        Raises:
+            As `ringwal.Stream.append` and `ringwal.Receipt.result`, but never AckTimeout: see ``asyncio.timeout``.
+        """
+        if get_running_loop() is not self._loop:
+            raise self._elsewhere()
+        bound = self._bound
+        if bound is not None and timestamp_ns is None and type(data) is bytes and not self._queue:
+            lane = bound.lane
+            bank = lane.bank  # before the number is given out; see ringwal.client.results.Bank
+            number = _submit(bound.writer, bound.handle, data, len(data))
+            bell = lane.bell
+            if 0 <= number <= bank.last and bell is not None:
+                offset = await bell.future(number)
+                if offset < 0:
+                    raise lane.tell(number, offset, self.name)
+                return _new_ack(Ack, (self.name, offset, 1))  # as Ack(...) does, without its frame
+            if number >= 0:
+                return await self.ack(lane.results_of(bank, number), number, 1)
+        return await self.append_nowait(data, timestamp_ns)
+
+    def append_nowait(self, data: Buffer, timestamp_ns: int | None = None) -> Receipt:
+        """Appends one record and returns at once with its `Receipt`: await that.
+
+        Where the lane has no room, or there is no lane yet, the append waits in this process for its turn, up to the client's
+        ``append_timeout``, and the receipt says what became of it.
+
+        Raises:
+            TypeError, ValueError, RecordTooLarge: as `ringwal.Stream.append`.
+            BackpressureTimeout: 65,536 appends wait already. Nothing was written.
+        """
+        if get_running_loop() is not self._loop:
+            raise self._elsewhere()
+        bound = self._bound
+        if bound is not None and timestamp_ns is None and type(data) is bytes and not self._queue:
+            lane = bound.lane
+            bank = lane.bank
+            number = _submit(bound.writer, bound.handle, data, len(data))
+            if number >= 0:
+                return Receipt(self, (lane.results_of(bank, number), number), None, 1)
+        view = data if type(data) is bytes else bytes(buffer_of(data))
+        return self._enqueue(self.one_steps(view, timestamp_ns), 1, len(view))
+
+    async def append_many(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Ack:
+        """As `ringwal.Stream.append_many`, and returns when the batch is on stable storage. Otherwise as `append`."""
+        return await self.append_many_nowait(records, timestamp_ns)
+
+    def append_many_nowait(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
+        """As `append_nowait`, for a batch."""
+        if get_running_loop() is not self._loop:
+            raise self._elsewhere()
+        steps, count, size = self.many_steps(records, timestamp_ns)
+        return self._enqueue(steps, count, size)
+
+    async def ack(self, results: Results, number: int, count: int) -> Ack:
+        """Of the append with that number, once it is confirmed."""
+        offset = results.find(number)
+        lane = results.lane
+        if offset == PENDING:
+            assert lane.bell is not None
+            if get_running_loop() is not self._loop:
+                raise self._elsewhere()
+            offset = await lane.bell.future(number)
+        if offset < 0:
+            raise lane.tell(number, offset, self.name)
+        return _new_ack(Ack, (self.name, offset, count))
+
+    def _enqueue(self, steps: Steps[tuple[Results, int]], count: int, size: int) -> Receipt:
+        """It goes behind those that wait. If none does, and it has to wait for nothing, it is submitted now."""
+        if len(self._queue) >= QUEUED_MAX or (self._queue and self._queued_bytes + size > QUEUED_BYTES_MAX):
+            raise BackpressureTimeout(
+                f"{len(self._queue)} appends to {self.name!r} ({self._queued_bytes >> 20} MiB) wait for room already;"
+                " nothing was appended: await some of them"
+            )
+        wait = None
+        if not self._queue:
+            try:
+                wait = next(steps)
+            except StopIteration as done:
+                return Receipt(self, done.value, None, count)
+        queued = Queued(steps, wait, size, self._loop.create_future())
+        self._queue.append(queued)
+        self._queued_bytes += size
+        if self._submitting is None:
+            self._submitting = self._loop.create_task(self._submit_queued())
+        return Receipt(self, None, queued, count)
+
+    async def _submit_queued(self) -> None:
+        """One after the other, in the order of their calls."""
+        queue = self._queue
+        try:
+            while queue:
+                head = queue[0]
+                try:
+                    head.place = await drive(head.steps, head.wait)
+                except Error as error:
+                    self._refuse(head, error)
+                self._leave_queue()
+        finally:  # else the loop ends, and this with it
+            self._submitting = None
+            while queue:
+                self._refuse(queue[0], ClosedError("the event loop ended; nothing was appended", outcome="not_appended"))
+                self._leave_queue()
+
+    def _refuse(self, queued: Queued, error: Error) -> None:
+        queued.error = error
+        self._lost = self._lost or error
+
+    def _leave_queue(self) -> None:
+        head = self._queue.popleft()
+        self._queued_bytes -= head.bytes
+        if not self._loop.is_closed():
+            head.over.set_result(None)
+
+    def told(self, error: Error) -> None:
+        """Its caller knows: `flush` need not say it."""
+        if self._lost is error:
+            self._lost = None
+
+    def forked(self) -> None:
+        """See `StreamCore.forked`. The loop, and what waits in it, are the parent's."""
+        super().forked()
+        self._queue.clear()
+        self._queued_bytes, self._submitting = 0, None
+
+    def _elsewhere(self) -> RuntimeError:
+        return RuntimeError(
+            f"this client of {str(self.client.path)!r} belongs to another event loop; a process may connect once for each"
+        )
+
+    async def submitted(self) -> None:
+        """Returns when no append waits for room."""
+        while self._queue:
+            await asyncio.shield(self._queue[-1].over)
+
+    async def flush(self, timeout: float | None = 30.0) -> None:
+        """As `ringwal.Stream.flush`: returns when every earlier append of this client to this stream is confirmed."""
+        limit = seconds(timeout)
+        began = self._loop.time()
+        try:
+            async with asyncio.timeout(limit):
+                await self.submitted()
+        except TimeoutError:
+            raise AckTimeout(f"{len(self._queue)} appends wait for room after {self._loop.time() - began:.3g} s") from None
+        await drive(self.flush_steps(None if limit is None else max(0.0, limit - (self._loop.time() - began))))
+
+    # ----------------------------------------------------------------------------------------------------- read
+
+    async def _here(self) -> Attachment:
+        """The attachment; it knows this stream. Raises NoSuchStream."""
+        attachment = await drive(self.client.attachment_steps())
+        await drive(attachment.handle_steps(self.name, look=True))
+        return attachment
+
+    async def read(
+        self,
+        start: Position = 0,
+        max_records: int = 1000,
+        max_bytes: int | None = None,
+        *,
+        until: Position = LATEST,
+        wait: float | None = None,
+    ) -> list[Record]:
+        """As `ringwal.Stream.read`. What is not in memory is read from disk meanwhile, which holds the loop."""
+        return await drive(following.read_steps(self.client, self.name, start, max_records, max_bytes, until, wait))
+
+    async def records(
+        self,
+        start: Position = EARLIEST,
+        until: Position = LATEST,
+        *,
+        on_trimmed: Literal["raise", "earliest"] = "raise",
+    ) -> AsyncIterator[Record]:
+        """As `ringwal.Stream.records`, except that both ends are fixed by the first step."""
+        found = await drive(following.range_steps(self.client, self.name, start, until, on_trimmed))
+        for count, record in enumerate(found.records(), 1):
+            yield record
+            if count % AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def tail(
+        self,
+        start: Position = LATEST,
+        *,
+        max_records: int = 1000,
+        idle_timeout: float | None = None,
+        missing: Literal["raise", "wait"] = "raise",
+        on_trimmed: Literal["raise", "earliest"] = "raise",
+    ) -> AsyncIterator[Record]:
+        """As `ringwal.Stream.tail`, except that ``start`` is fixed by the first step."""
+        found = await drive(
+            following.follow_steps(
+                self.client,
+                self.name,
+                start,
+                max_records=max_records,
+                idle_timeout=idle_timeout,
+                missing=missing,
+                on_trimmed=on_trimmed,
+            )
+        )
+        while (records := await drive(found.next_steps())) is not None:
+            for count, record in enumerate(records, 1):
+                yield record
+                if count % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+    async def stat(self) -> StreamInfo:
+        """As `ringwal.Stream.stat`."""
+        while True:
+            attachment = await self._here()
+            handle = attachment.handle_of(self.name, look=True)
+            found = attachment.stream_info(lib.rw_handle_place(handle), lib.rw_handle_number(handle))
+            if found is not None:
+                return found
+
+    async def offset_at(self, when: datetime | At) -> int:
+        """As `ringwal.Stream.offset_at`."""
+        moment = positions.moment(when)
+        attachment = await self._here()
+        return positions.offset(attachment, attachment.handle_of(self.name, look=True), moment)
+
+    async def trim(self, before: int | At | datetime) -> int:
+        """As `ringwal.Stream.trim`."""
+        return await drive(self.trim_steps(before))
+
+    async def configure(
+        self,
+        *,
+        retention_age: Age | Unchanged | None = UNCHANGED,
+        retention_bytes: Size | Unchanged | None = UNCHANGED,
+        retention_records: Count | Unchanged | None = UNCHANGED,
+        retain_until: Iterable[str] | Unchanged = UNCHANGED,
+    ) -> None:
+        """As `ringwal.Stream.configure`."""
+        wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
+        await drive(self.configure_steps(wanted))
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
