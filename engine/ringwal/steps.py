@@ -1,6 +1,6 @@
 """What is done in steps, by both faces of the client: a generator that yields what it waits for and is sent what came of it.
 
-The synchronous face parks its thread there (`park`), the asyncio face awaits (client/aio_driver.py). So the order of things,
+The synchronous face parks its thread there (`park`), the asyncio face awaits (client/awaiting.py). So the order of things,
 their errors and what becomes of a record are written once. A generator belongs to one call: another thread, or a signal
 handler, that comes in beside it makes its own. What ends a wait (an interrupt, a cancelled task) is thrown into the
 generator at that place, and whatever it lets go of there it lets go of without waiting.

@@ -265,7 +265,7 @@ TIME_AND_IDENTITY = [
     ),
     Mutant(
         "the child of a fork keeps its parent's connection",
-        "engine/ringwal/client/api.py",
+        "engine/ringwal/client/core.py",
         "            attachment.forked()\n",
         "            self._kept = attachment\n",
         row("time", "outlives"),

@@ -35,6 +35,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views"}
         | {"ringwal.times"},
     ),
+    "steps": (2, {"ringwal.steps"}),
     "config": (2, {"ringwal.config", "ringwal.retention"}),
     "file errors": (2, {"ringwal.file_errors"}),
     "exit codes": (2, {"ringwal.exit_codes"}),
@@ -48,6 +49,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "positions": (6, {"ringwal.positions"}),
     "client": (7, {"ringwal.client", "ringwal.payloads", "ringwal.backups", "ringwal.offline"}),
     "public names": (8, {"ringwal"}),
+    "asyncio": (8, {"ringwal.aio"}),
     "demo": (9, {"ringwal.demo", "ringwal.ingest"}),
     "for applications": (9, {"ringwal.logging", "ringwal.delivery", "ringwal_pytest"}),
     "cli": (
