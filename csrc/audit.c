@@ -343,7 +343,11 @@ static int enter_block(rw_audit *a, const rw_block *h)
         return found(a, RW_AUDIT_HOLE, h->position, RW_NO_STREAM);
     if (!right)
         return found(a, RW_AUDIT_MISPLACED, h->position, RW_NO_STREAM);
-    return follows ? RW_OK : found(a, RW_AUDIT_NUMBER, h->position, RW_NO_STREAM);
+    if (!follows)
+        return found(a, RW_AUDIT_NUMBER, h->position, RW_NO_STREAM);
+    if (h->timestamp_ns < a->timestamp_ns)
+        return found(a, RW_AUDIT_TIME, h->position, RW_NO_STREAM);
+    return RW_OK;
 }
 
 static int leave_region(rw_audit *a)

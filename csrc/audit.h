@@ -28,6 +28,7 @@ enum rw_audit_finding {
                          * between `since` and `place` */
     RW_AUDIT_MISPLACED, /* a block that is valid, and of a kind or span that does not belong here */
     RW_AUDIT_NUMBER,    /* a block whose number does not follow the one before */
+    RW_AUDIT_TIME,      /* a block whose time is before that of one in front of it */
     RW_AUDIT_USED,      /* a block whose frames do not end where it says */
     RW_AUDIT_EARLY,     /* a frame of a stream whose number was not given out yet */
     RW_AUDIT_REPEAT,    /* a frame at an offset that was given out before */

@@ -41,6 +41,7 @@ class Lib:
     RW_AUDIT_REGION: Final[int]
     RW_AUDIT_RENAMED: Final[int]
     RW_AUDIT_REPEAT: Final[int]
+    RW_AUDIT_TIME: Final[int]
     RW_AUDIT_TRIM: Final[int]
     RW_AUDIT_USED: Final[int]
     RW_BAD: Final[int]

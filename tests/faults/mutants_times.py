@@ -27,6 +27,13 @@ TIMES = [
         units("tests/native/test_scan.py::test_times_of_their_own_come_with_their_records_wherever_a_walk_stops"),
     ),
     Mutant(
+        "verify does not look at the times of blocks",
+        "csrc/audit.c",
+        "    if (h->timestamp_ns < a->timestamp_ns)\n        return",
+        "    if (false)\n        return",
+        units("tests/unit/test_verify.py::test_a_block_that_is_older_than_one_in_front_of_it_is_told_and_takes_nothing"),
+    ),
+    Mutant(
         "a time means the record behind it",
         "engine/ringwal/read/moments.py",
         "timestamp_of(self._stream, offset) < self._timestamp_ns",

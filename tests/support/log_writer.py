@@ -84,6 +84,7 @@ class LogWriter:
         self.manifest = recovered.manifest
         self.position = recovered.position
         self.number = recovered.block_number
+        self.time = recovered.timestamp_ns
         self.begin = recovered.epoch_begin
         self.next = {stream.number: stream.next_offset for stream in recovered.streams}
         self.persisted = recovered.position
@@ -155,7 +156,8 @@ class LogWriter:
         header.length, header.used, header.frames = length, at, len(frames)
         header.kind, header.span = fields.get("kind", lib.RW_BLOCK_DATA), fields.get("span", length)
         header.watermark = self.persisted if watermark is None else watermark
-        header.timestamp_ns = 2_000 + self.number
+        self.time = max(self.time, 2_000 + self.number)
+        header.timestamp_ns = fields.get("block_time", self.time)
         for name in ("epoch", "position"):
             setattr(header, name, fields.get(name, getattr(header, name)))
         lib.rw_block_stamp(header)

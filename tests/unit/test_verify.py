@@ -220,6 +220,17 @@ def test_a_checkpoint_and_a_log_that_contradict_each_other(log: LogWriter) -> No
     assert "stream 0 's0' is another one in the log than in the checkpoint" in place.what
 
 
+def test_a_block_that_is_older_than_one_in_front_of_it_is_told_and_takes_nothing(log: LogWriter) -> None:
+    log.put((0, b"a"))
+    log.put((0, b"b"), block_time=9_000)
+    older = log.put((0, b"c"), block_time=8_999)
+    log.put((0, b"d"), block_time=9_000)
+    again(log)
+    (place,) = checked(log).places
+    assert (place.position, place.losses) == (older.position, [])
+    assert "time is before" in place.what
+
+
 def test_a_log_that_a_crash_has_torn_is_clean(log: LogWriter) -> None:
     log.put((0, b"a"))
     log.put((0, b"torn"), state="torn")

@@ -18,6 +18,7 @@ WHAT = {
     lib.RW_AUDIT_LOST: "records are missing before this frame",
     lib.RW_AUDIT_MISPLACED: "a block whose kind or span does not belong there",
     lib.RW_AUDIT_NUMBER: "a block whose number does not follow the one before",
+    lib.RW_AUDIT_TIME: "a block whose time is before that of a block in front of it: reads from a time may miss it",
     lib.RW_AUDIT_USED: "a block whose frames do not end where it says",
     lib.RW_AUDIT_EARLY: "a frame of a stream whose number was not given out yet",
     lib.RW_AUDIT_REPEAT: "a frame at an offset that was given out before",
