@@ -257,3 +257,15 @@ def test_attic_files_are_neither_segments_nor_side_files(tmp_path: Path) -> None
     log.make_segments()
     (tmp_path / "segments" / attic.name_of(3)).touch()
     assert segment.numbers(log) == [] == sidefile.numbers(log)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_place_of_the_attic_is_damage(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    log = log_at(tmp_path)
+    log.make_segments()
+    make(tmp_path / attic.NAME)
+    with pytest.raises(ringwal.CorruptionError, match="attic is not a file of the log, but a directory or a special file"):
+        attic.load(log, bytes(16))
+    make(tmp_path / "segments" / attic.name_of(0))
+    with pytest.raises(ringwal.CorruptionError, match="is not a file of the log, but a directory or a special file"):
+        attic.index_of(log, bytes(16), attic.Named(0, 4096, 0))

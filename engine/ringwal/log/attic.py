@@ -30,7 +30,17 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import manifest as manifests
 from ringwal.log.directory import Directory
-from ringwal.log.files import PAGE, opened, page_up, read_all, replace_file, sync_directory, unlink, write_all
+from ringwal.log.files import (
+    PAGE,
+    check_regular,
+    opened,
+    page_up,
+    read_all,
+    replace_file,
+    sync_directory,
+    unlink,
+    write_all,
+)  # fmt: skip
 from ringwal.points import point
 
 NAME = "attic"
@@ -95,6 +105,7 @@ def load(directory: Directory, uuid: bytes) -> Catalogue:
         VersionMismatch: of a format that this build does not know.
         OSError: it cannot be read.
     """
+    check_regular(NAME, at=directory.fd)
     try:
         with opened(NAME, os.O_RDONLY, at=directory.fd) as fd:
             data = bytearray(os.fstat(fd).st_size)
@@ -122,6 +133,7 @@ def index_of(directory: Directory, uuid: bytes, named: Named) -> list[Kept]:
         FileNotFoundError: it is gone: the catalogue has changed.
         CorruptionError, VersionMismatch, OSError: as `load`.
     """
+    check_regular(name_of(named.number), at=directory.segments)
     with opened(name_of(named.number), os.O_RDONLY, at=directory.segments) as fd:
         head = bytearray(PAGE)
         read_all(fd, memoryview(head), 0)
@@ -188,6 +200,7 @@ class Attic:
         kept = self.at(position)
         if kept is None or position < kept.position or position + len(into) > kept.position + kept.length:
             raise CorruptionError(f"the attic does not have {len(into)} bytes at {position}")
+        check_regular(name_of(kept.file), at=self._directory.segments)
         with opened(name_of(kept.file), os.O_RDONLY, at=self._directory.segments) as fd:
             if read_all(fd, into, kept.place + position - kept.position) < len(into):
                 raise CorruptionError(f"attic file {kept.file} ends early")
