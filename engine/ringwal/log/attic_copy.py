@@ -8,7 +8,6 @@ begun anew (`covers`).
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 from collections.abc import Iterator
 
@@ -16,13 +15,12 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import attic
 from ringwal.log.attic import Attic, Catalogue, Content, Named
+from ringwal.log.backup_part import PART, has_link
 from ringwal.log.directory import Directory
 from ringwal.log.files import PAGE, check_regular, opened, read_all, sync_directory, unlink, write_all
 
 PIECE_BYTES = 1 << 20
 FILE_BYTES = 16 << 20
-PART = ".part"
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def hold(source: Directory, dest: Directory, uuid: bytes, *, links: bool) -> Catalogue:
@@ -65,15 +63,7 @@ def _hold(source: Directory, dest: Directory, uuid: bytes, named: Named, *, link
     file, at = attic.name_of(named.number), dest.segments
     if _has(source, dest, uuid, named):
         return
-    unlink(file + PART, at=at)
-    if links:
-        try:
-            os.link(file, file + PART, src_dir_fd=source.segments, dst_dir_fd=at)
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-            links = False
-    if not links:
+    if not (links and has_link(file, source, dest)):
         _copy(source, dest, file)
     os.rename(file + PART, file, src_dir_fd=at, dst_dir_fd=at)
 
@@ -104,6 +94,7 @@ def _has(source: Directory, dest: Directory, uuid: bytes, named: Named) -> bool:
 
 
 def _copy(source: Directory, dest: Directory, file: str) -> None:
+    unlink(file + PART, at=dest.segments)
     with (
         opened(file, os.O_RDONLY, at=source.segments) as original,
         opened(file + PART, os.O_WRONLY | os.O_CREAT | os.O_EXCL, at=dest.segments) as copy,

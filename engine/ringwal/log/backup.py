@@ -42,6 +42,7 @@ from ringwal.log import home as homes
 from ringwal.log import manifest as manifests
 from ringwal.log.attic import Catalogue
 from ringwal.log.backup_note import Made, Note
+from ringwal.log.backup_part import PART, has_link
 from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, EpochRow, extents, living
 from ringwal.log.directory import SEGMENTS, Directory
 from ringwal.log.files import check_regular, make_directory, opened, read_all, sync_directory, unlink, write_all
@@ -52,10 +53,7 @@ from ringwal.log.walk import Walk
 from ringwal.log.window import Window
 from ringwal.points import point
 
-PART = ".part"
-"""Ends the names of files that are being made."""
 _OURS = re.compile(r"\d{20}\.(seg|side)(\.part)?")
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 TURNS_MAX = 1000
 """How often it is begun anew because segments were freed meanwhile."""
 
@@ -303,17 +301,11 @@ class _Holder:
             self._check_same(state, number, here)
             self.counts.kept += 1
             return
+        self._links = self._links and self._link(number)
         if self._links:
-            try:
-                self._link(number)
-            except OSError as error:
-                if error.errno not in _NO_LINK:
-                    raise
-                self._links = False
-            else:
-                self.counts.linked += 1
-                return
-        self._copy(state, number)
+            self.counts.linked += 1
+        else:
+            self._copy(state, number)
 
     def _is_linked(self, name: str, here: os.stat_result) -> bool:
         """Is it the log's file, from a backup that was cut short?"""
@@ -339,13 +331,14 @@ class _Holder:
                 raise FileNotFoundError(errno.ENOENT, "freed meanwhile", name)
             raise ConfigError(f"segment {number} in {self._dest.path} is not that of {self._source.path}: make a new backup")
 
-    def _link(self, number: int) -> None:
+    def _link(self, number: int) -> bool:
         name, at = segment.name_of(number), self._dest.segments
-        unlink(name + PART, at=at)
-        os.link(name, name + PART, src_dir_fd=self._source.segments, dst_dir_fd=at)
+        if not has_link(name, self._source, self._dest):
+            return False
         unlink(sidefile.name_of(number), at=at)  # of what had the name before
         os.rename(name + PART, name, src_dir_fd=at, dst_dir_fd=at)
         point("bak.linked")
+        return True
 
     def _copy(self, state: _State, number: int) -> None:
         """Its blocks up to the end, each proven; zeros elsewhere."""
