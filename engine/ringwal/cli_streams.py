@@ -16,16 +16,21 @@ from ringwal.times import TIME_HELP, At
 
 if TYPE_CHECKING:
     import ringwal
+    from ringwal.log.directory import Directory
+    from ringwal.log.manifest import Manifest
 
 dry_option = click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be gone.")
 _timeout_option = kit.wait_option(30.0, "How long to wait for the engine to answer, and until it is on stable storage.")
 
 
 class Freed(NamedTuple):
-    """Segment files that nobody needs any more, and their bytes."""
+    """Segment files that nobody needs any more, and their bytes; and those that follow when the attic has what is alive in
+    them, less what that takes."""
 
     segments: int
     bytes: int
+    attic_segments: int = 0
+    attic_bytes: int = 0
 
 
 @click.command()
@@ -102,7 +107,10 @@ def _say(facts: dict[str, Any], freed: Freed | None) -> None:
 
 
 def _space(freed: Freed | None) -> str:
-    return "" if freed is None else f"; {textio.counted(freed.segments, 'segment')} ({freed.bytes} bytes) would be freed"
+    if freed is None:
+        return ""
+    more = f", {freed.attic_segments} more ({freed.attic_bytes} bytes) later, by the attic" if freed.attic_segments else ""
+    return f"; {textio.counted(freed.segments, 'segment')} ({freed.bytes} bytes) would be freed{more}"
 
 
 def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed:
@@ -128,5 +136,28 @@ def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed
         if occupancy.live(held, streams).count:
             break
         segment += 1
-    count = segment - state.first_segment
-    return Freed(count, count * (HEADER_BYTES + state.segment_bytes))
+    count, each = segment - state.first_segment, HEADER_BYTES + state.segment_bytes
+    more, kept = _would_move(client, directory, state, segment, streams)
+    return Freed(count, count * each, more, more * each - kept)
+
+
+def _would_move(client: ringwal.Client, directory: Directory, state: Manifest, first: int, streams: bytes) -> tuple[int, int]:
+    """How many segments from `first` on the attic would empty, and the bytes that it would take for it, as the keeper decides
+    by side files (processes/attic_task.py)."""
+    from ringwal.log import sidefile
+    from ringwal.processes.attic_task import ALIVE_PART
+
+    said = client.status()
+    if said["space"]["on_full"] == "drop_oldest":
+        return 0, 0
+    most, kept, segment = said["space"]["limit"], 0, first
+    while (side := sidefile.SideFile.open(directory, state.uuid, state.segment_bytes, segment)) is not None:
+        try:
+            size, _ = side.live(streams)
+        except sidefile.Unproven:
+            break
+        room = most is None or said["attic"]["bytes"] + kept + size <= most // ALIVE_PART
+        if size * ALIVE_PART >= state.segment_bytes or not room:
+            break
+        segment, kept = segment + 1, kept + size
+    return segment - first, kept

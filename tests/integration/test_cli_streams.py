@@ -12,6 +12,7 @@ import pytest
 
 import ringwal as engine
 from tests.support.cli_rig import DEADLINE, end, line_of, ringwal, serving, start
+from tests.support.rig import until
 
 
 @pytest.fixture
@@ -78,6 +79,15 @@ def test_a_dry_run_counts_the_segments_that_only_this_stream_holds(tmp_path: Pat
         assert freed("trim", "big", "--before", str(first)) == (1, file_bytes)
         assert freed("trim", "big", "--before", "latest") == freed("rm", "big") == (1, file_bytes)  # then comes the small one
         assert freed("rm", "small") == (0, 0)
+        with engine.connect(directory, timeout=DEADLINE) as client:
+            until(lambda: client.status()["side_files"]["behind"] == 0, "all side files are there", DEADLINE)
+        done = ringwal("trim", directory, "big", "--before", "latest", "--dry-run", "--json")
+        facts = json.loads(done.stdout)
+        more = facts["attic_segments"]
+        assert more >= 1, "the one in which only the small record is alive"
+        assert (more - 1) * file_bytes < facts["attic_bytes"] < more * file_bytes
+        assert b" more (" in ringwal("trim", directory, "big", "--before", "latest", "--dry-run").stdout
+        assert "attic_segments" in json.loads(ringwal("trim", directory, "big", "--before", "0", "--dry-run", "--json").stdout)
         assert ringwal("rm", directory, "small").returncode == 0
         segments, size = freed("rm", "big")
         assert segments >= 3
