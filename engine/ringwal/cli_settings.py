@@ -120,17 +120,32 @@ def stat(directory: Path, stream: str, offline: bool, timeout: float, as_json: b
     from ringwal import Client
 
     with sources.reading(directory, timeout, offline=offline) as client:
-        info = kit.existing(client, stream).stat()
+        source = kit.existing(client, stream)
+        info = source.stat()
         running = isinstance(client, Client)  # else the files, which do not know any engine's settings
-    _say(info, as_json, running=running)
+        oldest = "" if as_json else _oldest(source, info)
+    _say(info, as_json, running=running, oldest=oldest)
 
 
-def _say(info: ringwal.StreamInfo, as_json: bool, *, running: bool = True) -> None:
+def _oldest(source: Any, info: ringwal.StreamInfo) -> str:
+    """The time of the oldest record that is kept."""
+    from ringwal.errors import CorruptionError, OffsetTrimmed
+
+    try:
+        found = source.read(info.start_offset, max_records=1)
+    except CorruptionError:
+        return "damaged"
+    except OffsetTrimmed:  # meanwhile
+        return "trimmed just now"
+    return iso(found[0].timestamp_ns) if found else "none"
+
+
+def _say(info: ringwal.StreamInfo, as_json: bool, *, running: bool = True, oldest: str = "") -> None:
     output = textio.Output()
     if as_json:
         output.json(info._asdict())
         return
-    pairs = _pairs(info, running=running)
+    pairs = _pairs(info, running=running, oldest=oldest)
     width = max(map(len, pairs))
     output.line("\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs.items()))
 
@@ -141,7 +156,7 @@ def _shown(value: str | None, *, own: bool, running: bool) -> str:
     return "the default of the engine that starts next"
 
 
-def _pairs(info: ringwal.StreamInfo, *, running: bool) -> dict[str, str]:
+def _pairs(info: ringwal.StreamInfo, *, running: bool, oldest: str) -> dict[str, str]:
     newest = iso(info.last_timestamp_ns) if info.last_timestamp_ns else "none"
     age = None if info.retention_age is None else duration_text(round(info.retention_age * 1e9))
     size = None if info.retention_bytes is None else format_size(info.retention_bytes)
@@ -157,6 +172,7 @@ def _pairs(info: ringwal.StreamInfo, *, running: bool) -> dict[str, str]:
         "confirmed_offset": str(info.confirmed_offset),
         "records": str(info.records),
         "confirmed_bytes": str(info.confirmed_bytes),
+        **({"oldest": oldest} if oldest else {}),
         "newest": newest,
         **limits,
         "retain_until": ", ".join(map(textio.visible, info.retain_until)) or "nobody",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ringwal.times import iso
 from tests.support.cli_rig import ringwal, serving
 
 
@@ -45,8 +46,12 @@ def test_a_stream_is_created_configured_and_shown(served: Path) -> None:
         "retain_until", "nobody",
     ]  # fmt: skip
     assert ringwal("ls", served, "--json").stdout == ringwal("stat", served, "s", "--json").stdout
-    ringwal("append", served, "s", stdin=b"x")
-    assert stat(served)["records"] == 1
+    for data in (b"x", b"y"):
+        ringwal("append", served, "s", stdin=data)
+    assert stat(served)["records"] == 2
+    first, second = (json.loads(line)["timestamp_ns"] for line in ringwal("read", served, "s", "--json").stdout.splitlines())
+    shown = {line.split()[0]: line.split()[1] for line in ringwal("stat", served, "s").stdout.decode().splitlines()}
+    assert (shown["oldest"], shown["newest"]) == (iso(first), iso(second))
 
 
 @pytest.mark.parametrize(
