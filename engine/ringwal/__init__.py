@@ -27,7 +27,7 @@ from ringwal.errors import (
     StreamExists,
     VersionMismatch,
 )
-from ringwal.model import EARLIEST, LATEST, Ack, Last, Record, StreamInfo
+from ringwal.model import EARLIEST, LATEST, Ack, Last, Record, StreamInfo, StreamRecord
 from ringwal.retention import UNCHANGED
 from ringwal.times import At
 from ringwal.version import __version__
@@ -74,6 +74,7 @@ __all__ = [
     "StreamDeleted",
     "StreamExists",
     "StreamInfo",
+    "StreamRecord",
     "Supervisor",
     "VersionMismatch",
     "__version__",

@@ -184,6 +184,8 @@ class OffsetTrimmed(Error):
     def __init__(self, message: str = "", start_offset: int | None = None) -> None:
         super().__init__(message)
         self.start_offset = start_offset
+        self.stream: str | None = None
+        """Which one, where several are followed together."""
 
 
 class CorruptionError(Error):

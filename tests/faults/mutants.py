@@ -9,6 +9,7 @@ from functools import partial
 
 from tests.faults.mutants_backups import BACKUPS
 from tests.faults.mutants_bell import BELL
+from tests.faults.mutants_following import FOLLOWING
 from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
 from tests.faults.mutants_logging import LOGGING
@@ -549,7 +550,7 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING, *FOLLOWING),
 ]
 
 

@@ -34,6 +34,8 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Client, "reconnect", "seconds", SECONDS),
     (ringwal.Client, "lane_bytes", "whole", "1073741824"),
     (ringwal.Client.close, "timeout", "seconds", SECONDS),
+    (ringwal.Client.tail, "max_records", "whole", WHOLE),
+    (ringwal.Client.tail, "idle_timeout", "seconds", SECONDS),
     (ringwal.Stream.append, "timestamp_ns", "whole", WHOLE),
     (ringwal.Stream.flush, "timeout", "seconds", SECONDS),
     (ringwal.Stream.read, "start", "whole", WHOLE),
@@ -64,6 +66,7 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
 BESIDE: dict[Callable[..., Any], dict[str, Any]] = {
     ringwal.Stream.append: {"data": b"x"},
     ringwal.backup: {"dest": "/nowhere/at/all"},
+    ringwal.Client.tail: {"streams": {"s": 0}},
 }
 # Where several numbers may be given, and are refused in other words: test_times.py has them.
 SEVERAL = {("Stream.append_many", "timestamp_ns")}
@@ -118,7 +121,7 @@ def bound(call: Callable[..., Any], used: dict[type, Any]) -> Callable[..., Any]
     for cls, value in used.items():
         if vars(cls).get(call.__name__) is call:
             return getattr(value, call.__name__)  # type: ignore[no-any-return]
-    return lambda **given: call(used[ringwal.Client].path, **given)
+    return call if call is ringwal.Last else lambda **given: call(used[ringwal.Client].path, **given)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ VALUES: list[Any] = [
     ringwal.Config(segment_bytes=8 << 20, ring_bytes=1 << 20, max_streams=256, retention_age="30d"),
     ringwal.Last(100),
     ringwal.Record(5, b"x", 10**18, 7),
+    ringwal.StreamRecord(5, b"x", 10**18, 7, "orders"),
     ringwal.Restored("d", "b", "00", "2027-01-31T09:30:00Z", 3, 5, 2, 0.5),
     ringwal.StreamInfo("orders", 1, 3, 2, 20, 10**18, 0, 60.0, None, 5, ("billing",), ("retention_age",)),
 ]

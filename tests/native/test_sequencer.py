@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringwal._native import lib
-from tests.support.core import Memory, Sequencer
+from tests.support.core import Memory, Sequencer, Writer
 
 STREAM, LOG = 0, 1
 GENERATION = 1 << 32
@@ -175,6 +175,28 @@ def test_a_persisted_byte_without_its_block_confirms_but_does_not_release() -> N
         memory.persist(2)
         sequencer.settle()
         assert memory.control.released == 3
+
+
+def test_who_follows_the_log_is_woken_by_the_release_alone() -> None:
+    with Memory() as memory:
+        writer = Writer(memory, 0).writer
+        memory.seal([(0, 1, GENERATION + 1)])
+        memory.seal([(0, 1, GENERATION + 2)])
+        place = lib.rw_tail_watch(writer, lib.RW_ANY_STREAM)
+        sequencer = Sequencer(memory)
+        lib.rw_persist_block(memory.block(2))
+        memory.persist(1)
+        sequencer.settle()
+        assert memory.stream(0).confirmed_offset == 2  # beyond what is released
+        end, woken = memory.control.released_end, memory.slot(0).wake
+        assert lib.rw_log_wait(writer, end - 1, 0) == lib.RW_OK
+        assert lib.rw_log_wait(writer, end, 0) == lib.RW_PENDING
+        memory.persist(2)
+        sequencer.settle()
+        assert lib.rw_log_wait(writer, end, 0) == lib.RW_OK
+        assert memory.slot(0).wake == woken + 1
+        lib.rw_tail_unwatch(writer, place)
+        assert memory.lanes[0].tail_any == 0
 
 
 def test_a_successor_delivers_again_what_its_predecessor_may_not_have_delivered() -> None:

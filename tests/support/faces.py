@@ -5,7 +5,7 @@ The calls wait, whatever the face; where it is not the synchronous one, the adap
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -32,6 +32,8 @@ class Connected(Protocol):
     def read(self, name: str, *args: Any, **options: Any) -> list[ringwal.Record]: ...
     def records(self, name: str, *args: Any, **options: Any) -> Iterator[ringwal.Record]: ...
     def tail(self, name: str, *args: Any, **options: Any) -> Iterator[ringwal.Record]: ...
+
+    def merged(self, streams: Mapping[str, Any], **options: Any) -> Iterator[ringwal.StreamRecord]: ...
 
 
 class Face(Protocol):
@@ -78,6 +80,9 @@ class _Sync:
 
     def tail(self, name: str, *args: Any, **options: Any) -> Iterator[ringwal.Record]:
         return self.client.stream(name).tail(*args, **options)
+
+    def merged(self, streams: Mapping[str, Any], **options: Any) -> Iterator[ringwal.StreamRecord]:
+        return self.client.tail(streams, **options)
 
 
 class SyncFace:

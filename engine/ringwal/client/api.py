@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ringwal import retention
+from ringwal.client import merging
 from ringwal.client.attachment import Attachment
 from ringwal.client.core import ClientCore
-from ringwal.client.stream import Stream
+from ringwal.client.stream import Stream, each
 from ringwal.errors import Error, NotRunning
 from ringwal.limits import seconds
-from ringwal.model import StreamInfo
+from ringwal.model import StreamInfo, StreamRecord
+from ringwal.positions import Position
 from ringwal.protocol.messages import check_own_name
 from ringwal.retention import Age, Count, Size
 from ringwal.steps import park
@@ -152,6 +154,42 @@ class Client(ClientCore[Stream]):
                 deleted.
         """
         park(self.delete_steps(name))
+
+    def tail(
+        self,
+        streams: Mapping[str, Position],
+        *,
+        max_records: int = 1000,
+        idle_timeout: float | None = None,
+        missing: Literal["raise", "wait"] = "raise",
+        on_trimmed: Literal["raise", "earliest"] = "raise",
+    ) -> Iterator[StreamRecord]:
+        """Follows several streams: yields their records in log order, each with the name of its `stream`.
+
+        Log order is the order in which the engine took them, and is the same for everybody. A tail goes as far as the log is
+        confirmed without a gap: what was written by one thread is never seen without what that thread wrote before it. So
+        a record may be in `Stream.tail` a moment earlier, where ``confirm_order`` is ``"stream"``.
+
+        Args:
+            streams: where to begin in each, by name: as ``start`` of `Stream.tail`.
+            max_records: how many are fetched at once, of all together, as far as they take no more than a few megabytes.
+            idle_timeout: end after so many seconds without a record; ``None`` never ends.
+            missing: as for `Stream.tail`, of each.
+            on_trimmed: as for `Stream.tail`, of each; `OffsetTrimmed` says which in its ``stream``.
+
+        Raises:
+            ValueError: no streams, or a place that is none.
+            As `Stream.tail`.
+        """
+        steps = merging.merge_steps(
+            self,
+            streams,
+            max_records=max_records,
+            idle_timeout=idle_timeout,
+            missing=missing,
+            on_trimmed=on_trimmed,
+        )
+        return each(park(steps))
 
     def streams(self) -> list[StreamInfo]:
         """All streams, by name: those that have or had records, or were created or opened since the engine started."""

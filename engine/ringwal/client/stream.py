@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ringwal import positions, retention
 from ringwal._native import lib
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ringwal.positions import Position
 
 _submit = lib.rw_submit
+Item = TypeVar("Item")
 
 
 class Stream(StreamCore):
@@ -193,7 +194,7 @@ class Stream(StreamCore):
             missing=missing,
             on_trimmed=on_trimmed,
         )
-        return _each(park(steps))
+        return each(park(steps))
 
     def stat(self) -> StreamInfo:
         """What is known of the stream now. ``confirmed_offset`` is the offset of the next record to be confirmed.
@@ -270,7 +271,8 @@ class Stream(StreamCore):
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
 
 
-def _each(tail: following.Following) -> Iterator[Record]:
+def each(tail: following.Follow[Item]) -> Iterator[Item]:
+    """What is followed, waited for in this thread."""
     while (records := park(tail.next_steps())) is not None:
         yield from records
 

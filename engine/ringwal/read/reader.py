@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from ringwal import views
@@ -13,6 +14,7 @@ from ringwal.model import Record
 from ringwal.read import moments
 from ringwal.read.bounds import Bounds, EngineBounds
 from ringwal.read.cursor import Cursor, Log
+from ringwal.read.merged import MergedCursor, Wanted
 from ringwal.read.records import Time
 from ringwal.read.segments import Segments
 from ringwal.read.window import Ring
@@ -59,6 +61,11 @@ class Reader:
     def cursor(self, stream: int, start: int) -> Cursor:
         """A cursor that stands before offset ``start``, which need not exist yet."""
         return Cursor(self.log, stream, start)
+
+    def merged(self, streams: Mapping[str, Wanted]) -> MergedCursor:
+        """A cursor through these streams in log order, each of which begins there. Of a log that has an engine."""
+        assert self.log.ring is not None
+        return MergedCursor(self.log, self.log.ring, streams)
 
     def read(self, stream: int, start: int, max_records: int = 1000, max_bytes: int | None = None) -> list[Record]:
         """Confirmed records of the stream of that handle from offset ``start`` on, dense; [] if none is there yet.

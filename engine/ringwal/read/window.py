@@ -62,6 +62,10 @@ class RingWindow:
         walk.epoch = self._epoch
         lib.rw_log_area(self._ring.control, self._ring.pointer, self.area)
 
+    def end_at(self, limit: int) -> None:
+        """Until the next `cover`, nothing at or behind that log position lies inside."""
+        self.area.end = min(self.area.end, limit)
+
     def holds(self, position: int) -> bool:
         return bool(lib.rw_log_holds(self._ring.control, position))
 
@@ -98,6 +102,10 @@ class SourceWindow:
         if walk.epoch != extent.epoch:
             walk.epoch, walk.data_at = extent.epoch, 0
         self._chunk.cover(walk, extent.end)
+
+    def end_at(self, limit: int) -> None:
+        """As of the ring's window."""
+        self.area.end = min(self._chunk.end, limit)
 
     def holds(self, position: int) -> bool:
         return True
