@@ -29,6 +29,19 @@ MAKE = {
 SIZE = 512 << 20
 
 
+def holders(mount: Path) -> list[str]:
+    """Processes that have something of that file system open, and what."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for name in (process / "cwd", *(process / "fd").iterdir()):
+                with contextlib.suppress(OSError):
+                    if name.readlink().is_relative_to(mount):
+                        words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                        found.append(f"{process.name} ({words[:80].strip()}) with {name.name}: {name.readlink()}")
+    return found
+
+
 class Disk:
     """A mounted image. Made by `disk`."""
 
@@ -48,7 +61,10 @@ class Disk:
         def unmounted() -> bool:
             return command("umount", self.mount)
 
-        until(unmounted, f"{self.mount} to be free", 30)
+        try:
+            until(unmounted, f"{self.mount} to be free", 30)
+        except Hung as hung:
+            raise Hung(f"{hung}; there are {', '.join(holders(self.mount)) or 'none to be seen'}") from None
 
     def run_short(self, room: int) -> None:
         """Gives what holds only zeros back to the tmpfs that the image is on, and leaves ``room`` bytes in that. Nobody
