@@ -18,13 +18,19 @@ def faults(tier: str) -> list[Fault]:
     times = often(tier, 5, 50, 500)
     rows = [Fault("kills", f"SIGKILL {role}", partial(run, role, times)) for role in ROLES]
     lingering = ("--linger-us", "2000")
+    rows += [
+        Fault("kills", f"{role} killed, writers await", partial(run, role, times, env={"RINGWAL_FAULT_ASYNCIO": "1"}))
+        for role in ("wal", "drain", "all")
+    ]
     return rows + [
         Fault("kills", f"{role} killed, small blocks wait for more", partial(run, role, times, flags=lingering))
         for role in ("wal", "all")
     ]
 
 
-def run(role: str, times: int, directory: Path, seed: int, *, flags: tuple[str, ...] = ()) -> Verdict:
+def run(
+    role: str, times: int, directory: Path, seed: int, *, flags: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> Verdict:
     """``times`` kills of one role under load, then the whole engine is killed, started once more, stopped, and judged."""
     chance = random.Random(f"{seed}/{role}")
     engine_dir, journals = directory / "engine", directory
@@ -32,7 +38,7 @@ def run(role: str, times: int, directory: Path, seed: int, *, flags: tuple[str, 
     flags = (*SMALL, "--max-restarts", "1000", *flags)
     engine = Engine(engine_dir, *flags)
     try:
-        with writers(engine_dir, journals, streams) as fleet:
+        with writers(engine_dir, journals, streams, env=env) as fleet:
             for _ in range(times):
                 fleet.await_progress()
                 pause(chance.random() * 0.05)  # the moment of the kill is the random variable

@@ -7,6 +7,7 @@ Its journal is the one of `ringwal.demo.journal`: an append is noted before it i
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import os
@@ -179,6 +180,12 @@ def connect(directory: Path) -> ringwal.Client:
 
 def main() -> None:
     directory, journal, name, streams, window, seconds = sys.argv[1:]
+    if os.environ.get("RINGWAL_FAULT_ASYNCIO"):
+        from tests.support import writer_aio
+
+        other = writer_aio.Writer(Path(directory), Path(journal), name, streams.split(","), int(window))
+        asyncio.run(other.run(float(seconds)))
+        return
     writer = Writer(Path(directory), Path(journal), name, streams.split(","), int(window))
     signal.signal(signal.SIGTERM, lambda *_: setattr(writer, "stopped", True))
     if size := os.environ.get("RINGWAL_FAULT_LARGE"):
