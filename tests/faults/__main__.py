@@ -31,6 +31,7 @@ GROUPS = {
     "reading": "reading",
     "offline": "offline",
     "retention": "retention",
+    "attic": "attic",
     "backups": "backups",
     "fuzz": "fuzz",
     "clients": "clients",
