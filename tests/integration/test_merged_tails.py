@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ringwal
+import ringwal.aio
 from ringwal import EARLIEST, LATEST, Last
 from tests.support.faces import FACES, WAIT, Face
 from tests.support.rig import Engine, until
@@ -167,6 +169,31 @@ def test_it_goes_on_over_the_ends_of_engines(directory: Path, start: Callable[..
         with pytest.raises(ringwal.StreamDeleted):
             next(tail)
         running.kill()
+
+
+def test_a_loop_follows_several_streams_over_the_end_of_an_engine(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    running = start()
+    expected = written(directory, turns(500))
+
+    async def main() -> None:
+        nonlocal running
+        async with ringwal.aio.connect(directory, timeout=WAIT, reconnect=LONG) as client:
+            tail = client.tail(dict.fromkeys(NAMES, EARLIEST), max_records=100)
+            found = [await anext(tail) for _ in range(300)]
+            pending = asyncio.ensure_future(anext(tail))
+            await asyncio.to_thread(running.kill)
+            running = await asyncio.to_thread(start)
+            found += [await pending] + [await anext(tail) for _ in range(199)]
+            assert seen(found) == expected
+            pending = asyncio.ensure_future(anext(tail))  # now it sleeps
+            ack = await client.stream("c").append(b"last")
+            assert (await pending)[:2] == (ack.offset, b"last")
+            await tail.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(asyncio.wait_for(main(), LONG))
+    running.kill()
 
 
 class OneThread:

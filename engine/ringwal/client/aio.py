@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ringwal import retention
-from ringwal.client.aio_stream import Stream
+from ringwal.client import merging
+from ringwal.client.aio_stream import Stream, each
 from ringwal.client.awaiting import drive
 from ringwal.client.core import ClientCore
 from ringwal.errors import Error, NotRunning
 from ringwal.limits import seconds
-from ringwal.model import StreamInfo
+from ringwal.model import StreamInfo, StreamRecord
+from ringwal.positions import Position
 from ringwal.protocol.messages import check_own_name
 from ringwal.retention import Age, Count, Size
 
@@ -107,6 +109,26 @@ class Client(ClientCore[Stream]):
     async def delete_stream(self, name: str) -> None:
         """As `ringwal.Client.delete_stream`."""
         await drive(self.delete_steps(name))
+
+    def tail(
+        self,
+        streams: Mapping[str, Position],
+        *,
+        max_records: int = 1000,
+        idle_timeout: float | None = None,
+        missing: Literal["raise", "wait"] = "raise",
+        on_trimmed: Literal["raise", "earliest"] = "raise",
+    ) -> AsyncIterator[StreamRecord]:
+        """As `ringwal.Client.tail`, except that it begins, and what is said is checked, with the first step."""
+        steps = merging.merge_steps(
+            self,
+            streams,
+            max_records=max_records,
+            idle_timeout=idle_timeout,
+            missing=missing,
+            on_trimmed=on_trimmed,
+        )
+        return each(steps)
 
     async def streams(self) -> list[StreamInfo]:
         """As `ringwal.Client.streams`."""

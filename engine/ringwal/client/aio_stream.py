@@ -7,7 +7,7 @@ import collections
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Generator, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ringwal import positions, retention
 from ringwal._native import lib
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ringwal.positions import Position
     from ringwal.steps import Steps, Wait
 
+Item = TypeVar("Item")
 AT_ONCE = 256
 """So many records are given out before the loop's other tasks have a turn."""
 
@@ -311,7 +312,7 @@ class Stream(StreamCore):
             if count % AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    async def tail(
+    def tail(
         self,
         start: Position = LATEST,
         *,
@@ -320,8 +321,8 @@ class Stream(StreamCore):
         missing: Literal["raise", "wait"] = "raise",
         on_trimmed: Literal["raise", "earliest"] = "raise",
     ) -> AsyncIterator[Record]:
-        """As `ringwal.Stream.tail`, except that ``start`` is fixed by the first step."""
-        found = await drive(
+        """As `ringwal.Stream.tail`, except that ``start`` is fixed, and what is said checked, by the first step."""
+        return each(
             following.follow_steps(
                 self.client,
                 self.name,
@@ -332,11 +333,6 @@ class Stream(StreamCore):
                 on_trimmed=on_trimmed,
             )
         )
-        while (records := await drive(found.next_steps())) is not None:
-            for count, record in enumerate(records, 1):
-                yield record
-                if count % AT_ONCE == 0:
-                    await asyncio.sleep(0)
 
     async def stat(self) -> StreamInfo:
         """As `ringwal.Stream.stat`."""
@@ -371,3 +367,13 @@ class Stream(StreamCore):
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
+
+
+async def each(steps: Steps[following.Follow[Item]]) -> AsyncIterator[Item]:
+    """What is followed, once that is made, awaited."""
+    found = await drive(steps)
+    while (records := await drive(found.next_steps())) is not None:
+        for count, record in enumerate(records, 1):
+            yield record
+            if count % AT_ONCE == 0:
+                await asyncio.sleep(0)
