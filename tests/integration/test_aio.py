@@ -451,18 +451,18 @@ def test_a_tail_follows_what_others_append(directory: Path, start: Callable[...,
                 found = []
                 async for record in other.stream("s").tail(ringwal.EARLIEST):
                     found.append(record.data)
-                    if len(found) == 2000:
+                    if len(found) == 300:
                         break
                 return found
 
             tails = [asyncio.ensure_future(follow()) for _ in range(8)]
-            for n in range(1, 2000):
+            for n in range(1, 300):
                 await stream.append(b"%d" % n)
             for tail in tails:
-                assert await tail == [b"%d" % n for n in range(2000)]
+                assert await tail == [b"%d" % n for n in range(300)]
             assert [r async for r in stream.tail(idle_timeout=0.01)] == []
-            assert await stream.read(2000, wait=0.01) == []
-            waiting = asyncio.ensure_future(other.stream("s").read(2000, wait=WAIT))
+            assert await stream.read(300, wait=0.01) == []
+            waiting = asyncio.ensure_future(other.stream("s").read(300, wait=WAIT))
             await asyncio.sleep(0)
             await stream.append(b"late")
             assert [r.data for r in await waiting] == [b"late"]
@@ -486,5 +486,37 @@ def test_a_tail_goes_on_over_a_restart(directory: Path, start: Callable[..., Eng
             await stream.append(b"1")
             assert (await following)[:2] == (1, b"1")
             await tail.aclose()  # type: ignore[attr-defined]
+
+    run(main())
+
+
+def test_several_streams_in_one_tail(directory: Path, start: Callable[..., Engine], run: Run[Any]) -> None:
+    start()
+
+    async def main() -> None:
+        async with ringwal.aio.connect(directory) as client:
+            streams = [client.stream(name) for name in "abc"]
+            for stream in streams:
+                await stream.append(b"first")
+
+            stands = asyncio.Event()
+
+            async def follow() -> list[tuple[str, bytes]]:
+                found = []
+                async for record in client.tail({"a": 0, "b": 1, "c": ringwal.LATEST}):
+                    stands.set()
+                    found.append((record.stream, record.data))
+                    if len(found) == 301:
+                        break
+                return found
+
+            tail = asyncio.ensure_future(follow())
+            await stands.wait()
+            expected = [("a", b"first")]
+            for n in range(100):
+                for stream in streams:
+                    await stream.append(b"%d" % n)
+                    expected.append((stream.name, b"%d" % n))
+            assert await tail == expected
 
     run(main())
