@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,11 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(RO
 RUN = {"python", "sh"}
 NOT_EXAMPLES = {"", "text"}
 """Drawings, layouts, and what something prints."""
-LACKING = {} if importlib.util.find_spec("ringwal.aio") else {"ringwal.aio": "there is no ringwal.aio yet"}
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if any(b.language in RUN for b in blocks((ROOT / name).read_text()))])
 def test_the_examples_of_a_page_do_what_it_says(name: str, tmp_path: Path) -> None:
-    page = Page(name, (ROOT / name).read_text(), tmp_path)
-    page.run(LACKING)
-    if page.left_out:
-        pytest.skip("; ".join(page.left_out))
+    Page(name, (ROOT / name).read_text(), tmp_path).run()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -51,7 +46,7 @@ PROGRAM = "```python\nprint(1)\nprint(2)\n```\n"
 )
 def test_an_example_that_does_something_else_is_told(page: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ExampleError) as caught:
-        Page("p", page, tmp_path).run({})
+        Page("p", page, tmp_path).run()
     assert said in str(caught.value)
 
 
@@ -67,13 +62,7 @@ def test_an_example_that_does_something_else_is_told(page: str, said: str, tmp_p
     ],
 )
 def test_an_example_that_does_what_it_says_passes(page: str, tmp_path: Path) -> None:
-    Page("p", page, tmp_path).run({})
-
-
-def test_what_cannot_be_run_here_is_told(tmp_path: Path) -> None:
-    page = Page("p", "```python\nimport gone\n```\n", tmp_path)
-    page.run({"gone": "nobody has it"})
-    assert page.left_out == ["p:2: nobody has it"]
+    Page("p", page, tmp_path).run()
 
 
 def test_a_reason_speaks_of_the_block_right_behind_it_only() -> None:

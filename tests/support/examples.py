@@ -117,11 +117,9 @@ class Page:
         self._name, self._place = name, place
         self._blocks = list(blocks(text))
         self._env = environment(place)
-        self.left_out: list[str] = []
-        """What could not be run here, and why."""
 
-    def run(self, lacking: dict[str, str]) -> None:
-        """Runs all that can be run. Programs that speak of a key of `lacking` cannot; its value says why.
+    def run(self) -> None:
+        """Runs all that can be run.
 
         Raises:
             ExampleError: one does not do what the page says.
@@ -136,12 +134,8 @@ class Page:
                 elif block.language == "python" and block.hidden:
                     setup = block.text
                 elif block.language == "python":
-                    why = next((why for word, why in lacking.items() if word in block.text), None)
-                    if why is None:
-                        after = self._blocks[at + 1 : at + 2]
-                        self._program(setup, block, after[0].text if after and after[0].language == "text" else None)
-                    else:
-                        self.left_out.append(f"{self._name}:{block.line}: {why}")
+                    after = self._blocks[at + 1 : at + 2]
+                    self._program(setup, block, after[0].text if after and after[0].language == "text" else None)
 
     def _type(self, shell: Shell, block: Block) -> None:
         todo = list(steps(block.text))
