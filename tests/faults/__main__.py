@@ -29,6 +29,7 @@ GROUPS = {
     "life": "life",
     "keeper": "keeper",
     "reading": "reading",
+    "following": "following",
     "offline": "offline",
     "retention": "retention",
     "attic": "attic",

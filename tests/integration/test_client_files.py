@@ -22,7 +22,18 @@ import ringwal
 from ringwal.processes.supervisor import Supervisor
 from ringwal.protocol.client import Registration
 from tests.support.mounts import tmpfs
-from tests.support.rig import WAIT, Engine, arm, await_readable, read_all, state_of, stop_process, until
+from tests.support.rig import (
+    CHECKOUT,
+    WAIT,
+    Engine,
+    arm,
+    await_readable,
+    environment,
+    read_all,
+    state_of,
+    stop_process,
+    until,
+)
 
 NOBODY = 65534
 
@@ -324,6 +335,10 @@ def test_an_engine_that_is_recovering_says_how_far_it_is(
         assert found is not None, said
         pid, share, done, total = map(int, found.groups())
         assert pid == recovers.pid
+        command = [sys.executable, "-m", "ringwal", "ls", "--timeout", "0.05", str(directory)]
+        # The command line tells the same.
+        listed = subprocess.run(command, env=environment(CHECKOUT), capture_output=True, text=True, check=False)
+        assert listed.returncode == os.EX_TEMPFAIL and found[0] in listed.stderr, listed.stderr
         assert 0 < total <= 4 * len(list((directory / "segments").glob("*.seg")))  # from the checkpoint on
         assert 0 < share < 100 and 0 < done < total if some else share == 100 and done == total
     finally:
