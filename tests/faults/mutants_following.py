@@ -63,7 +63,7 @@ FOLLOWING = [
         "engine/ringwal/client/merging.py",
         "if confirmed and lib.rw_handle_number(handle) != number:",
         "if not confirmed and lib.rw_handle_number(handle) != number:",
-        units(f"{MERGED}::test_it_goes_on_over_the_ends_of_engines"),
+        units(f"{MERGED}::test_it_does_not_go_on_in_another_stream_of_a_name"),
     ),
     Mutant(
         "a read does not wait",

@@ -163,12 +163,23 @@ def test_it_goes_on_over_the_ends_of_engines(directory: Path, start: Callable[..
             running = start()
         taker.join(WAIT)
         assert found == expected
+        running.kill()
+
+
+def test_it_does_not_go_on_in_another_stream_of_a_name(directory: Path, start: Callable[..., Engine], face: Face) -> None:
+    running = start()
+    order = written(directory, "abab")
+    with face.connect(directory, reconnect=LONG) as reader:
+        tail = reader.merged({"a": 0, "b": 0})
+        assert seen(islice(tail, 4)) == order
+        running.kill()
+        start()
         with face.connect(directory) as other:
             other.delete("a")
-            other.append("a", b"another one's")
-        with pytest.raises(ringwal.StreamDeleted):
+            for n in range(3):
+                other.append("a", b"another one's %d" % n)
+        with pytest.raises(ringwal.StreamDeleted, match="'a'"):
             next(tail)
-        running.kill()
 
 
 def test_a_loop_follows_several_streams_over_the_end_of_an_engine(

@@ -156,11 +156,9 @@ def test_a_tail_holds_a_few_megabytes_however_large_its_records_are(
     with face.connect(directory) as client:
         client.append_all("s", (bytes(200_000) for _ in range(100)))
         tail = client.tail("s", 0)
-        next(tail)
         tracemalloc.start()
         try:
-            assert next(tail).offset == 1
-            assert sum(1 for _ in islice(tail, 98)) == 98
+            assert sum(1 for _ in islice(tail, 100)) == 100
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
