@@ -99,7 +99,7 @@ class Ringwal(Contender):
         from ringwal import views
 
         with ringwal.connect(self.directory) as client:
-            seen = views.engine(client.attachment().control)
+            seen = views.engine(client._attachment().control)
             named = {int(seen.wal_pid): "WAL", int(seen.drain_pid): "drain"}
         found: dict[str, list[int]] = {}
         for pid in self.server_pids():
@@ -174,5 +174,5 @@ def counters(directory: Path) -> dict[str, int]:
     from ringwal import views
 
     with ringwal.connect(directory) as client:
-        seen = views.engine(client.attachment().control)
+        seen = views.engine(client._attachment().control)
         return {name: int(getattr(seen, name)) for name in COUNTERS}

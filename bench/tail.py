@@ -74,7 +74,7 @@ def _write(place: Path, count: int) -> list[tuple[int, int, int]]:
 
     rows = []
     with ringwal.connect(place) as client:
-        stream, clock = client.stream(STREAM), partial(lib.rw_engine_confirmed_ns, client.attachment().control)
+        stream, clock = client.stream(STREAM), partial(lib.rw_engine_confirmed_ns, client._attachment().control)
         due = loops.clock()
         for _ in range(count):
             due += 1_000_000_000 // RATE

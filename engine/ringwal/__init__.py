@@ -85,6 +85,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*__all__, *({"aio", "logging"} & globals().keys())})  # these two, where they are imported
+
+
 def __getattr__(name: str) -> object:
     # The supervisor's machinery is of no use to a client, and clients are many; nor is what recovers a log to read it.
     if name == "Supervisor":

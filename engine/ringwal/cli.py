@@ -246,7 +246,7 @@ def append(
         with INTERRUPTS, contextlib.ExitStack() as stack:
             fd = _input(file, stack)
             client = stack.enter_context(kit.client(directory, timeout, lane_bytes))
-            limit = client.attachment().lane(lane_bytes).record_limit - (0 if timestamp is None else OWN_TIME_BYTES)
+            limit = client._attachment().lane(lane_bytes).record_limit - (0 if timestamp is None else OWN_TIME_BYTES)
             INTERRUPTS.fate = work = Ingest(client.stream(stream), timeout, limit, INTERRUPTS, timestamp)
             batch = min(BATCH_BYTES, limit // (1 if timestamp is None else OWN_TIME_BATCHES))
             work.run(_batches(fd, lines, limit, batch), textio.Progress(os.fstat(fd).st_size or None))

@@ -56,7 +56,7 @@ def read(
         offset = kit.first_offset(begin, source, info)
         end = info.confirmed_offset if until is None else source.offset_at(until)
         end = end if max_records is None else min(end, offset + max_records)
-        records = positions.range_of(client.attachment(), stream, offset, end)
+        records = positions.range_of(client._attachment(), stream, offset, end)
         for text in records.text(form, gap if skip_damaged else None):
             output.write(text)
     if gaps:

@@ -120,7 +120,7 @@ def _would_free(client: ringwal.Client, number: int, start: int | None) -> Freed
     from ringwal.log.checkpoint import StreamRow, pack
     from ringwal.log.segment import HEADER_BYTES
 
-    attachment = client.attachment()
+    attachment = client._attachment()
     directory, end = attachment.directory, attachment.reader.bounds.disk_end()
     known = checkpoint_file.look(directory, attachment.reader.bounds.uuid)
     state = manifest.load(directory)

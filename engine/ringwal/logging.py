@@ -22,6 +22,8 @@ from ringwal.errors import ConfigError
 from ringwal.file_errors import FileErrors
 from ringwal.protocol.messages import check_own_name, check_stream_name
 
+__all__ = ["StreamHandler"]
+
 ON_DOWN = ("buffer", "drop", "raise")
 MAX_WAIT = {"buffer": 1.0, "drop": 1.0, "raise": 10.0}
 """Seconds that one logging call may wait, where nothing else is said."""
@@ -187,7 +189,7 @@ class StreamHandler(logging.Handler):
                     f" {unknown} it is not known whether they are there: {delivery.why}\n"
                 )
 
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """In the child of a fork: what waits is the parent's to append, and its counts are its own."""
         closed = self._delivery.closed
         self._delivery = self._new_delivery()
@@ -214,7 +216,7 @@ _handlers: weakref.WeakSet[StreamHandler] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for handler in list(_handlers):
-        handler.forked()
+        handler._forked()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -206,9 +206,9 @@ class ReadOnlyLog:
     @property
     def live(self) -> bool:
         """Is it read beside an engine, so that there may be more later?"""
-        return self.attachment().live
+        return self._attachment().live
 
-    def attachment(self) -> _Files | _Engine:
+    def _attachment(self) -> _Files | _Engine:
         """What it is read from. For the package itself."""
         source = self._source
         if source is None:
@@ -217,7 +217,7 @@ class ReadOnlyLog:
 
     def streams(self) -> list[StreamInfo]:
         """All streams, by name."""
-        return sorted(self.attachment().stream_infos())
+        return sorted(self._attachment().stream_infos())
 
     def stream(self, name: str) -> ReadOnlyStream:
         """The stream of that name, which need not exist."""
@@ -230,6 +230,10 @@ class ReadOnlyLog:
         raise _not_writable(self.path)
 
     delete_stream = create_stream
+
+    def tail(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotWritable, as `ReadOnlyStream.tail` does."""
+        raise _nobody_wakes(self.path)
 
     def close(self) -> None:
         """Let go of the files. Calling it again does nothing. A read that is under way in another thread may fail."""
@@ -260,32 +264,29 @@ class ReadOnlyStream:
         self, start: Position = 0, max_records: int = 1000, max_bytes: int | None = None, *, until: Position = LATEST
     ) -> list[Record]:
         """As `Stream.read`. Raises ClosedError, too."""
-        return positions.read(self.log.attachment, self.name, start, max_records, max_bytes, until)
+        return positions.read(self.log._attachment, self.name, start, max_records, max_bytes, until)
 
     def records(self, start: Position = EARLIEST, until: Position = LATEST) -> Iterator[Record]:
         """As `Stream.records`. Raises ClosedError, too."""
         first, end = positions.checked(start), positions.checked(until, "until")
-        return positions.range_of(self.log.attachment(), self.name, first, end).records()
+        return positions.range_of(self.log._attachment(), self.name, first, end).records()
 
     def stat(self) -> StreamInfo:
         """As `Stream.stat`. Raises ClosedError, too."""
-        for info in self.log.attachment().stream_infos():
+        for info in self.log._attachment().stream_infos():
             if info.name == self.name:
                 return info
         raise NoSuchStream(f"no stream named {self.name!r}")
 
     def offset_at(self, when: Position) -> int:
         """As `Stream.offset_at`. Raises ClosedError, too."""
-        source = self.log.attachment()
+        source = self.log._attachment()
         moment = positions.moment(when) if isinstance(when, datetime) else positions.checked(when, "when")
         return positions.offset(source, source.handle_of(self.name), moment)
 
     def tail(self, *_: Any, **__: Any) -> NoReturn:
         """Raises NotWritable: a tail waits to be woken, and without a client nobody would wake it."""
-        raise NotWritable(
-            f"{self.log.path} is open for reading only, and nobody is woken here for what comes: tail as a client of its engine"
-            " (ringwal.connect), or call read or records again from the next offset on"
-        )
+        raise _nobody_wakes(self.log.path)
 
     def append(self, *_: Any, **__: Any) -> NoReturn:
         """Raises NotWritable, as everything does that changes something."""
@@ -302,6 +303,13 @@ class ReadOnlyStream:
 
 def _restream(log: ReadOnlyLog, name: str) -> ReadOnlyStream:
     return log.stream(name)
+
+
+def _nobody_wakes(path: Path) -> NotWritable:
+    return NotWritable(
+        f"{path} is open for reading only, and nobody is woken here for what comes: tail as a client of its engine"
+        " (ringwal.connect), or call read or records again from the next offset on"
+    )
 
 
 def _not_writable(path: Path) -> NotWritable:

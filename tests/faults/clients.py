@@ -188,7 +188,7 @@ def garbage(count: int, running: Engine, fleet: Writers, seed: int, verdict: Ver
     for fd in fds:
         os.close(fd)
     greeted = ringwal.connect(running.directory)
-    raw = greeted.attachment().registration._socket
+    raw = greeted._attachment().registration._socket
     for _ in range(20):
         message = packet(chance)
         if b'"stop"' not in message:
@@ -200,7 +200,7 @@ def garbage(count: int, running: Engine, fleet: Writers, seed: int, verdict: Ver
 def never_reads(running: Engine, fleet: Writers, seed: int, verdict: Verdict) -> None:
     """Asks and asks and takes no answer: it is dropped, sooner or later, and meanwhile holds up nobody."""
     client = ringwal.connect(running.directory)
-    raw = client.attachment().registration._socket
+    raw = client._attachment().registration._socket
     raw.settimeout(0.2)
     question = json.dumps({"op": "status", "tag": 1}).encode()
     sent = 0

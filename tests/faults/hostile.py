@@ -28,7 +28,7 @@ LANE = 64 << 10
 
 def lane_of(client: ringwal.Client, name: str) -> tuple[Any, memoryview]:
     """This client's lane, in which it appends to that stream, and all of its memory."""
-    lane = park(client.bind_steps(name)).lane
+    lane = park(client._bind_steps(name)).lane
     mapping: Any = lane._keep[1]
     return lane, memoryview(ffi.buffer(mapping.pointer, HEADER + LANE))
 
@@ -63,7 +63,7 @@ def forge(client: ringwal.Client, lane: Any, memory: memoryview, own: int, chanc
     space[8:] = raw[8 : 8 + len(space) - 8]
     space[:8] = raw[:8]
     if chance.random() < 0.5:
-        os.eventfd_write(client.attachment().registration.doorbell_fd, 1)
+        os.eventfd_write(client._attachment().registration.doorbell_fd, 1)
 
 
 def scribble(directory: str, seconds: float, chance: random.Random) -> None:
@@ -85,7 +85,7 @@ def scribble(directory: str, seconds: float, chance: random.Random) -> None:
                     at = 64 + 4 * chance.randrange(48)
                     memory[at : at + 4] = chance.randbytes(4)
                 elif kind == 3:
-                    forge(client, lane, memory, client.attachment().handle_of("scribble"), chance)
+                    forge(client, lane, memory, client._attachment().handle_of("scribble"), chance)
                 stream.append(chance.randbytes(chance.randrange(2000)))
         with contextlib.suppress(ringwal.Error):
             client.close(timeout=0.05)
@@ -120,7 +120,7 @@ def mutate(directory: str, seconds: float, chance: random.Random) -> None:
 def store(directory: str, what: str) -> None:
     """Writes into memory that is the engine's: the kernel ends this process."""
     client = ringwal.connect(directory)
-    attachment = client.attachment()
+    attachment = client._attachment()
     mapping = attachment.control_map if what == "store-control" else attachment.ring_map
     ffi.memmove(ffi.cast("uint8_t *", mapping.pointer) + 4096, b"mine", 4)
 

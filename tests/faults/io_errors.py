@@ -291,7 +291,7 @@ def no_space(directory: Path, seed: int) -> Verdict:
         with Engine(engine_dir, *SMALL) as running:
             writer = Writer(engine_dir, journal, "w0", ["hot"], 8)
             writer.fill(8, 1000)
-            writer.client.append_timeout = 0.5
+            writer.client._append_timeout = 0.5
             ballast = medium.mount / "ballast"
             room = os.statvfs(medium.mount)
             with ballast.open("wb") as file:
@@ -303,7 +303,7 @@ def no_space(directory: Path, seed: int) -> Verdict:
                 if full.errno != errno.ENOSPC or full.outcome != "not_appended":
                     notes.append(f"StorageFull says errno {full.errno}, outcome {full.outcome}")
             ballast.unlink()
-            writer.client.append_timeout = 20.0
+            writer.client._append_timeout = 20.0
             writer.fill(8, 500)
             writer.client.close()
             code = running.stop()

@@ -108,7 +108,7 @@ def provoke(way: Way, running: Engine, fleet: Writers, once: Path) -> None:
         running.process.terminate()
     elif way is Way.CLIENT_COMES:
         with contextlib.suppress(ringwal.Error), ringwal.connect(running.directory, timeout=1.0) as client:
-            client.attachment().lane(None)
+            client._attachment().lane(None)
 
 
 def came_by(once: Path, seconds: float) -> bool:

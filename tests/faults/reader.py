@@ -21,7 +21,7 @@ def follow(client: ringwal.Client, name: str, journal: Journal) -> None:
     while True:
         expected, ended = read_on(client, name, journal, expected)
         if ended:
-            persist(client.attachment)
+            persist(client._attachment)
 
 
 def read_on(client: ringwal.Client, name: str, journal: Journal, expected: int) -> tuple[int, bool]:

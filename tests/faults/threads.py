@@ -39,7 +39,7 @@ class Thread(Writer):
         self._turn_over()
 
     def _turn_over(self) -> None:
-        attachment = persist(self.client.attachment)
+        attachment = persist(self.client._attachment)
         opened = self._journals / f"opened-{attachment.epoch}"
         until(lambda: opened.exists() or not attachment.usable(), "the streams of this epoch to be opened")
         own = f"{self.name}-{attachment.epoch}"
@@ -69,7 +69,7 @@ class Threads(Writers):
 def open_streams(directory: Path, journals: Path, chance: random.Random) -> None:
     """Those of the epoch that has just begun, so that they have numbers that nobody can foresee."""
     with ringwal.connect(directory) as client:
-        epoch = client.attachment().epoch
+        epoch = client._attachment().epoch
         names = [f"{name}-{epoch}" for name in NAMES] + [f"decoy-{chance.getrandbits(64):x}" for _ in range(DECOYS)]
         chance.shuffle(names)
         for name in names:

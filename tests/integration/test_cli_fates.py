@@ -166,7 +166,7 @@ def test_a_pipe_without_an_end_is_refused_at_the_limit(served: Path, lines: list
 
 def test_the_limit_itself_fits_and_batches_fit_into_a_small_lane(served: Path, tmp_path: Path) -> None:
     with api.connect(served) as client:
-        limit = park(client.bind_steps("s")).lane.record_limit
+        limit = park(client._bind_steps("s")).lane.record_limit
     source = tmp_path / "source"
     source.write_bytes(b"x" * limit)
     assert ringwal("append", served, "s", source).returncode == 0

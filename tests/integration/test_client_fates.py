@@ -76,7 +76,7 @@ def test_a_stopping_engine_confirms_what_it_has_taken(
     receipts = append_and_hold(stream, once, [b"%d" % n for n in range(1, 50)])
     wal = running.facts["wal_pid"]
     running.process.send_signal(signal.SIGTERM)
-    until(lambda: client.attachment().control.state == lib.RW_STOPPING, "the engine is stopping")
+    until(lambda: client._attachment().control.state == lib.RW_STOPPING, "the engine is stopping")
     for _ in range(3):
         assert isinstance(refused(lambda: stream.append(b"late")), ringwal.NotRunning)
     os.kill(wal, signal.SIGCONT)

@@ -218,7 +218,7 @@ def test_a_process_that_has_given_up_its_rights(open_place: Path) -> None:
             for call in (fresh, used_in_the_child):
                 error = checked(outcome_as(NOBODY, call), errno.EACCES, running.directory, owner=0)
             assert error.outcome == "not_appended"
-            attachment = client.attachment()
+            attachment = client._attachment()
             os.seteuid(NOBODY)
             try:
                 assert stream.read(299)[0].data == b"299" * 5000
@@ -227,7 +227,7 @@ def test_a_process_that_has_given_up_its_rights(open_place: Path) -> None:
                 refusal(lambda: next(stream.tail(0)), errno.EACCES, segments)
             finally:
                 os.seteuid(0)
-            assert client.attachment() is attachment
+            assert client._attachment() is attachment
             assert len(list(read_all(stream))) == 300
     finally:
         running.close()

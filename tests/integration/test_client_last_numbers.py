@@ -33,19 +33,19 @@ def test_a_client_outlives_the_numbers_of_a_lane(directory: Path, start: Callabl
         assert [receipt.result(WAIT).offset for receipt in receipts] == [n // 2 for n in range(300)]
         assert batch.result(WAIT) == ("a", 150, 2)
         assert [int(record.data) for record in streams[1].read(0)] == list(range(1, 300, 2))
-        assert receipts[0].number >> 32 != batch.number >> 32
+        assert receipts[0]._number >> 32 != batch._number >> 32
 
 
 def test_another_lane_is_taken_and_nothing_else(directory: Path, start: Callable[..., Engine]) -> None:
     """Neither the connection nor who tails on it notices. And a place for a single lane is enough."""
     start(max_outstanding=16, max_clients=2)
     with ringwal.connect(directory, timeout=WAIT) as client:
-        stream, attachment = client.create_stream("s"), client.attachment()
+        stream, attachment = client.create_stream("s"), client._attachment()
         tail = stream.tail(0)
         for n in range(5 * LEFT):
             stream.append(b"%d" % n)
             assert next(tail).data == b"%d" % n
-        assert client.attachment() is attachment
+        assert client._attachment() is attachment
 
 
 def test_threads_meet_the_end_together(directory: Path, start: Callable[..., Engine]) -> None:

@@ -58,7 +58,7 @@ class Opener:
         assert met, "the streams were not gone through"
 
     def _meet(self, frame: FrameType, event: str, arg: object) -> None:
-        if event == "call" and frame.f_code.co_name == "detach" and not self._go.is_set():
+        if event == "call" and frame.f_code.co_name == "_detach" and not self._go.is_set():
             self._go.set()
             assert self._done.wait(WAIT)
 

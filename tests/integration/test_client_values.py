@@ -90,8 +90,7 @@ def public_calls() -> Iterator[Callable[..., Any]]:
 
 
 def test_every_number_that_a_call_takes_stands_in_the_table() -> None:
-    internal = {"Client.attachment", "Client.bind", "Client.forked", "Stream.detach", "Stream.forked"}
-    internal |= {"Receipt.of", "Config.fitted"}
+    internal = {"Config.fitted"}
     found = {
         (name_of(call), argument.name)
         for call in public_calls()

@@ -162,7 +162,7 @@ def test_clients_and_streams_pickle_as_where_they_lead(directory: Path, start: C
         client.stream("orders").append(b"x").result(WAIT)
         stream = pickle.loads(pickle.dumps(client.stream("orders")))
         with stream.client as other:
-            assert (other.path, other.options) == (client.path, client.options)
+            assert (other.path, other._options) == (client.path, client._options)
             assert other is not client
             assert stream.append(b"y").result(WAIT).offset == 1
 

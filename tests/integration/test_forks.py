@@ -89,7 +89,7 @@ def test_a_fork_has_no_descriptor_and_no_memory_of_the_engine(directory: Path, h
 def test_a_fork_that_outlives_a_killed_engine_hides_its_end_from_nobody(directory: Path, host: subprocess.Popen[str]) -> None:
     with ringwal.connect(directory, timeout=WAIT) as client:
         client.stream("s").append(b"x").result(WAIT)
-        registration = client.attachment().registration
+        registration = client._attachment().registration
         child = forked(host)
         host.kill()
         host.wait(WAIT)
@@ -100,5 +100,5 @@ def test_a_fork_that_outlives_a_killed_engine_hides_its_end_from_nobody(director
     with ringwal.connect(directory, autostart=True, timeout=WAIT) as client:
         assert client.stream("s").append(b"y").result(WAIT).offset == 1
         pid = client.status()["pid"]
-        client.attachment().registration.stop()
+        client._attachment().registration.stop()
     rig.until(lambda: rig.state_of(pid) in "XZ", "the engine has ended")

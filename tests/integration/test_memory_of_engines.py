@@ -80,7 +80,7 @@ def test_a_client_cannot_cut_off_what_it_was_given(directory: Path, start: Calla
     running = start()
     with ringwal.connect(directory) as client, ringwal.connect(directory) as bystander:
         assert bystander.stream("s").append(b"0").result(WAIT).offset == 0
-        registration = client.attachment().registration
+        registration = client._attachment().registration
         granted, fd = registration.lane(65536)
         again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
         size = os.fstat(fd).st_size
@@ -138,9 +138,9 @@ def test_a_lane_that_came_and_went_unseen_is_let_go(directory: Path, start: Call
     for pid in watched:
         stop_process(pid)
     with ringwal.connect(directory) as client:
-        park(client.bind_steps("s"))
+        park(client._bind_steps("s"))
         with ringwal.connect(directory) as short:
-            park(short.bind_steps("s"))
+            park(short._bind_steps("s"))
         assert [len(lanes_of(pid)) for pid in (running.process.pid, *watched)] == [2, 0, 0]
         for pid in watched:
             os.kill(pid, signal.SIGCONT)
@@ -186,14 +186,14 @@ def test_a_tail_whose_waiting_lane_is_refused_waits_in_another_one(directory: Pa
         try:
             assert theirs.append(b"0").result(WAIT).offset == 0
             until(lambda: all(each.seen == [b"0"] for each in followers), "both have followed")
-            waiting = client.attachment().waiter()
+            waiting = client._attachment().waiter()
             assert len(places(client)) == 2
             spoil(client, waiting)
 
             def elsewhere() -> bool:
                 """There is another lane beside the other client's, and the refused one has gone."""
                 found = {(place["slot"]) for place in places(client) if not place["closing"]}
-                return len(places(client)) == len(found) == 2 and client.attachment().waiter() is not waiting
+                return len(places(client)) == len(found) == 2 and client._attachment().waiter() is not waiting
 
             until(elsewhere, "they have taken another lane, in which they can sleep")
             for n in range(1, 20):
@@ -217,11 +217,11 @@ def test_a_tail_whose_waiting_lanes_are_all_refused_gives_up(directory: Path, st
             for n in range(4):
                 assert theirs.append(b"%d" % n).result(WAIT).offset == n
                 until(lambda n=n: len(follower.seen) == n + 1, "it has followed")  # type: ignore[misc]
-                waiting = client.attachment().waiter()
+                waiting = client._attachment().waiter()
                 spoil(client, waiting)
                 until(
                     lambda waiting=waiting: (  # type: ignore[misc]
-                        follower.error is not None or client.attachment().waiter() is not waiting
+                        follower.error is not None or client._attachment().waiter() is not waiting
                     ),
                     "it has seen the refusal",
                 )
@@ -244,12 +244,12 @@ def test_a_waiting_lane_whose_header_is_overwritten_is_refused_by_the_next_wal_p
         try:
             assert theirs.append(b"0").result(WAIT).offset == 0
             until(lambda: follower.seen == [b"0"], "it has followed")
-            waiting = client.attachment().waiter()
+            waiting = client._attachment().waiter()
             mapping: Any = waiting._keep[1]
             mapping.pointer.magic = 0
             victim = running.facts["wal_pid"]
             os.kill(victim, signal.SIGKILL)
-            until(lambda: client.attachment().waiter() is not waiting, "it waits elsewhere")
+            until(lambda: client._attachment().waiter() is not waiting, "it waits elsewhere")
             assert state_of(victim) in "ZX"
             assert theirs.append(b"1").result(WAIT).offset == 1
             until(lambda: follower.seen == [b"0", b"1"], "it has followed")

@@ -24,7 +24,7 @@ from tests.support.rig import WAIT, Engine, read_all, state_of, until
 
 def opened(client: ringwal.Client, name: str) -> ringwal.Stream:
     """As a first append does it: the stream has a number in this engine, and nothing in the log says so."""
-    client.attachment().handle_of(name)
+    client._attachment().handle_of(name)
     return client.stream(name)
 
 
@@ -318,7 +318,7 @@ def test_lengths_that_do_not_add_up_are_refused_by_the_core(directory: Path, sta
     with ringwal.connect(directory) as client:
         stream = client.stream("s")
         assert stream.append(b"0").result(WAIT).offset == 0
-        bound = park(client.bind_steps("s"))
+        bound = park(client._bind_steps("s"))
         data = b"0123456789"
         for lengths in ([5, 4], [5, 6], [11], [], [2**32 - 1, 11]):
             table = ffi.new("uint32_t[]", lengths or [0])
@@ -338,7 +338,7 @@ def test_refused_lanes_give_their_places_back(directory: Path, start: Callable[.
         lanes = set()
         for n in range(6):
             assert stream.append(b"%d" % n).result(WAIT).offset == n
-            lane = park(client.bind_steps("s")).lane
+            lane = park(client._bind_steps("s")).lane
             assert (lane.slot, lane.generation) not in lanes
             lanes.add((lane.slot, lane.generation))
             spoil(client, lane)
@@ -362,7 +362,7 @@ def test_what_was_under_way_in_a_refused_lane_has_an_unknown_outcome(directory: 
         assert bystander.stream("b").append(b"0").result(WAIT).offset == 0
         receipts = [stream.append(b"%d" % n) for n in range(50)]
         stream.flush(WAIT)
-        spoil(client, park(client.bind_steps("s")).lane)
+        spoil(client, park(client._bind_steps("s")).lane)
         assert [receipt.result(WAIT).offset for receipt in receipts] == list(range(50))  # what was confirmed stays so
         assert bystander.stream("b").append(b"1").result(WAIT).offset == 1
         with pytest.raises(ringwal.NotRunning):

@@ -155,7 +155,7 @@ def test_a_client_and_its_stream_lead_to_the_same_log(directory: Path, start: Ca
     with ringwal.connect(directory, lane_bytes=128 << 10, append_timeout=1.5) as client:
         client.stream("orders").append(b"x").result(WAIT)
         with again(client) as other:
-            assert (other.path, other.options) == (client.path, client.options)
+            assert (other.path, other._options) == (client.path, client._options)
             assert other.stream("orders").append(b"y").result(WAIT).offset == 1
         stream = again(client.stream("orders"))
         assert (stream.client is client) == (again is copy.copy), "a shallow copy shares what it refers to"

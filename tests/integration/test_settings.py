@@ -190,7 +190,7 @@ def test_what_nobody_can_mean_is_refused(engine: Engine) -> None:
 def test_a_request_that_no_client_makes_is_refused_alone(engine: Engine) -> None:
     with connected(engine) as client:
         number = client.create_stream("s").stat().number
-        registration = client.attachment().registration
+        registration = client._attachment().registration
 
         def ask(message: dict[str, Any]) -> None:
             park(registration.change_steps(message))

@@ -429,7 +429,7 @@ def test_a_full_log_has_room_to_drop_records_of_all_its_streams(directory: Path,
         streams = [client.stream(f"s{n}") for n in range(most)]
         for stream in streams:
             # Which takes longer than an append, so that each would have a block of its own.
-            park(client.bind_steps(stream.name))
+            park(client._bind_steps(stream.name))
         for stream in streams:
             stream.append(b"")
         client.stream("s0").flush(WAIT)

@@ -167,7 +167,7 @@ def test_a_missing_old_segment_is_told_and_denies_its_own_records_only(directory
 def test_a_stream_that_is_only_opened_is_in_no_checkpoint(directory: Path, start: Callable[..., Engine]) -> None:
     running = start(**SMALL)
     with ringwal.connect(directory) as client:
-        client.attachment().handle_of("never")  # as an append does that is then refused
+        client._attachment().handle_of("never")  # as an append does that is then refused
         client.create_stream("created")
         client.stream("once").append(b"x").result(WAIT)
     assert running.terminate() == 0

@@ -75,7 +75,7 @@ def spoil(client: ringwal.Client, lane: Lane) -> None:
 
 
 def ring_and_look(client: ringwal.Client, slot: Any, generation: int) -> bool:
-    os.eventfd_write(client.attachment().registration.doorbell_fd, 1)
+    os.eventfd_write(client._attachment().registration.doorbell_fd, 1)
     return int(slot.fault) == generation
 
 

@@ -155,7 +155,7 @@ class Writer:
         """Goes on with the next engine; if it has been stopped, there need not be one."""
         self.abandon()
         try:
-            persist(self.client.attachment, lambda: self.stopped)
+            persist(self.client._attachment, lambda: self.stopped)
         except (ringwal.NotRunning, ringwal.ShmUnavailable, OSError):
             if not self.stopped:
                 raise

@@ -77,10 +77,10 @@ def test_an_error_that_is_made_on_the_way_of_an_append_has_an_outcome(name: str)
 def test_what_attaching_meets_passes_the_place_that_gives_an_outcome() -> None:
     """An append binds by `_bind_to_append`, and nothing else of it attaches, asks the engine or makes a lane."""
     core = ROOM / "client/stream_core.py"
-    binding = [(name, call) for attribute in ("bind_steps", "_bind") for name, call in calls(core, attribute)]
+    binding = [(name, call) for attribute in ("_bind_steps", "_bind") for name, call in calls(core, attribute)]
     assert {name for name, _ in binding} == {"_bind", "_bind_to_append"}
-    appending = {"append", "append_many", "_append_slowly", "one_steps", "many_steps", "submit_steps", "_may_follow"}
-    for attribute in ("attachment", "attachment_steps", "handle_of", "handle_steps", "lane", "lane_steps", "create_stream"):
+    appending = {"append", "append_many", "_append_slowly", "_one_steps", "_many_steps", "_submit_steps", "_may_follow"}
+    for attribute in ("_attachment", "_attachment_steps", "handle_of", "handle_steps", "lane", "lane_steps", "create_stream"):
         assert not {name for path in (core, ROOM / "client/stream.py") for name, _ in calls(path, attribute)} & appending
     source = next(ast.unparse(node) for name, node in functions(core) if name == "_bind_to_append")
     assert "except Error as error" in source

@@ -117,8 +117,9 @@ def test_errors_are_those_of_a_client(log: LogWriter) -> None:
             with pytest.raises(ringwal.NotWritable, match=r"ringwal\.connect") as refused:
                 write(b"x")
             assert refused.value.outcome == "not_appended"
-        with pytest.raises(ringwal.NotWritable, match="read or records"):
-            stream.tail()
+        for tail, start in ((stream.tail, 0), (found.tail, {"s0": 0})):
+            with pytest.raises(ringwal.NotWritable, match="read or records"):
+                tail(start)
     with pytest.raises(ringwal.ClosedError):
         stream.read(1)
     with pytest.raises(ringwal.ClosedError):
@@ -129,8 +130,7 @@ def test_errors_are_those_of_a_client(log: LogWriter) -> None:
 def test_it_has_every_name_that_a_client_has() -> None:
     engines = {"status"}  # of an engine, which there need not be
     for own, others in ((ringwal.ReadOnlyStream, ringwal.Stream), (ringwal.ReadOnlyLog, ringwal.Client)):
-        internal = {"detach", "forked", "bind"}
-        assert {name for name in dir(others) if not name.startswith("_")} - set(dir(own)) <= internal | engines
+        assert {name for name in dir(others) if not name.startswith("_")} - set(dir(own)) <= engines
 
 
 def test_no_log_is_a_file_error(tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ class Connecting:
         self._client = client
 
     def __await__(self) -> Generator[Any, None, Client]:
-        return self._client.attach().__await__()
+        return self._client._connect().__await__()
 
     async def __aenter__(self) -> Client:
-        return await self._client.attach()
+        return await self._client._connect()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,13 +71,13 @@ class Client(ClientCore[Stream]):
     process may have one for each of its loops.
     """
 
-    async def attach(self) -> Self:
+    async def _connect(self) -> Self:
         """Attaches it. Raises as `connect`."""
         self._loop = asyncio.get_running_loop()
         try:
-            await drive(self.attachment_steps())
+            await drive(self._attachment_steps())
         except NotRunning as error:
-            if error.why == "absent" and not self.options["autostart"]:
+            if error.why == "absent" and not self._options["autostart"]:
                 error.args = (f"{error}, or connect with autostart=True",)
             raise
         return self
@@ -86,7 +86,7 @@ class Client(ClientCore[Stream]):
         return Stream(self, name)
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
         """The one that it belongs to. Raises RuntimeError: none is yet."""
         if self._loop is None:
             raise RuntimeError("this client is not attached: await it, or enter it, first")
@@ -104,11 +104,11 @@ class Client(ClientCore[Stream]):
         """As `ringwal.Client.create_stream`."""
         check_own_name(name)
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
-        return await drive(self.create_steps(name, wanted))
+        return await drive(self._create_steps(name, wanted))
 
     async def delete_stream(self, name: str) -> None:
         """As `ringwal.Client.delete_stream`."""
-        await drive(self.delete_steps(name))
+        await drive(self._delete_steps(name))
 
     def tail(
         self,
@@ -132,12 +132,12 @@ class Client(ClientCore[Stream]):
 
     async def streams(self) -> list[StreamInfo]:
         """As `ringwal.Client.streams`."""
-        attachment = await drive(self.attachment_steps())
+        attachment = await drive(self._attachment_steps())
         return sorted(attachment.stream_infos())
 
     async def status(self) -> dict[str, Any]:
         """As `ringwal.Client.status`."""
-        return await drive(self.status_steps())
+        return await drive(self._status_steps())
 
     async def close(self, timeout: float | None = 30.0) -> None:
         """As `ringwal.Client.close`: waits until every append is confirmed, then detaches."""
@@ -146,10 +146,10 @@ class Client(ClientCore[Stream]):
         with contextlib.suppress(TimeoutError):  # what is left then is told that the client was closed
             async with asyncio.timeout_at(deadline):
                 for stream in self._handles():
-                    await stream.submitted()
-        await drive(self.close_steps(None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())))
+                    await stream._submitted()
+        await drive(self._close_steps(None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())))
         for stream in self._handles():
-            await stream.submitted()  # they are refused now
+            await stream._submitted()  # they are refused now
 
     async def __aenter__(self) -> Self:
         return self

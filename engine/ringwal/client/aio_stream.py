@@ -98,12 +98,12 @@ class Receipt:
             if not queued.over.done():
                 await asyncio.shield(queued.over)
             if queued.error is not None:
-                self._stream.told(queued.error)
+                self._stream._told(queued.error)
                 raise queued.error
             self._place, self._queued = queued.place, None
         assert self._place is not None
         results, number = self._place
-        return await self._stream.ack(results, number, self.count)
+        return await self._stream._ack(results, number, self.count)
 
     def __reduce__(self) -> Any:
         raise TypeError("a Receipt is neither pickled nor copied: await it where it was made, and pass on the Ack")
@@ -118,7 +118,7 @@ class Stream(StreamCore):
     def __init__(self, client: Client, name: str) -> None:
         super().__init__(client, name)
         self.client = client
-        self._loop = client.loop
+        self._loop = client._own_loop
         self._queue: collections.deque[Queued] = collections.deque()
         self._queued_bytes = 0
         self._submitting: asyncio.Task[None] | None = None
@@ -150,7 +150,7 @@ class Stream(StreamCore):
                     raise lane.tell(number, offset, self.name)
                 return _new_ack(Ack, (self.name, offset, 1))  # as Ack(...) does, without its frame
             if number >= 0:
-                return await self.ack(lane.results_of(bank, number), number, 1)
+                return await self._ack(lane.results_of(bank, number), number, 1)
         return await self.append_nowait(data, timestamp_ns)
 
     def append_nowait(self, data: Buffer, timestamp_ns: int | None = None) -> Receipt:
@@ -173,7 +173,7 @@ class Stream(StreamCore):
             if number >= 0:
                 return Receipt(self, (lane.results_of(bank, number), number), None, 1)
         view = data if type(data) is bytes else bytes(buffer_of(data))
-        return self._enqueue(self.one_steps(view, timestamp_ns), 1, len(view))
+        return self._enqueue(self._one_steps(view, timestamp_ns), 1, len(view))
 
     async def append_many(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Ack:
         """As `ringwal.Stream.append_many`, and returns when the batch is on stable storage. Otherwise as `append`."""
@@ -183,10 +183,10 @@ class Stream(StreamCore):
         """As `append_nowait`, for a batch."""
         if get_running_loop() is not self._loop:
             raise self._elsewhere()
-        steps, count, size = self.many_steps(records, timestamp_ns)
+        steps, count, size = self._many_steps(records, timestamp_ns)
         return self._enqueue(steps, count, size)
 
-    async def ack(self, results: Results, number: int, count: int) -> Ack:
+    async def _ack(self, results: Results, number: int, count: int) -> Ack:
         """Of the append with that number, once it is confirmed."""
         offset = results.find(number)
         lane = results.lane
@@ -246,14 +246,14 @@ class Stream(StreamCore):
         if not self._loop.is_closed():
             head.over.set_result(None)
 
-    def told(self, error: Error) -> None:
+    def _told(self, error: Error) -> None:
         """Its caller knows: `flush` need not say it."""
         if self._lost is error:
             self._lost = None
 
-    def forked(self) -> None:
-        """See `StreamCore.forked`. The loop, and what waits in it, are the parent's."""
-        super().forked()
+    def _forked(self) -> None:
+        """See `StreamCore._forked`. The loop, and what waits in it, are the parent's."""
+        super()._forked()
         self._queue.clear()
         self._queued_bytes, self._submitting = 0, None
 
@@ -262,7 +262,7 @@ class Stream(StreamCore):
             f"this client of {str(self.client.path)!r} belongs to another event loop; a process may connect once for each"
         )
 
-    async def submitted(self) -> None:
+    async def _submitted(self) -> None:
         """Returns when no append waits for room."""
         while self._queue:
             await asyncio.shield(self._queue[-1].over)
@@ -273,16 +273,16 @@ class Stream(StreamCore):
         began = self._loop.time()
         try:
             async with asyncio.timeout(limit):
-                await self.submitted()
+                await self._submitted()
         except TimeoutError:
             raise AckTimeout(f"{len(self._queue)} appends wait for room after {self._loop.time() - began:.3g} s") from None
-        await drive(self.flush_steps(None if limit is None else max(0.0, limit - (self._loop.time() - began))))
+        await drive(self._flush_steps(None if limit is None else max(0.0, limit - (self._loop.time() - began))))
 
     # ----------------------------------------------------------------------------------------------------- read
 
     async def _here(self) -> Attachment:
         """The attachment; it knows this stream. Raises NoSuchStream."""
-        attachment = await drive(self.client.attachment_steps())
+        attachment = await drive(self.client._attachment_steps())
         await drive(attachment.handle_steps(self.name, look=True))
         return attachment
 
@@ -351,7 +351,7 @@ class Stream(StreamCore):
 
     async def trim(self, before: int | At | datetime) -> int:
         """As `ringwal.Stream.trim`."""
-        return await drive(self.trim_steps(before))
+        return await drive(self._trim_steps(before))
 
     async def configure(
         self,
@@ -363,7 +363,7 @@ class Stream(StreamCore):
     ) -> None:
         """As `ringwal.Stream.configure`."""
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
-        await drive(self.configure_steps(wanted))
+        await drive(self._configure_steps(wanted))
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"

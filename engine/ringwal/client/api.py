@@ -97,11 +97,11 @@ class Client(ClientCore[Stream]):
             append_timeout=append_timeout,
             reconnect=reconnect,
         )
-        self.attachment()
+        self._attachment()
 
-    def attachment(self) -> Attachment:
-        """As `attachment_steps`."""
-        return self.live_attachment() or park(self.attachment_steps())
+    def _attachment(self) -> Attachment:
+        """As `_attachment_steps`."""
+        return self._live_attachment() or park(self._attachment_steps())
 
     def _new_stream(self, name: str) -> Stream:
         return Stream(self, name)
@@ -137,7 +137,7 @@ class Client(ClientCore[Stream]):
             As `stream`.
         """
         check_own_name(name)
-        return park(self.create_steps(name, retention.asked(retention_age, retention_bytes, retention_records, retain_until)))
+        return park(self._create_steps(name, retention.asked(retention_age, retention_bytes, retention_records, retain_until)))
 
     def delete_stream(self, name: str) -> None:
         """Deletes the stream with all of its records: when this returns, that is on stable storage.
@@ -153,7 +153,7 @@ class Client(ClientCore[Stream]):
             AckTimeout, EngineFailed: not confirmed within the client's ``timeout``, or when the engine ended: it may be
                 deleted.
         """
-        park(self.delete_steps(name))
+        park(self._delete_steps(name))
 
     def tail(
         self,
@@ -193,11 +193,11 @@ class Client(ClientCore[Stream]):
 
     def streams(self) -> list[StreamInfo]:
         """All streams, by name: those that have or had records, or were created or opened since the engine started."""
-        return sorted(self.attachment().stream_infos())
+        return sorted(self._attachment().stream_infos())
 
     def status(self) -> dict[str, Any]:
         """The engine's own report: processes, counters, clients, durability."""
-        return park(self.status_steps())
+        return park(self._status_steps())
 
     def close(self, timeout: float | None = 30.0) -> None:
         """Waits until every append is confirmed, then detaches. Closing twice is allowed.
@@ -207,7 +207,7 @@ class Client(ClientCore[Stream]):
             Error: an append failed and nobody had asked its receipt.
             ValueError: a timeout that is none. The client is not closed.
         """
-        park(self.close_steps(seconds(timeout)))
+        park(self._close_steps(seconds(timeout)))
 
     def __enter__(self) -> Self:
         return self
@@ -220,7 +220,7 @@ class Client(ClientCore[Stream]):
                 self.close(timeout=1.0)  # the error under way is the one to tell
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (str(self.path), self.options, self._log)
+        return _unpickle, (str(self.path), self._options, self._log)
 
 
 def _unpickle(path: str, options: dict[str, Any], log: bytes | None) -> Client:

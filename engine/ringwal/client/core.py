@@ -32,7 +32,8 @@ Handle = TypeVar("Handle", bound=StreamCore)
 
 
 class ClientCore(Generic[Handle]):
-    """A process's connection to an engine. What is public in it has the same meaning in both faces."""
+    """A process's connection to an engine. What is public in it has the same meaning in both faces; names that begin with an
+    underscore are for this package, as users are shown the others."""
 
     def __init__(
         self,
@@ -48,15 +49,15 @@ class ClientCore(Generic[Handle]):
         given = limits.path(path, error=ConfigError)
         with FileErrors(given, "find"):  # the current directory may be gone
             self.path = given.absolute()  # the same directory, wherever this process changes to
-        self.options: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "autostart": autostart,
             "timeout": seconds(timeout),
             "lane_bytes": None if lane_bytes is None else whole(lane_bytes, "lane_bytes", 1, LANE_BYTES_MAX, error=ConfigError),
             "append_timeout": seconds(append_timeout, "append_timeout"),
             "reconnect": seconds(reconnect, "reconnect"),
         }
-        limit = self.options["append_timeout"]
-        self.append_timeout = float("inf") if limit is None else limit
+        limit = self._options["append_timeout"]
+        self._append_timeout = float("inf") if limit is None else limit
         # The first one that is usable is used, the others are those of interrupted calls.
         self._attachments: list[Attachment] = []
         self._log: bytes | None = None  # the uuid of the log that this client has used
@@ -64,20 +65,20 @@ class ClientCore(Generic[Handle]):
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None  # the one in which this client is awaited
         self._streams: dict[str, Handle] = {}
-        self.latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
+        self._latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
         _clients.add(self)
 
     # ------------------------------------------------------------------------------------------------- attaching
 
-    def attachment_steps(self) -> Steps[Attachment]:
+    def _attachment_steps(self) -> Steps[Attachment]:
         """The live attachment, made if need be.
 
         Raises:
             ClosedError, NotRunning, VersionMismatch, ShmUnavailable: see `connect`.
         """
-        return self.live_attachment() or (yield from self._again(self._attach))
+        return self._live_attachment() or (yield from self._again(self._attach))
 
-    def live_attachment(self) -> Attachment | None:
+    def _live_attachment(self) -> Attachment | None:
         """The one that can be used now, if there is one. Raises ClosedError."""
         self._check_open()
         current = next(iter(self._attachments), None)
@@ -86,7 +87,7 @@ class ClientCore(Generic[Handle]):
     def _again(self, attach: Callable[[], Steps[Found]]) -> Steps[Found]:
         """These steps, alone; where the client was told to wait for the engine's return, until it is back. What waits holds no
         lock, so that the client can be closed meanwhile."""
-        deadline, rest = self.reconnect_deadline(), FIRST_REST
+        deadline, rest = self._reconnect_deadline(), FIRST_REST
         while True:
             try:
                 return (yield from alone(self._lock, attach))
@@ -96,9 +97,9 @@ class ClientCore(Generic[Handle]):
             yield Rest(rest)
             rest = min(2 * rest, LONGEST_REST)
 
-    def reconnect_deadline(self) -> float:
+    def _reconnect_deadline(self) -> float:
         """Until when what begins now may wait for an engine that has ended (`time.monotonic`)."""
-        return time.monotonic() + self.options["reconnect"] if self.options["reconnect"] else 0.0
+        return time.monotonic() + self._options["reconnect"] if self._options["reconnect"] else 0.0
 
     def _attach(self) -> Steps[Attachment]:
         while True:
@@ -107,7 +108,7 @@ class ClientCore(Generic[Handle]):
                 if attachment.usable():
                     return attachment
                 self._drop(attachment, EngineFailed("the engine ended before this append was confirmed"))
-            autostart, timeout = self.options["autostart"], self.options["timeout"]
+            autostart, timeout = self._options["autostart"], self._options["timeout"]
             made = yield from Attachment.steps(
                 self.path, autostart=autostart, timeout=timeout, log=self._log, loop=self._loop
             )
@@ -120,11 +121,11 @@ class ClientCore(Generic[Handle]):
                 self._drop(attachment, _closed())
             raise ClosedError("this client is closed")
 
-    def bind_steps(self, name: str) -> Steps[Binding]:
+    def _bind_steps(self, name: str) -> Steps[Binding]:
         """Everything that an append to the stream of that name needs, of the live attachment.
 
         Raises:
-            As `attachment_steps`; ConfigError: the name is not legal, or the engine's own.
+            As `_attachment_steps`; ConfigError: the name is not legal, or the engine's own.
         """
         check_own_name(name)
         attachment, lane = yield from self._again(self._lane)
@@ -133,12 +134,12 @@ class ClientCore(Generic[Handle]):
     def _lane(self) -> Steps[tuple[Attachment, Lane]]:
         """No other thread lets go of the attachment while its lane is being made."""
         attachment = yield from self._attach()
-        return attachment, (yield from attachment.lane_steps(self.options["lane_bytes"]))
+        return attachment, (yield from attachment.lane_steps(self._options["lane_bytes"]))
 
     def _drop(self, attachment: Attachment, error: Error) -> None:
         attachment.end(error)
         for stream in self._handles():
-            stream.detach(attachment)
+            stream._detach(attachment)
         attachment.close()
         with contextlib.suppress(ValueError):  # a signal handler has done all this
             self._attachments.remove(attachment)
@@ -148,12 +149,12 @@ class ClientCore(Generic[Handle]):
             with contextlib.suppress(RuntimeError):  # another thread, or a destructor, opened one meanwhile
                 return list(self._streams.values())
 
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
         self._lock = ThreadLock()
         attachments, self._attachments = self._attachments, []
         for stream in self._handles():
-            stream.forked()
+            stream._forked()
         for attachment in attachments:
             attachment.forked()
 
@@ -176,27 +177,27 @@ class ClientCore(Generic[Handle]):
     def _new_stream(self, name: str) -> Handle:
         raise NotImplementedError
 
-    def create_steps(self, name: str, wanted: dict[str, Any]) -> Steps[Handle]:
+    def _create_steps(self, name: str, wanted: dict[str, Any]) -> Steps[Handle]:
         """See `Client.create_stream`."""
         stream = self.stream(name)
-        attachment = yield from self.attachment_steps()
-        handle = yield from configuring.create(attachment, name, wanted, self.options["timeout"])
+        attachment = yield from self._attachment_steps()
+        handle = yield from configuring.create(attachment, name, wanted, self._options["timeout"])
         attachment.keep_handle(name, handle)
         return stream
 
-    def delete_steps(self, name: str) -> Steps[None]:
+    def _delete_steps(self, name: str) -> Steps[None]:
         """See `Client.delete_stream`."""
         check_stream_name(name)
         check_own_name(name)
-        attachment = yield from self.attachment_steps()
-        yield from removal.delete(attachment, name, self.options["timeout"])
+        attachment = yield from self._attachment_steps()
+        yield from removal.delete(attachment, name, self._options["timeout"])
 
-    def status_steps(self) -> Steps[dict[str, Any]]:
+    def _status_steps(self) -> Steps[dict[str, Any]]:
         """See `Client.status`."""
-        attachment = yield from self.attachment_steps()
+        attachment = yield from self._attachment_steps()
         return (yield from attachment.registration.status_steps())
 
-    def close_steps(self, timeout: float | None) -> Steps[None]:
+    def _close_steps(self, timeout: float | None) -> Steps[None]:
         """See `Client.close`."""
         yield from alone(self._lock, lambda: self._close(timeout))
 
@@ -208,7 +209,7 @@ class ClientCore(Generic[Handle]):
             self._closed = True
             for attachment in self._attachments.copy():
                 self._drop(attachment, _closed())
-            self.latest_batch = b""
+            self._latest_batch = b""
 
     def __repr__(self) -> str:
         return f"<Client {str(self.path)!r}{' closed' if self._closed else ''}>"
@@ -223,7 +224,7 @@ _clients: weakref.WeakSet[ClientCore[Any]] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for client in list(_clients):
-        client.forked()
+        client._forked()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -75,22 +75,22 @@ class Follow(Generic[Item]):
                     return None
                 yield from self._wait_steps(min(left, SLICE))
             except (NotRunning, CorruptionError, FileError) as error:
-                if not self._client.options["reconnect"]:
+                if not self._client._options["reconnect"]:
                     raise
                 ended = not self._attachment.usable()
                 if not ended and not (isinstance(error, NotRunning) and error.retriable):
                     raise
-                stopping = stopping or self._client.reconnect_deadline()
+                stopping = stopping or self._client._reconnect_deadline()
                 if not ended and time.monotonic() >= stopping:
                     raise
                 # What an engine that has ended did not know of the files, its successor knows.
                 yield from self._move_steps() if ended else _rest(STOPPING_REST)
 
     def _move_steps(self) -> Steps[None]:
-        """Goes on in the engine's successor. Raises as `ClientCore.attachment_steps`."""
-        deadline = self._client.reconnect_deadline()
+        """Goes on in the engine's successor. Raises as `ClientCore._attachment_steps`."""
+        deadline = self._client._reconnect_deadline()
         while True:
-            attachment = yield from self._client.attachment_steps()
+            attachment = yield from self._client._attachment_steps()
             try:
                 yield from self._stand_again_steps(attachment)
             except NotRunning as error:  # this one has ended, too
@@ -244,7 +244,7 @@ def follow_steps(
     idle_timeout = seconds(idle_timeout, "idle_timeout")
     checked_word(missing, "missing", ("raise", "wait"))
     checked_word(on_trimmed, "on_trimmed", ("raise", "earliest"))
-    attachment = yield from client.attachment_steps()
+    attachment = yield from client._attachment_steps()
     following = Following(
         client, attachment, name, place, max_records=max_records, idle_timeout=idle_timeout, on_trimmed=on_trimmed
     )
@@ -270,7 +270,7 @@ def read_steps(
     """See `Stream.read`."""
     limit = 0.0 if wait is None else seconds(wait, "wait")
     asked = positions.asked(start, max_records, max_bytes, until)
-    attachment = yield from client.attachment_steps()
+    attachment = yield from client._attachment_steps()
     handle = yield from attachment.handle_steps(name, look=True)
     begin, most, records = positions.read_at(attachment, handle, asked)
     if records or limit == 0 or not most:
@@ -293,6 +293,6 @@ def range_steps(client: ClientCore[Any], name: str, start: Position, until: Posi
     """What `Stream.records` gives."""
     begin, end = positions.checked(start), positions.checked(until, "until")
     checked_word(on_trimmed, "on_trimmed", ("raise", "earliest"))
-    attachment = yield from client.attachment_steps()
+    attachment = yield from client._attachment_steps()
     handle = yield from attachment.handle_steps(name, look=True)
     return positions.range_at(attachment, handle, begin, end, from_earliest=on_trimmed == "earliest")

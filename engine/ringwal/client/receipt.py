@@ -27,20 +27,20 @@ class Receipt:
 
     # One is made per append: three plain stores, and no result of its own. Not by `__init__`: the frame of that call took a
     # quarter of the time of the whole append.
-    __slots__ = ("__weakref__", "_results", "_stream", "number")
+    __slots__ = ("__weakref__", "_number", "_results", "_stream")
 
     _results: Results
     _stream: Stream
-    number: int
+    _number: int
     count = 1
     """Records of this append."""
 
     @classmethod
-    def of(cls, results: Results, number: int, stream: Stream) -> Self:
+    def _of(cls, results: Results, number: int, stream: Stream) -> Self:
         """The receipt of the append with that number, which is, or will be, among ``results``."""
         receipt = cls()
         receipt._results = results
-        receipt.number = number
+        receipt._number = number
         receipt._stream = stream
         return receipt
 
@@ -51,7 +51,7 @@ class Receipt:
 
     def done(self) -> bool:
         """True if `result` would return or raise at once."""
-        return self._results.find(self.number) != PENDING
+        return self._results.find(self._number) != PENDING
 
     def result(self, timeout: float | None = 30.0) -> Ack:
         """Waits until the append is confirmed.
@@ -69,9 +69,9 @@ class Receipt:
         if type(timeout) is not float or not 0.0 <= timeout <= SECONDS_MAX:
             timeout = seconds(timeout)
         results = self._results
-        offset = results.lane.wait(results, self.number, self._stream.name, timeout)
+        offset = results.lane.wait(results, self._number, self._stream.name, timeout)
         if offset < 0:
-            raise results.lane.tell(self.number, offset, self._stream.name)
+            raise results.lane.tell(self._number, offset, self._stream.name)
         return _new_ack(Ack, (self._stream.name, offset, self.count))  # as Ack(...) does, without its frame
 
     def exception(self, timeout: float | None = 30.0) -> Error | None:
@@ -83,8 +83,8 @@ class Receipt:
         """
         timeout = seconds(timeout)
         lane = self._results.lane
-        offset = lane.wait(self._results, self.number, self._stream.name, timeout)
-        return lane.tell(self.number, offset, self._stream.name) if offset < 0 else None
+        offset = lane.wait(self._results, self._number, self._stream.name, timeout)
+        return lane.tell(self._number, offset, self._stream.name) if offset < 0 else None
 
     def future(self) -> Future[Ack]:
         """A `concurrent.futures.Future` of the same result, for code that wants one. It costs a thread while it is pending."""
@@ -99,7 +99,7 @@ class Receipt:
         )
 
     def __repr__(self) -> str:
-        found = self._results.find(self.number)
+        found = self._results.find(self._number)
         state = f"offset={found}" if found >= 0 else "pending" if found == PENDING else "failed"
         return f"<Receipt {self.stream!r} {state}>"
 

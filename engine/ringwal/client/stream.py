@@ -61,18 +61,18 @@ class Stream(StreamCore):
         bank = lane.bank  # before the number is given out; see ringwal.client.results.Bank
         number = _submit(bound.writer, bound.handle, data, len(data))
         if number > bank.last:
-            return Receipt.of(lane.results_of(bank, number), number, self)
+            return Receipt._of(lane.results_of(bank, number), number, self)
         if number < 0:
             return self._append_slowly(data)
-        receipt = Receipt()  # Receipt.of, without the call
+        receipt = Receipt()  # Receipt._of, without the call
         receipt._results = bank.results
-        receipt.number = number
+        receipt._number = number
         receipt._stream = self
         return receipt
 
     def _append_slowly(self, data: Any, timestamp_ns: int | None = None) -> Receipt:
         """The rest of `append`: other buffers than bytes, times, no lane yet, a full lane, errors."""
-        return Receipt.of(*park(self.one_steps(data, timestamp_ns)), self)
+        return Receipt._of(*park(self._one_steps(data, timestamp_ns)), self)
 
     def append_many(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
@@ -86,8 +86,8 @@ class Stream(StreamCore):
             ValueError: no records, not as many times as records, or a time out of range. Nothing was written.
             As `append`; the limit is for the batch as a whole.
         """
-        steps, count, _ = self.many_steps(records, timestamp_ns)
-        receipt = BatchReceipt.of(*park(steps), self)
+        steps, count, _ = self._many_steps(records, timestamp_ns)
+        receipt = BatchReceipt._of(*park(steps), self)
         receipt.count = count
         return receipt
 
@@ -99,7 +99,7 @@ class Stream(StreamCore):
             Error: the first append that failed and whose receipt nobody had asked.
             ValueError: a timeout that is none.
         """
-        park(self.flush_steps(seconds(timeout)))
+        park(self._flush_steps(seconds(timeout)))
 
     # ----------------------------------------------------------------------------------------------------- read
 
@@ -131,7 +131,7 @@ class Stream(StreamCore):
             ValueError: a number outside of its limits, a datetime without a zone.
         """
         if wait is None:
-            return positions.read(self.client.attachment, self.name, start, max_records, max_bytes, until)
+            return positions.read(self.client._attachment, self.name, start, max_records, max_bytes, until)
         return park(following.read_steps(self.client, self.name, start, max_records, max_bytes, until, wait))
 
     def records(
@@ -202,7 +202,7 @@ class Stream(StreamCore):
         Raises:
             NoSuchStream: nobody has appended to the stream yet.
         """
-        attachment = self.client.attachment()
+        attachment = self.client._attachment()
         while True:  # again only if it was deleted since the look, and then there may be another one of that name
             handle = attachment.handle_of(self.name, look=True)
             found = attachment.stream_info(lib.rw_handle_place(handle), lib.rw_handle_number(handle))
@@ -221,7 +221,7 @@ class Stream(StreamCore):
             ValueError: a datetime without a zone, or one before 1970 or behind the year 2262.
             As `read`.
         """
-        attachment = self.client.attachment()
+        attachment = self.client._attachment()
         return positions.offset(attachment, attachment.handle_of(self.name, look=True), positions.moment(when))
 
     def trim(self, before: int | At | datetime) -> int:
@@ -243,7 +243,7 @@ class Stream(StreamCore):
             AckTimeout, EngineFailed: not confirmed within the client's ``timeout``, or when the engine ended: the trim may be
                 in force. Trimming again does no harm.
         """
-        return park(self.trim_steps(before))
+        return park(self._trim_steps(before))
 
     def configure(
         self,
@@ -262,7 +262,7 @@ class Stream(StreamCore):
             NoSuchStream, NotRunning, AckTimeout, EngineFailed: as `trim`; repeating it does no harm.
             ConfigError: a setting outside of its limits; the stream is the engine's own.
         """
-        park(self.configure_steps(retention.asked(retention_age, retention_bytes, retention_records, retain_until)))
+        park(self._configure_steps(retention.asked(retention_age, retention_bytes, retention_records, retain_until)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restream, (self.client, self.name)

@@ -47,7 +47,7 @@ class StreamCore:
         self._ended: list[Binding] = []  # to streams of this name that are deleted, until their appends are settled
         self._lost: Error | None = None
 
-    def detach(self, attachment: Attachment) -> None:
+    def _detach(self, attachment: Attachment) -> None:
         """Forget what belongs to ``attachment``; what was lost with it is told by the next `flush`."""
         for ended in self._ended.copy():
             if ended.attachment is attachment:
@@ -58,7 +58,7 @@ class StreamCore:
             self._bound = None
             self._note_lost(bound)
 
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """In the child of a fork: what was bound is the parent's."""
         self._bound = None
         self._ended = []
@@ -82,7 +82,7 @@ class StreamCore:
             self._ended.remove(bound)
 
     def _bind(self) -> Steps[Binding]:
-        before, bound = self._bound, (yield from self._client.bind_steps(self.name))
+        before, bound = self._bound, (yield from self._client._bind_steps(self.name))
         if before is not None and before.lane is not bound.lane:
             self._note_lost(before)
         elif before is not None and before.handle != bound.handle and before not in self._ended:
@@ -100,19 +100,19 @@ class StreamCore:
 
     # --------------------------------------------------------------------------------------------------- append
 
-    def one_steps(self, data: Any, timestamp_ns: int | None) -> Steps[tuple[Results, int]]:
-        """One record, whatever holds it, with or without a time: what `submit_steps` gives."""
+    def _one_steps(self, data: Any, timestamp_ns: int | None) -> Steps[tuple[Results, int]]:
+        """One record, whatever holds it, with or without a time: what `_submit_steps` gives."""
         view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", buffer_of(data))
         size = len(view)
         if timestamp_ns is not None:
             own = times.timestamp_ns(timestamp_ns)
-            return self.submit_steps(lambda bound: _submit_timed(bound.writer, bound.handle, view, size, own), size + 8)
-        return self.submit_steps(lambda bound: _submit(bound.writer, bound.handle, view, size), size)
+            return self._submit_steps(lambda bound: _submit_timed(bound.writer, bound.handle, view, size, own), size + 8)
+        return self._submit_steps(lambda bound: _submit(bound.writer, bound.handle, view, size), size)
 
-    def many_steps(
+    def _many_steps(
         self, records: Iterable[Any], timestamp_ns: int | Iterable[int] | None
     ) -> tuple[Steps[tuple[Results, int]], int, int]:
-        """Several records as one batch: what `submit_steps` gives, their number and their bytes. Checked and copied by this
+        """Several records as one batch: what `_submit_steps` gives, their number and their bytes. Checked and copied by this
         call."""
         items: tuple[Any, ...] = tuple(records)  # another thread may be changing a list
         if not items:
@@ -126,20 +126,20 @@ class StreamCore:
         # Let go at once, a batch of 128 KB would be the top of the heap, which the C library gives back to the kernel; the next
         # one would touch its pages for the first time again, and that took half of the time of joining it.
         if len(data) <= BATCH_KEPT_MAX:
-            self._client.latest_batch = data
+            self._client._latest_batch = data
         table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
         stamps = ffi.NULL if own is None else ffi.from_buffer("uint64_t[]", own)
-        steps = self.submit_steps(
+        steps = self._submit_steps(
             lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size, stamps),
             size + (4 if own is None else 12) * count,
         )
         return steps, count, size
 
-    def submit_steps(self, submit: Submit, payload_bytes: int) -> Steps[tuple[Results, int]]:
+    def _submit_steps(self, submit: Submit, payload_bytes: int) -> Steps[tuple[Results, int]]:
         """An append that has to attach first, or to wait for room: its number and the results it is among. Its time runs from
         this call on, whenever the first step is taken."""
-        deadline = time.monotonic() + self._client.append_timeout
-        return self._submit_by(submit, payload_bytes, deadline, self._client.reconnect_deadline())
+        deadline = time.monotonic() + self._client._append_timeout
+        return self._submit_by(submit, payload_bytes, deadline, self._client._reconnect_deadline())
 
     def _submit_by(self, submit: Submit, payload_bytes: int, deadline: float, back: float) -> Steps[tuple[Results, int]]:
         followed = ended = False
@@ -163,7 +163,7 @@ class StreamCore:
                     lane.retire()
             else:
                 try:
-                    yield from lane.refused_steps(number, payload_bytes, deadline, self._client.append_timeout)
+                    yield from lane.refused_steps(number, payload_bytes, deadline, self._client._append_timeout)
                 except NotRunning:
                     if (followed and time.monotonic() >= back) or not self._may_follow(bound):
                         raise
@@ -179,20 +179,20 @@ class StreamCore:
         lane = bound.lane
         return lane.lost is not None and not bound.attachment.usable() and not lane.unreported(bound.handle)
 
-    def trim_steps(self, before: int | At | datetime) -> Steps[int]:
+    def _trim_steps(self, before: int | At | datetime) -> Steps[int]:
         """See `Stream.trim`."""
         check_own_name(self.name)
         to = positions.moment(before, "before") if isinstance(before, At | datetime) else whole(before, "before", 0)
-        attachment = yield from self._client.attachment_steps()
-        return (yield from removal.trim(attachment, self.name, to, self._client.options["timeout"]))
+        attachment = yield from self._client._attachment_steps()
+        return (yield from removal.trim(attachment, self.name, to, self._client._options["timeout"]))
 
-    def configure_steps(self, wanted: dict[str, Any]) -> Steps[None]:
+    def _configure_steps(self, wanted: dict[str, Any]) -> Steps[None]:
         """See `Stream.configure`; ``wanted`` is what `retention.asked` gives."""
         check_own_name(self.name)
-        attachment = yield from self._client.attachment_steps()
-        yield from configuring.configure(attachment, self.name, wanted, self._client.options["timeout"])
+        attachment = yield from self._client._attachment_steps()
+        yield from configuring.configure(attachment, self.name, wanted, self._client._options["timeout"])
 
-    def flush_steps(self, timeout: float | None) -> Steps[None]:
+    def _flush_steps(self, timeout: float | None) -> Steps[None]:
         """See `Stream.flush`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for bound in (*self._ended, self._bound):
