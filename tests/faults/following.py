@@ -25,7 +25,7 @@ Seen = tuple[str, int, bytes]
 
 
 def faults(tier: str) -> list[Fault]:
-    times = often(tier, 6, 60, 200)
+    times = often(tier, 3, 60, 200)
     return [
         Fault("following", f"tails that reconnect, SIGKILL {role}", partial(tails, role, times))
         for role in ("wal", "drain", "supervisor", "all")

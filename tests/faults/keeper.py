@@ -27,7 +27,7 @@ READS = 150
 
 
 def faults(tier: str) -> list[Fault]:
-    times = often(tier, 2, 20)
+    times = often(tier, 1, 20)
     return [
         *(
             Fault("keeper", f"{action.partition(':')[0]} at {point}, {what}", partial(at_point, point, action, load, times))
@@ -38,7 +38,7 @@ def faults(tier: str) -> list[Fault]:
         Fault("keeper", "SIGKILL keeper", partial(kills, often(tier, 5, 100))),
         Fault("keeper", "SIGSTOP keeper, drop_oldest at full load", partial(stopped, often(tier, 1, 10))),
         *(
-            Fault("keeper", f"side files {name}", partial(damaged, name, change, often(tier, 2, 30)))
+            Fault("keeper", f"side files {name}", partial(damaged, name, change, often(tier, 1, 30)))
             for name, change in DAMAGES.items()
         ),
     ]

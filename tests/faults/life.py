@@ -33,7 +33,7 @@ SPARE = 3
 
 
 def faults(tier: str) -> list[Fault]:
-    kills, cuts = often(tier, 4, 50, 200), often(tier, 3, 60, 300)
+    kills, cuts = often(tier, 2, 50, 200), often(tier, 2, 60, 300)
     return [
         *(
             Fault("life", f"SIGKILL {role} among trims and deletes", partial(trims, role, kills))

@@ -21,7 +21,7 @@ BLOCKS_DAMAGED = 6
 
 
 def faults(tier: str) -> list[Fault]:
-    seconds, times = often(tier, 8.0, 300.0), often(tier, 2, 40)
+    seconds, times = often(tier, 6.0, 300.0), often(tier, 1, 40)
     return [
         Fault("reading", "old records while segments are freed", partial(freeing, seconds, meddle=False)),
         Fault("reading", "old records while side files go, too", partial(freeing, seconds, meddle=True)),

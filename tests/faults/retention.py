@@ -45,7 +45,7 @@ YEAR = 365 * 86400 * 10**9
 
 def faults(tier: str) -> list[Fault]:
     kills, cuts = often(tier, 6, 60, 300), often(tier, 4, 60, 300)
-    rest = often(tier, 3, 40, 200)
+    rest = often(tier, 2, 40, 200)
     return [
         *(
             Fault("retention", f"SIGKILL {role}, {what} kept", partial(keeps, role, limit, rest))

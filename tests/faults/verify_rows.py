@@ -25,7 +25,7 @@ AT_REST = (media.covered_bits, media.payload_bits)
 
 
 def faults(tier: str) -> list[Fault]:
-    share = often(tier, 1.0, 0.2)  # of what the media rows do themselves
+    share = often(tier, 0.4, 0.2)  # of what the media rows do themselves
     return [
         Fault("offline", "damage on the medium, verified", partial(run, tier, share, trimmed=False)),
         Fault("offline", "damage in a trimmed log, verified", partial(run, tier, share, trimmed=True)),
