@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "wait.h"
 
+#include "atomics.h"
 #include "status.h"
 
 #include <errno.h>
@@ -13,6 +14,8 @@
 
 int rw_park(const uint32_t *word, uint32_t seen, uint64_t timeout_ns)
 {
+    if (timeout_ns == 0) /* a look: the kernel would sleep for a timer's slack, and hold a loop */
+        return rw_load32_seq(word) == seen ? RW_PENDING : RW_OK;
     struct timespec t = {.tv_sec = (time_t)(timeout_ns / 1000000000u),
                          .tv_nsec = (long)(timeout_ns % 1000000000u)};
     if (syscall(SYS_futex, word, FUTEX_WAIT, seen, &t, NULL, 0) == 0 || errno == EAGAIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.faults.mutation import Mutant, units
 
 NATIVE, ENGINE = "tests/native/test_bell.py", "tests/integration/test_bell.py"
+FOLLOWERS = "tests/integration/test_followers.py"
 
 BELL = [
     Mutant(
@@ -56,5 +57,20 @@ BELL = [
         "        self._free.append(begun.slot)\n",
         "",
         units(f"{ENGINE}::test_a_bell_that_cannot_be_had_is_refused_and_costs_no_place"),
+    ),
+    Mutant(
+        "a look without time sleeps for a timer's slack",
+        "csrc/wait.c",
+        "    if (timeout_ns == 0)",
+        "    if (false)",
+        units(f"{FOLLOWERS}::test_a_look_without_time_does_not_give_the_processor_away"),
+    ),
+    Mutant(
+        "what is said to followers between two of their looks is not looked at",
+        "engine/ringwal/client/bell.py",
+        "        elif self._listening and self._following:\n            self.want()\n",
+        "",
+        units(f"{FOLLOWERS}::test_what_comes_soon_after_a_look_is_found_without_another_ring"),
+        hangs=True,
     ),
 ]

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from ringwal._native import lib
-from ringwal.client.lane import SLICE, Completion, Told
+from ringwal.client.bell import TICK
+from ringwal.client.lane import Completion, Told
 from ringwal.client.results import PENDING
 from ringwal.steps import Alone, Ready, Rest, Steps, Wait
 
@@ -67,14 +68,17 @@ async def _told(wait: Told) -> int:
         return wait.look(0)
     place = None if wait.stream is None else lib.rw_tail_watch(lane.writer, wait.stream)
     try:
-        ring = bell.next_ring()  # first: what is said from now on rings
+        ring = bell.next_ring() if place is None else bell.follow(wait.look)  # first: what is said from now on rings
         code = wait.look(0)
         if code == lib.RW_PENDING:
-            late = bell.loop.call_later(min(wait.seconds, SLICE), _resolve, ring, None)
+            late = None  # the bell rings for all who wait so long
+            if wait.seconds < TICK:
+                late = bell.loop.call_later(wait.seconds, _resolve, ring, None)
             try:
                 await ring
             finally:
-                late.cancel()
+                if late is not None:
+                    late.cancel()
             code = wait.look(0)
         else:
             ring.cancel()

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ringwal._native import ffi, lib
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 TICK = 0.1
 """Seconds between two looks whether the engine lives."""
+
+FOLLOW_GAP = 2e-3
+"""Seconds between two looks of those who follow streams, under load: what is said meanwhile they find in one go. A reader that
+is woken for each block costs more than the block."""
 
 _FAILED_REQUEST = lib.RW_FAILED_REQUEST
 _collect = lib.rw_completions_collect
@@ -44,6 +49,10 @@ class Bell:
         """By number, the futures of appends: of their offset, `DELETED` or `FAILED`."""
         self._further: dict[int, list[asyncio.Future[int]]] = {}
         self._ringing: list[asyncio.Future[None]] = []
+        self._following: list[tuple[asyncio.Future[None], Callable[[int], int]]] = []
+        """Those who follow a stream, with the look that says whether there is more of it."""
+        self._follow_from = 0.0  # when they are looked at again, at the earliest
+        self._gap: asyncio.TimerHandle | None = None
         self._wanted = False
         self._tick: asyncio.TimerHandle | None = None
         self._found: Any = ffi.new("int64_t[]", lane.places)
@@ -68,6 +77,14 @@ class Bell:
         future: asyncio.Future[None] = self.loop.create_future()
         self._ringing.append(future)
         if not self._wanted:
+            self.want()
+        return future
+
+    def follow(self, look: Callable[[int], int]) -> asyncio.Future[None]:
+        """Of the next ring with which ``look(0)`` finds something, or of the next look at the engine."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        self._following.append((future, look))
+        if not self._wanted and self._gap is None:
             self.want()
         return future
 
@@ -97,11 +114,43 @@ class Bell:
             for each in ringing:
                 if not each.done():
                     each.set_result(None)
+        if self._following:
+            self._look_for_followers()
         if self.pending:
             self.deliver()
-        elif self._wanted and not self._ringing:
+        elif self._wanted and not self._ringing and (not self._following or self._gap is not None):
             self._wanted = False
             lib.rw_bell_want(self.lane.writer, 0)
+
+    def _look_for_followers(self) -> None:
+        if self._gap is not None:
+            return
+        now = self.loop.time()
+        if now < self._follow_from:
+            self._gap = self.loop.call_at(self._follow_from, _gap_over, weakref.ref(self))
+            return
+        waiting = [each for each in self._following if not each[0].done()]
+        self._following = []
+        for each in waiting:
+            if each[1](0) == lib.RW_PENDING:
+                self._following.append(each)
+            else:
+                each[0].set_result(None)
+                self._follow_from = now + FOLLOW_GAP
+
+    def gap_over(self) -> None:
+        """Followers may be looked at again."""
+        self._gap = None
+        if self._wanted:
+            self._look()
+        elif self._listening and self._following:
+            self.want()
+
+    def _wake_followers(self) -> None:
+        following, self._following = self._following, []
+        for future, _ in following:
+            if not future.done():
+                future.set_result(None)
 
     def deliver(self) -> None:
         """Settles the futures of all appends whose end is known."""
@@ -156,6 +205,7 @@ class Bell:
         lane = self.lane
         if not lane.ending:
             lane.look_at_engine(next(iter(self.pending), None))
+        self._wake_followers()
         self._look()
         if self._wanted and self._listening:
             self._tick = self.loop.call_later(TICK, _tick, weakref.ref(self))
@@ -164,6 +214,7 @@ class Bell:
 
     def ended(self) -> None:
         """The lane has ended: what is awaited is over, and the descriptor may be closed."""
+        self._wake_followers()
         self._look()
         self._leave()
 
@@ -173,6 +224,9 @@ class Bell:
             if self._tick is not None:
                 self._tick.cancel()
                 self._tick = None
+            if self._gap is not None:
+                self._gap.cancel()
+                self._gap = None
             if not self.loop.is_closed():
                 self.loop.remove_reader(self._fd)
         self._held.close()
@@ -198,6 +252,12 @@ def _tick(bell: weakref.ref[Bell]) -> None:
     found = bell()
     if found is not None:
         found.look_at_engine()
+
+
+def _gap_over(bell: weakref.ref[Bell]) -> None:
+    found = bell()
+    if found is not None:
+        found.gap_over()
 
 
 def _forget(loop: asyncio.AbstractEventLoop, fd: int, held: Held) -> None:
