@@ -1,4 +1,4 @@
-"""`python -m bench run | compare A B | list`."""
+"""`python -m bench run | aio | compare A B | list`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from bench import chart, environment, extras, goals, html, report, run, scenario
+from bench import aio, aio_tails, chart, environment, extras, goals, html, report, run, scenario
 from bench import compare as comparing
 from bench.contender import told
 
@@ -171,6 +171,35 @@ def _keep(result: dict[str, Any], runner: run.Runner) -> None:
     result["environment"]["waited_for_calm_s"] = runner.host.waited
     result["goals"] = goals.judge(result)
     report.save(result, runner.output)
+
+
+@cli.command("aio")
+@click.option("--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True)
+@click.option("--part", "parts", multiple=True, type=click.Choice([*aio.PARTS, "tails"]), help="Only this (repeatable).")
+@click.option("--contender", "only", multiple=True, type=click.Choice(aio.CONTENDERS), help="Only this one (repeatable).")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of every contender.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="Of one turn.")
+@click.option("--tail-seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Of the tails.")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where the data goes  [default: bench/out]",
+)
+@click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
+def aio_(
+    loop: str, parts: tuple[str, ...], only: tuple[str, ...], rounds: int, seconds: float, tail_seconds: float,
+    directory: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Awaited appends: beside a bridge of one thread and beside redis.asyncio; how long the loop is held; tails."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    wanted = parts or (*aio.PARTS, "tails")
+    with run.scratch(directory or HERE / "out") as scratch:
+        found = aio.measure(scratch, seconds, rounds, run.progress, loop, wanted, only or aio.CONTENDERS)
+        if "tails" in wanted:
+            found["tails"] = aio_tails.measure(scratch, tail_seconds, run.progress, loop)
+    run.progress("")
+    click.echo(json.dumps(found) if as_json else aio.tables(found))
 
 
 @cli.command()
