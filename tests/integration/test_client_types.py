@@ -48,6 +48,54 @@ BAD = [
     "stream.append_many(1)",
     "stream.append_many(None)",
 ]
+READ = [
+    "ringwal.Last(3).count + 1",
+    "stream.read(ringwal.Last(3))[0].data.decode()",
+    "stream.read(0, until=ringwal.LATEST, wait=1.5)",
+    'next(stream.tail(ringwal.EARLIEST, missing="wait", on_trimmed="earliest")).offset + 1',
+    'next(client.tail({"a": 0, "b": ringwal.LATEST, "c": ringwal.Last(1)})).stream.upper()',
+    "stream.append(b'x').result(1.0).offset + 1",
+]
+MISREAD = [
+    'ringwal.Last("3")',
+    'stream.read("0")',
+    'stream.read(0, wait="long")',
+    'stream.tail(missing="ignore")',
+    'stream.tail(on_trimmed="latest")',
+    'client.tail(["a", "b"])',
+    "client.tail({1: 0})",
+    "stream.append(b'x').offset",
+    "stream.attachment()",
+]
+AWAITED = [
+    '(await stream.append(b"x")).offset + 1',
+    '(await stream.append_nowait(b"")).offset + 1',
+    '(await stream.append_many([b"x", bytearray(b"y")])).count + 1',
+    '(await stream.append_many_nowait([b"x"])).count + 1',
+    "stream.append_nowait(memoryview(b'x')).done() and None",
+    "(await stream.read(ringwal.Last(3), wait=1.5))[0].data.decode()",
+    "[record.data.decode() async for record in stream.tail(ringwal.Last(2), on_trimmed='earliest')]",
+    "[record.offset + 1 async for record in stream.records()]",
+    '[record.stream.upper() async for record in client.tail({"a": 0, "b": ringwal.LATEST})]',
+    "(await client.create_stream('s')).name.upper()",
+    "(await connect(path)).stream('s').name.upper()",
+    "await asyncio.gather(stream.append(b'x'), stream.append_nowait(b'y'))",
+]
+MISTAKEN = [
+    'await stream.append("text")',
+    'stream.append_nowait("text")',
+    'await stream.append_many(b"abc")',
+    "stream.append(b'x').offset",
+    "stream.append_nowait(b'x').offset",
+    "stream.append_nowait(b'x').result()",
+    "await stream.tail()",
+    "[record for record in stream.tail()]",
+    "[record for record in stream.records()]",
+    "await client.stream('s')",
+    "connect(path).stream('s')",
+    'client.tail(["a", "b"])',
+    'stream.tail(missing="ignore")',
+]
 HEAD = """
 import array
 import mmap
@@ -59,6 +107,29 @@ class Whole:
 
 def check(stream: ringwal.Stream, view: memoryview) -> None:
 """
+
+
+READING_HEAD = """
+import ringwal
+
+def check(client: ringwal.Client, stream: ringwal.Stream) -> None:
+"""
+AIO_HEAD = """
+import asyncio
+import ringwal
+from ringwal.aio import Client, Stream, connect
+
+async def enter(path: str) -> int:
+    async with connect(path, autostart=True) as client:
+        return (await client.stream("s").append(b"x")).offset
+
+async def check(client: Client, stream: Stream, path: str) -> None:
+"""
+PROGRAMS = {
+    "appends": (HEAD, GOOD, BAD),
+    "reading": (READING_HEAD, READ, MISREAD),
+    "asyncio": (AIO_HEAD, AWAITED, MISTAKEN),
+}
 
 
 def of_mypy(program: Path) -> set[int]:
@@ -84,16 +155,19 @@ def run(command: list[str], place: Path, **environment: str) -> str:
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.parametrize("part", PROGRAMS)
 @pytest.mark.parametrize(("name", "errors_of"), [("mypy", of_mypy), ("pyright", of_pyright)], ids=["mypy", "pyright"])
-def test_a_type_checker_takes_buffers_and_nothing_else(
-    tmp_path: Path, name: str, errors_of: Callable[[Path], set[int]]
+def test_a_type_checker_takes_what_is_right_and_nothing_else(
+    tmp_path: Path, name: str, errors_of: Callable[[Path], set[int]], part: str
 ) -> None:
     pytest.importorskip(name)
+    head, good, bad = PROGRAMS[part]
     program = tmp_path / "program.py"
-    calls = [*GOOD, *BAD]
-    program.write_text(HEAD + "".join(f"    {call}\n" for call in calls))
-    first = HEAD.count("\n") + 1
-    assert {calls[line - first] for line in errors_of(program)} == set(BAD)
+    calls = [*good, *bad]
+    program.write_text(head + "".join(f"    {call}\n" for call in calls))
+    first = head.count("\n") + 1
+    found = errors_of(program)
+    assert {calls[line - first] if line >= first else f"line {line} of the head" for line in found} == set(bad)
 
 
 class Words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import errno
 import gc
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 import ringwal
+import ringwal.aio
 from ringwal import config
 from tests.support.rig import WAIT, Engine, until
 
@@ -136,6 +138,27 @@ def test_what_is_of_its_process_says_so_and_what_to_pass_on(directory: Path, sta
             with pytest.raises(TypeError, match=r"^a Receipt is neither .*pass on what result\(\) returns"):
                 again(receipt)
             assert again(receipt.result(WAIT)) == receipt.result(WAIT)
+
+
+@passed_on
+def test_what_is_of_an_event_loop_says_so_and_what_to_pass_on(
+    directory: Path, start: Callable[..., Engine], again: Pass
+) -> None:
+    start()
+
+    async def main() -> None:
+        connecting = ringwal.aio.connect(directory)
+        with pytest.raises(TypeError, match="pass on the path"):
+            again(connecting)
+        async with connecting as client:
+            stream = client.stream("orders")
+            receipt = stream.append_nowait(b"x")
+            for what, said in ((client, "its path"), (stream, "its name"), (receipt, "the Ack")):
+                with pytest.raises(TypeError, match=rf"^a {name_of(what)} .*is neither pickled nor copied: .*{said}"):
+                    again(what)
+            assert again(await receipt) == ringwal.Ack("orders", 0, 1)
+
+    asyncio.run(main())
 
 
 def test_an_engine_of_this_process_says_so_and_what_to_pass_on(directory: Path) -> None:

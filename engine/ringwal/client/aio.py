@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 from ringwal import retention
 from ringwal.client import merging
@@ -54,6 +54,9 @@ class Connecting:
 
     def __await__(self) -> Generator[Any, None, Client]:
         return self._client._connect().__await__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("what connect gives is neither pickled nor copied: pass on the path, and connect where it arrives")
 
     async def __aenter__(self) -> Client:
         return await self._client._connect()
@@ -150,6 +153,12 @@ class Client(ClientCore[Stream]):
         await drive(self._close_steps(None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())))
         for stream in self._handles():
             await stream._submitted()  # they are refused now
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Client of ringwal.aio is neither pickled nor copied: it belongs to its event loop. Pass on its path, and connect"
+            " where it arrives"
+        )
 
     async def __aenter__(self) -> Self:
         return self

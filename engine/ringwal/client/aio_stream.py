@@ -7,7 +7,7 @@ import collections
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Generator, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from ringwal import positions, retention
 from ringwal._native import lib
@@ -105,7 +105,7 @@ class Receipt:
         results, number = self._place
         return await self._stream._ack(results, number, self.count)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a Receipt is neither pickled nor copied: await it where it was made, and pass on the Ack")
 
     def __repr__(self) -> str:
@@ -364,6 +364,12 @@ class Stream(StreamCore):
         """As `ringwal.Stream.configure`."""
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
         await drive(self._configure_steps(wanted))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Stream of ringwal.aio is neither pickled nor copied: it belongs to an event loop. Pass on its name and its"
+            " client's path, and connect where they arrive"
+        )
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} of {str(self.client.path)!r}>"
