@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from tests.support.markdown import anchors, blocks, links, prose, wrong_links
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+ROOMS = ("docs", "bench", "examples")
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "bench").rglob("*.md"))]
+    for path in [*ROOT.glob("*.md"), *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.md")))]
 }
-DOCS = {name: text for name, text in PAGES.items() if name == "README.md" or name.startswith("docs/")}
+DOCS = {name: text for name, text in PAGES.items() if name == "README.md" or name.startswith(("docs/", "examples/"))}
 RENDERED = "docs/shared-words.md"
 
 
@@ -58,7 +60,7 @@ def test_its_examples_take_five_lines() -> None:
 
 def test_every_page_is_in_the_index() -> None:
     named = {target.partition("#")[0] for _, target in links(page("README"))}
-    assert {name.removeprefix("docs/") for name in DOCS if name.startswith("docs/")} - {"README.md"} <= named
+    assert {os.path.relpath(name, "docs") for name in DOCS} - {"README.md", "../README.md"} <= named
 
 
 # ----------------------------------------------------------------------------------------------------------- tables

@@ -10,7 +10,7 @@ from tests.support import house_rules
 from tests.support.house_rules import Rule, Sources
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS_ON_DISK = ("engine", "csrc", "docs", "tests", "bench", ".ci")
+ROOMS_ON_DISK = ("engine", "csrc", "docs", "tests", "bench", "examples", ".ci")
 TEXT_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cdef", ".md", ".toml", ".in", ".sh", ".txt", ".pml", ""}
 
 

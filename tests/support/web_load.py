@@ -11,7 +11,7 @@ import http.client
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -40,10 +40,10 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(listener: socket.socket, path: str, body: str = "") -> tuple[int, str]:
+def ask(listener: socket.socket, path: str, body: str = "", headers: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Status and text of the answer. Raises OSError, http.client.HTTPException: there was none."""
     with contextlib.closing(_Connection(listener.getsockname())) as connection:
-        connection.request("POST", path, body)
+        connection.request("POST", path, body, headers or {})
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
 
