@@ -1,7 +1,8 @@
-"""Every example of the first page and of docs/ is run, and what it shows is what happens (tests/support/examples.py)."""
+"""Every example of the first page, docs/ and examples/ is run, and does what is shown (tests/support/examples.py)."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from tests.support.examples import ExampleError, Page, Shell, matches, steps
 from tests.support.markdown import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md"))
+)
 RUN = {"python", "sh"}
 NOT_EXAMPLES = {"", "text"}
 """Drawings, layouts, and what something prints."""
@@ -18,6 +22,8 @@ NOT_EXAMPLES = {"", "text"}
 
 @pytest.mark.parametrize("name", [name for name in PAGES if any(b.language in RUN for b in blocks((ROOT / name).read_text()))])
 def test_the_examples_of_a_page_do_what_it_says(name: str, tmp_path: Path) -> None:
+    if name.startswith("examples/"):
+        shutil.copytree((ROOT / name).parent, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     Page(name, (ROOT / name).read_text(), tmp_path).run()
 
 
