@@ -17,7 +17,7 @@ import pytest
 import ringwal
 import ringwal.aio
 from ringwal import EARLIEST, LATEST, Last
-from tests.support.faces import FACES, WAIT, Face
+from tests.support.faces import BEGINNING_AT_THE_CALL, WAIT, Face
 from tests.support.rig import Engine, until
 
 LONG = 60.0
@@ -25,7 +25,7 @@ LONG = 60.0
 NAMES = ("a", "b", "c")
 
 
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
+@pytest.fixture(params=BEGINNING_AT_THE_CALL, ids=lambda face: face.name)
 def face(request: pytest.FixtureRequest) -> Face:
     found: Face = request.param
     return found

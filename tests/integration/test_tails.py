@@ -15,14 +15,14 @@ import ringwal
 from ringwal import EARLIEST, LATEST, Last
 from ringwal.log.directory import SEGMENTS
 from ringwal.log.segment import name_of
-from tests.support.faces import FACES, WAIT, Connected, Face
+from tests.support.faces import BEGINNING_AT_THE_CALL, WAIT, Connected, Face
 from tests.support.rig import Engine, arm, until
 
 LONG = 60.0
 """Seconds of `reconnect`: longer than a test takes."""
 
 
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
+@pytest.fixture(params=BEGINNING_AT_THE_CALL, ids=lambda face: face.name)
 def face(request: pytest.FixtureRequest) -> Face:
     found: Face = request.param
     return found

@@ -1,17 +1,30 @@
 """A client in each of its faces, behind one set of calls: a scenario is written once, and goes through all of them.
 
-The calls wait, whatever the face; where it is not the synchronous one, the adapter runs the loop while they do.
+The calls wait, whatever the face. An asyncio client has a loop in a thread of its own, so that several threads may call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
+
+import uvloop
 
 import ringwal
+import ringwal.aio
 
 WAIT = 30.0
+Found = TypeVar("Found")
+
+
+class Pending(Protocol):
+    """An append of which nobody has waited for the end."""
+
+    def done(self) -> bool: ...
+    def result(self) -> ringwal.Ack: ...
 
 
 class Connected(Protocol):
@@ -20,9 +33,22 @@ class Connected(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
+    def close(self, timeout: float | None = WAIT) -> None: ...
     def create(self, name: str, **settings: Any) -> None: ...
     def delete(self, name: str) -> None: ...
-    def trim(self, name: str, before: int) -> None: ...
+    def trim(self, name: str, before: Any) -> int: ...
+    def configure(self, name: str, **settings: Any) -> None: ...
+    def stat(self, name: str) -> ringwal.StreamInfo: ...
+    def offset_at(self, name: str, when: Any) -> int: ...
+    def streams(self) -> list[ringwal.StreamInfo]: ...
+    def status(self) -> dict[str, Any]: ...
+    def flush(self, name: str, timeout: float | None = WAIT) -> None: ...
+    def begin(self, name: str, data: Any) -> Pending:
+        """An append that is not waited for."""
+
+    def begin_many(self, name: str, records: Iterable[Any]) -> Pending:
+        """The same, of a batch."""
+
     def append(self, name: str, data: bytes) -> int:
         """Confirmed; returns the offset."""
 
@@ -54,14 +80,41 @@ class _Sync:
     def __exit__(self, *_: object) -> None:
         self.client.close(WAIT)
 
+    def close(self, timeout: float | None = WAIT) -> None:
+        self.client.close(timeout)
+
     def create(self, name: str, **settings: Any) -> None:
         self.client.create_stream(name, **settings)
 
     def delete(self, name: str) -> None:
         self.client.delete_stream(name)
 
-    def trim(self, name: str, before: int) -> None:
-        self.client.stream(name).trim(before)
+    def trim(self, name: str, before: Any) -> int:
+        return self.client.stream(name).trim(before)
+
+    def configure(self, name: str, **settings: Any) -> None:
+        self.client.stream(name).configure(**settings)
+
+    def stat(self, name: str) -> ringwal.StreamInfo:
+        return self.client.stream(name).stat()
+
+    def offset_at(self, name: str, when: Any) -> int:
+        return self.client.stream(name).offset_at(when)
+
+    def streams(self) -> list[ringwal.StreamInfo]:
+        return self.client.streams()
+
+    def status(self) -> dict[str, Any]:
+        return self.client.status()
+
+    def flush(self, name: str, timeout: float | None = WAIT) -> None:
+        self.client.stream(name).flush(timeout)
+
+    def begin(self, name: str, data: Any) -> Pending:
+        return self.client.stream(name).append(data)
+
+    def begin_many(self, name: str, records: Iterable[Any]) -> Pending:
+        return self.client.stream(name).append_many(records)
 
     def append(self, name: str, data: bytes) -> int:
         return self.client.stream(name).append(data).result(WAIT).offset
@@ -89,7 +142,165 @@ class SyncFace:
     name = "sync"
 
     def connect(self, directory: Path, **options: Any) -> Connected:
-        return _Sync(ringwal.connect(directory, timeout=WAIT, **options))
+        return _Sync(ringwal.connect(directory, **{"timeout": WAIT, **options}))
 
 
-FACES: tuple[Face, ...] = (SyncFace(),)
+class _AioPending:
+    def __init__(self, run: _Loop, receipt: ringwal.aio.Receipt) -> None:
+        self._run, self._receipt = run, receipt
+
+    def done(self) -> bool:
+        return self._receipt.done()
+
+    def result(self) -> ringwal.Ack:
+        async def awaited() -> ringwal.Ack:
+            async with asyncio.timeout(WAIT):
+                return await self._receipt
+
+        return self._run(awaited)
+
+
+class _Loop:
+    """An event loop in a thread. Calls are made in it, and waited for by the thread that makes them."""
+
+    def __init__(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        self._loop = new_loop()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name="face", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._ended.wait())
+
+    def __call__(self, call: Callable[[], Awaitable[Found]]) -> Found:
+        """As a task of the loop; ``call`` is made in it."""
+
+        async def called() -> Found:
+            return await call()
+
+        return asyncio.run_coroutine_threadsafe(called(), self._loop).result()
+
+    def here(self, call: Callable[[], Found]) -> Found:
+        """A plain call, made in the loop."""
+
+        async def called() -> Found:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(called(), self._loop).result()
+
+    def end(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ended.set)
+            self._thread.join(WAIT)
+            assert not self._thread.is_alive()
+
+
+class _Aio:
+    def __init__(self, loop: _Loop, directory: Path, options: dict[str, Any]) -> None:
+        self._run = loop
+        try:
+            self.client = self._run(lambda: ringwal.aio.connect(directory, **options))
+        except BaseException:
+            loop.end()
+            raise
+
+    def _each(self, make: Callable[[], AsyncIterator[Found]]) -> Iterator[Found]:
+        found = make()
+        try:
+            while True:
+                try:
+                    record = self._run(lambda: anext(found))
+                except StopAsyncIteration:
+                    return
+                yield record
+        except GeneratorExit:
+            self._run(found.aclose)  # type: ignore[attr-defined]  # it is a generator
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.close()
+        finally:
+            self._run.end()
+
+    def close(self, timeout: float | None = WAIT) -> None:
+        self._run(lambda: self.client.close(timeout))
+
+    def create(self, name: str, **settings: Any) -> None:
+        self._run(lambda: self.client.create_stream(name, **settings))
+
+    def delete(self, name: str) -> None:
+        self._run(lambda: self.client.delete_stream(name))
+
+    def trim(self, name: str, before: Any) -> int:
+        return self._run(lambda: self.client.stream(name).trim(before))
+
+    def configure(self, name: str, **settings: Any) -> None:
+        self._run(lambda: self.client.stream(name).configure(**settings))
+
+    def stat(self, name: str) -> ringwal.StreamInfo:
+        return self._run(lambda: self.client.stream(name).stat())
+
+    def offset_at(self, name: str, when: Any) -> int:
+        return self._run(lambda: self.client.stream(name).offset_at(when))
+
+    def streams(self) -> list[ringwal.StreamInfo]:
+        return self._run(self.client.streams)
+
+    def status(self) -> dict[str, Any]:
+        return self._run(self.client.status)
+
+    def flush(self, name: str, timeout: float | None = WAIT) -> None:
+        self._run(lambda: self.client.stream(name).flush(timeout))
+
+    def begin(self, name: str, data: Any) -> Pending:
+        return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_nowait(data)))
+
+    def begin_many(self, name: str, records: Iterable[Any]) -> Pending:
+        return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_many_nowait(records)))
+
+    def append(self, name: str, data: bytes) -> int:
+        return self._run(lambda: self.client.stream(name).append(data)).offset
+
+    def append_all(self, name: str, records: Iterable[bytes]) -> None:
+        async def all_of_them() -> None:
+            stream = self.client.stream(name)
+            for data in records:
+                stream.append_nowait(data)
+            await stream.flush(WAIT)
+
+        self._run(all_of_them)
+
+    def read(self, name: str, *args: Any, **options: Any) -> list[ringwal.Record]:
+        return self._run(lambda: self.client.stream(name).read(*args, **options))
+
+    def records(self, name: str, *args: Any, **options: Any) -> Iterator[ringwal.Record]:
+        return self._each(lambda: self.client.stream(name).records(*args, **options))
+
+    def tail(self, name: str, *args: Any, **options: Any) -> Iterator[ringwal.Record]:
+        return self._each(lambda: self.client.stream(name).tail(*args, **options))
+
+    def merged(self, streams: Mapping[str, Any], **options: Any) -> Iterator[ringwal.StreamRecord]:
+        return self._each(lambda: self.client.tail(streams, **options))
+
+
+class AioFace:
+    def __init__(self, name: str, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        self.name = name
+        self._new_loop = new_loop
+
+    def connect(self, directory: Path, **options: Any) -> Connected:
+        return _Aio(_Loop(self._new_loop), directory, {"timeout": WAIT, **options})
+
+
+BEGINNING_AT_THE_CALL: tuple[Face, ...] = (SyncFace(),)
+"""Where a tail begins is fixed by the call; in the other faces it is by the first step, as a plain call cannot wait."""
+FACES: tuple[Face, ...] = (
+    *BEGINNING_AT_THE_CALL,
+    AioFace("asyncio", asyncio.new_event_loop),
+    AioFace("uvloop", uvloop.new_event_loop),
+)
