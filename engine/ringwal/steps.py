@@ -59,13 +59,15 @@ class Rest:
 class Ready:
     """A descriptor that can be read or written; for so many seconds. Sent: is it?"""
 
-    __slots__ = ("event", "fd", "seconds")
+    __slots__ = ("event", "fd", "leave", "seconds")
 
     def __init__(self, fd: int, event: int, seconds: float) -> None:
         """``event`` is ``select.POLLIN`` or ``select.POLLOUT``."""
         self.fd = fd
         self.event = event
         self.seconds = seconds
+        self.leave: Callable[[], None] | None = None
+        """Ends the wait of a task. To be called before the descriptor is closed, whose number is another file's then."""
 
     def park(self) -> bool:
         poller = select.poll()

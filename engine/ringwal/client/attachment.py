@@ -252,9 +252,10 @@ class Attachment:
             lane.end(error)
 
     def forked(self) -> None:
-        """In the child of a fork: the lane stays the parent's, and the connection with it."""
-        for lane in self._lanes.copy():
+        """In the child of a fork: the lanes stay the parent's, and the connection with them."""
+        for lane in (*self._lanes, *self._waiters):
             lane.forked()
+        self.registration.forked()
         self.close()
 
     def close(self) -> None:

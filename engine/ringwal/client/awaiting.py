@@ -46,11 +46,20 @@ async def _ready(wait: Ready) -> bool:
     reads = wait.event == select.POLLIN
     (loop.add_reader if reads else loop.add_writer)(wait.fd, _resolve, ready, 1)
     late = loop.call_later(wait.seconds, _resolve, ready, 0)
+
+    def leave() -> None:
+        wait.leave = None
+        late.cancel()
+        if not loop.is_closed():
+            (loop.remove_reader if reads else loop.remove_writer)(wait.fd)
+            _resolve(ready, 0)
+
+    wait.leave = leave
     try:
         return bool(await ready)
     finally:
-        late.cancel()
-        (loop.remove_reader if reads else loop.remove_writer)(wait.fd)
+        if wait.leave is not None:
+            leave()
 
 
 async def _alone(wait: Alone) -> Any:
@@ -66,7 +75,8 @@ async def _told(wait: Told) -> int:
     if bell is None:  # the lane has ended
         await asyncio.sleep(0)
         return wait.look(0)
-    place = None if wait.stream is None else lib.rw_tail_watch(lane.writer, wait.stream)
+    writer = lane.writer  # until the end of this: `Lane.wait_in` puts another one in its place
+    place = None if wait.stream is None else lib.rw_tail_watch(writer, wait.stream)
     try:
         ring = bell.next_ring() if place is None else bell.follow(wait.look)  # first: what is said from now on rings
         code = wait.look(0)
@@ -84,7 +94,7 @@ async def _told(wait: Told) -> int:
             ring.cancel()
     finally:
         if place is not None:
-            lib.rw_tail_unwatch(lane.writer, place)
+            lib.rw_tail_unwatch(writer, place)
     return code
 
 

@@ -99,6 +99,7 @@ class Registration:
         self._lock = ThreadLock()
         self._tags = itertools.count(1)
         self._latest = 0
+        self._waiting: Ready | None = None  # for the socket
         self.granted: dict[tuple[int, int], None] = {}  # slots and generations: lanes that the engine keeps for this client
 
     def _join(self) -> Steps[None]:
@@ -205,7 +206,14 @@ class Registration:
 
     def close(self) -> None:
         """Detach. Calling it again does nothing."""
+        if self._waiting is not None and self._waiting.leave is not None:
+            self._waiting.leave()
         self._socket.close()
+
+    def forked(self) -> None:
+        """In the child of a fork: detach. The loop in which a task waits is the parent's, and so is its selector."""
+        self._waiting = None
+        self.close()
 
     def _connect(self) -> Steps[socket.socket]:
         with FileErrors(self.directory, "reach an engine on"):
@@ -378,8 +386,13 @@ class Registration:
         descriptor = self._socket.fileno()
         if descriptor < 0:
             raise ConnectionResetError
-        if (yield Ready(descriptor, event, max(left, 0.001))):
-            return True
+        # Another one in the middle of this, of a signal handler, puts back what it has found.
+        before, self._waiting = self._waiting, Ready(descriptor, event, max(left, 0.001))
+        try:
+            if (yield self._waiting):
+                return True
+        finally:
+            self._waiting = before
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError
         return False
