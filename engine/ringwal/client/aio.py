@@ -7,11 +7,11 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from ringwal import retention
 from ringwal.client import merging
-from ringwal.client.aio_stream import Stream, each
+from ringwal.client.aio_stream import AT_ONCE, Stream, each
 from ringwal.client.awaiting import drive
 from ringwal.client.core import ClientCore
 from ringwal.errors import Error, NotRunning
@@ -20,6 +20,9 @@ from ringwal.model import StreamInfo, StreamRecord
 from ringwal.positions import Position
 from ringwal.protocol.messages import check_own_name
 from ringwal.retention import Age, Count, Size
+
+if TYPE_CHECKING:
+    from ringwal.client.attachment import Attachment
 
 
 def connect(
@@ -76,7 +79,7 @@ class Client(ClientCore[Stream]):
 
     async def _connect(self) -> Self:
         """Attaches it. Raises as `connect`."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = self._loop or asyncio.get_running_loop()
         try:
             await drive(self._attachment_steps())
         except NotRunning as error:
@@ -84,6 +87,17 @@ class Client(ClientCore[Stream]):
                 error.args = (f"{error}, or connect with autostart=True",)
             raise
         return self
+
+    def _live_attachment(self) -> Attachment | None:
+        self._check_loop()
+        return super()._live_attachment()
+
+    def _check_loop(self) -> None:
+        """Raises RuntimeError: the loop that runs is another one."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                f"this client of {str(self.path)!r} belongs to another event loop; a process may connect once for each"
+            )
 
     def _new_stream(self, name: str) -> Stream:
         return Stream(self, name)
@@ -136,21 +150,37 @@ class Client(ClientCore[Stream]):
     async def streams(self) -> list[StreamInfo]:
         """As `ringwal.Client.streams`."""
         attachment = await drive(self._attachment_steps())
-        return sorted(attachment.stream_infos())
+        found = []
+        for info in attachment.stream_infos():
+            found.append(info)
+            if len(found) % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return sorted(found)
 
     async def status(self) -> dict[str, Any]:
         """As `ringwal.Client.status`."""
         return await drive(self._status_steps())
 
     async def close(self, timeout: float | None = 30.0) -> None:
-        """As `ringwal.Client.close`: waits until every append is confirmed, then detaches."""
+        """As `ringwal.Client.close`: waits until every append is confirmed, then detaches. A task that is cancelled
+        meanwhile has closed it, too.
+
+        Where its loop is closed, any other loop may close it; nothing is waited for then.
+        """
         limit = seconds(timeout)
-        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
-        with contextlib.suppress(TimeoutError):  # what is left then is told that the client was closed
-            async with asyncio.timeout_at(deadline):
-                for stream in self._handles():
-                    await stream._submitted()
-        await drive(self._close_steps(None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())))
+        if self._own_loop.is_closed():  # and nothing is awaited in it any more
+            self._end()
+            return
+        self._check_loop()
+        deadline = None if limit is None else self._own_loop.time() + limit
+        try:
+            with contextlib.suppress(TimeoutError):  # what is left then is told that the client was closed
+                async with asyncio.timeout_at(deadline):
+                    for stream in self._handles():
+                        await stream._submitted()
+            await drive(self._close_steps(None if deadline is None else max(0.0, deadline - self._own_loop.time())))
+        finally:  # a task that is cancelled while it closes has closed: nobody comes back for it
+            self._end()
         for stream in self._handles():
             await stream._submitted()  # they are refused now
 

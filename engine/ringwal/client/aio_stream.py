@@ -137,7 +137,7 @@ class Stream(StreamCore):
             As `ringwal.Stream.append` and `ringwal.Receipt.result`, but never AckTimeout: see ``asyncio.timeout``.
         """
         if get_running_loop() is not self._loop:
-            raise self._elsewhere()
+            self.client._check_loop()
         bound = self._bound
         if bound is not None and timestamp_ns is None and type(data) is bytes and not self._queue:
             lane = bound.lane
@@ -164,7 +164,7 @@ class Stream(StreamCore):
             BackpressureTimeout: 65,536 appends wait already. Nothing was written.
         """
         if get_running_loop() is not self._loop:
-            raise self._elsewhere()
+            self.client._check_loop()
         bound = self._bound
         if bound is not None and timestamp_ns is None and type(data) is bytes and not self._queue:
             lane = bound.lane
@@ -182,7 +182,7 @@ class Stream(StreamCore):
     def append_many_nowait(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
         """As `append_nowait`, for a batch."""
         if get_running_loop() is not self._loop:
-            raise self._elsewhere()
+            self.client._check_loop()
         steps, count, size = self._many_steps(records, timestamp_ns)
         return self._enqueue(steps, count, size)
 
@@ -192,8 +192,7 @@ class Stream(StreamCore):
         lane = results.lane
         if offset == PENDING:
             assert lane.bell is not None
-            if get_running_loop() is not self._loop:
-                raise self._elsewhere()
+            self.client._check_loop()
             offset = await lane.bell.future(number)
         if offset < 0:
             raise lane.tell(number, offset, self.name)
@@ -257,11 +256,6 @@ class Stream(StreamCore):
         self._queue.clear()
         self._queued_bytes, self._submitting = 0, None
 
-    def _elsewhere(self) -> RuntimeError:
-        return RuntimeError(
-            f"this client of {str(self.client.path)!r} belongs to another event loop; a process may connect once for each"
-        )
-
     async def _submitted(self) -> None:
         """Returns when no append waits for room."""
         while self._queue:
@@ -269,6 +263,7 @@ class Stream(StreamCore):
 
     async def flush(self, timeout: float | None = 30.0) -> None:
         """As `ringwal.Stream.flush`: returns when every earlier append of this client to this stream is confirmed."""
+        self.client._check_loop()
         limit = seconds(timeout)
         began = self._loop.time()
         try:

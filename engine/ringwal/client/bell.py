@@ -214,8 +214,9 @@ class Bell:
 
     def ended(self) -> None:
         """The lane has ended: what is awaited is over, and the descriptor may be closed."""
-        self._wake_followers()
-        self._look()
+        if not self.loop.is_closed():  # else nobody awaits anything any more
+            self._wake_followers()
+            self._look()
         self._leave()
 
     def _leave(self) -> None:

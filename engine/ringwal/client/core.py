@@ -63,6 +63,7 @@ class ClientCore(Generic[Handle]):
         self._log: bytes | None = None  # the uuid of the log that this client has used
         self._lock = ThreadLock()  # attaching and closing only
         self._closed = False
+        self._ended_at = 0.0  # `time.monotonic`: the latest engine was found to have ended then
         self._loop: asyncio.AbstractEventLoop | None = None  # the one in which this client is awaited
         self._streams: dict[str, Handle] = {}
         self._latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
@@ -84,18 +85,24 @@ class ClientCore(Generic[Handle]):
         current = next(iter(self._attachments), None)
         return current if current is not None and current.usable() else None
 
-    def _again(self, attach: Callable[[], Steps[Found]]) -> Steps[Found]:
+    def _again(self, attach: Callable[[], Steps[Found]], began: float | None = None) -> Steps[Found]:
         """These steps, alone; where the client was told to wait for the engine's return, until it is back. What waits holds no
-        lock, so that the client can be closed meanwhile."""
-        deadline, rest = self._reconnect_deadline(), FIRST_REST
+        lock, so that the client can be closed meanwhile.
+
+        ``began``: when the call that wants it did. Calls that have waited for each other wait no longer than one would."""
+        began, rest = time.monotonic() if began is None else began, FIRST_REST
         while True:
             try:
                 return (yield from alone(self._lock, attach))
             except NotRunning as error:
-                if self._log is None or not error.retriable or deadline <= time.monotonic():
+                if self._log is None or not error.retriable or self._given_up(began):
                     raise
             yield Rest(rest)
             rest = min(2 * rest, LONGEST_REST)
+
+    def _given_up(self, began: float) -> bool:
+        """Has a call that began then waited for the engine's return as long as it may?"""
+        return max(began, self._ended_at) + (self._options["reconnect"] or 0.0) <= time.monotonic()
 
     def _reconnect_deadline(self) -> float:
         """Until when what begins now may wait for an engine that has ended (`time.monotonic`)."""
@@ -107,6 +114,7 @@ class ClientCore(Generic[Handle]):
             for attachment in self._attachments.copy():
                 if attachment.usable():
                     return attachment
+                self._ended_at = time.monotonic()
                 self._drop(attachment, EngineFailed("the engine ended before this append was confirmed"))
             autostart, timeout = self._options["autostart"], self._options["timeout"]
             made = yield from Attachment.steps(
@@ -121,15 +129,22 @@ class ClientCore(Generic[Handle]):
                 self._drop(attachment, _closed())
             raise ClosedError("this client is closed")
 
-    def _bind_steps(self, name: str) -> Steps[Binding]:
-        """Everything that an append to the stream of that name needs, of the live attachment.
+    def _bind_steps(self, name: str, began: float | None = None) -> Steps[Binding]:
+        """Everything that an append to the stream of that name needs, of the live attachment; ``began``: see `_again`.
 
         Raises:
             As `_attachment_steps`; ConfigError: the name is not legal, or the engine's own.
         """
         check_own_name(name)
-        attachment, lane = yield from self._again(self._lane)
-        return Binding(attachment, lane, (yield from attachment.handle_steps(name)))
+        began = time.monotonic() if began is None else began
+        while True:
+            attachment, lane = yield from self._again(self._lane, began)
+            try:
+                return Binding(attachment, lane, (yield from attachment.handle_steps(name)))
+            except NotRunning as error:  # it has ended since
+                if not error.retriable or self._given_up(began):
+                    raise
+            yield Rest(FIRST_REST)
 
     def _lane(self) -> Steps[tuple[Attachment, Lane]]:
         """No other thread lets go of the attachment while its lane is being made."""
@@ -206,10 +221,14 @@ class ClientCore(Generic[Handle]):
             for attachment in self._attachments.copy():
                 yield from attachment.flush_steps(timeout)
         finally:
-            self._closed = True
-            for attachment in self._attachments.copy():
-                self._drop(attachment, _closed())
-            self._latest_batch = b""
+            self._end()
+
+    def _end(self) -> None:
+        """Closed, at once. What is being attached meanwhile is let go of by whoever attaches."""
+        self._closed = True
+        for attachment in self._attachments.copy():
+            self._drop(attachment, _closed())
+        self._latest_batch = b""
 
     def __repr__(self) -> str:
         return f"<Client {str(self.path)!r}{' closed' if self._closed else ''}>"

@@ -81,8 +81,8 @@ class StreamCore:
         with contextlib.suppress(ValueError):  # another thread has
             self._ended.remove(bound)
 
-    def _bind(self) -> Steps[Binding]:
-        before, bound = self._bound, (yield from self._client._bind_steps(self.name))
+    def _bind(self, began: float | None = None) -> Steps[Binding]:
+        before, bound = self._bound, (yield from self._client._bind_steps(self.name, began))
         if before is not None and before.lane is not bound.lane:
             self._note_lost(before)
         elif before is not None and before.handle != bound.handle and before not in self._ended:
@@ -91,9 +91,9 @@ class StreamCore:
         self._bound = bound
         return bound
 
-    def _bind_to_append(self) -> Steps[Binding]:
+    def _bind_to_append(self, began: float) -> Steps[Binding]:
         try:
-            return (yield from self._bind())
+            return (yield from self._bind(began))
         except Error as error:
             error.outcome = "not_appended"
             raise
@@ -138,14 +138,15 @@ class StreamCore:
     def _submit_steps(self, submit: Submit, payload_bytes: int) -> Steps[tuple[Results, int]]:
         """An append that has to attach first, or to wait for room: its number and the results it is among. Its time runs from
         this call on, whenever the first step is taken."""
-        deadline = time.monotonic() + self._client._append_timeout
-        return self._submit_by(submit, payload_bytes, deadline, self._client._reconnect_deadline())
+        return self._submit_since(time.monotonic(), submit, payload_bytes)
 
-    def _submit_by(self, submit: Submit, payload_bytes: int, deadline: float, back: float) -> Steps[tuple[Results, int]]:
+    def _submit_since(self, began: float, submit: Submit, payload_bytes: int) -> Steps[tuple[Results, int]]:
+        deadline = began + self._client._append_timeout
+        back = began + (self._client._options["reconnect"] or 0.0)
         followed = ended = False
         bound = self._bound
         if bound is None or bound.lane.lost is not None:
-            bound = yield from self._bind_to_append()
+            bound = yield from self._bind_to_append(began)
         while True:
             lane = bound.lane
             bank = lane.bank
@@ -153,11 +154,11 @@ class StreamCore:
             if number >= 0:
                 return lane.results_of(bank, number), number
             if lane.retired:
-                bound = yield from self._bind_to_append()
+                bound = yield from self._bind_to_append(began)
             elif number == lib.RW_DELETED:  # before this append, which so goes to its successor
                 if ended and time.monotonic() >= deadline:
                     raise BackpressureTimeout(f"stream {self.name!r} is deleted again and again; nothing was appended")
-                ended, bound = True, (yield from self._bind_to_append())
+                ended, bound = True, (yield from self._bind_to_append(began))
             elif number == lib.RW_MAINTENANCE and lane.used_up():
                 if (yield from lane.wind_up_steps(deadline)):
                     lane.retire()
@@ -168,7 +169,7 @@ class StreamCore:
                     if (followed and time.monotonic() >= back) or not self._may_follow(bound):
                         raise
                     followed = True
-                    bound = yield from self._bind_to_append()
+                    bound = yield from self._bind_to_append(began)
 
     def _may_follow(self, bound: Binding) -> bool:
         """May an append that met the engine's end, and was not published, go to its successor?
