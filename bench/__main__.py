@@ -1,4 +1,4 @@
-"""`python -m bench run | aio | compare A B | list`."""
+"""`python -m bench run | aio | web | compare A B | list`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from bench import aio, aio_tails, chart, environment, extras, goals, html, report, run, scenario
+from bench import aio, aio_tails, chart, environment, extras, goals, html, report, run, scenario, web
 from bench import compare as comparing
-from bench.contender import told
+from bench.contender import ContenderFailedError, told
 
 HERE = Path(__file__).resolve().parent
 QUICK = run.Options(rounds=1, seconds=0.3, budget=50.0)
@@ -200,6 +200,34 @@ def aio_(
             found["tails"] = aio_tails.measure(scratch, tail_seconds, run.progress, loop)
     run.progress("")
     click.echo(json.dumps(found) if as_json else aio.tables(found))
+
+
+@cli.command("web")
+@click.option("--contender", "only", multiple=True, type=click.Choice(web.CONTENDERS), help="Only this one (repeatable).")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of every contender.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Of one turn.")
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Processes of the service.")
+@click.option("--connections", type=click.IntRange(min=1), default=64, show_default=True, help="Of the client, kept open.")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where the data goes  [default: bench/out]",
+)
+@click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
+def web_(
+    only: tuple[str, ...], rounds: int, seconds: float, workers: int, connections: int, directory: Path | None, as_json: bool
+) -> None:
+    """A web service that answers when the body is durable: beside redis.asyncio, and beside one that stores nothing."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    shape = web.Shape(seconds, workers, connections)
+    try:
+        with run.scratch(directory or HERE / "out") as scratch:
+            found = web.measure(scratch, shape, rounds, run.progress, only or web.CONTENDERS)
+    except ContenderFailedError as error:
+        raise click.ClickException(str(error)) from None
+    run.progress("")
+    click.echo(json.dumps(found) if as_json else web.tables(found))
 
 
 @cli.command()
