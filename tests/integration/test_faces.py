@@ -224,6 +224,28 @@ def test_an_append_that_meets_the_end_of_the_engine_goes_to_its_successor(
         assert [record.data for record in client.read("s")] == [b"x", b"y"] * 3
 
 
+@pytest.mark.parametrize("other_first", [False, True])
+def test_an_append_does_not_come_behind_a_gap_that_nobody_was_told_of(
+    directory: Path, start: Callable[..., Engine], face: Face, *, other_first: bool
+) -> None:
+    """Whoever meets the engine's end first, an append to another stream or to this one."""
+    running = start()
+    with face.connect(directory) as client:
+        client.append("s", b"0")
+        client.append("other", b"0")
+        stop_process(running.status()["wal_pid"])
+        pending = client.begin("s", b"lost, or not")
+        running.kill()
+        start()
+        if other_first:
+            assert client.append("other", b"1") > 0
+        assert told(lambda: client.append("s", b"1"))[:2] == ("NotRunning", "not_appended")
+        assert client.append("s", b"1") > 0
+        with pytest.raises(ringwal.EngineFailed):
+            client.flush("s")
+        assert told(pending.result)[:2] == ("EngineFailed", "unknown")
+
+
 def test_a_stream_that_is_deleted_under_its_handle(directory: Path, start: Callable[..., Engine], face: Face) -> None:
     start()
     with face.connect(directory) as client:

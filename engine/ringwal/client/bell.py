@@ -197,6 +197,8 @@ class Bell:
         future = self.pending.pop(number, None)
         for each in ([] if future is None else [future]) + self._further.pop(number, []):
             if not each.done():
+                if code < 0:  # before it runs: an append that comes first is not behind a gap that nobody knows of
+                    self.lane.count_told(number)
                 each.set_result(code)
 
     def look_at_engine(self) -> None:

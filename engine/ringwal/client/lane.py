@@ -226,6 +226,10 @@ class Lane:
             f"append to {stream!r} not confirmed within {timeout:g} s{waits}; its outcome is unknown, ask again later"
         )
 
+    def count_told(self, number: int) -> None:
+        """Somebody is being told how that append ended."""
+        self._told.add(number)
+
     def tell(self, number: int, found: int, stream: str | None = None) -> Error:
         """Why that append failed, of which `wait` has found this; it counts as told from now on."""
         error = self._reason(found, stream)
@@ -393,7 +397,7 @@ class Lane:
             if lib.rw_writer_permits(self.writer) or self.used_up() or self.retired:
                 return
             if lost is not None:
-                raise _refusal(lost) from lost
+                raise refusal(lost) from lost
             oldest = bank.results
             if oldest.kept is None:
                 # While others give its cells out again, cells are found that hold none of its numbers: not all of it then.
@@ -447,14 +451,14 @@ class Lane:
             if code == lib.RW_GONE and not self.ending and self._finishing():
                 raise NotRunning("the engine is stopping; nothing was appended")
             error = self.end(self._shut_for or self._why(code))
-            raise _refusal(error) from error
+            raise refusal(error) from error
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._no_room(f"no room in this client's lane within {timeout:g} s; nothing was appended")
         yield Told(self, partial(lib.rw_wait_room, self.writer, payload_bytes), left)
         if not self._alive():
             error = self.end(EngineFailed("the engine ended before this append was confirmed"))
-            raise _refusal(error) from error
+            raise refusal(error) from error
         return None
 
     def _finishing(self) -> bool:
@@ -482,7 +486,7 @@ class Lane:
         self.end(ForkError("this receipt was made before a fork; only the parent can wait for it"))
 
 
-def _refusal(lost: Error) -> Error:
+def refusal(lost: Error) -> Error:
     """What an append is told that met the end of its lane."""
     kind = ClosedError if isinstance(lost, ClosedError) else NotRunning
     return kind(f"nothing was appended: {str(lost).removesuffix(' before this append was confirmed').rstrip(',')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ringwal import positions, times
 from ringwal._native import ffi, lib
 from ringwal.client import configuring, removal
+from ringwal.client.lane import refusal
 from ringwal.errors import BackpressureTimeout, Error, NotRunning
 from ringwal.limits import whole
 from ringwal.payloads import buffer_of, lengths_of
@@ -21,6 +23,7 @@ from ringwal.times import At
 if TYPE_CHECKING:
     from ringwal.client.attachment import Attachment, Binding
     from ringwal.client.core import ClientCore
+    from ringwal.client.lane import Lane
     from ringwal.client.results import Results
 
 BATCH_KEPT_MAX = 1 << 20
@@ -46,6 +49,8 @@ class StreamCore:
         self._bound: Binding | None = None
         self._ended: list[Binding] = []  # to streams of this name that are deleted, until their appends are settled
         self._lost: Error | None = None
+        self._gap: Binding | None = None  # where an append is lost of which nobody was told: one comes behind it, refused
+        self._refused_in: weakref.ref[Lane] | None = None  # the lane for whose gap that has been done
 
     def _detach(self, attachment: Attachment) -> None:
         """Forget what belongs to ``attachment``; what was lost with it is told by the next `flush`."""
@@ -60,12 +65,29 @@ class StreamCore:
 
     def _forked(self) -> None:
         """In the child of a fork: what was bound is the parent's."""
-        self._bound = None
+        self._bound = self._gap = None
         self._ended = []
 
     def _note_lost(self, bound: Binding) -> None:
         if bound.lane.lost is not None:
             self._lost = bound.lane.untold(bound.handle) or self._lost
+            refused_in = None if self._refused_in is None else self._refused_in()
+            if bound.lane is not refused_in and bound.lane.unreported(bound.handle):
+                self._gap = bound
+
+    def _check_gap(self) -> None:
+        """Raises NotRunning, once: an earlier append to this stream is lost, and nobody was told. What comes now
+        would come behind a gap that its caller does not know of."""
+        bound = self._bound
+        if bound is not None and bound.lane.lost is not None:
+            self._note_lost(bound)
+        gap, self._gap = self._gap, None
+        if gap is not None and gap.lane.unreported(gap.handle):
+            self._client._check_open()
+            self._refused_in = weakref.ref(gap.lane)
+            error = gap.lane.lost
+            assert error is not None
+            raise refusal(error) from error
 
     def _settle_ended(self) -> None:
         """Lets go of deleted streams whose appends have a fate that was told. There are a few at the most: the next `flush`
@@ -144,6 +166,7 @@ class StreamCore:
         deadline = began + self._client._append_timeout
         back = began + (self._client._options["reconnect"] or 0.0)
         followed = ended = False
+        self._check_gap()
         bound = self._bound
         if bound is None or bound.lane.lost is not None:
             bound = yield from self._bind_to_append(began)
@@ -167,6 +190,7 @@ class StreamCore:
                     yield from lane.refused_steps(number, payload_bytes, deadline, self._client._append_timeout)
                 except NotRunning:
                     if (followed and time.monotonic() >= back) or not self._may_follow(bound):
+                        self._refused_in = weakref.ref(lane)
                         raise
                     followed = True
                     bound = yield from self._bind_to_append(began)
@@ -201,6 +225,7 @@ class StreamCore:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 yield from bound.lane.flush_steps(bound.handle, left)
         self._settle_ended()
+        self._gap = None
         lost = self._lost
         if lost is not None:
             self._lost = None
