@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,3 +280,40 @@ def test_what_is_seen_is_the_same(directory: Path, start: Callable[..., Engine],
         assert [r.offset for r in client.tail("s", 7, on_trimmed="earliest", idle_timeout=0.0)][:2] == [100, 101]
     with ringwal.connect(directory) as reader:
         assert reader.stream("s").stat().records == 203
+
+
+def test_the_first_step_of_a_call_goes_on_in_the_engines_successor(
+    directory: Path, start: Callable[..., Engine], face: Face
+) -> None:
+    """The engine ends in order, and is killed, while calls are made; with ``reconnect`` none of them hears of it."""
+    running = start()
+    with face.connect(directory, reconnect=WAIT) as client:
+        assert client.append("s", b"0") == 0
+        errors: list[BaseException] = []
+        ended = threading.Event()
+
+        def ask() -> None:
+            try:
+                while not ended.is_set():
+                    assert client.read("s", wait=1.0)[0].data == b"0"
+                    assert next(iter(client.tail("s", 0))).offset == 0
+                    assert next(iter(client.merged({"s": 0}))).offset == 0
+                    assert next(iter(client.records("s"))).offset == 0
+                    assert client.status()["state"] in ("running", "stopping")
+            except BaseException as error:  # noqa: BLE001
+                errors.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for orderly in (True, False, True, False):
+            if orderly:
+                assert running.terminate() == 0
+            else:
+                running.kill()
+            running = start()
+            client.append("s", b"x")
+        ended.set()
+        for thread in threads:
+            thread.join(WAIT)
+        assert errors == []

@@ -7,6 +7,7 @@ import collections
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Generator, Iterable
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from ringwal import positions, retention
@@ -277,8 +278,7 @@ class Stream(StreamCore):
 
     async def _here(self) -> Attachment:
         """The attachment; it knows this stream. Raises NoSuchStream."""
-        attachment = await drive(self.client._attachment_steps())
-        await drive(attachment.handle_steps(self.name, look=True))
+        attachment, _ = await drive(self.client._in_engine_steps(partial(following.found_steps, self.name)))
         return attachment
 
     async def read(

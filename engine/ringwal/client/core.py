@@ -100,6 +100,20 @@ class ClientCore(Generic[Handle]):
             yield Rest(rest)
             rest = min(2 * rest, LONGEST_REST)
 
+    def _in_engine_steps(self, work: Callable[[Attachment], Steps[Found]]) -> Steps[Found]:
+        """These steps with the live attachment. Where the engine ends in them and `NotRunning` says that they did nothing, they
+        begin anew in its successor, with ``reconnect``. Raises as `_attachment_steps`, and as they do."""
+        began = time.monotonic()
+        while True:
+            attachment = yield from self._attachment_steps()
+            try:
+                return (yield from work(attachment))
+            except NotRunning as error:
+                ended = error.why == "ending" or not attachment.usable()
+                if not error.retriable or not ended or self._given_up(began):
+                    raise
+            yield Rest(FIRST_REST)
+
     def _given_up(self, began: float) -> bool:
         """Has a call that began then waited for the engine's return as long as it may?"""
         return max(began, self._ended_at) + (self._options["reconnect"] or 0.0) <= time.monotonic()
@@ -195,22 +209,22 @@ class ClientCore(Generic[Handle]):
     def _create_steps(self, name: str, wanted: dict[str, Any]) -> Steps[Handle]:
         """See `Client.create_stream`."""
         stream = self.stream(name)
-        attachment = yield from self._attachment_steps()
-        handle = yield from configuring.create(attachment, name, wanted, self._options["timeout"])
-        attachment.keep_handle(name, handle)
+
+        def create(attachment: Attachment) -> Steps[None]:
+            attachment.keep_handle(name, (yield from configuring.create(attachment, name, wanted, self._options["timeout"])))
+
+        yield from self._in_engine_steps(create)
         return stream
 
     def _delete_steps(self, name: str) -> Steps[None]:
         """See `Client.delete_stream`."""
         check_stream_name(name)
         check_own_name(name)
-        attachment = yield from self._attachment_steps()
-        yield from removal.delete(attachment, name, self._options["timeout"])
+        yield from self._in_engine_steps(lambda attachment: removal.delete(attachment, name, self._options["timeout"]))
 
     def _status_steps(self) -> Steps[dict[str, Any]]:
         """See `Client.status`."""
-        attachment = yield from self._attachment_steps()
-        return (yield from attachment.registration.status_steps())
+        return (yield from self._in_engine_steps(lambda attachment: attachment.registration.status_steps()))
 
     def _close_steps(self, timeout: float | None) -> Steps[None]:
         """See `Client.close`."""

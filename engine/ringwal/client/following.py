@@ -244,18 +244,25 @@ def follow_steps(
     idle_timeout = seconds(idle_timeout, "idle_timeout")
     checked_word(missing, "missing", ("raise", "wait"))
     checked_word(on_trimmed, "on_trimmed", ("raise", "earliest"))
-    attachment = yield from client._attachment_steps()
-    following = Following(
-        client, attachment, name, place, max_records=max_records, idle_timeout=idle_timeout, on_trimmed=on_trimmed
-    )
-    try:
-        handle = yield from attachment.handle_steps(name, look=True)
-    except NoSuchStream:
-        if missing != "wait":
-            raise
-    else:
-        following.stand(attachment, handle, positions.offset(attachment, handle, place))
-    return following
+
+    def stand(attachment: Attachment) -> Steps[Following]:
+        following = Following(
+            client, attachment, name, place, max_records=max_records, idle_timeout=idle_timeout, on_trimmed=on_trimmed
+        )
+        try:
+            handle = yield from attachment.handle_steps(name, look=True)
+        except NoSuchStream:
+            if missing != "wait":
+                raise
+        else:
+            following.stand(attachment, handle, positions.offset(attachment, handle, place))
+        return following
+
+    return (yield from client._in_engine_steps(stand))
+
+
+def found_steps(name: str, attachment: Attachment) -> Steps[tuple[Attachment, int]]:
+    return attachment, (yield from attachment.handle_steps(name, look=True))
 
 
 def read_steps(
@@ -270,8 +277,7 @@ def read_steps(
     """See `Stream.read`."""
     limit = 0.0 if wait is None else seconds(wait, "wait")
     asked = positions.asked(start, max_records, max_bytes, until)
-    attachment = yield from client._attachment_steps()
-    handle = yield from attachment.handle_steps(name, look=True)
+    attachment, handle = yield from client._in_engine_steps(partial(found_steps, name))
     begin, most, records = positions.read_at(attachment, handle, asked)
     if records or limit == 0 or not most:
         return records
@@ -293,6 +299,5 @@ def range_steps(client: ClientCore[Any], name: str, start: Position, until: Posi
     """What `Stream.records` gives."""
     begin, end = positions.checked(start), positions.checked(until, "until")
     checked_word(on_trimmed, "on_trimmed", ("raise", "earliest"))
-    attachment = yield from client._attachment_steps()
-    handle = yield from attachment.handle_steps(name, look=True)
+    attachment, handle = yield from client._in_engine_steps(partial(found_steps, name))
     return positions.range_at(attachment, handle, begin, end, from_earliest=on_trimmed == "earliest")

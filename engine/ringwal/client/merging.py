@@ -169,9 +169,12 @@ def merge_steps(
     max_records, idle_timeout = whole(max_records, "max_records", 1), seconds(idle_timeout, "idle_timeout")
     checked_word(missing, "missing", ("raise", "wait"))
     checked_word(on_trimmed, "on_trimmed", ("raise", "earliest"))
-    attachment = yield from client._attachment_steps()
-    merging = Merging(
-        client, attachment, places, max_records=max_records, idle_timeout=idle_timeout, on_trimmed=on_trimmed
-    )
-    yield from merging.stand_steps(missing=missing)
-    return merging
+
+    def stand(attachment: Attachment) -> Steps[Merging]:
+        merging = Merging(
+            client, attachment, places, max_records=max_records, idle_timeout=idle_timeout, on_trimmed=on_trimmed
+        )
+        yield from merging.stand_steps(missing=missing)
+        return merging
+
+    return (yield from client._in_engine_steps(stand))

@@ -208,14 +208,14 @@ class StreamCore:
         """See `Stream.trim`."""
         check_own_name(self.name)
         to = positions.moment(before, "before") if isinstance(before, At | datetime) else whole(before, "before", 0)
-        attachment = yield from self._client._attachment_steps()
-        return (yield from removal.trim(attachment, self.name, to, self._client._options["timeout"]))
+        limit = self._client._options["timeout"]
+        return (yield from self._client._in_engine_steps(lambda engine: removal.trim(engine, self.name, to, limit)))
 
     def _configure_steps(self, wanted: dict[str, Any]) -> Steps[None]:
         """See `Stream.configure`; ``wanted`` is what `retention.asked` gives."""
         check_own_name(self.name)
-        attachment = yield from self._client._attachment_steps()
-        yield from configuring.configure(attachment, self.name, wanted, self._client._options["timeout"])
+        limit = self._client._options["timeout"]
+        yield from self._client._in_engine_steps(lambda engine: configuring.configure(engine, self.name, wanted, limit))
 
     def _flush_steps(self, timeout: float | None) -> Steps[None]:
         """See `Stream.flush`."""
