@@ -7,7 +7,8 @@
  * records, and the slowest caller got a tenth of what the fastest got. So under contention
  *
  *   callers        sleep at once, unless writes are long (lane.c)
- *   the drain      sleeps while blocks are written (sequencer.c)
+ *   the drain      sleeps while blocks are written (sequencer_loop.c); so it does where callers are
+ *                  event loops, which have other work until then (RW_LOOPS_NS)
  *   a WAL thread   gathers: it sleeps for moments until most callers have appended again, or no
  *                  more do (wal_threads.c)
  *

@@ -38,7 +38,7 @@ static bool few_under_way(const rw_sequencer *s)
 int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
 {
     uint64_t now = rw_now_ns(), end = now + timeout_ns, spin_until = now + spin_ns,
-             lull_until = now;
+             lull_until = now, loops_until = now;
     while (now < end) {
         int rc = rw_sequencer_step(s);
         now = rw_now_ns();
@@ -48,7 +48,10 @@ int rw_sequencer_work(rw_sequencer *s, uint64_t spin_ns, uint64_t timeout_ns)
             rw_callers_publish(&s->callers, s->c, now);
             spin_until = now + spin_ns;
             lull_until = now + RW_LULL_NS;
-        } else if (few_under_way(s) &&
+            if (s->rang)
+                loops_until = now + RW_LOOPS_NS;
+            s->rang = false;
+        } else if (now >= loops_until && few_under_way(s) &&
                    now < (s->incomplete < s->registered ? spin_until : lull_until)) {
             sched_yield();
         } else {

@@ -46,6 +46,7 @@ struct rw_sequencer {
     uint64_t incomplete; /* first block whose persisted bytes were not acted upon */
     uint64_t step;
     uint64_t confirmed; /* requests, in this step */
+    bool rang;          /* a bell, since the loop last looked */
     rw_callers callers;
     uint32_t membership_seen;
     uint32_t closing; /* slots that are closing and not let go of */

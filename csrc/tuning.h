@@ -37,6 +37,9 @@
  * of a caller that waits for each append comes sooner. Waking the drain costs the WAL thread about
  * 4 us before every such write. */
 #define RW_LULL_NS 100000u
+/* So long after it has rung a bell the drain does not stay awake: an event loop is woken by a
+ * descriptor, with other things to do until then, and wants the processor. */
+#define RW_LOOPS_NS 10000000u
 /* What is few under way: with more, throughput is what counts. */
 #define RW_FEW_REQUESTS 64u
 #define RW_FEW_BYTES    (128u * 1024u)

@@ -263,7 +263,8 @@ def of_code(
         asked = "larger" if size is None else f"{size} bytes in one append; larger"
         return RecordTooLarge(
             f"{lead}{asked} than this client's limit of {limit} bytes (half of its lane): "
-            "connect with a larger lane_bytes, or start the engine with a larger ring_bytes",
+            "connect with a larger lane_bytes, or start the engine with a larger --lane-bytes; if its lane is large"
+            " enough, with a larger --ring-bytes",
             limit,
         )
     if code == lib.RW_BAD:

@@ -520,3 +520,27 @@ def test_several_streams_in_one_tail(directory: Path, start: Callable[..., Engin
             assert await tail == expected
 
     run(main())
+
+
+def test_what_is_written_for_the_other_face_says_what_to_write(directory: Path, start: Callable[..., Engine]) -> None:
+    start()
+
+    async def main() -> None:
+        connecting: Any = ringwal.aio.connect(directory)
+        with pytest.raises(TypeError, match="async with"), connecting:
+            pass
+        with pytest.raises(AttributeError, match=r"await ringwal\.aio\.connect"):
+            connecting.stream("s")
+        other: Any
+        with ringwal.connect(directory) as other:
+            with pytest.raises(TypeError, match=r"ringwal\.aio\.connect"):
+                async with other:
+                    pass
+            with pytest.raises(TypeError, match="The append has been made"):
+                await other.stream("s").append(b"x")
+        async with ringwal.aio.connect(directory) as client:
+            assert (await client.stream("s").stat()).records == 1
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await asyncio.to_thread(client.stream("s").append_nowait, b"x")
+
+    on_asyncio(main())

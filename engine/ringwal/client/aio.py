@@ -61,6 +61,17 @@ class Connecting:
     def __reduce__(self) -> NoReturn:
         raise TypeError("what connect gives is neither pickled nor copied: pass on the path, and connect where it arrives")
 
+    if not TYPE_CHECKING:  # what is often written instead says what to write
+
+        def __enter__(self):
+            raise TypeError("use `async with` for ringwal.aio.connect, or `client = await ...`")
+
+        def __exit__(self, *_):
+            pass
+
+        def __getattr__(self, name):
+            raise AttributeError(f"not attached yet: `client = await ringwal.aio.connect(...)`, then client.{name}")
+
     async def __aenter__(self) -> Client:
         return await self._client._connect()
 
@@ -94,7 +105,11 @@ class Client(ClientCore[Stream]):
 
     def _check_loop(self) -> None:
         """Raises RuntimeError: the loop that runs is another one."""
-        if asyncio.get_running_loop() is not self._loop:
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # none runs in this thread
+            here = False
+        if not here:
             raise RuntimeError(
                 f"this client of {str(self.path)!r} belongs to another event loop; a process may connect once for each"
             )

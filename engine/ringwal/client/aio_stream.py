@@ -164,8 +164,7 @@ class Stream(StreamCore):
             TypeError, ValueError, RecordTooLarge: as `ringwal.Stream.append`.
             BackpressureTimeout: 65,536 appends wait already. Nothing was written.
         """
-        if get_running_loop() is not self._loop:
-            self.client._check_loop()
+        self.client._check_loop()
         bound = self._bound
         if bound is not None and timestamp_ns is None and type(data) is bytes and not self._queue:
             lane = bound.lane
@@ -182,8 +181,7 @@ class Stream(StreamCore):
 
     def append_many_nowait(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
         """As `append_nowait`, for a batch."""
-        if get_running_loop() is not self._loop:
-            self.client._check_loop()
+        self.client._check_loop()
         steps, count, size = self._many_steps(records, timestamp_ns)
         return self._enqueue(steps, count, size)
 

@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ringwal import retention
 from ringwal.client import merging
@@ -218,6 +218,14 @@ class Client(ClientCore[Stream]):
         else:
             with contextlib.suppress(Error):
                 self.close(timeout=1.0)  # the error under way is the one to tell
+
+    if not TYPE_CHECKING:  # what is written where somebody took one face for the other
+
+        async def __aenter__(self):
+            raise TypeError("use `with` for ringwal.connect; in an event loop, `async with ringwal.aio.connect(...)`")
+
+        async def __aexit__(self, *_):
+            pass
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (str(self.path), self._options, self._log)

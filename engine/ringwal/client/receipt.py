@@ -92,6 +92,14 @@ class Receipt:
 
         return future_of(self)
 
+    if not TYPE_CHECKING:  # what is written where somebody took one face for the other
+
+        def __await__(self):
+            raise TypeError(
+                "this receipt is not awaited but asked: receipt.result(). The append has been made; in an event loop,"
+                " connect with ringwal.aio"
+            )
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "a Receipt is neither pickled nor copied: the append's fate comes to the process that made it. Wait there, and pass"
