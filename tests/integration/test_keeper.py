@@ -118,6 +118,7 @@ def test_a_stopped_keeper_costs_nobody_anything(start: Callable[..., Engine], di
     """Neither appends nor trims, freed segments, newcomers, the stop, or the next start wait for it."""
     running = start()
     with ringwal.connect(directory) as client:
+        until(lambda: client.status()["processes"].get("keeper") == "running", "the keeper works", WAIT)
         keeper = client.status()["keeper_pid"]
         stop_process(keeper)
         stream = client.stream("s")
