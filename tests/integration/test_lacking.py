@@ -101,7 +101,7 @@ def test_shared_memory_counts_as_a_file(directory: Path) -> None:
 def test_a_limit_on_memory_ends_an_engine_with_its_code(directory: Path) -> None:
     """What is missing depends on where the limit meets it: each is said, and none is a fault of the engine's."""
     seen = set()
-    for kilobytes in range(34_000, 124_000, 10_000):
+    for kilobytes in range(34_000, 114_000, 10_000):
         done = within(f'ulimit -v {kilobytes} && exec "$@"', "run", directory, *SMALL, "--blocks-in-flight", "32")
         sentence(done, done.returncode, "ulimit -v")
         assert done.returncode in (os.EX_OSERR, os.EX_CANTCREAT), done.stderr

@@ -15,7 +15,7 @@ import pytest
 import ringwal
 from ringwal._native import ffi, lib
 from ringwal.protocol.client import Registration
-from ringwal.steps import park
+from ringwal.steps import Steps, park
 from tests.support.meddling import places, spoil
 from tests.support.rig import WAIT, Engine, read_all, state_of, until
 
@@ -77,16 +77,16 @@ def hold_the_number_of_bills(
 ) -> tuple[threading.Event, threading.Event, threading.Event]:
     """Armed, told, go on: once it is armed, who is told the number of `bills` keeps it until it may go on."""
     armed, told, go_on = threading.Event(), threading.Event(), threading.Event()
-    ask = Registration.stream
+    ask = Registration.stream_steps
 
-    def ask_slowly(self: Registration, name: str, *, look: bool = False) -> int:
-        number = ask(self, name, look=look)
+    def ask_slowly(self: Registration, name: str, *, look: bool = False) -> Steps[int]:
+        number = yield from ask(self, name, look=look)
         if name == "bills" and armed.is_set() and not go_on.is_set():
             told.set()
             assert go_on.wait(WAIT)
         return number
 
-    monkeypatch.setattr(Registration, "stream", ask_slowly)
+    monkeypatch.setattr(Registration, "stream_steps", ask_slowly)
     return armed, told, go_on
 
 

