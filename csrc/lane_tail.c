@@ -14,7 +14,6 @@ int rw_writer_waitable(const rw_writer *w)
     return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
 }
 
-
 /* A place in the lane's table of streams that threads tail, or RW_TAIL_INTERESTS if all are taken.
  */
 static uint32_t interest_take(rw_lane *lane, uint32_t place)

@@ -11,11 +11,10 @@ import shutil
 import signal
 import socket
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ import ringwal
 from tests.support import rig
 from tests.support.programs import Program, script
 from tests.support.rig import Engine, until
-from tests.support.web_load import ask, listening
+from tests.support.web_load import Crowd, ask, listening
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
@@ -73,27 +72,15 @@ class Server(Program):
         assert "Traceback" not in self.said(), self.said()
 
 
-class Senders:
-    """They send deliveries, none twice, and note what they are told. A context manager, at whose end they have all answers."""
+class Senders(Crowd):
+    """They send deliveries, none twice, and note what they are told. At the end they have all answers."""
 
     def __init__(self, listener: socket.socket, count: int = 6) -> None:
-        self._listener = listener
-        self._stop = threading.Event()
         self.stored: dict[str, int] = {}
         """Answered with 200, and the offset."""
         self.told: dict[int | None, list[str]] = {}
         """What had another status, or no answer."""
-        self._threads = [threading.Thread(target=self._send, args=(f"s{n}",)) for n in range(count)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(listener, self._send, [f"s{n}" for n in range(count)])
 
     def _send(self, who: str) -> None:
         number = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def rung_of(writer: Writer) -> int:
 def confirm(memory: Memory, sequencer: Sequencer, number: int, *, stream: int = 0, slot: int = 0) -> None:
     memory.persist(memory.seal([(stream, 1, GENERATION + number)], slot=slot))
     sequencer.settle()
+
+
+@contextlib.contextmanager
+def bystander() -> Iterator[tuple[Memory, Writer, int, Sequencer]]:
+    """A lane with a bell, a second one without, and the drain, which knows both."""
+    with Memory() as memory:
+        writer = Writer(memory, 0)
+        bell = rung_of(writer)
+        memory.open_lane(1)
+        sequencer = Sequencer(memory)
+        sequencer.settle()
+        yield memory, writer, bell, sequencer
 
 
 def test_a_completion_rings_only_while_it_is_wanted() -> None:
@@ -71,24 +84,14 @@ def test_it_rings_once_for_a_batch_whatever_is_in_it() -> None:
 
 
 def test_another_clients_completions_ring_nothing() -> None:
-    with Memory() as memory:
-        writer = Writer(memory, 0)
-        bell = rung_of(writer)
-        memory.open_lane(1)
-        sequencer = Sequencer(memory)
-        sequencer.settle()
+    with bystander() as (memory, writer, bell, sequencer):
         lib.rw_bell_want(writer.writer, 1)
         confirm(memory, sequencer, 1, slot=1)
         assert rings(bell) == 0
 
 
 def test_a_tail_rings_for_the_streams_that_are_watched() -> None:
-    with Memory() as memory:
-        writer = Writer(memory, 0)
-        bell = rung_of(writer)
-        memory.open_lane(1)
-        sequencer = Sequencer(memory)
-        sequencer.settle()
+    with bystander() as (memory, writer, bell, sequencer):
         place = lib.rw_tail_watch(writer.writer, handle(3))
         confirm(memory, sequencer, 1, stream=3, slot=1)
         assert rings(bell) == 0  # nobody awaits it
@@ -103,12 +106,7 @@ def test_a_tail_rings_for_the_streams_that_are_watched() -> None:
 
 
 def test_more_streams_than_the_table_holds_are_watched_all_the_same() -> None:
-    with Memory() as memory:
-        writer = Writer(memory, 0)
-        bell = rung_of(writer)
-        memory.open_lane(1)
-        sequencer = Sequencer(memory)
-        sequencer.settle()
+    with bystander() as (memory, writer, bell, sequencer):
         places = [lib.rw_tail_watch(writer.writer, handle(stream)) for stream in range(lib.RW_TAIL_INTERESTS + 2)]
         assert places == [*range(lib.RW_TAIL_INTERESTS), lib.RW_TAIL_INTERESTS, lib.RW_TAIL_INTERESTS]
         assert writer.lane.tail_any == 2

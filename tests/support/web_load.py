@@ -11,10 +11,10 @@ import http.client
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.support.rig import WAIT, until
 
@@ -59,14 +59,13 @@ class Requester:
     wrong: list[str] = field(default_factory=list)
 
 
-class Load:
-    """Requesters that go on until the end. A context manager."""
+class Crowd:
+    """Threads that go on until the end, one for each of whom they are. A context manager."""
 
-    def __init__(self, listener: socket.socket, path: str, requesters: int = 4) -> None:
-        self._listener, self._path = listener, path
+    def __init__(self, listener: socket.socket, ask: Callable[[Any], None], those: Sequence[object]) -> None:
+        self._listener = listener
         self._stop = threading.Event()
-        self.requesters = [Requester(f"r{n}") for n in range(requesters)]
-        self._threads = [threading.Thread(target=self._ask, args=(each,)) for each in self.requesters]
+        self._threads = [threading.Thread(target=ask, args=(each,)) for each in those]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -77,6 +76,15 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+
+class Load(Crowd):
+    """Requesters that go on until the end. A context manager."""
+
+    def __init__(self, listener: socket.socket, path: str, requesters: int = 4) -> None:
+        self._path = path
+        self.requesters = [Requester(f"r{n}") for n in range(requesters)]
+        super().__init__(listener, self._ask, self.requesters)
 
     def _ask(self, who: Requester) -> None:
         number = 0

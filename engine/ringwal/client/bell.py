@@ -161,7 +161,7 @@ class Bell:
         numbers = list(pending)
         if not numbers:
             return
-        first = min(numbers[0], numbers[-1]) if len(numbers) < 3 else min(numbers)
+        first = min(numbers)
         count = max(numbers) + 1 - first
         if count <= len(self._found):
             _collect(lane.writer, first, count, self._found)

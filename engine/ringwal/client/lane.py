@@ -45,6 +45,7 @@ BANKS = 8
 NUMBERS = 1 << 32
 """Numbers of one lane: its generation is in the bits above."""
 
+
 class Told:
     """What steps wait for: that something is said to a lane, for so many seconds at the most. Sent: what C found."""
 
