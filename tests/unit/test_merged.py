@@ -186,3 +186,15 @@ def test_a_walk_that_is_placed_stands_before_the_gap(log: LogMaker) -> None:
     assert take(log, cursor) == []
     log.confirm()
     assert take(log, cursor) == [("s1", 0), ("s2", 0)]
+
+
+def test_what_is_confirmed_between_the_look_at_the_end_and_the_walk_is_not_passed_over(log: LogMaker) -> None:
+    """A stream that is awaited has its first records behind the end that was looked up, and before the end as it is by then."""
+    log.begin_epoch()
+    add(log, 2)
+    end = lib.rw_log_disk_end(log.control)
+    cursor = merged(log.reader(), {2: 1})
+    add(log, 1)
+    assert cursor.next(100, 1 << 20, end) == []
+    cursor.add("s1", Wanted(handle_of(1), 0))
+    assert take(log, cursor) == [("s1", 0)]

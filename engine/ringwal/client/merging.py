@@ -49,7 +49,7 @@ class Merging(Follow[StreamRecord]):
         self._awaited: dict[str, Checked] = dict(starts)  # streams that are not there yet
         self._handles: dict[str, int] = {}
         self._cursor: MergedCursor | None = None
-        self._made, self._once_more = -1, False
+        self._made = -1
         self._seen = 0  # log position up to which the latest look went
 
     # --------------------------------------------------------------------------------------------------- standing
@@ -77,9 +77,7 @@ class Merging(Follow[StreamRecord]):
         """Are awaited streams there by now? One that was not there when the end of the log was looked up has nothing before."""
         before, self._made = self._made, int(lib.rw_engine_next_number(self._attachment.control))
         assert self._cursor is not None
-        # Once more after the last change: a stream that was being made then may not have been found.
-        wanted, self._once_more = self._made != before or self._once_more, self._made != before
-        for name, start in list(self._awaited.items()) if wanted else ():
+        for name, start in list(self._awaited.items()) if self._made != before else ():
             with contextlib.suppress(NoSuchStream):
                 handle = yield from self._attachment.handle_steps(name, look=True)
                 first = EARLIEST if start == LATEST or isinstance(start, Last) else start

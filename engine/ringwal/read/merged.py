@@ -92,7 +92,7 @@ class MergedCursor:
         self._met.clear()
         self._copy(self._stood, self._wants)
         try:
-            self._look()
+            self._look(limit)
             return self._collect(limit)
         except BaseException:
             self._copy(self._wants, self._stood)
@@ -108,13 +108,14 @@ class MergedCursor:
             except CorruptionError as damage:
                 self._placed = False
                 if not found:
-                    self._doubt(damage)
+                    self._doubt(damage, limit)
                     continue
             return found  # what lies before damage is good; the next call meets it again
 
-    def _look(self) -> None:
+    def _look(self, limit: int) -> None:
         """How far each stream reaches, and the log as a whole. Raises StreamDeleted, OffsetTrimmed."""
-        self._reach = int(lib.rw_merged_look(self._ring.control, self._merged))
+        # Streams that may still be added have nothing before the limit, and the log may have grown since that was looked up.
+        self._reach = min(int(lib.rw_merged_look(self._ring.control, self._merged)), limit)
         for name, want in self._each():
             if want.deleted:
                 raise StreamDeleted(f"stream {name!r} was deleted")
@@ -178,10 +179,10 @@ class MergedCursor:
         window.stopped(stop, walk)
         return bool(stop == lib.RW_WALK_FULL and (slices.count < lib.RW_SLICES or slices.records_left == 0))
 
-    def _doubt(self, damage: CorruptionError) -> None:
+    def _doubt(self, damage: CorruptionError, limit: int) -> None:
         """It may not have what is wanted, or have been freed: so that is searched for before it is given up. Raises the damage,
         and as `_look`."""
-        self._look()
+        self._look(limit)
         behind, source, place = self._behind(), self._log.source, (damage.segment, damage.position)
         freed = [source.look_again(want.stream, want.next_offset, damage) for want in behind.values()]
         if not any(freed) and place in self._met:
