@@ -33,7 +33,7 @@ def test_a_client_outlives_the_numbers_of_a_lane(directory: Path, start: Callabl
         assert [receipt.result(WAIT).offset for receipt in receipts] == [n // 2 for n in range(300)]
         assert batch.result(WAIT) == ("a", 150, 2)
         assert [int(record.data) for record in streams[1].read(0)] == list(range(1, 300, 2))
-        assert receipts[0]._number >> 32 != batch._number >> 32
+        assert receipts[0]._results.lane is not batch._results.lane
 
 
 def test_another_lane_is_taken_and_nothing_else(directory: Path, start: Callable[..., Engine]) -> None:
