@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from pathlib import Path
@@ -165,6 +166,24 @@ def test_whatever_side_files_there_are_the_records_are_the_same(
         lines.begin(1 << 30)
         cursor.fill(lines, 1 << 30)
         assert bytes(lines.text()) == b"".join(data_of(stream, i) + b"\n" for i in range(log.next_offset[stream]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_side_files_of_another_history_of_the_log_lead_nowhere(tmp_path: Path, log: LogMaker, seed: int) -> None:
+    """A log was copied and went on twice: uuid and numbers are the same."""
+    chance = random.Random(seed)
+    (tmp_path / "other").mkdir()
+    with contextlib.closing(LogMaker(tmp_path / "other")) as other:
+        for each in (log, other):
+            each.begin_epoch()
+            random_log(each, chance)
+            numbers = write_sides(each)
+        for number in chance.sample(numbers[:-1], max(1, len(numbers) // (seed + 1) - 1)):
+            name = sidefile.name_of(number)
+            shutil.copy(other.segment_file(number).parent / name, log.segment_file(number).parent / name)
+    for stream in STREAMS:
+        for start in range(0, log.next_offset[stream], 7):
+            check(log.reader().read(stream, start, 1), stream, start, 1)
 
 
 def test_a_cut_is_one_by_side_files_too(log: LogMaker) -> None:

@@ -87,12 +87,14 @@ class SideFile:
     Every question may raise Unproven: then it is as if there were no file.
     """
 
-    __slots__ = ("_at", "_side", "number")
+    __slots__ = ("_at", "_side", "checked", "number")
 
     def __init__(self, side: Any, number: int) -> None:
         """By `open`."""
         self._side = side
         self.number = number
+        self.checked = False
+        """For who has opened it: has `is_of` said yes?"""
         self._at: Any = lib.rw_side_header_of(side)
 
     @classmethod
@@ -148,19 +150,36 @@ class SideFile:
         rows, blocks = self.epochs(), self.blocks
         if not rows or not blocks:
             return True
+        looked_at = blocks if every else self._blocks_behind_frames()
         try:
             with opened(segment.name_of(self.number), os.O_RDONLY, at=directory.segments) as fd:
-                for i in reversed(range(blocks)):
+                if 1 < looked_at < blocks:
+                    self._ask_for(fd, range(blocks - looked_at, blocks))
+                for i in reversed(range(blocks - looked_at, blocks)):
                     block = self._block_at(i)
                     newest = self._block_at(i - 1).newest_ns if i else 0
                     epoch = next((row.epoch for row in rows if block.position < row.end), 0)
                     if not self._is_there(fd, epoch, block, newest):
                         return False
-                    if block.frames and not every:
-                        break
         except OSError:
             return True
         return True
+
+    def _blocks_behind_frames(self) -> int:
+        """How many blocks there are from the last one with frames on; all, if none has any."""
+        found = 1
+        while found < self.blocks and not self._block_at(self.blocks - found).frames:
+            found += 1
+        return found
+
+    def _ask_for(self, fd: int, numbers: range) -> None:
+        """Their headers lie far apart: the device fetches them together, not one after the other."""
+        for i in numbers:
+            os.posix_fadvise(fd, self._place_of(self._block_at(i)), int(ffi.sizeof("rw_block")), os.POSIX_FADV_WILLNEED)
+
+    def _place_of(self, block: Block) -> int:
+        """In the segment's file, bytes."""
+        return segment.HEADER_BYTES + block.position - self.number * int(self._at.segment_bytes)
 
     def _block_at(self, i: int) -> Block:
         found = ffi.new("rw_side_block *")
@@ -171,7 +190,7 @@ class SideFile:
         """`newest_ns`: of the block before. Raises OSError."""
         head = ffi.new("rw_block *")
         data = ffi.buffer(head)
-        at = segment.HEADER_BYTES + block.position - self.number * int(self._at.segment_bytes)
+        at = self._place_of(block)
         for again in (False, True):
             if again:  # the engine writes past the page cache
                 os.posix_fadvise(fd, at, len(data), os.POSIX_FADV_DONTNEED)

@@ -21,6 +21,9 @@ from ringwal.log.sidefile import Block, SideFile
 from ringwal.read.chunk import Chunk, new_walk
 from ringwal.read.source import PAGE, Answer, Extent, Source
 
+Asking = Callable[[int, Callable[[SideFile], Any], Any], Any]
+"""`Source.ask_side`, or `Source.guess_side`."""
+
 INDEX_BYTES = 32 << 20
 """Indexes of one reader take no more memory than this together, except that the newest one always stays."""
 
@@ -248,18 +251,24 @@ class Search:
 
     def locate(self, stream: int, offset: int) -> Place:
         """As `LogIndex.locate`."""
+        found = self._locate(stream, offset, self._source.guess_side)
         for _ in range(DOUBTS_MAX):
-            found = self._locate(stream, offset)
             if isinstance(found, Place):
                 return found
+            found = self._locate(stream, offset, self._source.ask_side)
             # If it was side files that led to nothing, they contradict each other, and are not believed any more.
-            if not sum(map(self._source.disbelieve, found)):
+            if not isinstance(found, Place) and not sum(map(self._source.disbelieve, found)):
                 break
+        if isinstance(found, Place):
+            return found
         segment = max(min(found), self._source.segments().start)
         raise CorruptionError("a hole in the log begins in this segment", segment)
 
-    def _locate(self, stream: int, offset: int) -> Place | set[int]:
-        """The place, or else the segments that say that it is between them (-1: nothing lies before it)."""
+    def _locate(self, stream: int, offset: int, ask: Asking) -> Place | set[int]:
+        """The place, or else the segments that say that it is between them (-1: nothing lies before it).
+
+        By guesses it takes fewer reads, and only a place that is found counts: the file that led there has been asked again.
+        """
         segments = self._source.segments()
         deciding = {"before": -1, "behind": -1}
         low, high, opened = segments.start, segments.stop, self._source.sides_open()
@@ -267,7 +276,7 @@ class Search:
         while low < high:
             middle = probe = _between(low, high, opened)
             # Segments without the stream, or of which damage hides that, say nothing about where to go on: ask the one before.
-            while (span := self._span(probe, stream, offset, suspects)) is None and probe > low:
+            while (span := self._span(ask, probe, stream, offset, suspects)) is None and probe > low:
                 probe -= 1
             if span is None:
                 low = middle + 1
@@ -275,8 +284,12 @@ class Search:
                 low, deciding["before"] = middle + 1, probe
             elif offset < span.first:
                 high = deciding["behind"] = probe
-            else:
+            elif self._has_side(ask, probe) == self._has_side(self._source.ask_side, probe):
                 return self._find(probe, stream, offset)
+            else:
+                return set()
+        if ask == self._source.guess_side:
+            return set()
         if hiding := [segment for segment in suspects if deciding["before"] <= segment <= high]:
             raise suspects[min(hiding)]
         return set(deciding.values())
@@ -338,9 +351,14 @@ class Search:
         found = int(lib.rw_walk_goes_on(ffi.from_buffer("uint8_t[]", data), len(data), walk))
         return None if found == NOWHERE else found
 
-    def _span(self, segment: int, stream: int, offset: int, suspects: dict[int, CorruptionError]) -> Span | None:
+    def _has_side(self, ask: Asking, segment: int) -> bool:
+        return ask(segment, lambda _: True, None) is not None
+
+    def _span(
+        self, ask: Asking, segment: int, stream: int, offset: int, suspects: dict[int, CorruptionError]
+    ) -> Span | None:
         """What is known of the stream in the segment, and whether damage hides the rest of it."""
-        span = self._source.ask_side(segment, partial(_span, stream), None)
+        span: Span | None = ask(segment, partial(_span, stream), None)
         if span is not None:
             return span
         found = [

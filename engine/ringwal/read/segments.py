@@ -141,7 +141,7 @@ class Segments:
         self._bounds = bounds
         self._attic = AtticBlocks(directory, bounds.uuid, bounds.segment_bytes)
         self._sides = Sides(directory, bounds.uuid, bounds.segment_bytes)
-        self.ask_side, self.disbelieve = self._sides.ask, self._sides.disbelieve
+        self.ask_side, self.guess_side, self.disbelieve = self._sides.ask, self._sides.guess, self._sides.disbelieve
         self.side_times, self.sides_open = self._sides.times, self._sides.opened
         self._again: dict[int, int] = {}
         self._newest = (-1, -1)  # newest side file that was found, and from which segment on it was looked for

@@ -44,6 +44,16 @@ class Sides:
             self.disbelieve(segment)
             return otherwise
 
+    def guess(self, segment: int, question: Callable[[SideFile], Answer], otherwise: Answer) -> Answer:
+        """As `ask`, of a file that may be another log's, or of what the segment was before: a hint, to be asked for again
+        before it decides anything. It takes no read of the segment."""
+        side = self._open(segment)
+        try:
+            return otherwise if side is None else question(side)
+        except Unproven:
+            self.disbelieve(segment)
+            return otherwise
+
     def times(self, segment: int) -> Times | None:
         """A hint (`sidefile.times`): the times of that segment, by what is open or known, or else by one read."""
         if segment in self._disbelieved or segment < 0:
@@ -75,6 +85,17 @@ class Sides:
         self._kept.clear()
 
     def _get(self, segment: int) -> SideFile | None:
+        side = self._open(segment)
+        if side is None or side.checked:
+            return side
+        side.checked = self._is_of(side)
+        if not side.checked:
+            self._disbelieved.add(segment)
+            self._kept.pop(segment, None)
+            return None
+        return side
+
+    def _open(self, segment: int) -> SideFile | None:
         side = self._kept.get(segment)
         if side is not None:
             with contextlib.suppress(KeyError):
@@ -85,9 +106,6 @@ class Sides:
         with contextlib.suppress(FileNotFoundError):
             side = SideFile.open(self._directory, self._uuid, self._segment_bytes, segment)
         if side is None:
-            return None
-        if not self._is_of(side):
-            self._disbelieved.add(segment)
             return None
         self._kept[segment] = side
         self._bound()

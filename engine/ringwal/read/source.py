@@ -51,6 +51,9 @@ class Source(Protocol):
     def ask_side(self, segment: int, question: Callable[[SideFile], Answer], otherwise: Answer) -> Answer:
         """What the side file of that segment answers; ``otherwise`` if there is none, or none that can be believed."""
 
+    def guess_side(self, segment: int, question: Callable[[SideFile], Answer], otherwise: Answer) -> Answer:
+        """The same without a look whether the file is of that segment. What it decides is to be asked for again."""
+
     def side_times(self, segment: int) -> Times | None:
         """What the header of its side file says of the segment's times. It may be wrong. None: it says nothing."""
 
