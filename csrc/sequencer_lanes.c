@@ -50,7 +50,7 @@ static void ring(rw_sequencer *s, client *cl)
     if (cl->rung == s->step)
         return;
     cl->rung = s->step;
-    rw_ring_bell(cl->bell_fd);
+    rw_signal_fd(cl->bell_fd);
     s->rang = true;
     rw_count64(&s->c->drain_rings, 1);
 }

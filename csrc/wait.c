@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,11 +35,10 @@ void rw_signal_fd(int fd)
         ;
 }
 
-void rw_ring_bell(int fd)
+int rw_take_bell(int fd)
 {
-    struct pollfd bell = {.fd = fd, .events = POLLOUT};
-    if (poll(&bell, 1, 0) == 1 && (bell.revents & POLLOUT))
-        rw_signal_fd(fd);
+    struct epoll_event rung;
+    return epoll_wait(fd, &rung, 1, 0) == 1;
 }
 
 static uint64_t clock_ns(clockid_t clock)

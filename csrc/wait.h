@@ -17,7 +17,7 @@
  *
  * THE BELL
  *
- * A client whose event loop must not sleep in a futex has an eventfd for each of its lanes, which
+ * A client whose event loop must not sleep in a futex has a descriptor for each of its lanes, which
  * its loop polls. The drain rings it, at most once per batch, and only while the client wants it:
  *
  *   client                                   drain
@@ -27,9 +27,18 @@
  *     4 take the ring, then look again
  *
  * Stores first and loads second on both sides, as above: either 1 comes before the drain's 2, which
- * rings, or the cell before the client's 2, which finds it. The eventfd keeps a ring until it is
+ * rings, or the cell before the client's 2, which finds it. The bell keeps a ring until it is
  * taken, so there is no word to compare and 3 may come as late as it likes. It is taken before the
  * look: a ring that comes in between is for something that the look may miss.         PAIR: bell
+ *
+ * ITS TWO ENDS. The drain has an eventfd, the client an epoll descriptor that listens to it, for
+ * edges. To ring is one write; to take the ring is one look (rw_take_bell), after which the
+ * descriptor is silent until the next write. The eventfd is nobody's but the engine's: whether a
+ * write may block is a flag of the open file, which all that have it share, so a client that had it
+ * could make the drain sleep in the write, between any look of the drain's and the write itself. It
+ * counts rings and is never read, which 2^64 of them would need. What a client does with its own
+ * end, close it, keep it in a fork or never listen, is nothing to the drain. A pipe would not do:
+ * who reads from it holds a lock against its writer while it copies to memory of its own choice.
  *
  * Who awaits a tail registers in the lane's table, then does 1, or finds it done; the drain loads
  * bell_wanted, then the table. So the later one of the client's two stores is its announcement, and
@@ -69,9 +78,8 @@ void rw_unpark(const uint32_t *word, int count);
  * there). */
 void rw_signal_fd(int fd);
 
-/* The same for an eventfd that a client has, too, who may have made it blocking: a full one is not
- * written to. */
-void rw_ring_bell(int fd);
+/* Takes the ring of a bell, at the client's end. 1: it was rung since it was taken last. */
+int rw_take_bell(int fd);
 
 /* Monotonic, and as people have it. */
 uint64_t rw_now_ns(void);

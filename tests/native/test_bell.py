@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +14,18 @@ from ringwal._native import lib
 from tests.support.core import STREAMS, Memory, Sequencer, Writer, handle, take
 
 GENERATION = 1 << 32
-FULL = (1 << 64) - 2
 
 
-def rings(bell: int) -> int:
-    """How often it was rung since this was asked last."""
-    with contextlib.suppress(BlockingIOError):
-        return os.eventfd_read(bell)
-    return 0
+def rings(bell: select.epoll) -> int:
+    """Was it rung since this was asked last? 1: once or several times."""
+    shown = select.select([bell], [], [], 0)[0]
+    taken = int(lib.rw_take_bell(bell.fileno()))
+    assert taken == len(shown)
+    assert not select.select([bell], [], [], 0)[0]
+    return taken
 
 
-def rung_of(writer: Writer) -> int:
+def rung_of(writer: Writer) -> select.epoll:
     """Hangs a bell beside this writer's lane, which no sequencer has yet."""
     return writer.memory.hang_bell(writer.slot)
 
@@ -35,7 +36,7 @@ def confirm(memory: Memory, sequencer: Sequencer, number: int, *, stream: int = 
 
 
 @contextlib.contextmanager
-def bystander() -> Iterator[tuple[Memory, Writer, int, Sequencer]]:
+def bystander() -> Iterator[tuple[Memory, Writer, select.epoll, Sequencer]]:
     """A lane with a bell, a second one without, and the drain, which knows both."""
     with Memory() as memory:
         writer = Writer(memory, 0)
@@ -78,6 +79,7 @@ def test_it_rings_once_for_a_batch_whatever_is_in_it() -> None:
             memory.persist(block)
         sequencer.settle()
         assert [memory.completed(0, GENERATION + number) for number in range(1, 7)] == [0, 0, 1, 1, 2, 2]
+        assert memory.control.drain_rings == 2
         assert rings(bell) == 1
         for place in watched:
             lib.rw_tail_unwatch(writer.writer, place)
@@ -138,20 +140,36 @@ def test_a_successor_rings_for_what_its_predecessor_may_not_have_lived_to_ring_f
         assert rings(bell) == 0
 
 
-@pytest.mark.parametrize("blocking", [False, True], ids=["as it was made", "made blocking by its client"])
-def test_a_full_bell_holds_nobody_up_and_stays_rung(blocking: bool) -> None:
+def test_a_client_that_never_listens_or_has_gone_holds_nobody_up() -> None:
     with Memory() as memory:
         writer = Writer(memory, 0)
         bell = rung_of(writer)
         sequencer = Sequencer(memory)
-        sequencer.settle()
-        os.eventfd_write(bell, FULL)
-        if blocking:
-            fcntl.fcntl(bell, fcntl.F_SETFL, fcntl.fcntl(bell, fcntl.F_GETFL) & ~os.O_NONBLOCK)
         lib.rw_bell_want(writer.writer, 1)
-        confirm(memory, sequencer, 1)
-        assert memory.completed(0, GENERATION + 1) == 0
-        assert rings(bell) == FULL
+        for number in range(1, 100):
+            confirm(memory, sequencer, number)
+        assert memory.control.drain_rings == 100  # with the one for what was wanted when the lane came
+        assert rings(bell) == 1
+        bell.close()
+        confirm(memory, sequencer, 100)
+        assert memory.completed(0, GENERATION + 100) == 99
+
+
+def test_a_ring_stays_until_it_is_taken_whoever_listens_when() -> None:
+    with Memory() as memory:
+        bell = memory.hang_bell(0)
+        ring = memory.bells[0]
+        for _ in range(3):
+            os.eventfd_write(ring, 1)
+            os.eventfd_write(ring, 1)
+            with select.epoll() as loop:  # which comes after the ring
+                loop.register(bell, select.EPOLLIN)
+                assert loop.poll(0) == loop.poll(0) == [(bell.fileno(), select.EPOLLIN)]
+                assert rings(bell) == 1
+                assert loop.poll(0) == []
+                os.eventfd_write(ring, 1)
+                assert loop.poll(0) == [(bell.fileno(), select.EPOLLIN)]
+                assert rings(bell) == 1
 
 
 def test_a_lane_without_a_bell_may_want_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ringwal._native import ffi, lib
+from ringwal.processes.lanes import make_bell
 
 UUID = bytes(range(16, 32))
 EPOCH = 5
@@ -110,10 +112,10 @@ class Memory:
         self.lanes[slot] = lane
         return lane
 
-    def hang_bell(self, slot: int) -> int:
-        """For the lane of that slot, before it is attached."""
-        self.bells[slot] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return self.bells[slot]
+    def hang_bell(self, slot: int) -> select.epoll:
+        """For the lane of that slot, before it is attached. Returns its client's end."""
+        self.bells[slot], heard = make_bell()
+        return heard
 
     def free_slot(self, slot: int) -> None:
         """As when its client is gone and WAL and drain have let go."""

@@ -1,4 +1,4 @@
-"""How an event loop learns of what the engine says to a lane: by one eventfd, the bell, that the drain rings.
+"""How an event loop learns of what the engine says to a lane: by one descriptor, the bell, that the drain rings.
 
 Once per batch, and only while somebody awaits (csrc/lane.h, PAIR: bell): so a loop with a thousand appends under way is woken
 once, and finds in one pass of C which of them are confirmed. What is awaited is a number's future, or the next ring. The
@@ -39,7 +39,7 @@ class Bell:
     """Of one lane, in one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lane: Lane, held: Held, place: int) -> None:
-        """``held`` has the eventfd at ``place``, and is kept."""
+        """``held`` has the client's end of the bell at ``place``, and is kept."""
         self.loop = loop
         self.lane = lane
         self._held = held
@@ -103,8 +103,7 @@ class Bell:
 
     def rung(self) -> None:
         """The descriptor can be read."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._fd)
+        lib.rw_take_bell(self._fd)
         self._look()
 
     def _look(self) -> None:

@@ -9,8 +9,9 @@ slot is opened, so who sees the slot has the lane. The supervisor keeps every de
 successor inherits them by its fork, and what its predecessor had not read yet goes with the predecessor's socket.
 
 A bell (csrc/wait.h) is the eventfd that the drain rings for a client which asked for one. It belongs to one generation of
-a slot, as its lane does, and comes to the drain in the same packet: a fork of a dead client may still read it, so the
-slot's next owner gets another one. The WAL process never has it.
+a slot, as its lane does, and comes to the drain in the same packet: a fork of a dead client may still listen to it, so the
+slot's next owner gets another one. The WAL process never has it, nor has the client: that one listens through an epoll
+descriptor, so it can neither fill the eventfd nor make it blocking.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class LaneFile(NamedTuple):
     generation: int
     bytes: int
     bell: int | None = None
-    """eventfd of the same generation; None: its client did not ask for one, or this process does not ring"""
+    """the eventfd of the same generation's bell; None: its client did not ask for one, or this process does not ring"""
 
     def descriptors(self) -> list[int]:
         """The lane's, then the bell's if there is one."""
@@ -51,9 +52,16 @@ class LaneFile(NamedTuple):
             os.close(fd)
 
 
-def make_bell() -> int:
-    """A new bell. Raises OSError."""
-    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+def make_bell() -> tuple[int, select.epoll]:
+    """A new bell: the eventfd to ring, and what its client listens with (csrc/wait.h, THE BELL). Raises OSError."""
+    rung = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        heard = select.epoll()
+        heard.register(rung, select.EPOLLIN | select.EPOLLET)
+    except BaseException:
+        os.close(rung)
+        raise
+    return rung, heard
 
 
 class Lanes:

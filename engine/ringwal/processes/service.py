@@ -232,13 +232,17 @@ class Service:
                 self._making[connection] = (request, deadline, begun)
                 return
             self._check_running()
-            grant, descriptors = self._slots.grant(begun, connection.pid, bell=request.get("bell") is True)
+            grant, lane, heard = self._slots.grant(begun, connection.pid, bell=request.get("bell") is True)
         except BaseException:
             self._slots.abandon(begun)
             raise
         self._connections[connection].append(grant.slot)
         connection.granted = (request.get("tag"), grant.slot, grant.generation)
-        connection.reply(request, grant._asdict(), descriptors)
+        if heard is None:
+            connection.reply(request, grant._asdict(), [lane])
+        else:
+            with heard:
+                connection.reply(request, grant._asdict(), [lane, heard.fileno()])
 
     def _do(self, connection: Connection, request: Message) -> Message:
         match request:

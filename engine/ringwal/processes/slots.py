@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from typing import NamedTuple
 
 from ringwal import memory, views
@@ -68,9 +69,9 @@ class SlotTable:
         draft = memory.LaneDraft(f"lane {self._free[-1]}", size)
         return Grant(self._free.pop(), draft)
 
-    def grant(self, begun: Grant, pid: int, *, bell: bool) -> tuple[LaneGrant, list[int]]:
-        """That slot for the client `pid`, and the descriptors, which are kept here: of its lane, which has had its last `step`,
-        and of its bell, if it wants one.
+    def grant(self, begun: Grant, pid: int, *, bell: bool) -> tuple[LaneGrant, int, select.epoll | None]:
+        """That slot for the client `pid`; the descriptor of its lane, which has had its last `step`, and is kept here; and if
+        it wants a bell, what it listens with, which is the caller's.
 
         Raises ShmUnavailable: WAL or drain do not take lanes; `begun` is to be abandoned then, as after any other error.
         OSError: the system has no descriptor for the bell, or no place for the packets.
@@ -78,7 +79,7 @@ class SlotTable:
         self._check_room()
         k, size = begun.slot, begun.draft.bytes
         generation = self.generation(k) + 1
-        rung = make_bell() if bell else None
+        rung, heard = make_bell() if bell else (None, None)
         lane = LaneFile(begun.draft.finish(self._context.control, k, generation), generation, size, rung)
         point("s.lane.created")
         try:
@@ -88,7 +89,7 @@ class SlotTable:
             raise
         lib.rw_slot_open(self._control, k, generation, pid, size)
         self.announce()
-        return LaneGrant(k, generation, size), lane.descriptors()
+        return LaneGrant(k, generation, size), lane.fd, heard
 
     def abandon(self, begun: Grant) -> None:
         """Nobody wants what was begun any more, or it cannot be had: the slot is free again."""

@@ -127,7 +127,7 @@ class Registration:
 
     def lane_steps(self, lane_bytes: int, *, bell: bool = False) -> Steps[tuple[LaneGrant, Held]]:
         """A new lane of at least `lane_bytes`, and its descriptor; 0 for one that carries only wait flags. With `bell`, the
-        second descriptor is an eventfd of this lane's own, which the drain rings as csrc/wait.h has it.
+        second descriptor listens to this lane's bell, which the drain rings as csrc/wait.h has it.
 
         Places that other clients have just left take a moment to come back; that is waited for, within the timeout.
 

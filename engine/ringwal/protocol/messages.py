@@ -10,7 +10,7 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
         -> {"slot", "generation", "bytes"} and the lane, at once or, if every place is taken but some are closing, when one has
            closed; refused `wait` after it was received. Without it there is no limit. Any other request of the connection
            ends the waiting
-    {"op": "lane", ..., "bell": true}  -> the same, and a second descriptor: the lane's bell, an eventfd (csrc/wait.h, THE BELL)
+    {"op": "lane", ..., "bell": true}  -> the same, and a second descriptor, which hears the lane's bell (csrc/wait.h)
     {"op": "withdraw", "request": tag}              -> {}: nobody waits any more for the lane of the request of that tag
     {"op": "release", "slot": n, "generation": n}   -> {}: the client has no use for that lane any more
     {"op": "stream", "name": s}   -> {"number", "place"} of the stream, which is made if need be
