@@ -415,7 +415,8 @@ class Lane:
             number = oldest.first + next(i for i, code in enumerate(found) if code < 0 and code != DELETED)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._no_room(f"{self.places} appends are outstanding and the oldest is not confirmed in time")
+                late = f"{self.places} appends are outstanding and the oldest is not confirmed in time; nothing was appended"
+                raise self._no_room(late)
             code = yield Told(self, partial(lib.rw_completion_settle, self.writer, number), left)
             if code == lib.RW_FAILED_REQUEST:
                 self.end_failed()
