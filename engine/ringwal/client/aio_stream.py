@@ -14,9 +14,10 @@ from ringwal import positions, retention
 from ringwal._native import lib
 from ringwal.client import following
 from ringwal.client.awaiting import drive
+from ringwal.client.refusals import Refusals
 from ringwal.client.results import PENDING
 from ringwal.client.stream_core import StreamCore
-from ringwal.errors import AckTimeout, BackpressureTimeout, ClosedError, Error
+from ringwal.errors import AckTimeout, BackpressureTimeout, ClosedError
 from ringwal.limits import seconds
 from ringwal.model import EARLIEST, LATEST, Ack, StreamInfo
 from ringwal.payloads import buffer_of
@@ -47,7 +48,7 @@ _new_ack = tuple.__new__
 class Queued:
     """An append that waits for room in the lane, or for a lane."""
 
-    __slots__ = ("bytes", "error", "over", "place", "steps", "wait")
+    __slots__ = ("bytes", "error", "over", "place", "refusal", "steps", "wait")
 
     def __init__(
         self, steps: Steps[tuple[Results, int]], wait: Wait | None, size: int, over: asyncio.Future[None]
@@ -59,7 +60,9 @@ class Queued:
         self.over = over
         """It is submitted, or refused."""
         self.place: tuple[Results, int] | None = None
-        self.error: Error | None = None
+        self.error: Exception | None = None
+        self.refusal: int | None = None
+        """The number of its refusal, until its caller is told."""
 
 
 class Receipt:
@@ -99,7 +102,7 @@ class Receipt:
             if not queued.over.done():
                 await asyncio.shield(queued.over)
             if queued.error is not None:
-                self._stream._told(queued.error)
+                self._stream._told(queued)
                 raise queued.error
             self._place, self._queued = queued.place, None
         assert self._place is not None
@@ -123,6 +126,7 @@ class Stream(StreamCore):
         self._queue: collections.deque[Queued] = collections.deque()
         self._queued_bytes = 0
         self._submitting: asyncio.Task[None] | None = None
+        self._refusals = Refusals()
 
     # --------------------------------------------------------------------------------------------------- append
 
@@ -225,7 +229,7 @@ class Stream(StreamCore):
                 head = queue[0]
                 try:
                     head.place = await drive(head.steps, head.wait)
-                except Error as error:
+                except Exception as error:  # noqa: BLE001  it is the caller's; the others have nothing to do with it
                     self._refuse(head, error)
                 self._leave_queue()
         finally:  # else the loop ends, and this with it
@@ -234,9 +238,9 @@ class Stream(StreamCore):
                 self._refuse(queue[0], ClosedError("the event loop ended; nothing was appended", outcome="not_appended"))
                 self._leave_queue()
 
-    def _refuse(self, queued: Queued, error: Error) -> None:
+    def _refuse(self, queued: Queued, error: Exception) -> None:
         queued.error = error
-        self._lost = self._lost or error
+        queued.refusal = self._refusals.add(error)
 
     def _leave_queue(self) -> None:
         head = self._queue.popleft()
@@ -244,10 +248,11 @@ class Stream(StreamCore):
         if not self._loop.is_closed():
             head.over.set_result(None)
 
-    def _told(self, error: Error) -> None:
+    def _told(self, queued: Queued) -> None:
         """Its caller knows: `flush` need not say it."""
-        if self._lost is error:
-            self._lost = None
+        number, queued.refusal = queued.refusal, None
+        if number is not None:
+            self._refusals.told(number)
 
     def _forked(self) -> None:
         """See `StreamCore._forked`. The loop, and what waits in it, are the parent's."""
@@ -271,6 +276,9 @@ class Stream(StreamCore):
         except TimeoutError:
             raise AckTimeout(f"{len(self._queue)} appends wait for room after {self._loop.time() - began:.3g} s") from None
         await drive(self._flush_steps(None if limit is None else max(0.0, limit - (self._loop.time() - began))))
+        refused = self._refusals.take()
+        if refused is not None:
+            raise refused
 
     # ----------------------------------------------------------------------------------------------------- read
 
