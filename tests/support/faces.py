@@ -6,8 +6,10 @@ The calls wait, whatever the face. An asyncio client has a loop in a thread of i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -54,6 +56,13 @@ class Connected(Protocol):
 
     def append_all(self, name: str, records: Iterable[bytes]) -> None:
         """Each by itself, and all confirmed at the end."""
+
+    def fill(self, name: str, records: Sequence[bytes]) -> tuple[list[Pending], list[ringwal.Error]]:
+        """Begins them one behind the other, more than there is room for: those that found room, and what was said of those
+        that were refused. A face that waits for room itself stops at the first of these."""
+
+    def at_once(self, name: str, records: Sequence[bytes]) -> list[int | ringwal.Error]:
+        """Each by a caller of its own, who waits for the end: the offset, or what was raised."""
 
     def read(self, name: str, *args: Any, **options: Any) -> list[ringwal.Record]: ...
     def records(self, name: str, *args: Any, **options: Any) -> Iterator[ringwal.Record]: ...
@@ -124,6 +133,25 @@ class _Sync:
         for data in records:
             stream.append(data)
         stream.flush(WAIT)
+
+    def fill(self, name: str, records: Sequence[bytes]) -> tuple[list[Pending], list[ringwal.Error]]:
+        stream = self.client.stream(name)
+        began: list[Pending] = []
+        try:
+            began.extend(map(stream.append, records))
+        except ringwal.Error as error:
+            return began, [error]
+        raise AssertionError("there was room for all of them")
+
+    def at_once(self, name: str, records: Sequence[bytes]) -> list[int | ringwal.Error]:
+        def append(data: bytes) -> int | ringwal.Error:
+            try:
+                return self.append(name, data)
+            except ringwal.Error as error:
+                return error
+
+        with ThreadPoolExecutor(len(records)) as callers:
+            return list(callers.map(append, records))
 
     def read(self, name: str, *args: Any, **options: Any) -> list[ringwal.Record]:
         return self.client.stream(name).read(*args, **options)
@@ -274,6 +302,35 @@ class _Aio:
             await stream.flush(WAIT)
 
         self._run(all_of_them)
+
+    def fill(self, name: str, records: Sequence[bytes]) -> tuple[list[Pending], list[ringwal.Error]]:
+        async def until_the_last_is_refused() -> tuple[list[Pending], list[ringwal.Error]]:
+            receipts = [self.client.stream(name).append_nowait(data) for data in records]
+            accepted: list[Pending] = []
+            errors: list[ringwal.Error] = []
+            with contextlib.suppress(ringwal.Error):
+                await receipts[-1]
+                raise AssertionError("there was room for all of them")
+            for receipt in receipts:
+                try:
+                    if receipt.done():
+                        await receipt
+                except ringwal.Error as error:
+                    errors.append(error)
+                else:
+                    accepted.append(_AioPending(self._run, receipt))
+                    assert not errors, "what comes behind one that was refused found room"
+            return accepted, errors
+
+        return self._run(until_the_last_is_refused)
+
+    def at_once(self, name: str, records: Sequence[bytes]) -> list[int | ringwal.Error]:
+        async def all_of_them() -> list[Any]:
+            stream = self.client.stream(name)
+            return await asyncio.gather(*map(stream.append, records), return_exceptions=True)
+
+        found = self._run(all_of_them)
+        return [each if isinstance(each, ringwal.Error) else each.offset for each in found]
 
     def read(self, name: str, *args: Any, **options: Any) -> list[ringwal.Record]:
         return self._run(lambda: self.client.stream(name).read(*args, **options))
