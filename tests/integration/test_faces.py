@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 import ringwal
 from tests.support.faces import FACES, WAIT, Connected, Face
-from tests.support.rig import Engine, stop_process, until
+from tests.support.rig import Engine, OfAnotherBuild, stop_process, until
 
 CALLS: dict[str, Callable[[Connected], Any]] = {
     "append": lambda client: client.append("s", b"x"),
@@ -158,6 +160,26 @@ def test_all_faces_say_the_same_where_nobody_is(directory: Path, start: Callable
         until(lambda: not clients(directory), "its place is free")
     assert found[0] == found[1] == found[2]
     assert found[0][0][:2] == ("ShmUnavailable", "not_appended")
+
+
+def test_all_faces_say_the_same_of_another_build(directory: Path, start: Callable[..., Engine]) -> None:
+    """Whether it was there before, or has taken an engine's place while the client was attached."""
+    found: dict[str, dict[str, Any]] = {}
+    for face in FACES:
+        running = start()
+        with face.connect(directory, timeout=WAIT) as client:
+            client.append("s", b"x")
+            assert running.terminate() == 0
+            with contextlib.closing(OfAnotherBuild(directory)) as other:
+                found[face.name] = {name: told(lambda call=call: call(client)) for name, call in CALLS.items()}  # type: ignore[misc]
+                for options in ({}, {"autostart": True}, {"reconnect": WAIT}):
+                    found[face.name][f"connect {options}"] = told(lambda o=options: face.connect(directory, **o))  # type: ignore[misc] # noqa: B023
+                assert other.terminate() == 0
+    assert found["asyncio"] == found["sync"]
+    assert found["uvloop"] == found["sync"]
+    for name, (kind, outcome, _, said) in found["sync"].items():
+        assert (kind, outcome) == ("VersionMismatch", "not_appended" if name in APPENDS else None)
+        assert re.search("different builds .*install the same version on both sides and start them again", said)
 
 
 def clients(directory: Path) -> list[Any]:

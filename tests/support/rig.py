@@ -43,6 +43,21 @@ signal.signal(signal.SIGUSR1, lambda *_: resource.setrlimit(resource.RLIMIT_NPRO
 cli.main()
 """
 """A program: the command line, as that user, on what root could load."""
+OF_ANOTHER_BUILD = """
+from ringwal import cli
+from ringwal.protocol import server
+
+class Other:
+    def __getattr__(self, name):
+        return getattr(built, name)
+
+    def rw_fingerprint(self):
+        return 1
+
+built, server.lib = server.lib, Other()
+cli.main()
+"""
+"""A program: the command line, of an engine whose memory has another layout than what is installed here."""
 
 
 def verify(client: ringwal.Client, journals: dict[str, Path]) -> int:
@@ -173,6 +188,14 @@ class OfNobody(_Process):
     def __init__(self, directory: Path) -> None:
         flags = (f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items())
         super().__init__(directory, *flags, program=("-c", AS_NOBODY, "run", "--json"))
+
+
+class OfAnotherBuild(_Process):
+    """`ringwal run` of a version whose shared memory has another layout."""
+
+    def __init__(self, directory: Path) -> None:
+        flags = (f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items())
+        super().__init__(directory, *flags, program=("-c", OF_ANOTHER_BUILD, "run", "--json"))
 
 
 class Embedded(_Process):
