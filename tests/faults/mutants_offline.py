@@ -34,4 +34,18 @@ OFFLINE = [
         "        end = later[0] if later else max(self._vouched, row.begin + PAGE)",
         units("tests/unit/test_salvage.py::test_nothing_beyond_a_cut_is_believed"),
     ),
+    Mutant(
+        "the times of a salvaged log go back where those of the damaged one did",
+        "engine/ringwal/log/salvage_blocks.py",
+        "max(self.timestamp_ns, int(head.timestamp_ns))",
+        "int(head.timestamp_ns)",
+        units("tests/unit/test_salvage.py::test_times_that_went_back_in_the_damaged_log_do_not_in_the_new_one"),
+    ),
+    Mutant(
+        "a hole is older than the frames that are saved in it",
+        "engine/ringwal/log/salvage_blocks.py",
+        "max([int(head.timestamp_ns), *(frame.timestamp_ns for frame in frames)])",
+        "int(head.timestamp_ns)",
+        units("tests/unit/test_salvage.py::test_a_hole_is_not_older_than_what_is_saved_in_it"),
+    ),
 ]

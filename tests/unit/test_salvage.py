@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 import ringwal
-from ringwal._native import lib
+from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError, CorruptionError, FileError
 from ringwal.log import checkpoint_file, freeing, settings
 from ringwal.log import manifest as manifests
+from ringwal.log.audit import WHAT
 from ringwal.log.recovery import recover
 from ringwal.log.salvage import Salvaged, salvage
 from ringwal.log.verify import Loss, verify
 from tests.support.log_place import log_at
-from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, delete, trim
+from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, blocks, delete, trim
 
 SIZE = CONFIG.segment_bytes
 FRAME, HEADER = 88, 128
@@ -147,6 +148,63 @@ def test_a_segment_that_is_gone_becomes_a_hole(log: LogWriter, cut: str) -> None
     kept = cut == "header"
     assert found == {"s0": {0: b"a", **({1: b"b"} if kept else {}), 2: b"c"}, "s1": {0: b"silent"}}
     assert lost(made) == (set() if kept else {("s0", 1, 2)})
+
+
+def times(directory: Path) -> dict[int, int]:
+    """Of each block by its log position. They are in order, and none is before that of one of its frames."""
+    found: dict[int, int] = {}
+    for head, piece in blocks(directory):
+        newest, at, seen = max([0, *found.values()]), ffi.new("uint64_t *", HEADER), ffi.new("rw_frame_info *")
+        while lib.rw_block_frames(piece, at, seen, 1):
+            newest = max(newest, int(seen.timestamp_ns))
+        assert head["timestamp_ns"] >= newest
+        found[head["position"]] = head["timestamp_ns"]
+    return found
+
+
+def test_a_hole_is_not_younger_than_the_blocks_behind_it(log: LogWriter) -> None:
+    damaged = []
+    for log.time in (3_000, 4_000, 5_000):
+        damaged.append(log.put((0, b"x")).position)
+    log.end()
+    log.time = 6_000
+    log.put((0, b"in the segment that is lost"))
+    log.end()
+    log.time = 7_000
+    log.put((0, b"y"))
+    log = again(log)
+    log.time = 8_000
+    log.put((0, b"z"))
+    whole = times(log.directory)
+    log.flip(damaged[1] + 20)
+    log.flip(log.begin + 20)  # the first block of the second epoch
+    log.file(1).unlink()
+    assert salvage(log_at(log.directory), log.directory.with_name("saved")).made.clean
+    expected = {place: time for place, time in whole.items() if place // SIZE != 1}
+    assert times(log.directory.with_name("saved")) == {**expected, damaged[1]: 3_000, SIZE: 5_000, log.begin: 7_000}
+
+
+def test_a_hole_is_not_older_than_what_is_saved_in_it(log: LogWriter) -> None:
+    log.put((0, [b""] * 1500))
+    log.time = 3_000
+    bad = log.put((0, b"of 2500"))
+    log.put((0, b"c"))
+    log = again(log)
+    log.flip(bad.position + 20)
+    assert salvage(log_at(log.directory), log.directory.with_name("saved")).made.clean
+    assert times(log.directory.with_name("saved"))[bad.position] == 2_500
+
+
+def test_times_that_went_back_in_the_damaged_log_do_not_in_the_new_one(log: LogWriter) -> None:
+    log.put((0, b"a"), block_time=9_000)
+    late = log.put((0, b"b"), block_time=2_100)
+    log = again(log)
+    found, made = saved(log)
+    assert found == {"s0": {0: b"a", 1: b"b"}}
+    assert [(place.position, place.what) for place in made.found.places] == [(late.position, WHAT[lib.RW_AUDIT_TIME])]
+    assert times(log.directory.with_name("saved"))[late.position] == 9_000
+    with ringwal.open_readonly(log.directory.with_name("saved")) as at:
+        assert [record.timestamp_ns for record in at.stream("s0").records()][:2] == [1_000, 1_001]
 
 
 def no_manifest(log: LogWriter) -> None:

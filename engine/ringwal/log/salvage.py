@@ -108,6 +108,7 @@ class _Making:
             claimed=max([state.claimed, *(row.epoch for row in premise.epochs)]),
         )
         self._timestamp_ns = 0
+        """The newest that was met, be it lost now: what the new log is continued with is not older."""
         self._end = 0
         self.leads: tuple[Loss, ...] = ()
         self._lost_at = 0
@@ -146,13 +147,14 @@ class _Making:
                     self._copy_epoch(blocks, copy, EpochRow(row.epoch, row.begin, end), before, findings)
                     if row.epoch in premise.open and end < row.end:  # what its last blocks held may be lost there
                         until = min(row.end, (end // self._size + 1) * self._size)
-                        copy.hole(row.epoch, end, until - end, (), self._timestamp_ns)
+                        copy.hole(row.epoch, end, until - end, ())
                         end = until
                     rows.append(EpochRow(row.epoch, row.begin, end))
                     self._end = max(self._end, end)
                 last = premise.epochs[-1]
                 tail = Tail(blocks, copy, audit, last.epoch, self._lost_at)
-                self._end = tail.copy(self._end, self._tail_end(), self._timestamp_ns)
+                self._end = tail.copy(self._end, self._tail_end())
+                self._timestamp_ns = max(self._timestamp_ns, copy.timestamp_ns)
             finally:
                 pages.close()
         rows[-1] = rows[-1]._replace(end=self._end)
@@ -194,14 +196,14 @@ class _Making:
                 position += int(head.span)
                 continue
             if position == row.begin:
-                copy.first(row, before, self._timestamp_ns)
+                copy.first(row, before)
                 position += PAGE
                 if blocks.header(row.epoch, position, end) is not None:
                     continue
             until = blocks.next_header(row.epoch, position, end)
             if until > position:
                 frames = list(blocks.frames(row.epoch, position, until))  # its header is damaged, they may not be
-                copy.hole(row.epoch, position, until - position, frames, self._timestamp_ns)
+                copy.hole(row.epoch, position, until - position, frames)
             position = until
 
     def _copy_block(self, blocks: Blocks, copy: Copy, epoch: int, head: Any, wrong: list[Finding]) -> None:

@@ -3,6 +3,10 @@
 A frame's checksums know its epoch, and the position of its block, but neither the block's length nor the log's uuid. So
 frames are copied bit by bit, into a block at the same position: one that lost some of its frames becomes a hole that has the
 others, and so does one whose header is damaged and whose frames are not.
+
+A frame keeps its timestamp. A block's own says less: it is not before those of its frames, nor before the block in front. So
+a hole, of which nobody knows when it was written, gets the earliest time that this allows; a later one might be behind that of
+the next block. A whole block keeps its own, unless times went back in the damaged log, too: then it is moved up here.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ class Frame(NamedTuple):
     stream: int
     base: int
     records: int
+    timestamp_ns: int
     payload: bytes
     raw: bytes
 
@@ -89,7 +94,7 @@ class Blocks:
             payload = self._pages.bytes_at(at + FRAME_BYTES, head.payload_bytes) if head.payload_bytes else b""
             if _is_whole(head, payload):
                 padded = raw[:_PERSISTED] + b"\0" + raw[_PERSISTED + 1 :] + payload.ljust(size, b"\0")
-                yield Frame(at, head.kind, head.stream, head.base_offset, head.count, payload, padded)
+                yield Frame(at, head.kind, head.stream, head.base_offset, head.count, head.timestamp_ns, payload, padded)
             at += FRAME_BYTES + size
 
     def _segment_end(self, position: int) -> int:
@@ -115,16 +120,19 @@ class Copy:
         self._fd, self._open = -1, -1
         self.number = 0
         """Of the next block that is made here."""
+        self.timestamp_ns = 0
+        """Of the block that was put last: none behind it may be older."""
         for number in range(manifest.first_segment, manifest.named_end):
             with opened(segment.name_of(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, at=directory.segments) as fd:
                 os.ftruncate(fd, segment.HEADER_BYTES + self._size)
                 segment.write_header(fd, manifest, number)
 
     def put(self, position: int, block: bytearray) -> None:
-        """That block, with this log's uuid. Raises OSError."""
+        """That block, which lies behind all that were put before, with this log's uuid. Raises OSError."""
         data = ffi.from_buffer("uint8_t[]", block)
         head = ffi.cast("rw_block *", data)
         ffi.memmove(head.uuid, self._manifest.uuid, len(self._manifest.uuid))
+        head.timestamp_ns = self.timestamp_ns = max(self.timestamp_ns, int(head.timestamp_ns))
         lib.rw_block_stamp(head)
         self.number = int(head.number) + 1
         del head
@@ -137,11 +145,11 @@ class Copy:
             self._open = number
         write_all(self._fd, memoryview(block), segment.HEADER_BYTES + position % self._size)
 
-    def hole(self, epoch: int, position: int, span: int, frames: Sequence[Frame], timestamp_ns: int) -> None:
+    def hole(self, epoch: int, position: int, span: int, frames: Sequence[Frame]) -> None:
         """What is left of `span` bytes of log. Raises OSError."""
-        self.make({"kind": lib.RW_BLOCK_HOLE, "span": span, "timestamp_ns": timestamp_ns}, epoch, position, frames)
+        self.make({"kind": lib.RW_BLOCK_HOLE, "span": span}, epoch, position, frames)
 
-    def first(self, row: EpochRow, previous: EpochRow, timestamp_ns: int) -> None:
+    def first(self, row: EpochRow, previous: EpochRow) -> None:
         """The first block of an epoch, which says what everybody else says of the epoch before. Raises OSError."""
         self.number = 0
         fields = {
@@ -149,12 +157,11 @@ class Copy:
             "previous_epoch": previous.epoch,
             "previous_begin": previous.begin,
             "previous_end": previous.end,
-            "timestamp_ns": timestamp_ns,
         }
         self.make(fields, row.epoch, row.begin, ())
 
     def make(self, fields: dict[str, int], epoch: int, position: int, frames: Sequence[Frame]) -> None:
-        """A block of these frames. Raises OSError."""
+        """A block of these frames; as `put`. Raises OSError."""
         body = b"".join(frame.raw for frame in frames)
         used = HEADER_BYTES + len(body)
         head = ffi.new("rw_block *", {"epoch": epoch, "position": position, "number": self.number, **fields})
@@ -162,6 +169,7 @@ class Copy:
         head.length, head.used, head.frames = page_up(used), used, len(frames)
         head.span = head.span or head.length
         head.watermark = head.watermark or position
+        head.timestamp_ns = max([int(head.timestamp_ns), *(frame.timestamp_ns for frame in frames)])
         self.put(position, bytearray((bytes(ffi.buffer(head)) + body).ljust(page_up(used), b"\0")))
 
     def sync(self) -> None:

@@ -29,7 +29,7 @@ class Tail:
         self._certain = {int(one.number) for one in audit.streams() if one.seen_at >= lost_at}
         self._lost = lost_at > 0
 
-    def copy(self, begin: int, end: int, timestamp_ns: int) -> int:
+    def copy(self, begin: int, end: int) -> int:
         """Copies what counts between two log positions. Returns where the new log ends. Raises OSError."""
         made, position, hole = begin, begin, False
         while position < end:
@@ -44,8 +44,8 @@ class Tail:
                 body = b"".join(frame.raw for frame in found)  # with zeros where they have to be
                 self._copy.put(position, bytearray((bytes(ffi.buffer(head)) + body).ljust(length, b"\0")))
             elif frames:
-                self._cover(made, position, timestamp_ns)
-                self._copy.hole(self._epoch, position, span, frames, timestamp_ns)
+                self._cover(made, position)
+                self._copy.hole(self._epoch, position, span, frames)
             made = position + span if frames or not hole else made
             position += span
         return made
@@ -76,10 +76,10 @@ class Tail:
         following = self._next.get(frame.stream, 0)
         return following is not None and frame.base > following
 
-    def _cover(self, begin: int, end: int, timestamp_ns: int) -> None:
+    def _cover(self, begin: int, end: int) -> None:
         """Holes for all between, one in each segment."""
         size = self._blocks.segment_bytes
         while begin < end:
             until = min(end, (begin // size + 1) * size)
-            self._copy.hole(self._epoch, begin, until - begin, (), timestamp_ns)
+            self._copy.hole(self._epoch, begin, until - begin, ())
             begin = until
