@@ -10,6 +10,8 @@
     SAME(#type "." #field, offsetof(type, field) == (at)); \
     SAME(#type "." #field, __builtin_types_compatible_p(__typeof__(((type *)0)->field), ctype))
 
+CONSTANT(RW_ANSWERED, 128u);
+CONSTANT(RW_ANSWER_SHIFT, 56u);
 CONSTANT(RW_BLOCK_BAD, 3u);
 CONSTANT(RW_BLOCK_DATA, 1u);
 CONSTANT(RW_BLOCK_END, 3u);
@@ -20,6 +22,7 @@ CONSTANT(RW_BLOCK_MAGIC, 3552006738972661586ull);
 CONSTANT(RW_BLOCK_PERSISTED, 2u);
 CONSTANT(RW_BLOCK_SEALED, 1u);
 CONSTANT(RW_CONTROL_MAGIC, 3552304727949005345ull);
+CONSTANT(RW_EXPECTS, 64u);
 CONSTANT(RW_FAILED, 4u);
 CONSTANT(RW_FORMAT_VERSION, 2u);
 CONSTANT(RW_FRAME_BATCH, 1u);
@@ -55,6 +58,7 @@ CONSTANT(RW_STREAM_NAME_MAX, 120u);
 CONSTANT(RW_STREAM_OPEN, 1u);
 CONSTANT(RW_TAIL_INTERESTS, 8u);
 CONSTANT(RW_VERDICT_DEAD, 1u);
+CONSTANT(RW_VERDICT_OFFSET, 2u);
 
 SIZE(rw_control, 4096);
 FIELD(rw_control          , 0, uint64_t, magic);
@@ -306,4 +310,4 @@ FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 FIELD(rw_checkpoint_stream, 160, uint8_t[120], settings);
 
-uint64_t rw_fingerprint(void) { return 0x1ef2ae2e3046ef61ull; }
+uint64_t rw_fingerprint(void) { return 0x5cfabf837a7e400cull; }

@@ -47,11 +47,19 @@ static inline uint64_t rw_time_of(const uint8_t *payload, uint32_t payload_bytes
 /* Is this what a frame of its kind looks like? RW_OK or RW_BAD. */
 int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload);
 
-/* It is confirmed in its stream's order. */
+/* It changes its stream, in the stream's order. */
 static inline bool rw_frame_queued(uint32_t kind)
 {
     return kind == RW_FRAME_BATCH || kind == RW_FRAME_TRIM || kind == RW_FRAME_DELETE ||
            kind == RW_FRAME_SETTINGS;
+}
+/* It is confirmed in its stream's order: a verdict, too, that says what the stream has. Nobody is
+ * told of an offset before all below is confirmed. */
+static inline bool rw_frame_waits(const rw_frame *r)
+{
+    return rw_frame_queued(r->kind) ||
+           (r->kind == RW_FRAME_VERDICT &&
+            ((const rw_verdict *)(r + 1))->reason != RW_VERDICT_DEAD);
 }
 /* A request stands behind it, and its writer waits for a completion. */
 static inline bool rw_frame_answers(uint32_t kind)

@@ -92,7 +92,7 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
 
 /* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
 static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint16_t flags, uint64_t stream,
-                    uint64_t payload, uint32_t count, uint64_t number)
+                    uint64_t payload, uint32_t count, uint64_t sequence, uint64_t number)
 {
     rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
     rw_request h = {
@@ -105,6 +105,7 @@ static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint16_t flags, uin
         .count = count,
         .digest = rw_xxh3((const uint8_t *)(q + 1), payload),
         .number = number,
+        .producer_sequence = sequence,
     };
     h.crc = rw_request_crc(&h);
     memcpy((uint8_t *)q + sizeof q->valid, (const uint8_t *)&h + sizeof h.valid,
@@ -132,23 +133,24 @@ static void put_one(rw_writer *w, uint64_t at, uint64_t stream, const uint8_t *d
     memcpy(to, data, bytes / 2);
     (void)RW_POINT("w.copy.mid");
     memcpy(to + bytes / 2, data + bytes / 2, bytes - bytes / 2);
-    publish(w, at, RW_FRAME_BATCH, 0, stream, bytes, 1, number);
+    publish(w, at, RW_FRAME_BATCH, 0, stream, bytes, 1, 0, number);
 }
 
 static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t *lengths,
-                      uint32_t count, const uint8_t *data, uint64_t bytes, const uint64_t *times,
+                      uint32_t count, const uint8_t *data, uint64_t bytes, const rw_terms *terms,
                       uint64_t number)
 {
+    const uint64_t *times = terms->times;
     uint64_t table = count > 1 ? 4ull * count : 0, payload = table + bytes;
     uint8_t *to = w->data + (at & (w->bytes - 1)) + sizeof(rw_request);
     memcpy(to, lengths, table);
     (void)RW_POINT(count > 1 ? "w.copy.batch" : "w.copy.mid");
     memcpy(to + table, data, bytes);
-    uint16_t flags = times != NULL ? RW_OWN_TIMES : 0;
+    uint16_t flags = (uint16_t)(terms->flags | (times != NULL ? RW_OWN_TIMES : 0));
     if (times != NULL)
         memcpy(to + payload, times, rw_times_bytes(count, flags));
     publish(w, at, RW_FRAME_BATCH, flags, stream, payload + rw_times_bytes(count, flags), count,
-            number);
+            terms->expected, number);
 }
 
 static uint64_t batch_bytes(uint32_t count, uint64_t data, const uint64_t *times)
@@ -173,7 +175,7 @@ int rw_append_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint3
         return RW_BAD;
     int rc = claim(w, batch_bytes(count, bytes, times), &at);
     if (rc == RW_OK)
-        put_batch(w, at, stream, lengths, count, data, bytes, times, number);
+        put_batch(w, at, stream, lengths, count, data, bytes, &(rw_terms){.times = times}, number);
     return rc;
 }
 
@@ -184,7 +186,7 @@ int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_
     int rc = claim(w, bytes, &at);
     if (rc == RW_OK) {
         memcpy(w->data + (at & (w->bytes - 1)) + sizeof(rw_request), data, bytes);
-        publish(w, at, (uint8_t)kind, 0, stream, bytes, 0, number);
+        publish(w, at, (uint8_t)kind, 0, stream, bytes, 0, 0, number);
     }
     return rc;
 }
@@ -224,24 +226,27 @@ int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t b
 }
 
 int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
-                       const uint8_t *data, uint64_t bytes, const uint64_t *times)
+                       const uint8_t *data, uint64_t bytes, const rw_terms *terms)
 {
+    static const rw_terms none;
     uint64_t at;
     if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
         return RW_BAD;
-    int64_t number = start(w, stream, batch_bytes(count, bytes, times), &at);
+    if (terms == NULL)
+        terms = &none;
+    int64_t number = start(w, stream, batch_bytes(count, bytes, terms->times), &at);
     if (number >= 0)
-        put_batch(w, at, stream, lengths, count, data, bytes, times, (uint64_t)number);
+        put_batch(w, at, stream, lengths, count, data, bytes, terms, (uint64_t)number);
     return number;
 }
 
-int64_t rw_submit_timed(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
-                        uint64_t own_ns)
+int64_t rw_submit_on(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
+                     const rw_terms *terms)
 {
     if (bytes > w->limit)
         return RW_TOO_LARGE;
     uint32_t length = (uint32_t)bytes;
-    return rw_submit_many(w, stream, &length, 1, data, bytes, &own_ns);
+    return rw_submit_many(w, stream, &length, 1, data, bytes, terms);
 }
 
 void rw_writer_skip(rw_writer *w, uint32_t count)
@@ -317,6 +322,7 @@ int64_t rw_completion_poll(const rw_writer *w, uint64_t number)
         return RW_PENDING;
     if (found == RW_DELETED_OFFSET)
         return RW_DELETED;
+    /* what else is refused alone is a negative number as it stands */
     return found == RW_FAILED_OFFSET ? RW_FAILED_REQUEST : (int64_t)found;
 }
 

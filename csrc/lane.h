@@ -36,7 +36,8 @@
  * its number, then the offset, then its number again has the right offset: a cell is only used for
  * another number after its owner has settled the earlier one, and a replaced drain that delivers an
  * old number again first stores 0.                                                       PAIR: cell
- * Instead of an offset there may be RW_DELETED_OFFSET: that request was refused alone.
+ * Instead of an offset there may be why that request was refused alone: RW_DELETED_OFFSET, or
+ * RW_ANSWERED and what follows from it (layout.h).
  */
 #ifndef RW_LANE_H
 #define RW_LANE_H
@@ -71,12 +72,18 @@ uint64_t rw_writer_record_limit(const rw_writer *w);
  * is written, and no number used, unless one is returned. Numbers begin at generation << 32 and
  * have no holes; a thread's numbers are in the order of its requests.
  *
- * `times` are the records' own, up to RW_TIME_MAX, or NULL: they have none. */
+ * `terms` may be NULL: there are none. */
+typedef struct rw_terms {
+    const uint64_t *times; /* the records' own, up to RW_TIME_MAX; NULL: they have none */
+    uint64_t expected;     /* with RW_EXPECTS: the offset of the first record, or it is refused */
+    uint32_t flags;        /* RW_EXPECTS, or 0 */
+} rw_terms;
 int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes);
 int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
-                       const uint8_t *data, uint64_t bytes, const uint64_t *times);
-int64_t rw_submit_timed(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
-                        uint64_t own_ns);
+                       const uint8_t *data, uint64_t bytes, const rw_terms *terms);
+/* One record. */
+int64_t rw_submit_on(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
+                     const rw_terms *terms);
 
 /* Before the first grant: leaves out so many numbers, to be near the last one. */
 void rw_writer_skip(rw_writer *w, uint32_t count);
@@ -119,7 +126,8 @@ int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_
 int rw_wait_room(rw_writer *w, uint64_t payload_bytes, uint64_t timeout_ns);
 
 /* The offset of the request's first record (>= 0), RW_PENDING, RW_FAILED_REQUEST, or RW_DELETED: it
- * was refused, as its stream is deleted. */
+ * was refused, as its stream is deleted; or, refused for another reason, what is in its cell, which
+ * is below every status. */
 int64_t rw_completion_poll(const rw_writer *w, uint64_t number);
 
 /* Spins for spin_ns, giving the processor away, then parks. As poll, and RW_INTERRUPTED, RW_GONE,

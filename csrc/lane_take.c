@@ -20,7 +20,7 @@ bool rw_lane_ready(const rw_lane_taker *e)
 static bool sort_is_right(const rw_lane_taker *e, const rw_request *q)
 {
     if (q->kind == RW_FRAME_BATCH)
-        return q->count != 0 && (q->flags & ~RW_OWN_TIMES) == 0;
+        return q->count != 0 && (q->flags & ~(RW_OWN_TIMES | RW_EXPECTS)) == 0;
     if (!e->trusted || q->count != 0 || q->flags != 0)
         return false;
     if (q->kind == RW_FRAME_SETTINGS)
@@ -38,7 +38,7 @@ int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
         out->pad_ != 0 || !sort_is_right(e, out))
         return RW_BAD;
     /* The log has no feature that would say what these mean (docs/format.md, feature bits). */
-    if (out->producer_id != 0 || out->producer_sequence != 0)
+    if (out->producer_id != 0 || (out->producer_sequence != 0 && !(out->flags & RW_EXPECTS)))
         return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;
 }

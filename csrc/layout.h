@@ -224,6 +224,11 @@ typedef struct rw_completion {
 } rw_completion;
 #define RW_FAILED_OFFSET  UINT64_MAX       /* certainly not confirmed */
 #define RW_DELETED_OFFSET (UINT64_MAX - 1) /* certainly not written: its stream is deleted */
+/* Certainly not written, for a reason that is not RW_VERDICT_DEAD: the highest byte is this and the
+ * reason, the others are the verdict's value. */
+#define RW_ANSWERED      0x80u
+#define RW_ANSWER_SHIFT  56
+#define RW_ANSWER_VALUES (1ull << RW_ANSWER_SHIFT)
 
 enum rw_block_state { RW_BLOCK_SEALED = 1, RW_BLOCK_PERSISTED = 2, RW_BLOCK_BAD = 3 };
 
@@ -321,12 +326,13 @@ typedef struct rw_request {
     /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes TRIM, DELETE, SETTINGS, too */
     uint8_t kind;
     uint8_t pad_;
-    uint16_t flags; /* [bits] C > W: RW_OWN_TIMES in a batch, or 0 */
+    uint16_t flags; /* [bits] C > W: RW_OWN_TIMES and RW_EXPECTS in a batch, or 0 */
     uint32_t place; /* [index] C > W: where the stream's words are */
     uint64_t digest; /* [XXH3-64] C > W: of the payload */
     uint64_t number; /* [generation << 32 | running number] C > W: chooses its completion cell */
     uint64_t producer_id; /* [number] C > W: 0, while no feature of the log gives it a meaning */
-    uint64_t producer_sequence; /* [number] C > W: 0, as producer_id */
+    /* [number] C > W: with RW_EXPECTS the offset that it must get; else 0, as producer_id */
+    uint64_t producer_sequence;
 } rw_request;
 
 /* ---------------------------------------------------------- log: same bytes in ring and on disk */
@@ -377,6 +383,8 @@ enum rw_frame_kind {
 
 /* Flag of a batch: its payload ends with a time of its own for each record, u64, ns. */
 #define RW_OWN_TIMES 0x20u
+/* Flag of a request only: it is appended at one offset, or refused. */
+#define RW_EXPECTS 0x40u
 
 /* A frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
  * its count lengths (u32 each) first in the payload, then the data, then own times if any. */
@@ -404,12 +412,13 @@ typedef struct rw_frame {
     uint32_t place; /* [index] W > W D: where the stream's words are, in the memory of this epoch */
 } rw_frame;
 
-enum rw_verdict_reason { RW_VERDICT_DEAD = 1 };
+enum rw_verdict_reason { RW_VERDICT_DEAD = 1, RW_VERDICT_OFFSET = 2 };
 
 typedef struct rw_verdict {
-    uint32_t reason; /* [enum rw_verdict_reason] W > D: DEAD: the stream is deleted */
+    /* [enum rw_verdict_reason] W > D: DEAD: the stream is deleted; OFFSET: it is at another one */
+    uint32_t reason;
     uint32_t request_bytes; /* [bytes] W > W: payload of the request, for a successor */
-    uint64_t value; /* [number] W > D: 0 */
+    uint64_t value; /* [number] W > D: OFFSET: the stream's next offset; else 0 */
 } rw_verdict;
 
 /* Of a DROP frame, which counts when its block is released: all before is confirmed then. */

@@ -85,6 +85,18 @@ static block_state *state_of(rw_sequencer *s, uint64_t block)
 
 /* -------------------------------------------------------------------------------------- confirm */
 
+/* What its completion cell gets (layout.h). */
+static uint64_t result_of(const rw_frame *r)
+{
+    const rw_verdict *v = (const rw_verdict *)(r + 1);
+    if (r->kind != RW_FRAME_VERDICT)
+        return r->base_offset;
+    if (v->reason == RW_VERDICT_DEAD)
+        return RW_DELETED_OFFSET;
+    RW_ASSERT(v->reason < RW_ANSWERED - 1 && v->value < RW_ANSWER_VALUES);
+    return (uint64_t)(RW_ANSWERED | v->reason) << RW_ANSWER_SHIFT | v->value;
+}
+
 /* The result of one request for its writer. PAIR: cell */
 static void deliver(rw_sequencer *s, const rw_frame *r)
 {
@@ -98,8 +110,7 @@ static void deliver(rw_sequencer *s, const rw_frame *r)
     if (rw_peek64(&cell->number) < r->number) {
         rw_store64(&cell->number, 0);
         rw_fence_release();
-        rw_store64(&cell->offset,
-                   r->kind == RW_FRAME_VERDICT ? RW_DELETED_OFFSET : r->base_offset);
+        rw_store64(&cell->offset, result_of(r));
         rw_store64(&cell->number, r->number);
     }
     if (!cl->dirty) {
@@ -158,7 +169,7 @@ static void confirm(rw_sequencer *s, const rw_frame *r)
         apply_trim(stream, r);
     else if (r->kind == RW_FRAME_SETTINGS)
         apply_settings(stream, r);
-    else
+    else if (r->kind == RW_FRAME_DELETE)
         apply_delete(stream, r);
     (void)RW_POINT("d.cursor.post");
     deliver(s, r);
@@ -207,10 +218,11 @@ static void complete(rw_sequencer *s, uint64_t number)
     rw_frames frames = frames_of(s, b);
     RW_ASSERT(b->number == number && !state_of(s, number)->completed);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
-        if (r->kind == RW_FRAME_VERDICT)
-            deliver(s, r);
-        if (!rw_frame_queued(r->kind))
+        if (!rw_frame_waits(r)) {
+            if (r->kind == RW_FRAME_VERDICT)
+                deliver(s, r);
             continue;
+        }
         const queue *q = &s->queues[r->place];
         if (q->head != NONE && s->entries[q->head].position == position_of(s, b, r))
             advance(s, r->place, number);
@@ -257,7 +269,7 @@ static int register_block(rw_sequencer *s, uint64_t number)
     *state_of(s, number) = (block_state){0};
     frames = frames_of(s, b);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (rw_frame_queued(r->kind))
+        if (rw_frame_waits(r))
             register_request(s, r, position_of(s, b, r), number);
         else if (r->kind == RW_FRAME_DROP)
             state_of(s, number)->drops = 1;

@@ -69,6 +69,8 @@ static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
         return RW_OK;
     }
     *need = rw_frame_bytes(q->payload_bytes);
+    if (*need < rw_frame_bytes(sizeof(rw_verdict)) && q->flags & RW_EXPECTS)
+        *need = rw_frame_bytes(sizeof(rw_verdict));
     if (!p->defined)
         *need += rw_frame_bytes(rw_stream_of(w->c, q->place)->name_bytes);
     return RW_OK;
@@ -91,15 +93,13 @@ static rw_frame frame_for(const rw_wal *w, uint32_t k, const rw_request *q)
         .slot = (uint16_t)k,
         .payload_bytes = q->payload_bytes,
         .count = q->count,
-        .flags = q->flags,
+        .flags = q->flags & ~RW_EXPECTS,
         .stream = q->stream,
         .place = q->place,
         .timestamp_ns = w->last_timestamp_ns,
         .digest = q->digest,
         .ticket = w->lanes[k].cursor,
         .number = q->number,
-        .producer_id = q->producer_id,
-        .producer_sequence = q->producer_sequence,
     };
 }
 
@@ -114,13 +114,25 @@ static void count_taken(rw_wal *w, uint32_t k, const rw_request *q, uint64_t fra
     e->taken++;
 }
 
-/* The stream is deleted: the request is refused alone, and that is sealed like everything else, so
- * that no successor changes its mind. Its payload is not looked at. */
-static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q)
+/* Is it wanted at another offset than it would get? */
+static bool is_elsewhere(const rw_wal_stream *p, const rw_request *q)
 {
-    const rw_verdict verdict = {.reason = RW_VERDICT_DEAD, .request_bytes = q->payload_bytes};
+    return q->flags & RW_EXPECTS && q->producer_sequence != p->next_offset;
+}
+
+/* The stream is deleted (NULL), or goes on at another offset than it was told to: the request is
+ * refused alone, and that is sealed like everything else, so that no successor changes its mind.
+ * Its payload is not looked at. */
+static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q, const rw_wal_stream *p)
+{
+    const rw_verdict verdict = {
+        .reason = p == NULL ? RW_VERDICT_DEAD : RW_VERDICT_OFFSET,
+        .request_bytes = q->payload_bytes,
+        .value = p == NULL ? 0 : p->next_offset,
+    };
     rw_frame f = frame_for(w, k, q);
     f.kind = RW_FRAME_VERDICT;
+    f.base_offset = verdict.value;
     f.flags = 0;
     f.payload_bytes = sizeof verdict;
     f.count = 0;
@@ -183,8 +195,8 @@ static int take(rw_wal *w, uint32_t k, const rw_request *q)
     uint64_t used_before = r->used;
     uint32_t frames_before = r->frames;
     rw_wal_stream *p = rw_wal_living(w, q->place, q->stream);
-    if (p == NULL) {
-        refuse_request(w, k, q);
+    if (p == NULL || is_elsewhere(p, q)) {
+        refuse_request(w, k, q, p);
         return RW_OK;
     }
     if (!p->defined)

@@ -170,6 +170,19 @@ class StreamDeleted(NoSuchStream):
     outcome = "not_appended"
 
 
+class OffsetMismatch(Error):
+    """The append was to be made at one offset (``expected_offset``), and its stream goes on at another one, `actual`.
+
+    Nothing was appended. All records below `actual` are confirmed: read what came in between, decide, and append again.
+    """
+
+    outcome = "not_appended"
+
+    def __init__(self, message: str = "", actual: int | None = None) -> None:
+        super().__init__(message)
+        self.actual = actual
+
+
 class ConfigError(Error, ValueError):
     """A setting or argument is outside its limits, or contradicts another; the message says what to change."""
 

@@ -30,6 +30,7 @@ GROUPS = {
     "keeper": "keeper",
     "reading": "reading",
     "following": "following",
+    "expecting": "expecting",
     "offline": "offline",
     "retention": "retention",
     "attic": "attic",

@@ -9,6 +9,7 @@ from functools import partial
 
 from tests.faults.mutants_backups import BACKUPS
 from tests.faults.mutants_bell import BELL
+from tests.faults.mutants_expecting import EXPECTING
 from tests.faults.mutants_following import FOLLOWING
 from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
@@ -310,8 +311,8 @@ CLIENTS = [
     Mutant(
         "lengths of a batch are not added up",
         "csrc/lane.c",
-        "    if (count == 0 || rw_lengths_sum(lengths, count) != bytes)\n        return RW_BAD;\n    int64_t number",
-        "    int64_t number",
+        "    if (count == 0 || rw_lengths_sum(lengths, count) != bytes)\n        return RW_BAD;\n    if (terms",
+        "    if (terms",
         units("tests/integration/test_numbers.py::test_lengths_that_do_not_add_up_are_refused_by_the_core"),
     ),
     Mutant(
@@ -550,7 +551,7 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING, *FOLLOWING),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING, *FOLLOWING, *EXPECTING),
 ]
 
 

@@ -24,8 +24,8 @@ VALUES = """
 """
 ERRORS = """
     AckTimeout BackpressureTimeout ClosedError ConfigError CorruptionError EngineFailed Error FileError ForkError Locked
-    NoSuchStream NotRunning NotWritable OffsetTrimmed RecordTooLarge ShmUnavailable StorageFull StreamDeleted StreamExists
-    VersionMismatch
+    NoSuchStream NotRunning NotWritable OffsetMismatch OffsetTrimmed RecordTooLarge ShmUnavailable StorageFull StreamDeleted
+    StreamExists VersionMismatch
 """
 PLACES = "Client ReadOnlyLog ReadOnlyStream Receipt Stream Supervisor"
 CALLS = "backup connect open_readonly restore"
@@ -51,8 +51,11 @@ FOLLOWED = (
     " on_trimmed: Literal['raise', 'earliest'] = 'raise')"
 )
 RANGE = "(start: Position = -2, until: Position = -1, *, on_trimmed: Literal['raise', 'earliest'] = 'raise')"
-ONE = "(data: Buffer, timestamp_ns: int | None = None)"
-MANY = "(records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None)"
+ONE = "(data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None)"
+MANY = (
+    "(records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None,"
+    " expected_offset: int | None = None)"
+)
 PATIENT = "(timeout: float | None = 30.0)"
 
 OF_CLIENT = {

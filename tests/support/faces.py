@@ -45,10 +45,10 @@ class Connected(Protocol):
     def streams(self) -> list[ringwal.StreamInfo]: ...
     def status(self) -> dict[str, Any]: ...
     def flush(self, name: str, timeout: float | None = WAIT) -> None: ...
-    def begin(self, name: str, data: Any) -> Pending:
+    def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         """An append that is not waited for."""
 
-    def begin_many(self, name: str, records: Iterable[Any]) -> Pending:
+    def begin_many(self, name: str, records: Iterable[Any], **terms: Any) -> Pending:
         """The same, of a batch."""
 
     def append(self, name: str, data: bytes) -> int:
@@ -119,11 +119,11 @@ class _Sync:
     def flush(self, name: str, timeout: float | None = WAIT) -> None:
         self.client.stream(name).flush(timeout)
 
-    def begin(self, name: str, data: Any) -> Pending:
-        return self.client.stream(name).append(data)
+    def begin(self, name: str, data: Any, **terms: Any) -> Pending:
+        return self.client.stream(name).append(data, **terms)
 
-    def begin_many(self, name: str, records: Iterable[Any]) -> Pending:
-        return self.client.stream(name).append_many(records)
+    def begin_many(self, name: str, records: Iterable[Any], **terms: Any) -> Pending:
+        return self.client.stream(name).append_many(records, **terms)
 
     def append(self, name: str, data: bytes) -> int:
         return self.client.stream(name).append(data).result(WAIT).offset
@@ -285,11 +285,11 @@ class _Aio:
     def flush(self, name: str, timeout: float | None = WAIT) -> None:
         self._run(lambda: self.client.stream(name).flush(timeout))
 
-    def begin(self, name: str, data: Any) -> Pending:
-        return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_nowait(data)))
+    def begin(self, name: str, data: Any, **terms: Any) -> Pending:
+        return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_nowait(data, **terms)))
 
-    def begin_many(self, name: str, records: Iterable[Any]) -> Pending:
-        return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_many_nowait(records)))
+    def begin_many(self, name: str, records: Iterable[Any], **terms: Any) -> Pending:
+        return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_many_nowait(records, **terms)))
 
     def append(self, name: str, data: bytes) -> int:
         return self._run(lambda: self.client.stream(name).append(data)).offset

@@ -130,7 +130,7 @@ class Stream(StreamCore):
 
     # --------------------------------------------------------------------------------------------------- append
 
-    async def append(self, data: Buffer, timestamp_ns: int | None = None) -> Ack:
+    async def append(self, data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None) -> Ack:
         """Appends one record, and returns when it is on stable storage. Appends keep the order of their calls.
 
         A task that is cancelled, or times out, meanwhile leaves the append as it is: it goes on.
@@ -144,7 +144,7 @@ class Stream(StreamCore):
         if get_running_loop() is not self._loop:
             self.client._check_loop()
         bound = self._bound
-        if bound is not None and timestamp_ns is None and type(data) is bytes and not self._queue:
+        if bound is not None and timestamp_ns is expected_offset is None and type(data) is bytes and not self._queue:
             lane = bound.lane
             bank = lane.bank  # before the number is given out; see ringwal.client.results.Bank
             number = _submit(bound.writer, bound.handle, data, len(data))
@@ -156,9 +156,9 @@ class Stream(StreamCore):
                 return _new_ack(Ack, (self.name, offset, 1))  # as Ack(...) does, without its frame
             if number >= 0:
                 return await self._ack(lane.results_of(bank, number), number, 1)
-        return await self.append_nowait(data, timestamp_ns)
+        return await self.append_nowait(data, timestamp_ns, expected_offset)
 
-    def append_nowait(self, data: Buffer, timestamp_ns: int | None = None) -> Receipt:
+    def append_nowait(self, data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None) -> Receipt:
         """Appends one record and returns at once with its `Receipt`: await that.
 
         Where the lane has no room, or there is no lane yet, the append waits in this process for its turn, up to the client's
@@ -170,23 +170,27 @@ class Stream(StreamCore):
         """
         self.client._check_loop()
         bound = self._bound
-        if bound is not None and timestamp_ns is None and type(data) is bytes and not self._queue:
+        if bound is not None and timestamp_ns is expected_offset is None and type(data) is bytes and not self._queue:
             lane = bound.lane
             bank = lane.bank
             number = _submit(bound.writer, bound.handle, data, len(data))
             if number >= 0:
                 return Receipt(self, (lane.results_of(bank, number), number), None, 1)
         view = data if type(data) is bytes else bytes(buffer_of(data))
-        return self._enqueue(self._one_steps(view, timestamp_ns), 1, len(view))
+        return self._enqueue(self._one_steps(view, timestamp_ns, expected_offset), 1, len(view))
 
-    async def append_many(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Ack:
+    async def append_many(
+        self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None, expected_offset: int | None = None
+    ) -> Ack:
         """As `ringwal.Stream.append_many`, and returns when the batch is on stable storage. Otherwise as `append`."""
-        return await self.append_many_nowait(records, timestamp_ns)
+        return await self.append_many_nowait(records, timestamp_ns, expected_offset)
 
-    def append_many_nowait(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
+    def append_many_nowait(
+        self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None, expected_offset: int | None = None
+    ) -> Receipt:
         """As `append_nowait`, for a batch."""
         self.client._check_loop()
-        steps, count, size = self._many_steps(records, timestamp_ns)
+        steps, count, size = self._many_steps(records, timestamp_ns, expected_offset)
         return self._enqueue(steps, count, size)
 
     async def _ack(self, results: Results, number: int, count: int) -> Ack:

@@ -109,7 +109,7 @@ async def _completion(wait: Completion) -> int:
     if found != PENDING:
         return found
     assert lane.bell is not None
-    future = lane.bell.future(wait.number)
+    future = lane.bell.flushing(wait.number)
     if wait.timeout is None:
         return await future
     done, _ = await asyncio.wait([future], timeout=wait.timeout)

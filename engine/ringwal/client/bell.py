@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ringwal._native import ffi, lib
-from ringwal.client.results import DELETED, FAILED
+from ringwal.client.results import FAILED
+from ringwal.client.verdicts import is_refused
 
 if TYPE_CHECKING:
     from ringwal.client.lane import Lane
@@ -46,8 +47,10 @@ class Bell:
         self._fd = held[place]
         self._pid = os.getpid()
         self.pending: dict[int, asyncio.Future[int]] = {}
-        """By number, the futures of appends: of their offset, `DELETED` or `FAILED`."""
+        """By number, the futures of appends: of what `Results.find` says of them at last."""
         self._further: dict[int, list[asyncio.Future[int]]] = {}
+        self._flushing: set[asyncio.Future[int]] = set()
+        """Of them, those of who waits for many: with these, an append's own caller is not told."""
         self._ringing: list[asyncio.Future[None]] = []
         self._following: list[tuple[asyncio.Future[None], Callable[[int], int]]] = []
         """Those who follow a stream, with the look that says whether there is more of it."""
@@ -70,6 +73,13 @@ class Bell:
             self.pending[number] = future
         if not self._wanted:
             self.want()
+        return future
+
+    def flushing(self, number: int) -> asyncio.Future[int]:
+        """The same for `flush`, which decides by itself whom it tells of what."""
+        future = self.future(number)
+        self._flushing.add(future)
+        future.add_done_callback(self._flushing.discard)
         return future
 
     def next_ring(self) -> asyncio.Future[None]:
@@ -171,8 +181,8 @@ class Bell:
                     future = pending.pop(number)
                     if not future.done():
                         future.set_result(code)
-                elif code == DELETED:
-                    self._settle(number, DELETED)
+                elif is_refused(code):
+                    self._settle(number, code)
                 elif code == _FAILED_REQUEST:
                     lane.end_failed()  # which comes back here
                     return
@@ -191,12 +201,13 @@ class Bell:
             self._settle(number, self.lane.fate(number))
 
     def _settle(self, number: int, code: int) -> None:
-        if code < 0 and code not in (DELETED, FAILED):
+        if code < 0 and code != FAILED and not is_refused(code):
             return
         future = self.pending.pop(number, None)
         for each in ([] if future is None else [future]) + self._further.pop(number, []):
             if not each.done():
-                if code < 0:  # before it runs: an append that comes first is not behind a gap that nobody knows of
+                # Before its caller runs: an append that comes first is not behind a gap that nobody knows of.
+                if code < 0 and each not in self._flushing:
                     self.lane.count_told(number)
                 each.set_result(code)
 

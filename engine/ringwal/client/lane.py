@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ringwal import views
 from ringwal._native import ffi, lib
-from ringwal.client.results import DELETED, FAILED, PENDING, Bank, Ending, Results, settled
+from ringwal.client.results import FAILED, PENDING, Bank, Ending, Results, settled
+from ringwal.client.verdicts import error_of, is_refused
 from ringwal.errors import (
     AckTimeout,
     BackpressureTimeout,
@@ -78,8 +79,8 @@ class Told:
 
 
 class Completion:
-    """What steps wait for: the end of one append, for so many seconds (None: for ever). Sent: its offset, `DELETED` or
-    `FAILED`. Thrown: `AckTimeout`."""
+    """What steps wait for: the end of one append, for so many seconds (None: for ever). Sent: its offset, or
+    why there is none. Thrown: `AckTimeout`."""
 
     __slots__ = ("lane", "number", "results", "stream", "timeout")
 
@@ -136,7 +137,7 @@ class Lane:
         self.rests = patched()
         """Threads are greenlets: no wait may hold them in C. Looked up again by each wait that takes long."""
         self._told: set[int] = set()  # failed appends whose caller knows
-        self._refused: dict[int, int] = {}  # appends to deleted streams, with their streams' numbers: `_refused_before`
+        self._refused: dict[int, tuple[int, int]] = {}  # refused alone: their streams' numbers, and why: `_refused_before`
         self.bell: Bell | None = None
         """Rung for the event loop in which this lane is awaited, if one does; whoever opens the lane puts it here."""
         self.retired = False
@@ -178,7 +179,7 @@ class Lane:
         return bank.results
 
     def wait(self, results: Results, number: int, stream: str, timeout: float | None) -> int:
-        """The offset, `DELETED` or `FAILED`. Raises `AckTimeout`."""
+        """The offset, what `is_refused`, or `FAILED`. Raises `AckTimeout`."""
         now = _monotonic()
         # Most waits end with the first call of C: little is looked up before it.
         if self.rests or results.kept is not None or self.ending or (timeout is not None and timeout < SLICE):
@@ -200,7 +201,7 @@ class Lane:
                 if rests is not None:
                     spin = left = 0
                 found = int(_completion_wait(self.writer, number, spin, left))
-            if found >= 0 or found == DELETED:
+            if found >= 0 or is_refused(found):
                 return found
             spin = 0
             if found in (lib.RW_PENDING, lib.RW_INTERRUPTED):
@@ -238,8 +239,8 @@ class Lane:
         return error
 
     def _reason(self, found: int, stream: str | None = None) -> Error:
-        if found == DELETED:
-            return of_code(DELETED, "" if stream is None else repr(stream))
+        if is_refused(found):
+            return error_of(found, stream)
         error = self.lost
         assert error is not None
         return error
@@ -260,7 +261,7 @@ class Lane:
         return self.ending[None].error
 
     def fate(self, number: int) -> int:
-        """What became of that append, whose bank may be closed: the offset, `PENDING`, `DELETED` or `FAILED`."""
+        """What became of that append, whose bank may be closed: what `Results.find` says."""
         bank = self._oldest if number >= self._oldest.results.first else self.bank
         while number > bank.last:
             bank = bank.next()
@@ -283,24 +284,24 @@ class Lane:
     def flush_steps(self, stream: int | None, timeout: float | None) -> Steps[None]:
         """Waits for all appends until now, of one stream or of all; raises the first failure that nobody was told of.
 
-        Of those that came behind the end of their stream, one speaks for all.
+        Of those that were refused alone, the first one speaks for all.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        refused = list(self._refused_before(stream))
+        refused = dict(self._refused_before(stream))
         began = time.monotonic()
         for results, number in self._submitted(stream):
             offset = yield from self._settled(results, number, began, deadline)
             if offset == FAILED and number not in self._told:
                 raise self.tell(number, offset)
-            if offset == DELETED and number not in self._refused:
-                refused.append(number)
-        untold = set(refused) - self._told
+            if is_refused(offset) and number not in self._refused:
+                refused[number] = offset
+        untold = refused.keys() - self._told
         self._told.update(refused)
         if untold:
-            raise self._reason(DELETED)
+            raise self._reason(refused[min(untold)])
 
     def _settled(self, results: Results, number: int, began: float, deadline: float | None) -> Steps[int]:
-        """Of one of several that were waited for since then: the offset, `DELETED` or `FAILED`."""
+        """Of one of several that were waited for since then: as `wait`."""
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             found: int = yield Completion(self, results, number, "", left)
@@ -315,11 +316,12 @@ class Lane:
 
     def untold(self, stream: int) -> Error | None:
         """How an append to that stream failed of which nobody was told. Waits for none."""
-        if set(self._refused_before(stream)) - self._told:
-            return self._reason(DELETED)
+        for number, found in self._refused_before(stream):
+            if number not in self._told:
+                return self._reason(found)
         for results, number in self._submitted(stream):
             found = results.find(number)
-            if (found == FAILED or (found == DELETED and number not in self._refused)) and number not in self._told:
+            if (found == FAILED or (is_refused(found) and number not in self._refused)) and number not in self._told:
                 return self._reason(found)
         return None
 
@@ -412,7 +414,7 @@ class Lane:
                 self._grant(bank, BANKS)
                 self._oldest = bank.next()
                 continue
-            number = oldest.first + next(i for i, code in enumerate(found) if code < 0 and code != DELETED)
+            number = oldest.first + next(i for i, code in enumerate(found) if code < 0 and not is_refused(code))
             left = deadline - time.monotonic()
             if left <= 0:
                 late = f"{self.places} appends are outstanding and the oldest is not confirmed in time; nothing was appended"
@@ -420,24 +422,24 @@ class Lane:
             code = yield Told(self, partial(lib.rw_completion_settle, self.writer, number), left)
             if code == lib.RW_FAILED_REQUEST:
                 self.end_failed()
-            elif code < 0 and code not in (lib.RW_PENDING, lib.RW_INTERRUPTED, DELETED):
+            elif code < 0 and code not in (lib.RW_PENDING, lib.RW_INTERRUPTED) and not is_refused(code):
                 self.end(self._why(code))
             elif code < 0 and not self._alive():
                 self.end(EngineFailed("the engine ended before this append was confirmed"))
 
-    def _refused_before(self, stream: int | None) -> Iterator[int]:
-        """The appends to deleted streams, or to this one, on banks that are open no more."""
+    def _refused_before(self, stream: int | None) -> Iterator[tuple[int, int]]:
+        """The appends that were refused alone, of all streams or of this one, on banks that are open no more; and why."""
         wanted = None if stream is None else lib.rw_handle_number(stream)
-        for number, of in list(self._refused.items()):
+        for number, (of, found) in list(self._refused.items()):
             if wanted in (None, of):
-                yield number
+                yield number, found
 
     def _note_refused(self, first: int, found: array.array[int]) -> None:
         """Before the cells of these numbers are given out again, with which their streams are forgotten."""
         for number, code in enumerate(found, first):
-            if code == DELETED and number not in self._told:
+            if is_refused(code) and number not in self._told:
                 # The first one to note it did so before the number's cell was another's.
-                self._refused.setdefault(number, int(lib.rw_submitted_stream(self.writer, number)))
+                self._refused.setdefault(number, (int(lib.rw_submitted_stream(self.writer, number)), code))
 
     def refused_steps(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> Steps[None]:
         """What to do about an append that was not published: returns if it may be tried again, else raises."""

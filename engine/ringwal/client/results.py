@@ -11,6 +11,7 @@ import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from ringwal._native import ffi, lib
+from ringwal.client.verdicts import is_refused
 
 if TYPE_CHECKING:
     from ringwal.client.lane import Lane
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 PENDING = -1
 FAILED = -2
-DELETED = int(lib.RW_DELETED)
 
 _poll = lib.rw_completion_poll
 _FAILED_REQUEST = lib.RW_FAILED_REQUEST
@@ -42,11 +42,11 @@ class Results:
         self.kept: array.array[int] | None = None
 
     def find(self, number: int) -> int:
-        """The offset of that append, `PENDING`, `DELETED`, or `FAILED` (the lane's ``lost`` says why)."""
+        """The offset of that append, `PENDING`, what `is_refused`, or `FAILED` (the lane's ``lost`` says why)."""
         lane = self.lane
         if self.kept is None and not lane.ending:
             found = int(_poll(lane.writer, number))
-            if found >= 0 or found == DELETED:
+            if found >= 0 or is_refused(found):
                 return found
             if found == _FAILED_REQUEST:
                 lane.end_failed()
@@ -61,7 +61,7 @@ class Results:
             if kept is None:
                 return FAILED
         found = kept[number - self.first]
-        return found if found >= 0 or found == DELETED else FAILED
+        return found if found >= 0 or is_refused(found) else FAILED
 
     def collect(self, count: int) -> array.array[int]:
         """What the cells hold now of ``count`` numbers: offsets, and what is below 0 for those that are not confirmed."""
@@ -72,7 +72,7 @@ class Results:
 
 def settled(found: array.array[int]) -> bool:
     """Does nobody wait for any of them any more?"""
-    return min(found) >= 0 or all(each >= 0 or each == DELETED for each in found)
+    return min(found) >= 0 or all(each >= 0 or is_refused(each) for each in found)
 
 
 class Bank:

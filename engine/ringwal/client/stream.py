@@ -37,17 +37,20 @@ class Stream(StreamCore):
 
     # --------------------------------------------------------------------------------------------------- append
 
-    def append(self, data: Buffer, timestamp_ns: int | None = None) -> Receipt:
+    def append(self, data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None) -> Receipt:
         """Appends one record and returns at once with its `Receipt`. Appends of one thread keep their order.
 
         Args:
             data: any C-contiguous bytes-like object; it is copied before this returns. Empty is legal. Never ``str``.
             timestamp_ns: a time of the record's own, nanoseconds since 1970, kept beside the engine's: `Record` has both. It
                 says nothing about order, and no read starts at it.
+            expected_offset: append at this offset, or not at all: it is the stream's next one when the engine takes the append.
+                So of several who decide by what they have read, one appends.
+                Else its receipt raises `OffsetMismatch`, which says where the stream goes on.
 
         Raises:
             TypeError: not bytes-like; encode text first.
-            ValueError: a time below 0, or behind the year 2262. Nothing was written.
+            ValueError: a time below 0, or behind the year 2262; an offset below 0. Nothing was written.
             RecordTooLarge: more than `limit` bytes. Nothing was written.
             BackpressureTimeout: no room within the client's ``append_timeout``. Nothing was written.
             StorageFull: the engine waits for disk space. Nothing was written.
@@ -55,8 +58,8 @@ class Stream(StreamCore):
         """
         # A keyword-only argument would take the interpreter's quick way of calling away from every append.
         bound = self._bound
-        if bound is None or timestamp_ns is not None or type(data) is not bytes:
-            return self._append_slowly(data, timestamp_ns)
+        if bound is None or timestamp_ns is not None or expected_offset is not None or type(data) is not bytes:
+            return self._append_slowly(data, timestamp_ns, expected_offset)
         lane = bound.lane
         bank = lane.bank  # before the number is given out; see ringwal.client.results.Bank
         number = _submit(bound.writer, bound.handle, data, len(data))
@@ -70,23 +73,26 @@ class Stream(StreamCore):
         receipt._stream = self
         return receipt
 
-    def _append_slowly(self, data: Any, timestamp_ns: int | None = None) -> Receipt:
-        """The rest of `append`: other buffers than bytes, times, no lane yet, a full lane, errors."""
-        return Receipt._of(*park(self._one_steps(data, timestamp_ns)), self)
+    def _append_slowly(self, data: Any, timestamp_ns: int | None = None, expected_offset: int | None = None) -> Receipt:
+        """The rest of `append`: other buffers than bytes, times, an offset, no lane yet, a full lane, errors."""
+        return Receipt._of(*park(self._one_steps(data, timestamp_ns, expected_offset)), self)
 
-    def append_many(self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None) -> Receipt:
+    def append_many(
+        self, records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None, expected_offset: int | None = None
+    ) -> Receipt:
         """Appends several records as one batch: all or nothing, with consecutive offsets, one Receipt.
 
         Args:
             records: at least one bytes-like object. One alone is not a batch: ``[data]`` is.
             timestamp_ns: as for `append`: one time for all of them, or as many as there are records.
+            expected_offset: as for `append`, of the first record.
 
         Raises:
             TypeError: a record is not bytes-like.
             ValueError: no records, not as many times as records, or a time out of range. Nothing was written.
             As `append`; the limit is for the batch as a whole.
         """
-        steps, count, _ = self._many_steps(records, timestamp_ns)
+        steps, count, _ = self._many_steps(records, timestamp_ns, expected_offset)
         receipt = BatchReceipt._of(*park(steps), self)
         receipt.count = count
         return receipt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
+from array import array
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,22 @@ ENDED_MAX = 8
 
 _submit = lib.rw_submit
 _submit_many = lib.rw_submit_many
-_submit_timed = lib.rw_submit_timed
+_submit_on = lib.rw_submit_on
 
 Submit = Callable[["Binding"], int]
 """Submits something: the number, or why not."""
+
+
+class Terms:
+    """What a batch is appended on besides its bytes, for C; kept while C may look at it."""
+
+    __slots__ = ("_times", "pointer")
+
+    def __init__(self, own_times: array[int] | None, expected_offset: int | None) -> None:
+        self._times = ffi.NULL if own_times is None else ffi.from_buffer("uint64_t[]", own_times)
+        expected = 0 if expected_offset is None else whole(expected_offset, "expected_offset", 0)
+        flags = 0 if expected_offset is None else int(lib.RW_EXPECTS)
+        self.pointer: Any = ffi.new("rw_terms *", {"times": self._times, "expected": expected, "flags": flags})
 
 
 class StreamCore:
@@ -122,17 +135,22 @@ class StreamCore:
 
     # --------------------------------------------------------------------------------------------------- append
 
-    def _one_steps(self, data: Any, timestamp_ns: int | None) -> Steps[tuple[Results, int]]:
-        """One record, whatever holds it, with or without a time: what `_submit_steps` gives."""
+    def _one_steps(
+        self, data: Any, timestamp_ns: int | None, expected_offset: int | None
+    ) -> Steps[tuple[Results, int]]:
+        """One record, whatever holds it, on whatever terms: what `_submit_steps` gives."""
         view = data if type(data) is bytes else ffi.from_buffer("uint8_t[]", buffer_of(data))
         size = len(view)
-        if timestamp_ns is not None:
-            own = times.timestamp_ns(timestamp_ns)
-            return self._submit_steps(lambda bound: _submit_timed(bound.writer, bound.handle, view, size, own), size + 8)
-        return self._submit_steps(lambda bound: _submit(bound.writer, bound.handle, view, size), size)
+        if timestamp_ns is None and expected_offset is None:
+            return self._submit_steps(lambda bound: _submit(bound.writer, bound.handle, view, size), size)
+        own = None if timestamp_ns is None else array("Q", [times.timestamp_ns(timestamp_ns)])
+        terms = Terms(own, expected_offset)
+        return self._submit_steps(
+            lambda bound: _submit_on(bound.writer, bound.handle, view, size, terms.pointer), size + (0 if own is None else 8)
+        )
 
     def _many_steps(
-        self, records: Iterable[Any], timestamp_ns: int | Iterable[int] | None
+        self, records: Iterable[Any], timestamp_ns: int | Iterable[int] | None, expected_offset: int | None
     ) -> tuple[Steps[tuple[Results, int]], int, int]:
         """Several records as one batch: what `_submit_steps` gives, their number and their bytes. Checked and copied by this
         call."""
@@ -150,9 +168,9 @@ class StreamCore:
         if len(data) <= BATCH_KEPT_MAX:
             self._client._latest_batch = data
         table, count, size = ffi.from_buffer("uint32_t[]", lengths), len(lengths), len(data)
-        stamps = ffi.NULL if own is None else ffi.from_buffer("uint64_t[]", own)
+        terms = Terms(own, expected_offset)
         steps = self._submit_steps(
-            lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size, stamps),
+            lambda bound: _submit_many(bound.writer, bound.handle, table, count, data, size, terms.pointer),
             size + (4 if own is None else 12) * count,
         )
         return steps, count, size
