@@ -21,10 +21,14 @@ import ringwal
 import ringwal.aio
 from tests.support.faces import FACES, Connected, Face
 from tests.support.loops import Run, on_asyncio, on_uvloop
+from tests.support.mounts import tmpfs
 from tests.support.rig import WAIT, Engine, stop_process
 
 SHORT = 0.3
 """Seconds for which appends wait for room that does not come."""
+FILE = (4 << 20) + 4096
+"""Bytes of a segment's file."""
+STORAGE = ("max_log_bytes", "disk")
 SIZES = {"lane": 7000, "outstanding": 7}
 """Of records: what fills a lane of 64 KiB in a few, and what does not before 64 appends are outstanding."""
 
@@ -68,8 +72,8 @@ def without_room(client: Connected, engine: Engine, size: int) -> tuple[int, set
         accepted, errors = client.fill("s", records("in turn", 100, size))
         crowd = client.at_once("s", records("at once", 20, size))
         assert not any(each.done() for each in accepted)
+    assert not any(isinstance(each, int) for each in crowd), "one that came behind those that were refused found room"
     errors += [each for each in crowd if not isinstance(each, int)]
-    assert len(errors) > 20, "one that came behind those that were refused found room"
     told = words(errors)
     assert [each.result().offset for each in accepted] == list(range(offset + 1, offset + 1 + len(accepted)))
     client.flush("s")  # all of them were told
@@ -216,3 +220,88 @@ def test_a_flush_tells_of_each_that_nobody_was_told_of(directory: Path, start: C
             await stream.flush()  # that was told
 
     run(main())
+
+
+# ------------------------------------------------------------------------------------------------------- a full log
+
+
+@contextlib.contextmanager
+def small(what: str, place: Path) -> Iterator[Engine]:
+    """An engine that has room for a few segments: by its settings, or on its disk."""
+    with contextlib.ExitStack() as stack:
+        settings = {"max_log_bytes": str(4 * FILE), "on_full": "refuse"}
+        if what == "disk":
+            place, settings = stack.enter_context(tmpfs(place, "20m")), {}
+        else:
+            place.mkdir()
+        engine: Callable[..., Engine] = Engine
+        yield stack.enter_context(contextlib.closing(engine(place / "log", **settings)))
+
+
+def fill_the_log(directory: Path) -> None:
+    """Until an append is refused for it."""
+    with ringwal.connect(directory, append_timeout=SHORT) as client:
+        stream = client.stream("s")
+        with pytest.raises(ringwal.StorageFull):
+            while True:
+                with contextlib.suppress(ringwal.BackpressureTimeout):  # it is slow, and not full yet
+                    stream.append(bytes(16_000))
+        with pytest.raises(ringwal.AckTimeout):
+            client.close(0)
+
+
+def when_it_is_full(client: Connected, directory: Path, size: int) -> set[Any]:
+    """What appends are told, until the stream is trimmed."""
+    client.append("own", b"first")
+    fill_the_log(directory)
+    accepted, errors = client.fill("own", records("in turn", 30, size))
+    crowd = client.at_once("own", records("at once", 5, size))
+    assert not any(isinstance(each, int) for each in crowd), "one that came behind those that were refused found room"
+    errors += [each for each in crowd if not isinstance(each, int)]
+    offset = client.stat("own").start_offset
+    client.trim("s", client.stat("s").confirmed_offset)
+    assert [each.result().offset for each in accepted] == list(range(offset + 1, offset + 1 + len(accepted)))
+    assert client.append("own", b"last") == offset + 1 + len(accepted)
+    client.flush("own")
+    found = [record.data for record in client.read("own", offset)]
+    assert found == [b"first", *records("in turn", len(accepted), size), b"last"]
+    return words(errors)
+
+
+@pytest.mark.parametrize("what", STORAGE)
+def test_of_a_full_log_all_faces_say_the_same(tmp_path: Path, what: str) -> None:
+    found = []
+    for face in FACES:  # each in a log of its own: one that was trimmed may be given more room at any time
+        with small(what, tmp_path / face.name) as engine, face.connect(engine.directory, append_timeout=SHORT) as client:
+            found.append(when_it_is_full(client, engine.directory, 7900))
+    assert found[0] == found[1] == found[2]
+    ((name, outcome, retriable, said),) = found[0]
+    assert (name, outcome, retriable) == ("StorageFull", "not_appended", True)
+    assert said.startswith("this append was not made") and "trim or delete streams" in said
+
+
+@pytest.mark.parametrize("what", STORAGE)
+def test_who_waits_for_space_can_be_cancelled(tmp_path: Path, run: Run, what: str) -> None:
+    """It leaves no task behind. The append that it waited for goes on, as ever."""
+
+    async def main(directory: Path) -> None:
+        async with ringwal.aio.connect(directory, append_timeout=None) as client:
+            stream = client.stream("own")
+            await stream.append(b"first")
+            await asyncio.to_thread(fill_the_log, directory)
+            before = asyncio.all_tasks()
+            data = records("given up", 20, 7900)
+            for each in data:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await stream.append(each)
+            queue = asyncio.all_tasks() - before
+            assert len(queue) <= 1, "the queue of the stream is all that waits"
+            await client.stream("s").trim((await client.stream("s").stat()).confirmed_offset)
+            assert (await stream.append(b"last")).offset == 21
+            await stream.flush()
+            assert [record.data for record in await stream.read(1)] == [*data, b"last"]
+            assert asyncio.all_tasks() == before
+
+    with small(what, tmp_path / "place") as engine:
+        run(main(engine.directory))
