@@ -314,6 +314,13 @@ int64_t rw_birth_ns(int fd)
 
 void rw_nudge(rw_control *c) { rw_unpark(&c->completions, INT_MAX); }
 
+void rw_thread_name(char *before, const char *name)
+{
+    if (before != NULL)
+        prctl(PR_GET_NAME, before);
+    prctl(PR_SET_NAME, name);
+}
+
 int rw_die_with_parent(int parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -120,6 +120,10 @@ void rw_keeper_reached(rw_control *c, uint64_t segment, uint64_t written, uint32
 /* By the keeper: what is alive in segments below is in the attic, durably; 0: not known yet. */
 void rw_keeper_attic(rw_control *c, uint64_t end, uint64_t bytes);
 
+/* Of this thread, as a fork inherits it: what it was, unless `before` is NULL, and what it is from
+ * now on, cut after RW_THREAD_NAME_BYTES - 1. */
+#define RW_THREAD_NAME_BYTES 16
+void rw_thread_name(char *before, const char *name);
 /* In a child, first thing: SIGKILL when the parent dies. RW_GONE if `parent` is dead already. */
 int rw_die_with_parent(int parent);
 

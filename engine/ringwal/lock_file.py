@@ -82,10 +82,9 @@ def holder(directory: int) -> Holder | None:
     try:
         there = Path(f"/proc/{found.pid}/fd/{found.lock}").stat()
         same = os.path.samestat(there, os.stat(NAME, dir_fd=directory))
-        locks = Path(f"/proc/{found.pid}/fdinfo/{found.lock}").read_text()
+        return found if same and locks(found.pid, found.lock) else None
     except OSError:
         return None
-    return found if same and any(_is_flock(line) for line in locks.splitlines()) else None
 
 
 def held(directory: int) -> bool:
@@ -99,6 +98,11 @@ def held(directory: int) -> bool:
     except OSError:
         return False
     return False
+
+
+def locks(pid: int, fd: int) -> bool:
+    """Does that descriptor of that process hold a lock as an engine's? Raises OSError."""
+    return any(_is_flock(line) for line in Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines())
 
 
 def _is_flock(line: str) -> bool:

@@ -7,7 +7,23 @@ from tests.faults.mutation import Mutant, row, units
 SIDE = "csrc/sidefile.c"
 SIDEFILE = "engine/ringwal/log/sidefile.py"
 
+STRAYS = "tests/integration/test_strays.py"
+
 KEEPER = [
+    Mutant(
+        "a start leaves a stopped child of a dead engine alone",
+        "engine/ringwal/processes/strays.py",
+        "    return [pid for pid in _named() if _ended(pid, files)]",
+        "    return []",
+        units(f"{STRAYS}::test_what_outlives_its_supervisor_is_ended_by_the_next_start"),
+    ),
+    Mutant(
+        "a start ends the children of an engine that lives",
+        "engine/ringwal/processes/strays.py",
+        "return not _holds(parent, files)",
+        "return True",
+        units(f"{STRAYS}::test_of_an_engine_that_lives_nobody_is_ended"),
+    ),
     Mutant(
         "a page of a side file is believed unchecked",
         SIDE,

@@ -13,11 +13,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ringwal._native import lib
+from ringwal._native import ffi, lib
 from ringwal.errors import Error
+from ringwal.points import point
+from ringwal.processes import strays
 from ringwal.processes.context import FINISH, LOG, EngineContext
 from ringwal.processes.keeper_line import SupervisorEnd
 from ringwal.processes.lanes import Intake, Lanes
@@ -105,7 +107,7 @@ def spawn(
     said, say = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         source = line.connect() if role.expendable else lanes.connect(role, rings=role.rings)
-        with source, context.ownership.private.inherited():
+        with source, context.ownership.private.inherited(), _named(role):
             pid = os.fork()
             if pid == 0:
                 with_end = (
@@ -121,6 +123,18 @@ def spawn(
     finally:
         os.close(say)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _named(role: Role) -> Iterator[None]:
+    """What is forked meanwhile has that name from its first moment on, so that nobody else's fork is taken for it (strays.py).
+    It keeps it; this thread has its own again."""
+    before = ffi.new("char[]", lib.RW_THREAD_NAME_BYTES)
+    lib.rw_thread_name(before, f"{strays.NAMES}{role.name}".encode())
+    try:
+        yield
+    finally:
+        lib.rw_thread_name(ffi.NULL, before)
 
 
 def check_pidfd() -> None:
@@ -149,9 +163,9 @@ def _run_child(
     """The child, from fork to exit. Never returns, whatever happens: the parent's stack is not the child's."""
     code = 1  # an unexpected exception is no verdict on the memory: a successor may do better
     try:
-        context = _leave_parent(role, context, say)
-        if lib.rw_die_with_parent(parent) == lib.RW_OK:
-            code = main(context)
+        point(f"{role.name.lower()}.born")
+        if lib.rw_die_with_parent(parent) == lib.RW_OK:  # first: until then it outlives its parent, with all that this has
+            code = main(_leave_parent(role, context, say))
     except MemoryError as error:
         code = os.EX_OSERR
         with contextlib.suppress(BaseException):

@@ -42,6 +42,7 @@ from ringwal.lock_file import Holder
 from ringwal.log import manifest, segment
 from ringwal.log.directory import SEGMENTS, Directory, give_to_owner
 from ringwal.log.files import check_regular, make_directory, replace_file
+from ringwal.processes import strays
 from ringwal.processes.forks import Private
 
 LOG = logging.getLogger("ringwal")
@@ -49,6 +50,8 @@ DYING_SECONDS = 5.0
 """How long to wait for the rest of an engine whose supervisor is dead already; the kernel needs a moment to end it."""
 PROBE_SECONDS = 0.1
 """How long a lock whose holder says nothing is tried again: somebody may just be looking."""
+STRAYS_SECONDS = 1.0
+"""How long until it is looked again for what the kernel does not end of a dead engine; first after `PROBE_SECONDS`."""
 _LOCKS_NO_DIRECTORY = (errno.EBADF, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -73,6 +76,7 @@ class Ownership:
         self._held = contextlib.ExitStack()
         self._held.enter_context(self.private.held(self._close))
         began = time.monotonic()
+        self._strays_at, self._strays = PROBE_SECONDS, set[int]()
         while True:
             try:
                 if self._lock_directory() and self._lock_file():
@@ -241,12 +245,21 @@ class Ownership:
         lives = holder is not None
         if not lives:
             holder = lock_file.read(self.directory.fd)
-        if lives or waited > (PROBE_SECONDS if holder is None else DYING_SECONDS):
+            if waited > self._strays_at:
+                self._end_strays()
+                self._strays_at = waited + STRAYS_SECONDS
+        if lives or waited > (DYING_SECONDS if holder or self._strays else PROBE_SECONDS):
             named = f"process {holder.pid}" if holder else "another process"
             raise Locked(
                 f"{self.directory.path} is in use by the engine of {named}; stop it with `ringwal stop {self.directory.path}`",
                 holder.pid if holder else None,
             )
+
+    def _end_strays(self) -> None:
+        found = set(strays.end(self.directory.fd))
+        for pid in found - self._strays:
+            LOG.warning("ended process %d, which a dead engine has left on %s", pid, self.directory.path)
+        self._strays |= found
 
 
 def _locked(fd: int) -> bool | None:
