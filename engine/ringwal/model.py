@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ringwal.limits import whole
 
-EARLIEST = -2
+
+class Edge(enum.Enum):
+    """The type of `EARLIEST` and `LATEST`: no number, so that an offset that was reckoned wrong is none of the two."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+EARLIEST: Final = Edge.EARLIEST
 """``start`` of a read or tail: the oldest record the stream still has."""
-LATEST = -1
+LATEST: Final = Edge.LATEST
 """``start`` of a tail: only what is confirmed from now on."""
 
 

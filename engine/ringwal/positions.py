@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ringwal.limits import WHOLE_MAX, shown, whole
-from ringwal.model import EARLIEST, LATEST, Last, Record
+from ringwal.model import LATEST, Edge, Last, Record
 from ringwal.read.range import Range
 from ringwal.read.reader import Reader
 from ringwal.times import At, datetime_ns
 
-Position: TypeAlias = int | At | Last | datetime.datetime
-Checked: TypeAlias = int | At | Last
+Position: TypeAlias = int | Edge | Last | At | datetime.datetime
+Checked: TypeAlias = int | Edge | Last | At
 """A position that `checked` has let pass."""
 
 
@@ -33,15 +33,17 @@ class Readable(Protocol):
 
 def checked(position: Position, name: str = "start") -> Checked:
     """Raises ValueError: neither an offset, nor one of the words for one, nor a time with a zone."""
-    if isinstance(position, Last):
+    if isinstance(position, Edge | Last):
         return position
     if isinstance(position, At | datetime.datetime):
         return moment(position, name)
     try:
-        return whole(position, name, EARLIEST)
+        return whole(position, name, 0)
     except ValueError:
-        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST, LATEST, Last(n), or a datetime with a zone"
-        raise ValueError(f"{name} is {shown(position)}; it must be {wanted}") from None
+        wanted = f"an offset from 0 to {WHOLE_MAX}, EARLIEST, LATEST, Last(n), At(t), or a datetime with a zone"
+        back = position if isinstance(position, int) and not isinstance(position, bool) else 0
+        hint = f"; the last {shown(-back)} records are Last({shown(-back)})" if back < 0 else ""
+        raise ValueError(f"{name} is {shown(position)}; it must be {wanted}{hint}") from None
 
 
 def moment(when: At | datetime.datetime, name: str = "when") -> At:
@@ -57,7 +59,9 @@ def offset(attachment: Readable, handle: int, position: Checked) -> int:
     if isinstance(position, Last):
         start, end = attachment.bounds(handle)
         return max(start, end - position.count)
-    return position if position >= 0 else attachment.bounds(handle)[1 if position == LATEST else 0]
+    if isinstance(position, Edge):
+        return attachment.bounds(handle)[1 if position is LATEST else 0]
+    return position
 
 
 def read(
@@ -92,7 +96,7 @@ def read_at(log: Readable, handle: int, wanted: Asked) -> tuple[int, int, list[R
     """The offset that was meant, how many records there may be up to the other one, and those that are there."""
     with log.reading:
         begin, most = offset(log, handle, wanted.start), wanted.max_records
-        if wanted.until != LATEST:
+        if wanted.until is not LATEST:
             most = min(most, max(0, offset(log, handle, wanted.until) - begin))
         return begin, most, log.reader.read(handle, begin, most, wanted.max_bytes)
 

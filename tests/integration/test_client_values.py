@@ -20,7 +20,9 @@ HUGE = 10**400
 SECONDS, WHOLE = "1000000000", "9223372036854775807"
 WRONG: dict[str, list[Any]] = {
     "seconds": [math.nan, -math.inf, -1, -0.001, True, 1e10, 2**63, 2**64, HUGE, 10**5000, "1", b"1", 1j, [1]],
-    "whole": [math.nan, math.inf, -math.inf, -3, True, False, 1.0, 1.5, 2**63, 2**64, HUGE, 10**5000, "1", b"1", 1j, [1]],
+    "whole": [
+        math.nan, math.inf, -math.inf, -1, -2, -3, True, False, 1.0, 1.5, 2**63, 2**64, HUGE, 10**5000, "1", b"1", 1j, [1],
+    ],
 }
 
 # Of every call that takes a number: the argument, its kind, and what stands in the message of a refusal.

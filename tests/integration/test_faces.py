@@ -121,6 +121,12 @@ def test_all_faces_refuse_the_same_with_the_same_words(directory: Path, start: C
         "there with other settings": lambda client: client.create("kept", retention_records=2),
         "a setting": lambda client: client.configure("s", retention_age="tomorrow"),
         "a number": lambda client: client.read("s", -7),
+        "less than 0": lambda client: client.read("s", -1),
+        "less than 0, up to": lambda client: client.read("s", until=-1),
+        "less than 0, that waits": lambda client: client.read("s", -2, wait=WAIT),
+        "less than 0, each": lambda client: list(client.records("s", -2)),
+        "less than 0, to follow": lambda client: next(client.tail("s", -1)),
+        "less than 0, of several": lambda client: next(client.merged({"s": -1})),
         "a word": lambda client: next(client.tail("s", on_trimmed="latest")),
         "a timeout": lambda client: client.flush("s", -1.0),
         "a timeout to close in": lambda client: client.close(-1.0),
@@ -141,6 +147,10 @@ def test_all_faces_refuse_the_same_with_the_same_words(directory: Path, start: C
     assert found["asyncio"] == found["sync"]
     assert found["uvloop"] == found["sync"]
     assert all(issubclass(kind, ringwal.Error | ValueError | TypeError) for kind, *_ in found["sync"].values())
+    for name in (name for name in wrong if name.startswith("less than 0")):  # it is no offset, and none of the words
+        kind, _, said = found["sync"][name]
+        assert kind is ValueError, name
+        assert all(way in said for way in ("from 0", "EARLIEST", "LATEST", "Last(n)", "At(t)")), said
 
 
 def test_all_faces_say_the_same_where_nobody_is(directory: Path, start: Callable[..., Engine]) -> None:

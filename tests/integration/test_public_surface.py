@@ -43,14 +43,14 @@ CONFIGURED = (
     " retention_records: Count | Unchanged | None = UNCHANGED, retain_until: Iterable[str] | Unchanged = UNCHANGED)"
 )
 READ = (
-    "(start: Position = 0, max_records: int = 1000, max_bytes: int | None = None, *, until: Position = -1,"
+    "(start: Position = 0, max_records: int = 1000, max_bytes: int | None = None, *, until: Position = LATEST,"
     " wait: float | None = None)"
 )
 FOLLOWED = (
     "*, max_records: int = 1000, idle_timeout: float | None = None, missing: Literal['raise', 'wait'] = 'raise',"
     " on_trimmed: Literal['raise', 'earliest'] = 'raise')"
 )
-RANGE = "(start: Position = -2, until: Position = -1, *, on_trimmed: Literal['raise', 'earliest'] = 'raise')"
+RANGE = "(start: Position = EARLIEST, until: Position = LATEST, *, on_trimmed: Literal['raise', 'earliest'] = 'raise')"
 ONE = "(data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None)"
 MANY = (
     "(records: Iterable[Buffer], timestamp_ns: int | Iterable[int] | None = None,"
@@ -79,7 +79,7 @@ OF_STREAM = {
     "read": f"{READ} -> list[Record]",
     "records": f"{RANGE} -> Iterator[Record]",
     "stat": "() -> StreamInfo",
-    "tail": f"(start: Position = -1, {FOLLOWED} -> Iterator[Record]",
+    "tail": f"(start: Position = LATEST, {FOLLOWED} -> Iterator[Record]",
     "trim": "(before: int | At | datetime) -> int",
 }
 OF_RECEIPT = {
@@ -108,7 +108,7 @@ OF_AIO_STREAM = {
     "read": f"async {READ} -> list[Record]",
     "records": f"{RANGE} -> AsyncIterator[Record]",
     "stat": "async () -> StreamInfo",
-    "tail": f"(start: Position = -1, {FOLLOWED} -> AsyncIterator[Record]",
+    "tail": f"(start: Position = LATEST, {FOLLOWED} -> AsyncIterator[Record]",
     "trim": "async (before: int | At | datetime) -> int",
 }
 OF_AIO_RECEIPT = {"count": "int", "done": "() -> bool", "stream": "str"}

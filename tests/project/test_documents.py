@@ -95,8 +95,7 @@ def shown(parameter: inspect.Parameter) -> str:
     default = parameter.default
     if default is parameter.empty:
         return parameter.name
-    special = {ringwal.EARLIEST: "EARLIEST", ringwal.LATEST: "LATEST"} if type(default) is int else {}
-    return f"{parameter.name}={special.get(default, json.dumps(default) if type(default) is str else repr(default))}"
+    return f"{parameter.name}={json.dumps(default) if type(default) is str else repr(default)}"
 
 
 def test_every_field_of_a_record_is_named() -> None:

@@ -189,7 +189,7 @@ class Following(Follow[Record]):
             return
         with contextlib.suppress(NoSuchStream):
             handle = yield from self._attachment.handle_steps(self.name, look=True)
-            start = EARLIEST if self._start == LATEST or isinstance(self._start, Last) else self._start
+            start = EARLIEST if self._start is LATEST or isinstance(self._start, Last) else self._start
             self.stand(self._attachment, handle, positions.offset(self._attachment, handle, start))
 
     def _wait_steps(self, seconds: float) -> Steps[None]:

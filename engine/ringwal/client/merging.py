@@ -80,7 +80,7 @@ class Merging(Follow[StreamRecord]):
         for name, start in list(self._awaited.items()) if self._made != before else ():
             with contextlib.suppress(NoSuchStream):
                 handle = yield from self._attachment.handle_steps(name, look=True)
-                first = EARLIEST if start == LATEST or isinstance(start, Last) else start
+                first = EARLIEST if start is LATEST or isinstance(start, Last) else start
                 self._cursor.add(name, Wanted(handle, positions.offset(self._attachment, handle, first)))
                 self._handles[name] = handle
                 del self._awaited[name]
