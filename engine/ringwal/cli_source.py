@@ -46,7 +46,7 @@ def _without_engine(directory: Path, absent: NotRunning | None) -> ringwal.ReadO
     try:
         return ringwal.open_readonly(directory)
     except FileError as error:
-        if absent is None or error.errno != errno.ENOENT:
+        if absent is None or error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise
         raise absent from None
 

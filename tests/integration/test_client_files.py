@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import ringwal
+import ringwal.aio
 from ringwal.processes.supervisor import Supervisor
 from ringwal.protocol.client import Registration
 from tests.support.mounts import tmpfs
@@ -139,8 +141,36 @@ def test_a_path_that_leads_nowhere_says_that_no_engine_runs(tmp_path: Path) -> N
     for path in ("missing/log", "file", "file/log"):
         with pytest.raises(ringwal.NotRunning, match=r"no engine runs on .*, or connect with autostart=True$"):
             ringwal.connect(tmp_path / path)
-        with pytest.raises(ringwal.NotRunning, match=r"`$"):
+        with pytest.raises(ringwal.NotRunning, match="ringwal run") as caught:
             ringwal.Client(tmp_path / path)
+        assert "autostart" not in str(caught.value)
+
+
+def test_a_path_that_leads_nowhere_is_not_told_as_an_engine_that_is_down(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "log").mkdir()
+    says = {
+        "missing": f"there is no such directory; if the path is right, make a log there with `ringwal run {tmp_path}/missing`",
+        "missing/log": "there is no such directory",
+        "file": "that is no directory; `ringwal run DIR` makes a log",
+        "file/log": "that is no directory",
+        "log": f"log; start one with `ringwal run {tmp_path}/log`",
+    }
+    for path, said in says.items():
+        for take in (ringwal.connect, ringwal.Client, lambda path: asyncio.run(attached(path))):
+            with pytest.raises(ringwal.NotRunning) as caught:
+                take(tmp_path / path)
+            assert said in str(caught.value)
+            assert caught.value.why == "absent"
+        for verb in ("tail", "read", "append", "stat") if path != "file" else ():  # that is a wrong command line
+            done = subprocess.run(
+                [sys.executable, "-m", "ringwal", verb, str(tmp_path / path), "s"], input=b"", capture_output=True, check=False
+            )
+            assert said in done.stderr.decode(), (verb, done.stderr)
+
+
+async def attached(path: Path) -> None:
+    await ringwal.aio.connect(path)
 
 
 def test_only_the_last_directory_of_a_path_is_made(tmp_path: Path) -> None:

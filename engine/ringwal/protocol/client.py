@@ -269,7 +269,7 @@ class Registration:
                 f"no engine answers on {self.directory}, but one holds it: it is ending; or its lock file and socket were"
                 " removed, and it makes them again within seconds; or it runs in another pid namespace"
             )
-        error = NotRunning(f"no engine runs on {self.directory}; start one with `ringwal run {self.directory}`")
+        error = NotRunning(f"no engine runs on {self.directory}{_way_in(self.directory)}")
         error.why = "absent"
         return error
 
@@ -396,6 +396,19 @@ class Registration:
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError
         return False
+
+
+def _way_in(path: Path) -> str:
+    """What to do where no engine runs: a path that was mistyped is not told as an engine that is down."""
+    try:
+        found = path.is_dir()
+    except OSError:  # it cannot be seen from here
+        found = True
+    if found:
+        return f"; start one with `ringwal run {path}`"
+    if path.exists() or any(parent.exists() and not parent.is_dir() for parent in path.parents):
+        return ": that is no directory; `ringwal run DIR` makes a log in a directory of its own"
+    return f": there is no such directory; if the path is right, make a log there with `ringwal run {path}`"
 
 
 def _ending(message: str) -> NotRunning:
