@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from ringwal._native import ffi, lib
 from ringwal.errors import ConfigError
-from ringwal.limits import SECONDS_MAX, shown
+from ringwal.limits import SECONDS_MAX, shown, whole
 from ringwal.times import duration_ns
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -309,6 +309,11 @@ def age_ns(value: str | datetime.timedelta | float, name: str) -> int:
     if not 0 < length < 1 << 63:
         raise ConfigError(f"{name} is {shown(value)}; it must be more than nothing, and 292 years at the most")
     return length
+
+
+def lane_size(value: int | None, *, error: type[ValueError] = ValueError) -> int | None:
+    """The lane that a client asks for, in bytes; None: as the engine says. Raises ``error``."""
+    return None if value is None else whole(value, "lane_bytes", LANE_BYTES_MIN, LANE_BYTES_MAX, error=error)
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?b)?|b)?\s*", re.IGNORECASE)

@@ -16,7 +16,7 @@ import weakref
 from typing import Literal
 
 from ringwal import limits
-from ringwal.config import LANE_BYTES_MAX
+from ringwal.config import lane_size
 from ringwal.delivery import NOTHING, Delivery, Entry, Settings, Told
 from ringwal.errors import ConfigError
 from ringwal.file_errors import FileErrors
@@ -95,7 +95,7 @@ class StreamHandler(logging.Handler):
             buffer_records=limits.whole(buffer_records, "buffer_records", 0),
             buffer_bytes=limits.whole(buffer_bytes, "buffer_bytes", 0),
             max_wait=_finite(MAX_WAIT[on_down] if max_wait is None else max_wait, "max_wait"),
-            lane_bytes=None if lane_bytes is None else limits.whole(lane_bytes, "lane_bytes", 1, LANE_BYTES_MAX),
+            lane_bytes=lane_size(lane_bytes),
         )
         super().__init__(level)
         self.addFilter(_not_the_engines)

@@ -101,13 +101,13 @@ def lane_size(requested: int) -> int:
     clients that read and tail.
 
     Raises:
-        ConfigError: more than a lane may have.
+        ConfigError: more than a lane may have, or less.
     """
     if requested == 0:
         return int(lib.rw_system_page())
-    if not 0 < requested <= LANE_BYTES_MAX:
+    if not LANE_BYTES_MIN <= requested <= LANE_BYTES_MAX:
         raise ConfigError(f"lane_bytes is {requested}; it must be between {LANE_BYTES_MIN} and {LANE_BYTES_MAX}")
-    return max(next_power_of_two(requested), LANE_BYTES_MIN)
+    return next_power_of_two(requested)
 
 
 # -------------------------------------------------------------------------------------------------- the kinds

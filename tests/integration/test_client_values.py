@@ -7,13 +7,16 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 import ringwal
+import ringwal.aio
 from ringwal.config import Kind, from_text, settings
+from ringwal.logging import StreamHandler
 from tests.support.rig import WAIT, Engine
 
 HUGE = 10**400
@@ -160,8 +163,16 @@ def test_the_limits_themselves_are_taken(used: dict[type, Any]) -> None:
     assert [record.offset for record in stream.read(0, max_records=5, max_bytes=0)] == [0]  # one, however large
     assert list(stream.records(2**63 - 1, 2**63 - 1)) == []
     assert list(stream.tail(2**63 - 1, max_records=2**63 - 1, idle_timeout=0)) == []
-    with ringwal.connect(client.path, lane_bytes=1) as other:
+    with ringwal.connect(client.path, lane_bytes=64 << 10) as other:
         other.stream("s").append(b"z").result(WAIT)
+
+
+@pytest.mark.parametrize("size", [0, 1, (64 << 10) - 1, (1 << 30) + 1])
+def test_a_lane_outside_of_its_limits_is_refused_and_not_made_to_fit(tmp_path: Path, size: int) -> None:
+    takers: list[Callable[..., Any]] = [ringwal.connect, ringwal.aio.connect, partial(StreamHandler, stream="s")]
+    for taker in takers:
+        with pytest.raises(ValueError, match=r"^lane_bytes is .* from 65536 to 1073741824"):
+            taker(tmp_path, lane_bytes=size)
 
 
 def test_no_wait_at_all_ends_at_once(directory: Path) -> None:

@@ -40,7 +40,7 @@ def connect(
             made if it is missing, what lies above it is not.
         timeout: seconds to wait for the engine to answer, recovery included; ``None`` for ever. A Python that has not loaded
             the engine by then is ended; an engine that has begun to start goes on, and the next ``connect`` finds it.
-        lane_bytes: size of this process's lane, up to 1 GiB; a record may take half of it. Rounded up to a power of two.
+        lane_bytes: size of this process's lane, 64 KiB to 1 GiB; a record may take half of it. Rounded up to a power of two.
         append_timeout: seconds that an append waits for room before it raises `BackpressureTimeout`; ``None`` for ever.
         reconnect: seconds that a call waits for the engine to come back once it has ended, instead of raising `NotRunning`
             at once. An append that was certainly not made is made then, and a tail goes on where it was; one of which nobody

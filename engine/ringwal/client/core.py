@@ -14,10 +14,10 @@ from ringwal.client import configuring, removal
 from ringwal.client.attachment import Attachment, Binding
 from ringwal.client.lane import Lane
 from ringwal.client.stream_core import StreamCore
-from ringwal.config import LANE_BYTES_MAX
+from ringwal.config import lane_size
 from ringwal.errors import ClosedError, ConfigError, EngineFailed, Error, NotRunning
 from ringwal.file_errors import FileErrors
-from ringwal.limits import seconds, whole
+from ringwal.limits import seconds
 from ringwal.protocol.messages import check_own_name, check_stream_name
 from ringwal.steps import Found, Rest, Steps, alone
 from ringwal.thread_lock import ThreadLock
@@ -52,7 +52,7 @@ class ClientCore(Generic[Handle]):
         self._options: dict[str, Any] = {
             "autostart": autostart,
             "timeout": seconds(timeout),
-            "lane_bytes": None if lane_bytes is None else whole(lane_bytes, "lane_bytes", 1, LANE_BYTES_MAX, error=ConfigError),
+            "lane_bytes": lane_size(lane_bytes, error=ConfigError),
             "append_timeout": seconds(append_timeout, "append_timeout"),
             "reconnect": seconds(reconnect, "reconnect"),
         }
