@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import ringwal as ringwal_library
+from ringwal.observer import observe
 from tests.support.cli_rig import DEADLINE, feeding, freeze, publish, ringwal, serving
+from tests.support.rig import CHECKOUT
 
 
 @pytest.fixture
@@ -86,3 +89,35 @@ def test_status_tells_that_nothing_is_confirmed(served: Path) -> None:
 
 def pending(directory: Path) -> int:
     return int(json.loads(ringwal("status", directory, "--json").stdout)["ring"]["used"])
+
+
+# ------------------------------------------------------------------------------------------------------- documented
+
+
+def keys_of(facts: object, name: str = "") -> Iterator[str]:
+    """As docs/status.md writes them: `ring.bytes`, and `clients[].pid` for what stands in a list of objects."""
+    if isinstance(facts, dict):
+        for key, value in facts.items():
+            yield from keys_of(value, f"{name}.{key}" if name else key)
+        return
+    yield name
+    if isinstance(facts, list):
+        for value in facts:
+            if isinstance(value, dict):
+                yield from keys_of(value, f"{name}[]")
+
+
+def test_every_key_stands_on_its_page_with_its_unit_and_no_other(served: Path) -> None:
+    page = (CHECKOUT / "docs" / "status.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert all(len(row) == 4 and all(row) for row in rows)
+    stated = {row[0].strip("`"): row[2] for row in rows}
+    assert len(stated) == len(rows)
+    ringwal("create", served, "kept", "--retain-until", "consumer")
+    with ringwal_library.connect(served) as client:
+        client.stream("kept").append(b"x").result(DEADLINE)
+        found = set(keys_of(json.loads(ringwal("status", served, "--json").stdout)))
+        assert found - {"answers", "doubts"} == set(keys_of(client.status()))
+        seen = set(keys_of({**(observe(served) or {}), "answers": False}))
+    assert found == stated.keys()
+    assert seen == {key for key, unanswered in stated.items() if unanswered == "yes"}
