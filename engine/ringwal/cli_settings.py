@@ -63,17 +63,20 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 @kit.directory_argument
 @kit.stream_argument
 @settings_options
+@click.option("--exist-ok", is_flag=True, help="Leave STREAM as it is where it is there with other settings.")
 @_timeout_option
 @kit.json_option
 def create(
-    *, directory: Path, stream: str, retain_until: tuple[str, ...], timeout: float, as_json: bool, **limits: Any
+    *, directory: Path, stream: str, retain_until: tuple[str, ...], exist_ok: bool, timeout: float, as_json: bool,
+    **limits: Any,
 ) -> None:
     """Make STREAM with these settings, before anything is appended to it.
 
-    Where it is there with these settings, nothing changes; with others, code 78.
+    Where it is there with these settings, nothing changes; with others, code 78, which names them. What is printed is
+    what it has.
     """
     with kit.client(directory, timeout) as client:
-        info = client.create_stream(stream, retain_until=retain_until, **_given(limits)).stat()
+        info = client.create_stream(stream, retain_until=retain_until, exist_ok=exist_ok, **_given(limits)).stat()
     _say(info, as_json)
 
 

@@ -188,7 +188,8 @@ class ConfigError(Error, ValueError):
 
 
 class StreamExists(ConfigError):
-    """A stream of that name is there, with other settings. Nothing was changed: `Stream.configure` changes them."""
+    """A stream of that name is there, with other settings, which the message names. Nothing was changed: `Stream.configure`
+    changes them, and ``create_stream(exist_ok=True)`` takes the stream as it is."""
 
 
 class OffsetTrimmed(Error):

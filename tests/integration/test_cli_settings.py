@@ -54,6 +54,18 @@ def test_a_stream_is_created_configured_and_shown(served: Path) -> None:
     assert (shown["oldest"], shown["newest"]) == (iso(first), iso(second))
 
 
+def test_a_stream_that_is_there_is_left_as_it_is_where_that_was_said(served: Path) -> None:
+    ringwal("create", served, "s", "--retention-records", "7")
+    before = stat(served)
+    done = ringwal("create", served, "s", "--retention-age", "1h")
+    assert done.returncode == os.EX_CONFIG
+    for said in (b"retention_age is the engine's default, not 1h", b"retention_records is 7, not", b"--exist-ok"):
+        assert said in done.stderr
+    done = ringwal("create", served, "s", "--retention-age", "1h", "--exist-ok", "--json")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout) == before == stat(served)
+
+
 @pytest.mark.parametrize(
     ("verb", "name", "options", "code", "says"),
     [

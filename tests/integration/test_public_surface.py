@@ -36,7 +36,8 @@ CONNECT = (
 )
 CREATED = (
     "(name: str, *, retention_age: Age | None = None, retention_bytes: Size | None = None,"
-    " retention_records: Count | None = None, retain_until: Iterable[str] = ())"
+    " retention_records: Count | None = None, retain_until: Iterable[str] = (),"
+    " exist_ok: bool = False)"
 )
 CONFIGURED = (
     "(*, retention_age: Age | Unchanged | None = UNCHANGED, retention_bytes: Size | Unchanged | None = UNCHANGED,"

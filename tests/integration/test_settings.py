@@ -14,6 +14,7 @@ import ringwal
 from ringwal.log import settings
 from ringwal.steps import park
 from tests.faults import decode
+from tests.support.faces import FACES, Face
 from tests.support.host import SMALL, Engine
 
 DAY = 86400.0
@@ -105,6 +106,29 @@ def test_a_stream_is_created_once(engine: Engine) -> None:
             with pytest.raises(ringwal.StreamExists, match="configure"):
                 other.create_stream("s", **wanted)
         assert limits(client.stream("s")) == (3600.0, None, None, ("a", "b"))
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+def test_a_refusal_names_what_differs_and_exist_ok_takes_the_stream_as_it_is(engine: Engine, face: Face) -> None:
+    with face.connect(engine.directory) as client:
+        client.create("s", retention_age="30d", retention_bytes="1GiB", retention_records="none", retain_until=["a"])
+        before = client.stat("s")
+        other: dict[str, Any] = {"retention_age": "90m", "retention_bytes": "1GiB", "retain_until": ["a", "b"]}
+        with pytest.raises(ringwal.StreamExists, match="exist_ok") as caught:
+            client.create("s", **other)
+        said = str(caught.value)
+        assert "retention_age is 30d, not 1h30m" in said
+        assert "retention_records is none, not the engine's default" in said
+        assert "retain_until is ['a'], not ['a', 'b']" in said
+        assert "retention_bytes" not in said
+        client.create("s", exist_ok=True, **other)
+        client.create("s", exist_ok=True)
+        assert client.stat("s") == before
+        client.create("new", exist_ok=True, **other)
+        assert client.stat("new").retention_age == 5400.0
+        client.append("appended", b"x")  # nobody has said anything of it
+        client.create("appended", exist_ok=True, retention_records=7)
+        assert client.stat("appended").retention_records == 7
 
 
 def test_of_a_stream_that_an_append_made_the_first_to_say_anything_is_heard(engine: Engine) -> None:

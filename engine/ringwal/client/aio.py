@@ -132,11 +132,12 @@ class Client(ClientCore[Stream]):
         retention_bytes: Size | None = None,
         retention_records: Count | None = None,
         retain_until: Iterable[str] = (),
+        exist_ok: bool = False,
     ) -> Stream:
         """As `ringwal.Client.create_stream`."""
         check_own_name(name)
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
-        return await drive(self._create_steps(name, wanted))
+        return await drive(self._create_steps(name, wanted, exist_ok=exist_ok))
 
     async def delete_stream(self, name: str) -> None:
         """As `ringwal.Client.delete_stream`."""

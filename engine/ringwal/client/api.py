@@ -114,6 +114,7 @@ class Client(ClientCore[Stream]):
         retention_bytes: Size | None = None,
         retention_records: Count | None = None,
         retain_until: Iterable[str] = (),
+        exist_ok: bool = False,
     ) -> Stream:
         """As `stream`, and the stream is there, on stable storage, with these settings, before anything is appended.
 
@@ -125,11 +126,12 @@ class Client(ClientCore[Stream]):
             retention_bytes: payload beyond the newest so many bytes may be dropped: ``"10GiB"``, or bytes.
             retention_records: records beyond the newest so many may be dropped.
             retain_until: names of consumers: what one of them has not committed is kept.
+            exist_ok: take the stream as it is where it is there with other settings; `StreamInfo` says which it has.
 
         A limit that is ``None`` is the engine's default, whatever that is by then; ``"none"`` says that there is none.
 
         Raises:
-            StreamExists: it is there with other settings; `Stream.configure` changes them.
+            StreamExists: it is there with other settings, which the message names; `Stream.configure` changes them.
             ShmUnavailable: the engine's stream table is full.
             ConfigError: the name begins with ``_``: such streams are the engine's own; a setting outside of its limits.
             NotRunning: no engine serves the directory. Nothing was made.
@@ -137,7 +139,8 @@ class Client(ClientCore[Stream]):
             As `stream`.
         """
         check_own_name(name)
-        return park(self._create_steps(name, retention.asked(retention_age, retention_bytes, retention_records, retain_until)))
+        wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
+        return park(self._create_steps(name, wanted, exist_ok=exist_ok))
 
     def delete_stream(self, name: str) -> None:
         """Deletes the stream with all of its records: when this returns, that is on stable storage.

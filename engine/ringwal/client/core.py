@@ -206,8 +206,10 @@ class ClientCore(Generic[Handle]):
     def _new_stream(self, name: str) -> Handle:
         raise NotImplementedError
 
-    def _create_steps(self, name: str, wanted: dict[str, Any]) -> Steps[Handle]:
-        """See `Client.create_stream`."""
+    def _create_steps(self, name: str, wanted: dict[str, Any], *, exist_ok: bool) -> Steps[Handle]:
+        """See `Client.create_stream`; ``wanted`` is what `retention.asked` gives."""
+        if exist_ok:
+            wanted = {**wanted, "exist_ok": True}
         stream = self.stream(name)
 
         def create(attachment: Attachment) -> Steps[None]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ringwal._native import lib
+from ringwal.config import format_size
 from ringwal.errors import ConfigError, CorruptionError
 from ringwal.limits import shown
+from ringwal.times import duration_text
 
 _HEAD = struct.Struct("<IHHQQQ")
 _SAID = {"age_ns": lib.RW_SET_AGE, "payload_bytes": lib.RW_SET_BYTES, "records": lib.RW_SET_RECORDS}
@@ -44,6 +46,27 @@ class Settings:
 
 
 NEVER_SET = Settings()
+
+
+def difference(has: Settings, asked: Settings) -> str:
+    """What of these settings is not the same, for people."""
+    kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "age_ns": ("retention_age", duration_text),
+        "payload_bytes": ("retention_bytes", format_size),
+        "records": ("retention_records", str),
+    }
+    found = []
+    for field, (name, text) in kinds.items():
+        one, other = getattr(has, field), getattr(asked, field)
+        if one != other:
+            found.append(f"{name} is {_limit_text(one, text)}, not {_limit_text(other, text)}")
+    if has.retain_until != asked.retain_until:
+        found.append(f"retain_until is {shown(list(has.retain_until))}, not {shown(list(asked.retain_until))}")
+    return ", ".join(found)
+
+
+def _limit_text(limit: int | None, text: Callable[[Any], str]) -> str:
+    return "the engine's default" if limit is None else text(limit) if limit else "none"
 
 
 def decode(payload: bytes) -> Settings:

@@ -82,7 +82,7 @@ class StreamChanges:
         """The stream of that name, made if need be, with these settings.
 
         Raises:
-            StreamExists: it has others. One of which nobody has set any gets these.
+            StreamExists: it has others, and `exist_ok` is not asked for. One of which nobody has set any gets these.
             ConfigError: the name is the engine's own, or not legal; settings that make no sense.
             ShmUnavailable: the table is full.
         """
@@ -91,7 +91,12 @@ class StreamChanges:
         key = self._streams.open(name)
         current = self._current(key.place, key.number)
         if current.version and not current.same(wanted):
-            raise StreamExists(f"stream {name!r} is there, with other settings; change them with `configure`, or create it so")
+            if request.get("exist_ok") is True:
+                return Set(key.number, key.place, current.version)
+            raise StreamExists(
+                f"stream {name!r} is there, with other settings: {settings.difference(current, wanted)}; change them with"
+                " `configure`, or take it as it is (exist_ok=True, --exist-ok)"
+            )
         return self._set(key.place, key.number, current, wanted)
 
     def configure(self, name: object, number: int, request: dict[str, Any]) -> Set:

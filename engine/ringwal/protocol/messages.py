@@ -21,6 +21,7 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
         -> {"number", "place", "version"}: the stream is there, and its settings are under way, or were these before; memory
            says when that version is confirmed. Each setting may be left out: as it is, or not said. -1: not said, the
            engine's default holds; 0: there is no limit. The names of consumers are separated by newlines.
+    {"op": "create", ..., "exist_ok": true}  -> the same; a stream that has other settings keeps them, and is not refused
     {"op": "configure", "name": s, "number": n, ...}       -> the same, of a stream that is there
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
