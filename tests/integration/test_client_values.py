@@ -42,6 +42,8 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Client.tail, "max_records", "whole", WHOLE),
     (ringwal.Client.tail, "idle_timeout", "seconds", SECONDS),
     (ringwal.Stream.append, "timestamp_ns", "whole", WHOLE),
+    (ringwal.Stream.append, "expected_offset", "whole", WHOLE),
+    (ringwal.Stream.append_many, "expected_offset", "whole", WHOLE),
     (ringwal.Stream.flush, "timeout", "seconds", SECONDS),
     (ringwal.Stream.read, "start", "whole", WHOLE),
     (ringwal.Stream.read, "max_records", "whole", WHOLE),
@@ -70,6 +72,7 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
 # What such a call needs beside.
 BESIDE: dict[Callable[..., Any], dict[str, Any]] = {
     ringwal.Stream.append: {"data": b"x"},
+    ringwal.Stream.append_many: {"records": [b"x"]},
     ringwal.backup: {"dest": "/nowhere/at/all"},
     ringwal.Client.tail: {"streams": {"s": 0}},
 }
