@@ -66,6 +66,10 @@ async def follow(records: Any, got: list[bytes]) -> None:
         got += [record.data]
 
 
+async def wait_for(receipt: ringwal.aio.Receipt) -> ringwal.Ack:
+    return await receipt
+
+
 async def until(said: Callable[[], object]) -> None:
     while not said():
         await asyncio.sleep(0.001)
@@ -186,6 +190,36 @@ def test_a_close_that_is_cancelled_has_closed(directory: Path, start: Callable[.
         with pytest.raises(ringwal.ClosedError):
             await stream.append(b"y")
         assert listened_to() == idle
+
+    run(main())
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_tail_that_is_asked_after_the_close_ends(
+    directory: Path, start: Callable[..., Engine], run: Run, *, several: bool
+) -> None:
+    """Whatever else was awaited in the lane in which it has waited before: nothing rings there any more."""
+    engine = start()
+
+    async def main() -> None:
+        client = await ringwal.aio.connect(directory)
+        stream = client.stream("s")
+        await stream.append(b"first")
+        tail: Any = client.tail({"s": 0}) if several else stream.tail(0)
+        assert (await anext(tail)).data == b"first"
+        second = asyncio.ensure_future(anext(tail))
+        await until(lambda: client._attachments[0]._lanes[0].bell._following)  # type: ignore[union-attr]
+        await stream.append(b"second")
+        assert (await second).data == b"second"
+        with standing_still(engine):
+            waiting = asyncio.ensure_future(wait_for(stream.append_nowait(b"nobody takes this")))
+            await asyncio.sleep(0)
+            with pytest.raises(ringwal.AckTimeout):
+                await client.close(0)
+            with pytest.raises(ringwal.NotRunning):
+                await asyncio.wait_for(anext(tail), 5)
+            with pytest.raises(ringwal.ClosedError):
+                await waiting
 
     run(main())
 

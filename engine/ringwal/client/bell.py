@@ -85,6 +85,8 @@ class Bell:
     def next_ring(self) -> asyncio.Future[None]:
         """Of the next ring, or of the next look."""
         future: asyncio.Future[None] = self.loop.create_future()
+        if not self._listening:
+            return self._silent(future)
         self._ringing.append(future)
         if not self._wanted:
             self.want()
@@ -93,9 +95,16 @@ class Bell:
     def follow(self, look: Callable[[int], int]) -> asyncio.Future[None]:
         """Of the next ring with which ``look(0)`` finds something, or of the next look at the engine."""
         future: asyncio.Future[None] = self.loop.create_future()
+        if not self._listening:
+            return self._silent(future)
         self._following.append((future, look))
         if not self._wanted and self._gap is None:
             self.want()
+        return future
+
+    def _silent(self, future: asyncio.Future[None]) -> asyncio.Future[None]:
+        """The lane has ended, and nothing rings: who was elsewhere then, and waits in it now, looks again after a while."""
+        self.loop.call_later(TICK, _resolve, future)
         return future
 
     def want(self) -> None:
@@ -253,6 +262,11 @@ class Bell:
         if self._listening and self._pid == os.getpid():
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self.loop.call_soon_threadsafe(_forget, self.loop, self._fd, self._held)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _rung(bell: weakref.ref[Bell]) -> None:
