@@ -105,6 +105,7 @@ class Delivery:
         self.why: Exception | None = None
         """Of the first one that is untold."""
         self._error: Exception | None = None  # the latest one
+        self._late: ringwal.AckTimeout | None = None  # why the latest `flush` was left: what closing says of what is pending
 
     # -------------------------------------------------------------------------------------------------- counted
 
@@ -203,26 +204,33 @@ class Delivery:
         self._send(entry)
 
     def must(self, entry: Entry) -> None:
-        """Appends the record. Raises ringwal.Error: it was not appended."""
+        """Appends the record. Raises ringwal.Error: it was not appended, and is counted. No notice is made of it."""
         with self._changed:
-            if self.closed:
-                raise ringwal.ClosedError("the log handler is closed; this record was not appended")
-            if not self._inside:
-                self._run(partial(self._prune, 2))
-            for last in (False, True):
-                self._attach_or_raise()
-                try:
-                    self._append(entry)
-                except (*_FULL, ringwal.RecordTooLarge):
+            try:
+                self._must(entry)
+            except ringwal.Error:
+                self._in_all = self._in_all.plus(1, 0)
+                raise
+
+    def _must(self, entry: Entry) -> None:
+        if self.closed:
+            raise ringwal.ClosedError("the log handler is closed; this record was not appended")
+        if not self._inside:
+            self._run(partial(self._prune, 2))
+        for last in (False, True):
+            self._attach_or_raise()
+            try:
+                self._append(entry)
+            except (*_FULL, ringwal.RecordTooLarge):
+                raise
+            except ringwal.Error as error:
+                # It may only say that earlier records were lost with their engine: these are counted, and it is back.
+                self._leave(error)
+                self._settle(self._settings.max_wait / 10)
+                if last or error.outcome != "not_appended":
                     raise
-                except ringwal.Error as error:
-                    # It may only say that earlier records were lost with their engine: these are counted, and it is back.
-                    self._leave(error)
-                    self._settle(self._settings.max_wait / 10)
-                    if last or error.outcome != "not_appended":
-                        raise
-                else:
-                    return
+            else:
+                return
 
     def _attach_or_raise(self) -> None:
         if self._stream is not None:
@@ -288,6 +296,8 @@ class Delivery:
             error = late
         if error is None:
             return False
+        if self._late is not None and isinstance(error, ringwal.ClosedError):
+            error = self._late  # as unknown, and it knows what the engine waits for
         if told is not None:  # nobody knows whether the notice is there, so it is said again
             self.untold, self.why = self.untold.plus(*told), self.why or error
         else:
@@ -428,12 +438,12 @@ class Delivery:
                     self._changed.notify_all()
                     self._changed.wait(min(left, LONGEST_PAUSE))
             self._gave_up = self._taken if self.waiting() else -1
-            sent = list(self._sent)
+            self._late, sent = None, list(self._sent)
         for receipt, _ in sent:
             try:
                 receipt.exception(max(0.0, deadline - time.monotonic()))
-            except ringwal.AckTimeout:
-                self._gave_up = self._taken
+            except ringwal.AckTimeout as late:
+                self._gave_up, self._late = self._taken, late
                 break
         self._run(partial(self._prune, len(sent)))
 

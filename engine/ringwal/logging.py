@@ -107,8 +107,8 @@ class StreamHandler(logging.Handler):
 
     @property
     def dropped(self) -> int:
-        """Records of this process that were not appended and never will be. A record of which a logging call has raised, as it
-        does with "raise", is not among them."""
+        """Records of this process that were not appended and never will be; with "raise", those of which the logging call has
+        raised."""
         return self._delivery.in_all().lost
 
     @property

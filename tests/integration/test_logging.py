@@ -401,8 +401,14 @@ def test_where_it_is_to_raise_the_logging_call_raises_while_there_is_no_engine(
     start()
     until(lambda: logged("three"), "the handler has found the engine")
     handler.flush()
-    assert texts(directory) == ["one", "two", "three"]
-    assert (handler.dropped, handler.unknown, handler.buffered) == (0, 0, 0)
+    before = handler.dropped
+    with pytest.raises(ringwal.RecordTooLarge):
+        LOG.info("x" * (1 << 20))
+    assert handler.dropped == before + 1
+    handler.flush()
+    assert texts(directory) == ["one", "two", "three"]  # who was told by an exception is not told by a notice
+    assert before >= 4
+    assert (handler.unknown, handler.buffered) == (0, 0)
 
 
 def test_an_engine_that_stands_still_holds_no_logging_call(directory: Path, start: Start, configure: Configure) -> None:
@@ -660,6 +666,42 @@ def test_a_program_that_ends_without_an_engine_says_what_is_lost(directory: Path
         assert process.returncode == 0
     assert said.startswith(f"ringwal.logging: 101 log records for stream 'app' of {directory} were lost")
     assert said.count("\n") == 1
+
+
+FULL = f"""
+import logging.config, sys
+sys.path.insert(0, {str(rig.CHECKOUT)!r})
+from tests.integration.test_logging import config_of
+from pathlib import Path
+options = dict(on_down=sys.argv[2], flush_timeout=0.3, max_wait=1.0)
+logging.config.dictConfig(config_of(Path(sys.argv[1]), **options))
+raised = 0
+for number in range(int(sys.argv[3])):
+    try:
+        logging.getLogger("app").info("%08000d", number)
+    except OSError as error:
+        raised += 1
+handler = logging.getLogger("app").handlers[0]
+print(raised, handler.dropped, flush=True)
+"""
+
+
+@pytest.mark.parametrize("on_down", ["buffer", "drop", "raise"])
+@pytest.mark.parametrize("records", [3, 12], ids=["in the lane", "and more than a lane has room for"])
+def test_what_a_full_disk_costs_at_the_end_is_told_as_that(small_disk: Path, on_down: str, records: int) -> None:
+    with contextlib.closing(Engine(small_disk / "log")), ringwal.connect(small_disk / "log", append_timeout=0.3) as client:
+        with pytest.raises(ringwal.StorageFull):
+            while True:
+                client.stream("s").append(bytes(8000))
+        with running(FULL, small_disk / "log", on_down, records) as process:
+            out, said = process.communicate(timeout=WAIT)
+        raised, dropped = map(int, out.split())
+        assert "No space left on device" in said, said
+        assert said.startswith("ringwal.logging: ")
+        assert said.count("\n") == 1
+        assert (raised > 0) == (on_down == "raise" and records > 8)
+        assert dropped == raised if on_down != "drop" else (dropped > 0) == (records > 8)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
 
 
 def test_who_does_not_use_it_does_not_load_it() -> None:
