@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ import ringwal
 from ringwal import EARLIEST, LATEST, Last
 from ringwal.log.directory import SEGMENTS
 from ringwal.log.segment import name_of
-from tests.support.faces import BEGINNING_AT_THE_CALL, WAIT, Connected, Face
+from tests.support import cli_rig
+from tests.support.faces import BEGINNING_AT_THE_CALL, FACES, WAIT, Connected, Face
 from tests.support.rig import Engine, arm, until
 
 LONG = 60.0
@@ -118,6 +120,28 @@ def test_a_read_that_waits_forever_sees_a_record_that_lies_ahead(
         writer.append_all("s", data(5))
         reader.join(WAIT)
         assert datas(found) == [b"3"]
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+def test_beyond_the_end_there_is_nothing_and_a_tail_waits_for_it(
+    directory: Path, start: Callable[..., Engine], face: Face
+) -> None:
+    """As after a slip of the finger. The command line refuses that: nobody means it there."""
+    start()
+    with face.connect(directory) as client:
+        client.append_all("s", data(3))
+        assert client.read("s", 30) == list(client.records("s", 30)) == client.read("s", 30, wait=0.01) == []
+        tail, merged = client.tail("s", 5, idle_timeout=0.0), client.merged({"s": 5}, idle_timeout=0.0)
+        client.append_all("s", [b"3", b"4", b"5"])
+        assert [record.data for record in tail] == [record.data for record in merged] == [b"5"]
+        assert list(client.tail("s", 30, idle_timeout=0.0)) == []
+        assert list(client.merged({"s": 30}, idle_timeout=0.0)) == []
+        with ringwal.open_readonly(directory) as log:
+            assert log.stream("s").read(30) == list(log.stream("s").records(30)) == []
+        for verb in (["read"], ["read", "--offline"], ["tail"]):
+            done = cli_rig.ringwal(*verb, directory, "s", "--start", "30")
+            assert (done.returncode, done.stdout) == (os.EX_NOINPUT, b"")
+            assert b"there is no offset 30 in stream 's': the next record gets 6" in done.stderr
 
 
 # --------------------------------------------------------------------------------------------------------- trimmed

@@ -118,7 +118,7 @@ class Stream(StreamCore):
         until: Position = LATEST,
         wait: float | None = None,
     ) -> list[Record]:
-        """Confirmed records from ``start`` on, in order; ``[]`` when there are none (yet).
+        """Confirmed records from ``start`` on, in order; ``[]`` when there are none (yet), also beyond the end of the stream.
 
         Args:
             start: an offset, `EARLIEST`, `LATEST` or `Last`; or a time, `At` or a datetime with a zone, for the first record
@@ -178,7 +178,8 @@ class Stream(StreamCore):
         With the client's ``reconnect`` it goes on over the end of the engine: each record once, in order.
 
         Args:
-            start: an offset, `EARLIEST`, `LATEST`, `Last` or a time, as for `read`; a time that is yet to come is waited for.
+            start: an offset, `EARLIEST`, `LATEST`, `Last` or a time, as for `read`; one that is yet to come is waited for, and
+                what comes before it is passed over.
             max_records: how many are fetched at once, as far as they take no more than a few megabytes.
             idle_timeout: end after so many seconds without a record; ``None`` never ends.
             missing: what to do about a stream that does not exist: raise `NoSuchStream`, or wait for it. A tail that has
