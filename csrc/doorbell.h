@@ -34,6 +34,11 @@
  * the publisher saw neither watcher nor sentinel, some thread writes a block, and looks when that
  * is done: the last thread never sleeps anywhere but in the sentinel's place.
  *                                                                            PAIR: publish/doorbell
+ *
+ * TWO EVENTFDS. The sentinel polls two: the doorbell, which clients ring, and the engine's inner
+ * one, which its own processes ring, whatever for. Whether a write to an eventfd may block is a
+ * flag of the open file, which all share that have it. So a client may make the doorbell blocking
+ * and fill it, and of the engine nobody writes to it; the sentinel reads it without waiting.
  */
 #ifndef RW_DOORBELL_H
 #define RW_DOORBELL_H

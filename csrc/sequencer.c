@@ -20,12 +20,12 @@
 
 #define NONE UINT32_MAX
 
-rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int doorbell_fd)
+rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int inner_fd)
 {
     rw_sequencer *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
-    *s = (rw_sequencer){.c = c, .ring = ring, .doorbell_fd = doorbell_fd};
+    *s = (rw_sequencer){.c = c, .ring = ring, .inner_fd = inner_fd};
     s->queues = malloc(c->max_streams * sizeof *s->queues);
     s->advanced = calloc(c->max_streams, sizeof *s->advanced);
     s->entries = malloc(RW_PENDING_MAX * sizeof *s->entries);
@@ -45,7 +45,7 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int doorbell_fd)
     s->registered = s->incomplete = first;
     if (rw_load32_seq(&c->starved) !=
         0) /* a predecessor may have released and not lived to ring. PAIR: release */
-        rw_signal_fd(doorbell_fd);
+        rw_signal_fd(inner_fd);
     s->membership_seen = rw_load32(&c->membership) - 1;
     rw_store32(&c->drain_pid, (uint32_t)getpid());
     rw_store32(&c->drain_parked, 0);
@@ -315,7 +315,7 @@ static int release(rw_sequencer *s)
     rw_store64_seq(&c->released, n);
     (void)RW_POINT("d.release.post");
     if (rw_load32_seq(&c->starved) != 0) /* PAIR: release */
-        rw_signal_fd(s->doorbell_fd);
+        rw_signal_fd(s->inner_fd);
     return moved;
 }
 

@@ -43,7 +43,7 @@ typedef struct rw_sequencer rw_sequencer;
 
 /* Starts at c->released, for a first drain process and for a successor alike. NULL and errno if
  * there is no memory. */
-rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int doorbell_fd);
+rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int inner_fd);
 void rw_sequencer_close(rw_sequencer *s);
 
 /* What Python has to do: 1: map the lane of (slot, generation) and call attach, which wakes all

@@ -32,7 +32,7 @@ typedef struct client {
 struct rw_sequencer {
     rw_control *c;
     uint8_t *ring;
-    int doorbell_fd;
+    int inner_fd;
     queue *queues;       /* by place */
     uint64_t *advanced;  /* by place: step in which its stream last advanced */
     entry *entries;      /* ring of RW_PENDING_MAX */

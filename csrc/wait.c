@@ -9,6 +9,7 @@
 #include <linux/futex.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +34,14 @@ void rw_signal_fd(int fd)
     uint64_t one = 1;
     while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
         ;
+}
+
+void rw_take_fd(int fd)
+{
+    uint64_t rings;
+    struct iovec into = {.iov_base = &rings, .iov_len = sizeof rings};
+    if (preadv2(fd, &into, 1, -1, RWF_NOWAIT) < 0 && errno != EAGAIN) /* before Linux 5.8 */
+        (void)!read(fd, &rings, sizeof rings);
 }
 
 int rw_take_bell(int fd)

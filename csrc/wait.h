@@ -78,6 +78,9 @@ void rw_unpark(const uint32_t *word, int count);
  * there). */
 void rw_signal_fd(int fd);
 
+/* Takes what an eventfd has counted. Never waits, though a client may have made it blocking. */
+void rw_take_fd(int fd);
+
 /* Takes the ring of a bell, at the client's end. 1: it was rung since it was taken last. */
 int rw_take_bell(int fd);
 

@@ -59,10 +59,11 @@ typedef struct rw_wal_options {
     uint32_t threads; /* of the pool, at most RW_WAL_THREADS_MAX */
 } rw_wal_options;
 
-/* NULL and errno if there is no memory. `maintenance_fd` is rung when the Python side has something
- * to do: a segment to prepare, a lane to detach, a failed write. */
+/* NULL and errno if there is no memory. Clients ring `doorbell_fd`, which is only polled and read
+ * here, the engine's own processes `inner_fd` (doorbell.h). `maintenance_fd` is rung when the
+ * Python side has something to do: a segment to prepare, a lane to detach, a failed write. */
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int doorbell_fd,
-                    int maintenance_fd);
+                    int inner_fd, int maintenance_fd);
 void rw_wal_close(rw_wal *w);
 
 /* Before the threads start, in a successor: rebuilds cursors and offsets from the sealed blocks.

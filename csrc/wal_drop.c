@@ -52,7 +52,7 @@ int rw_wal_compose_drop(rw_wal *w, const rw_drop_row *rows, uint32_t count)
     }
     compose_unlock(w);
     free(before);
-    rw_signal_fd(w->doorbell_fd);
+    rw_signal_fd(w->inner_fd);
     return busy ? RW_PENDING : RW_OK;
 }
 

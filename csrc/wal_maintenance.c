@@ -27,7 +27,7 @@ int rw_wal_attach_lane(rw_wal *w, uint32_t slot, rw_lane *lane, uint32_t generat
     if (slot >= w->lanes_end)
         w->lanes_end = slot + 1;
     compose_unlock(w);
-    rw_signal_fd(w->doorbell_fd);
+    rw_signal_fd(w->inner_fd);
     return RW_OK;
 }
 
@@ -82,7 +82,7 @@ int rw_wal_add_segment(rw_wal *w, uint64_t number, const int *fds, bool filled)
     }
     rw_store32_seq(&w->c->starved, 0);
     compose_unlock(w);
-    rw_signal_fd(w->doorbell_fd);
+    rw_signal_fd(w->inner_fd);
     return rc;
 }
 
@@ -115,7 +115,7 @@ void rw_wal_limit_data(rw_wal *w, uint64_t position)
     w->data_end = position;
     rw_store32_seq(&w->c->starved, 0);
     compose_unlock(w);
-    rw_signal_fd(w->doorbell_fd);
+    rw_signal_fd(w->inner_fd);
 }
 
 void rw_wal_storage_full(rw_wal *w, uint32_t error) { rw_store32_seq(&w->c->storage_full, error); }

@@ -42,7 +42,7 @@ typedef struct rw_wal_stream {
 struct rw_wal {
     rw_control *c;
     rw_wal_options o;
-    int doorbell_fd, maintenance_fd;
+    int doorbell_fd, inner_fd, maintenance_fd;
 
     /* under the compose lock */
     rw_log_ring ring;

@@ -179,6 +179,6 @@ void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot
     compose_lock(w);
     w->snapshot = false;
     compose_unlock(w);
-    rw_signal_fd(w->doorbell_fd); /* settings may have come in between */
+    rw_signal_fd(w->inner_fd); /* settings may have come in between */
     sort_rows(rows, out->count);
 }

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int doorbell_fd,
-                    int maintenance_fd)
+                    int inner_fd, int maintenance_fd)
 {
     if (o->threads == 0 || o->threads > RW_WAL_THREADS_MAX) {
         errno = EINVAL;
@@ -34,6 +34,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
     *w = (rw_wal){.c = c,
                   .o = *o,
                   .doorbell_fd = doorbell_fd,
+                  .inner_fd = inner_fd,
                   .maintenance_fd = maintenance_fd,
                   .data_end = UINT64_MAX};
     w->lanes = calloc(c->max_clients, sizeof *w->lanes);
@@ -101,7 +102,7 @@ static int fail(rw_wal *w, const rw_block_job *job, int error)
     rw_store32(&rw_block_entry_of(w->c, job->number)->state, RW_BLOCK_BAD);
     rw_add32(&w->idle_seq, 1);
     rw_unpark(&w->idle_seq, INT_MAX);
-    rw_signal_fd(w->doorbell_fd);
+    rw_signal_fd(w->inner_fd);
     rw_signal_fd(w->maintenance_fd);
     /* it ends at once, and so tells the supervisor, whatever this process's main thread is busy
      * with */
@@ -148,7 +149,7 @@ static void rouse_drain(rw_wal *w)
 static void rouse_helper(rw_wal *w)
 {
     if (rw_load64_seq(&w->c->doorbell) & RW_DOORBELL_SENTINEL) {
-        rw_signal_fd(w->doorbell_fd);
+        rw_signal_fd(w->inner_fd);
     } else if (rw_load32_seq(&w->idle_count) != 0) {
         rw_add32(&w->idle_seq, 1);
         rw_unpark(&w->idle_seq, 1);
@@ -163,13 +164,15 @@ static bool ended(const rw_wal *w)
 /* False if nobody rang for that long. */
 static bool poll_doorbell(rw_wal *w, uint64_t ns)
 {
-    struct pollfd p = {.fd = w->doorbell_fd, .events = POLLIN};
+    struct pollfd p[] = {{.fd = w->doorbell_fd, .events = POLLIN},
+                         {.fd = w->inner_fd, .events = POLLIN}};
     struct timespec t = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
-    uint64_t rings;
-    int got = ppoll(&p, 1, &t, NULL);
-    if (got == 0)
+    if (ppoll(p, 2, &t, NULL) == 0)
         return false;
-    return got < 0 || read(w->doorbell_fd, &rings, sizeof rings) != 0;
+    for (int i = 0; i < 2; i++)
+        if (p[i].revents & POLLIN)
+            rw_take_fd(p[i].fd);
+    return true;
 }
 
 /* Under the compose lock: requests that could go into a block now. While starved, only a release
@@ -462,5 +465,5 @@ void rw_wal_finish(rw_wal *w)
     rw_store32_seq(&w->finishing, 1);
     rw_add32(&w->idle_seq, 1);
     rw_unpark(&w->idle_seq, INT_MAX);
-    rw_signal_fd(w->doorbell_fd);
+    rw_signal_fd(w->inner_fd);
 }

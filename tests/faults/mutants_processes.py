@@ -218,7 +218,7 @@ FILES = [
     Mutant(
         "nobody looks for a dead writer's last words",
         "engine/ringwal/processes/wal.py",
-        "            os.eventfd_write(self.context.doorbell_fd, 1)  # it may have been killed between publishing and ringing\n",
+        "            os.eventfd_write(self.context.inner_fd, 1)  # it may have been killed between publishing and ringing\n",
         "",
         row("surroundings", "last words"),
     ),

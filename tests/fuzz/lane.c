@@ -220,7 +220,7 @@ static void open_wal(void)
 {
     const rw_wal_options o = {
         .block_bytes = WORLD_BLOCK, .quota_bytes = WORLD_BLOCK, .pipeline_bytes = 1, .threads = 1};
-    wal = rw_wal_open(w.c, w.ring, &o, -1, -1);
+    wal = rw_wal_open(w.c, w.ring, &o, -1, -1, -1);
     FUZZ_REQUIRE(wal != NULL);
     for (uint32_t k = 0; k < LANES; k++)
         rw_wal_attach_lane(wal, k, w.lanes[k], generation[k]);

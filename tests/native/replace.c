@@ -50,7 +50,8 @@ static int wal_process(int successor)
 {
     const rw_wal_options options = rig_options(&the_rig);
     rw_control *c = the_rig.c;
-    rw_wal *w = rw_wal_open(c, the_rig.ring, &options, the_rig.doorbell, the_rig.maintenance);
+    rw_wal *w = rw_wal_open(c, the_rig.ring, &options, the_rig.doorbell, the_rig.doorbell,
+                            the_rig.maintenance);
     for (uint32_t k = 0; k < RIG_LANES; k++)
         rw_wal_attach_lane(w, k, the_rig.lanes[k], 1);
     if (successor)

@@ -206,7 +206,8 @@ int main(int argc, char **argv)
     rig_open(&the_rig, seed, seed % 5 == 0);
     rig_watch(120);
     const rw_wal_options options = rig_options(&the_rig);
-    wal = rw_wal_open(the_rig.c, the_rig.ring, &options, the_rig.doorbell, the_rig.maintenance);
+    wal = rw_wal_open(the_rig.c, the_rig.ring, &options, the_rig.doorbell, the_rig.doorbell,
+                            the_rig.maintenance);
     rw_sequencer *s = rw_sequencer_open(the_rig.c, the_rig.ring, the_rig.doorbell);
     pthread_t workers[RIG_POOL], drainer, maintainer;
     uint32_t numbers[RIG_POOL];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from itertools import groupby
@@ -200,6 +201,24 @@ def test_no_more_blocks_than_entries_are_ever_unreleased(tmp_path: Path) -> None
             assert control.sealed - control.released == lib.RW_BLOCK_ENTRIES
             control.released = control.sealed
             os.eventfd_write(memory.doorbell, 1)
+
+
+def test_a_doorbell_that_a_client_has_filled_and_made_blocking_holds_no_drain_up(tmp_path: Path) -> None:
+    with Memory() as memory:
+        writer = Writer(memory, 0)
+        assert writer.append(b"x") == lib.RW_OK  # before: a client rings it
+        os.eventfd_write(memory.doorbell, (1 << 64) - 2)
+        fcntl.fcntl(memory.doorbell, fcntl.F_SETFL, fcntl.fcntl(memory.doorbell, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+        memory.control.starved = 1
+        sequencer = Sequencer(memory)
+        assert os.eventfd_read(memory.inner) == 1  # its predecessor may not have lived to
+        memory.control.starved = 0
+        with Wal(memory, tmp_path) as wal, wal.thread():
+            wal.add_segments(range(1))
+            until(lambda: memory.entry(1).state == lib.RW_BLOCK_PERSISTED, "written")
+            memory.control.starved = 1
+            sequencer.settle()
+        assert memory.completed(0, (1 << 32) + 1) == 0
 
 
 def test_waits_for_a_segment_and_says_so(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ class Memory:
         self.lanes: dict[int, Any] = {}
         self.bells: dict[int, int] = {}
         self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.inner = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.maintenance = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         lib.rw_set_state(self.control, lib.RW_RUNNING, 0)
 
@@ -91,7 +92,7 @@ class Memory:
     def __exit__(self, *unused: object) -> None:
         for base, header, data in self._maps:
             lib.rw_unmap(base, header, data)
-        for fd in (self.doorbell, self.maintenance, *self.bells.values()):
+        for fd in (self.doorbell, self.inner, self.maintenance, *self.bells.values()):
             os.close(fd)
 
     def _map(self, header: int, data: int) -> Any:
@@ -249,7 +250,8 @@ class Wal:
         sizes = {"block_bytes": block, "quota_bytes": quota, "pipeline_bytes": pipeline}
         times = {"idle_watermark_ns": idle_watermark_ns, "linger_ns": linger_ns}
         options = ffi.new("rw_wal_options *", {**sizes, **times, "threads": 1})
-        self.wal = lib.rw_wal_open(memory.control, memory.ring, options, memory.doorbell, memory.maintenance)
+        eventfds = memory.doorbell, memory.inner, memory.maintenance
+        self.wal = lib.rw_wal_open(memory.control, memory.ring, options, *eventfds)
         self.fds: list[int] = []
         for slot, lane in memory.lanes.items():
             lib.rw_wal_attach_lane(self.wal, slot, lane, lane.generation)
@@ -301,7 +303,7 @@ class Sequencer:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.sequencer = ffi.gc(lib.rw_sequencer_open(memory.control, memory.ring, memory.doorbell), lib.rw_sequencer_close)
+        self.sequencer = ffi.gc(lib.rw_sequencer_open(memory.control, memory.ring, memory.inner), lib.rw_sequencer_close)
         self.attached: list[int] = []
         self.detached: list[int] = []
 

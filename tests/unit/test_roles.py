@@ -25,8 +25,8 @@ def test_names_and_bodies_are_told_apart() -> None:
 
 
 def test_who_wakes_whom() -> None:
-    context = types.SimpleNamespace(doorbell_fd=7, maintenance_fd=8)
-    assert [role.descriptors(context) for role in ROLES] == [{7, 8}, {7}, {8}]  # type: ignore[arg-type]
+    context = types.SimpleNamespace(doorbell_fd=6, inner_fd=7, maintenance_fd=8)
+    assert [role.descriptors(context) for role in ROLES] == [{6, 7, 8}, {7}, {8}]  # type: ignore[arg-type]
 
 
 def test_who_is_expendable_is_nobody_that_others_wait_for() -> None:

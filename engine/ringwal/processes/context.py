@@ -53,7 +53,9 @@ class EngineContext:
     direct: bool
     """Segments are written past the page cache: found out once, as a replacement may meet a full disk."""
     doorbell_fd: int
-    """eventfd that publishers ring when the WAL process sleeps; non-blocking."""
+    """eventfd that clients ring when the WAL process sleeps; who has it may make it blocking, so only that one reads it."""
+    inner_fd: int
+    """eventfd that the engine's own processes ring instead, and no client has; non-blocking."""
     maintenance_fd: int
     """eventfd that wakes the WAL process's main thread for housekeeping; non-blocking."""
     began: float = dataclasses.field(default_factory=time.monotonic)

@@ -60,7 +60,7 @@ class ControlLane:
             os.close(fd)
             raise
         lib.rw_slot_open(self._control, self._slot, GENERATION, os.getpid(), LANE_BYTES_MIN)
-        self._writer = lib.rw_writer_open(self._control, self._lane.pointer, context.doorbell_fd)
+        self._writer = lib.rw_writer_open(self._control, self._lane.pointer, context.inner_fd)
         if self._writer == ffi.NULL:
             raise MemoryError("no memory for the supervisor's lane")
 

@@ -29,7 +29,7 @@ class DrainProcess:
         self.stopping = False
         assert context.intake is not None
         self.intake = context.intake
-        self.sequencer = lib.rw_sequencer_open(self.control, context.ring.pointer, context.doorbell_fd)
+        self.sequencer = lib.rw_sequencer_open(self.control, context.ring.pointer, context.inner_fd)
         if self.sequencer == ffi.NULL:
             raise MemoryError("no memory for the drain process")
 

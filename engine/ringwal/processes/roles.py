@@ -48,14 +48,14 @@ class Role:
 WAL = Role(
     name="WAL",
     module="ringwal.processes.wal",
-    descriptors=lambda context: {context.doorbell_fd, context.maintenance_fd},
+    descriptors=lambda context: {context.doorbell_fd, context.inner_fd, context.maintenance_fd},
     writes_log=True,
     finished_point="s.stop.written",
 )
 DRAIN = Role(
     name="drain",
     module="ringwal.processes.drain",
-    descriptors=lambda context: {context.doorbell_fd},
+    descriptors=lambda context: {context.inner_fd},
     writes_log=False,
     rings=True,
 )

@@ -354,7 +354,7 @@ def _progress(ownership: Ownership) -> Iterator[memory.Mapping]:
 
 @contextlib.contextmanager
 def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -> Iterator[EngineContext]:
-    """Control area, log ring and the two eventfds of the new epoch; nothing of this engine is left afterwards."""
+    """Control area, log ring and the eventfds of the new epoch; nothing of this engine is left afterwards."""
     with contextlib.ExitStack() as stack:
         control = stack.enter_context(
             memory.create_control(
@@ -373,13 +373,14 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
         stack.callback(lib.rw_supervisor_let_go, control.pointer)
         ring = stack.enter_context(memory.create_log(config))
         point("s.shm.created")
-        doorbell_fd, maintenance_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
-        stack.callback(os.close, doorbell_fd)
-        stack.callback(os.close, maintenance_fd)
+        eventfds = []
+        for _ in range(3):
+            eventfds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            stack.callback(os.close, eventfds[-1])
 
         def leave() -> None:
-            os.close(doorbell_fd)
-            os.close(maintenance_fd)
+            for fd in eventfds:
+                os.close(fd)
             for each in (control, ring):
                 each.leave(unmap=not ownership.private.here())
 
@@ -393,8 +394,9 @@ def _shared_memory(ownership: Ownership, config: Config, recovered: Recovered) -
             control=control,
             ring=ring,
             direct=recovered.direct,
-            doorbell_fd=doorbell_fd,
-            maintenance_fd=maintenance_fd,
+            doorbell_fd=eventfds[0],
+            inner_fd=eventfds[1],
+            maintenance_fd=eventfds[2],
         )
 
 

@@ -57,7 +57,8 @@ class WalProcess:
         )
         self.requests = select.poll()
         self.requests.register(context.maintenance_fd, select.POLLIN)
-        self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, context.doorbell_fd, context.maintenance_fd)
+        eventfds = context.doorbell_fd, context.inner_fd, context.maintenance_fd
+        self.wal = lib.rw_wal_open(self.control, context.ring.pointer, options, *eventfds)
         if self.wal == ffi.NULL:
             raise MemoryError("no memory for the WAL process")
         self.checkpoints = Checkpoints(context, self.wal, self.state)
@@ -155,7 +156,7 @@ class WalProcess:
     def _let_go(self, k: int) -> None:
         """The writer is gone for certain. What it had completely published is taken first."""
         if k in self.lanes and not lib.rw_wal_lane_idle(self.wal, k):
-            os.eventfd_write(self.context.doorbell_fd, 1)  # it may have been killed between publishing and ringing
+            os.eventfd_write(self.context.inner_fd, 1)  # it may have been killed between publishing and ringing
             return
         lib.rw_wal_detach_lane(self.wal, k)
         _, lane = self.lanes.pop(k, (0, None))
