@@ -209,7 +209,7 @@ def test_a_bell_that_cannot_be_had_is_refused_and_costs_no_place(start: Callable
         for more in (1, 2):  # the lane, and no more; with one end of the bell
             resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (free + more, before[1]))
             with pytest.raises(ringwal.Error, match=r"cannot answer: .*Too many open files"):
-                park(client.lane_steps(4096, bell=True))
+                park(client.lane_steps(64 << 10, bell=True))
         resource.prlimit(supervisor, resource.RLIMIT_NOFILE, before)
         with Loop(directory):
             pass

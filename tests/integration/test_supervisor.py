@@ -318,7 +318,7 @@ def test_the_lane_of_a_dead_client_is_reclaimed_and_its_slot_used_again(
     for role in ("pid", "wal_pid", "drain_pid"):
         wait_until(lambda role=role: lanes_of(running.facts[role]) == [])  # type: ignore[misc]
     with contextlib.closing(Registration(directory, WAIT)) as second:
-        again, fd = second.lane(1)
+        again, fd = second.lane(64 * KIB)
         os.close(fd)
         assert again.slot in [grant.slot for grant in grants]
         assert again.generation == 2
