@@ -8,28 +8,17 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 import ringwal
 import ringwal.aio
 from ringwal import views
+from tests.support.loops import Run, listened_to, on_asyncio, on_uvloop
 from tests.support.rig import WAIT, Engine, stop_process
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-def on_asyncio(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, WAIT))
-
-
-def on_uvloop(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(main, WAIT))
 
 
 @pytest.fixture(params=[on_asyncio, on_uvloop])
@@ -48,17 +37,6 @@ def standing_still(engine: Engine) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-
-
-def listened_to() -> list[str]:
-    """The descriptors in the selectors of this process."""
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventpoll]":
-                said = Path(f"/proc/self/fdinfo/{number}").read_text().splitlines()
-                found += [f"{number} {line.split()[1]}" for line in said if line.startswith("tfd:")]
-    return sorted(found)
 
 
 async def follow(records: Any, got: list[bytes]) -> None:
