@@ -22,7 +22,7 @@ import pytest
 
 import ringwal
 import ringwal.aio
-from ringwal import views
+from ringwal import lock_file, views
 from tests.support.loops import (
     CancelledAtStep,
     Run,
@@ -33,7 +33,7 @@ from tests.support.loops import (
     on_asyncio,
     on_uvloop,
 )
-from tests.support.rig import WAIT, Engine
+from tests.support.rig import WAIT, Engine, children_of, until
 
 STEPS_MAX = 500
 """At which no call is any more."""
@@ -334,3 +334,30 @@ def test_a_close_that_is_cancelled_anywhere_has_closed(directory: Path, run: Run
 
     with Quiet() as quiet:
         run(main())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_engine_that_is_on_its_way_is_left_to_itself_or_ended(tmp_path: Path, run: Run, *, late: bool) -> None:
+    """No descriptor is left of it, and no Python that is still loading; the next client has its engine."""
+    place = tmp_path / "log"
+
+    async def main() -> None:
+        quiet.listen()
+        tasks, opened, children = asyncio.all_tasks(), descriptors(), children_of(os.getpid())
+        for step in (1, 2, 3, 20):
+            reached = await cancelled(connect(place), step, late=late)
+            if step < 20:  # no Python has loaded an engine by then; what has begun to start goes on
+                assert reached
+                assert children_of(os.getpid()) == children
+            await settle(asyncio.all_tasks, tasks)
+            await settle(descriptors, opened)
+        async with ringwal.aio.connect(place, autostart=True, timeout=WAIT) as client:
+            await check_that_it_works(client, "s")
+
+    with Quiet() as quiet:
+        run(main())
+    directory = os.open(place, os.O_RDONLY)
+    try:
+        until(lambda: not lock_file.held(directory), "the engine has left with its last client")
+    finally:
+        os.close(directory)
