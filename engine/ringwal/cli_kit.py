@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import itertools
 import math
 import os
 import sys
@@ -27,7 +26,6 @@ from ringwal.errors import (
     Error,
     NoSuchStream,
     NotRunning,
-    StreamDeleted,
     describe_full,
     full_errno,
 )
@@ -44,15 +42,11 @@ else:
     ParamType = click.ParamType  # older ones cannot be subscripted
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-WATCH_SECONDS = 0.2
-"""How long an idle tail waits for a record before it looks whether its output is still read."""
 AGAIN_SECONDS = 0.2
 """How long it waits, its eye on the output, before it looks for an engine again."""
 PROGRESS_SECONDS = 1.0
 """How long `status` waits for a confirmation while something is pending."""
 LOOK_SECONDS = 0.02
-UNTIL_GRACE_NS = 1_000_000_000
-"""How long behind its --until an idle `tail` still waits for what was under way then."""
 WAY_OUT = (
     "`ringwal verify DIR` names every damaged place, and the records that it takes; `ringwal salvage DIR DEST` makes a log of"
     " everything else"
@@ -396,89 +390,8 @@ def first_offset(
     return start if start >= 0 else max(info.start_offset, info.confirmed_offset + start)
 
 
-class Follower:
-    """One stream, read on and on: over idle times, during which the output is watched, and, if wanted, over engines."""
-
-    def __init__(
-        self, client: ringwal.Client, stream: str, start: int | str | times.At, until: times.At | None, output: textio.Output,
-        lasting: bool,
-    ) -> None:  # fmt: skip
-        self._client = client
-        self._since_ns = start.timestamp_ns if isinstance(start, times.At) else 0
-        self._until_ns = None if until is None else until.timestamp_ns
-        self._ended = False
-        self._stream = stream
-        self._start = start
-        self._output = output
-        self._lasting = lasting
-        self._source: ringwal.Stream | None = None
-        self._number: int | None = None  # of the stream that was read last
-        self._told = False
-
-    def next(self, most: int, most_bytes: int) -> list[ringwal.Record]:
-        """The next records, waited for; none when --until is over. Without `lasting`, raises where there is no engine, or no
-        such stream."""
-        while not self._ended:
-            try:
-                if found := self._look(most, most_bytes):
-                    self._start = found[-1].offset + 1
-                    if found := self._between(found):
-                        return found
-                else:
-                    self._ended = self._is_over()
-                self._output.watch(0)
-            except (NotRunning, NoSuchStream) as error:
-                if not self._lasting or (isinstance(error, NotRunning) and not error.retriable):
-                    raise  # another log has taken the place: nothing more will come
-                self._source = None
-                if isinstance(error, NoSuchStream) and self._start == "latest":
-                    self._start = "earliest"  # what begins from now on is new
-                if not self._told:
-                    textio.say(f"ringwal: {textio.visible(message_of(error))}; waiting for it")
-                    self._told = True
-                self._output.watch(AGAIN_SECONDS)
-                self._ended = self._is_over()
-        return []
-
-    def _between(self, records: list[ringwal.Record]) -> list[ringwal.Record]:
-        """Those from --since up to --until. A time that lay ahead was no offset when the tail began."""
-        if records[0].timestamp_ns < self._since_ns:
-            records = [record for record in records if record.timestamp_ns >= self._since_ns]
-        if self._until_ns is not None and records and records[-1].timestamp_ns >= self._until_ns:
-            self._ended = True
-            records = [record for record in records if record.timestamp_ns < self._until_ns]
-        return records
-
-    def _is_over(self) -> bool:
-        """Nothing has come for a moment: has the clock passed --until, and what was under way then had time to come?"""
-        return self._until_ns is not None and time.time_ns() >= self._until_ns + UNTIL_GRACE_NS
-
-    def _look(self, most: int, most_bytes: int) -> list[ringwal.Record]:
-        """What is there, or comes within a moment."""
-        if self._source is None:
-            source = existing(self._client, self._stream)
-            info = source.stat()
-            if self._number not in (None, info.number):  # deleted, and made anew under its name
-                self._start = "earliest"
-            self._start = first_offset(self._start, source, info)
-            self._source, self._number, self._told = source, info.number, False
-        assert isinstance(self._start, int)
-        found = self._source.read(self._start, max_records=most, max_bytes=most_bytes)
-        found = found or list(itertools.islice(self._source.tail(self._start, idle_timeout=WATCH_SECONDS), 1))
-        if self._source.stat().number != self._number:  # else all of this was of the one stream
-            raise StreamDeleted(f"stream {self._stream!r} was deleted")
-        return found
-
-
-FORMATS: dict[str, Callable[[Any], bytes]] = {
-    "raw": textio.raw_records, "lines": textio.record_lines, "json": textio.json_records,
-}  # fmt: skip
-
-
 def form_of(as_json: bool, raw: bool) -> Literal["raw", "lines", "json"]:
     """How records are printed."""
     if as_json and raw:
         raise click.UsageError("--json and --raw exclude each other")
     return "json" if as_json else "raw" if raw else "lines"
-
-

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ringwal import cli_kit as kit
 from ringwal import cli_source as sources
 from ringwal import textio
+from ringwal.cli_follow import Follower, Several
 from ringwal.errors import CorruptionError
 from ringwal.limits import WHOLE_MAX
 from ringwal.times import TIME_HELP, At
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 READ_RECORDS = 20_000
 READ_BYTES = 4 * 1024 * 1024
+
+FORMATS: dict[str, Callable[[Any], bytes]] = {
+    "raw": textio.raw_records, "lines": textio.record_lines, "json": textio.json_records,
+}  # fmt: skip
+FORMATS_OF_SEVERAL: dict[str, Callable[[Any], bytes]] = {
+    "lines": textio.named_lines, "json": textio.named_json_records,
+}  # fmt: skip
 
 
 @click.command()
@@ -66,7 +78,7 @@ def read(
 
 @click.command()
 @kit.directory_argument
-@kit.stream_argument
+@click.argument("streams", metavar="STREAM...", nargs=-1, required=True)
 @click.option("--start", callback=kit.start_value, default="latest", metavar="OFFSET", show_default=True,
               help="Offset to begin at; earliest, latest, or -N for the last N records.")
 @click.option("--since", callback=kit.at_value, metavar="TIME",
@@ -80,21 +92,30 @@ def read(
 @kit.timeout_option
 @kit.json_option
 def tail(
-    *, directory: Path, stream: str, start: int | str, since: At | None, until: At | None, max_records: int | None,
+    *, directory: Path, streams: tuple[str, ...], start: int | str, since: At | None, until: At | None, max_records: int | None,
     lasting: bool, raw: bool, timeout: float, as_json: bool,
 ) -> None:
     """Follow STREAM: print records as they are confirmed, until Ctrl-C, or until nobody reads them any more.
 
+    Of several, records come in log order, each behind the name of its stream and a tab, or with the key stream (--json).
+
     Ends at once where there is no engine or no such stream, and with its engine, unless -F is given; and a second after
     --until, or with the first record that is not older.
     """
-    form, output, begin = kit.FORMATS[kit.form_of(as_json, raw)], textio.Output(), kit.begin_of(start, since)
+    names, form = list(dict.fromkeys(streams)), kit.form_of(as_json, raw)
+    output, begin = textio.Output(), kit.begin_of(start, since)
+    if len(names) > 1 and (raw or lasting):
+        raise click.UsageError(f"{'--raw' if raw else '--follow'} is for one stream; each may have a tail of its own")
+    text = (FORMATS if len(names) == 1 else FORMATS_OF_SEVERAL)[form]
     with kit.awaited_client(directory, timeout, output, lasting) as client:
-        follower = kit.Follower(client, stream, begin, until, output, lasting)
+        if len(names) == 1:
+            follower = Follower(client, names[0], begin, until, output, lasting)
+        else:
+            follower = Several(client, names, begin, until, output)
         left = max_records
         while left is None or left > 0:
             records = follower.next(min(READ_RECORDS, left or READ_RECORDS), READ_BYTES)
             if not records:
                 break
-            output.write(form(records))
+            output.write(text(records))
             left = None if left is None else left - len(records)

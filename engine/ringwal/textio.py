@@ -34,6 +34,13 @@ class RecordLike(Protocol):
     def own_timestamp_ns(self) -> int | None: ...
 
 
+class StreamRecordLike(RecordLike, Protocol):
+    """What printing needs of a record of one of several streams."""
+
+    @property
+    def stream(self) -> str: ...
+
+
 # ------------------------------------------------------------------------------------------------------------ out
 
 
@@ -139,6 +146,16 @@ def json_records(records: Sequence[RecordLike]) -> bytes:
     `encoding` is "utf-8" where the payload is valid UTF-8, else "base64".
     """
     return b"".join([json.dumps(_record_object(r), ensure_ascii=False).encode() + b"\n" for r in records])
+
+
+def named_lines(records: Sequence[StreamRecordLike]) -> bytes:
+    """As `record_lines`, each behind the name of its stream and a tab, which no name has."""
+    return b"".join([visible(record.stream).encode() + b"\t" + record.data + b"\n" for record in records])
+
+
+def named_json_records(records: Sequence[StreamRecordLike]) -> bytes:
+    """As `json_records`, with the key stream in front."""
+    return b"".join([json_text({"stream": r.stream, **_record_object(r)}).encode() + b"\n" for r in records])
 
 
 def _record_object(record: RecordLike) -> dict[str, Any]:

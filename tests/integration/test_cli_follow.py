@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +141,43 @@ def test_a_tail_that_does_not_follow_ends_with_its_engine(tmp_path: Path) -> Non
         end(host)
         assert b"Traceback" not in follower.communicate(timeout=DEADLINE)[1]
         assert follower.returncode in (os.EX_UNAVAILABLE, os.EX_TEMPFAIL)  # by then it has ended, or is about to
+
+
+# ---------------------------------------------------------------------------------------------------------- several
+
+
+def test_several_streams_come_in_one_tail_in_log_order(served: Path) -> None:
+    for stream, line in (("a", b"one"), ("b b", b"two"), ("a", b"three"), ("c", b"not asked for")):
+        ringwal("append", served, stream, stdin=line)
+    done = ringwal("tail", served, "a", "b b", "a", "--start", "earliest", "--max-records", "3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\tone\nb b\ttwo\na\tthree\n", b"")
+    done = ringwal("tail", served, "a", "b b", "--start", "-1", "--max-records", "2", "--json")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["stream"], one["offset"], one["data"]) for one in found] == [("b b", 0, "two"), ("a", 1, "three")]
+    done = ringwal("tail", served, "a", "b b", "--since", "1h", "--until", f"@{int(time.time()) + 1}")
+    assert (done.returncode, done.stdout) == (0, b"a\tone\nb b\ttwo\na\tthree\n")
+    follower = start("tail", served, "a", "c", "--start", "-1")
+    assert follower.stdout is not None
+    assert [line_of(follower), follower.stdout.readline()] == [b"a\tthree\n", b"c\tnot asked for\n"]  # in one piece
+    for stream in ("c", "b b", "a"):
+        ringwal("append", served, stream, stdin=b"new")
+    assert [line_of(follower), follower.stdout.readline()] == [b"c\tnew\n", b"a\tnew\n"]
+    assert end(follower, signal.SIGINT) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (("a", "b", "--raw"), 2, b"--raw is for one stream"),
+        (("a", "b", "-F"), 2, b"--follow is for one stream"),
+        (("a", "nobody"), os.EX_NOINPUT, b"no stream named 'nobody'"),
+        (("a", "b", "--start", "9"), os.EX_NOINPUT, b"there is no offset 9 in stream 'a'"),
+        ((), 2, b"Missing argument"),
+    ],
+)
+def test_what_is_wrong_with_several_streams_is_said(served: Path, options: tuple[str, ...], code: int, says: bytes) -> None:
+    for stream in ("a", "b"):
+        ringwal("create", served, stream)
+    done = ringwal("tail", served, *options)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert says in done.stderr

@@ -55,7 +55,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "cli": (
         10,
         {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
-        | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup", "ringwal.cli_source", "ringwal.cli_settings"},
+        | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup", "ringwal.cli_source", "ringwal.cli_settings",
+           "ringwal.cli_follow"},
     ),
     "__main__": (11, {"ringwal.__main__", "ringwal_command"}),
 }
