@@ -19,6 +19,7 @@ rw_audit *rw_audit_open(const uint8_t uuid[16], uint64_t segment_bytes)
     memcpy(a->uuid, uuid, sizeof a->uuid);
     a->segment_bytes = segment_bytes;
     a->number_limit = UINT32_MAX;
+    a->owners_end = 1;
     a->table = table;
     return a;
 }
@@ -246,6 +247,13 @@ static int lose_payload(rw_audit *a, const rw_frame *r, uint64_t place)
     return found(a, RW_AUDIT_PAYLOAD, place + sizeof *r, r->stream);
 }
 
+/* Of a VERDICT it is what a client said. */
+static void note_owner(rw_audit *a, const rw_frame *r)
+{
+    if ((r->kind == RW_FRAME_BATCH || r->kind == RW_FRAME_CLAIM) && r->producer_id >= a->owners_end)
+        a->owners_end = (uint32_t)r->producer_id + 1;
+}
+
 static int next_frame(rw_audit *a, const shown *s)
 {
     const uint64_t place = a->block.position + a->at, rest = a->block.used - a->at;
@@ -259,6 +267,7 @@ static int next_frame(rw_audit *a, const shown *s)
     uint64_t bytes = rw_frame_bytes(r.payload_bytes);
     if (r.crc != rw_frame_crc(&r, a->seed) || bytes > rest)
         return lose_rest(a, place);
+    note_owner(a, &r);
     bool look = a->deep || r.kind != RW_FRAME_BATCH;
     const uint8_t *payload = NULL;
     if (look && (at = have(a, s, place, bytes)) == NULL)

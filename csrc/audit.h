@@ -61,6 +61,7 @@ typedef struct rw_audit {
     uint64_t blocks, frames, records, bytes; /* that are proven */
     uint64_t timestamp_ns;                   /* newest one in a valid block */
     uint64_t watermark;                      /* highest one in a block's header */
+    uint32_t owners_end;                     /* no owner of a frame that was met has it, or more */
 
     rw_block block;      /* the one that it stands in, if at != 0 */
     uint64_t at;         /* byte in it of the next frame */

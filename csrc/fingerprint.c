@@ -26,6 +26,7 @@ CONSTANT(RW_EXPECTS, 64u);
 CONSTANT(RW_FAILED, 4u);
 CONSTANT(RW_FORMAT_VERSION, 2u);
 CONSTANT(RW_FRAME_BATCH, 1u);
+CONSTANT(RW_FRAME_CLAIM, 9u);
 CONSTANT(RW_FRAME_DELETE, 4u);
 CONSTANT(RW_FRAME_DROP, 6u);
 CONSTANT(RW_FRAME_SETTINGS, 8u);
@@ -36,6 +37,7 @@ CONSTANT(RW_LANE_MAGIC, 3552861046657471009ull);
 CONSTANT(RW_LAYOUT_VERSION, 5u);
 CONSTANT(RW_LINE, 64u);
 CONSTANT(RW_NO_STREAM, 4294967295u);
+CONSTANT(RW_OWNER_PRODUCER, 1u);
 CONSTANT(RW_OWN_TIMES, 32u);
 CONSTANT(RW_PAGE, 4096u);
 CONSTANT(RW_PENDING_MAX, 131072u);
@@ -58,7 +60,11 @@ CONSTANT(RW_STREAM_NAME_MAX, 120u);
 CONSTANT(RW_STREAM_OPEN, 1u);
 CONSTANT(RW_TAIL_INTERESTS, 8u);
 CONSTANT(RW_VERDICT_DEAD, 1u);
+CONSTANT(RW_VERDICT_FENCED, 5u);
+CONSTANT(RW_VERDICT_GAP, 4u);
 CONSTANT(RW_VERDICT_OFFSET, 2u);
+CONSTANT(RW_VERDICT_REPEAT, 3u);
+CONSTANT(RW_VERDICT_TABLE, 6u);
 
 SIZE(rw_control, 4096);
 FIELD(rw_control          , 0, uint64_t, magic);
@@ -80,7 +86,7 @@ FIELD(rw_control          , 108, uint32_t, supervisor_pid);
 FIELD(rw_control          , 112, uint32_t, life_at);
 FIELD(rw_control          , 116, uint32_t, client_slots);
 FIELD(rw_control          , 120, uint32_t, next_number);
-FIELD(rw_control          , 124, uint8_t[4], pad0);
+FIELD(rw_control          , 124, uint32_t, max_owners);
 FIELD(rw_control          , 128, uint32_t, state);
 FIELD(rw_control          , 132, uint32_t, error);
 FIELD(rw_control          , 136, uint32_t, membership);
@@ -95,7 +101,8 @@ FIELD(rw_control          , 272, uint64_t, reserve_end);
 FIELD(rw_control          , 280, uint64_t, block_seed);
 FIELD(rw_control          , 288, uint64_t, position_seed);
 FIELD(rw_control          , 296, uint32_t, numbers_end);
-FIELD(rw_control          , 300, uint8_t[20], pad3);
+FIELD(rw_control          , 300, uint32_t, owners_end);
+FIELD(rw_control          , 304, uint8_t[16], pad3);
 FIELD(rw_control          , 320, uint32_t, completions);
 FIELD(rw_control          , 324, uint32_t, wal_error);
 FIELD(rw_control          , 328, uint32_t, storage_full);
@@ -204,6 +211,20 @@ FIELD(rw_stream           , 256, uint32_t, settings_turn);
 FIELD(rw_stream           , 260, uint32_t, pad_);
 FIELD(rw_stream           , 264, uint8_t[120], settings);
 
+SIZE(rw_owner, 192);
+FIELD(rw_owner            , 0, uint32_t, turn);
+FIELD(rw_owner            , 4, uint32_t, number);
+FIELD(rw_owner            , 8, uint32_t, kind);
+FIELD(rw_owner            , 12, uint32_t, epoch);
+FIELD(rw_owner            , 16, uint32_t, stream);
+FIELD(rw_owner            , 20, uint32_t, name_bytes);
+FIELD(rw_owner            , 24, uint64_t, next_sequence);
+FIELD(rw_owner            , 32, uint64_t, last_sequence);
+FIELD(rw_owner            , 40, uint64_t, last_offset);
+FIELD(rw_owner            , 48, uint64_t, composed_ns);
+FIELD(rw_owner            , 56, uint8_t[8], pad0);
+FIELD(rw_owner            , 64, uint8_t[128], name);
+
 SIZE(rw_lane, 4096);
 FIELD(rw_lane             , 0, uint64_t, magic);
 FIELD(rw_lane             , 8, uint32_t, layout_version);
@@ -285,6 +306,11 @@ FIELD(rw_verdict          , 0, uint32_t, reason);
 FIELD(rw_verdict          , 4, uint32_t, request_bytes);
 FIELD(rw_verdict          , 8, uint64_t, value);
 
+SIZE(rw_claim, 16);
+FIELD(rw_claim            , 0, uint32_t, kind);
+FIELD(rw_claim            , 4, uint32_t, forgets);
+FIELD(rw_claim            , 8, uint64_t, seen_ns);
+
 SIZE(rw_drop_row, 16);
 FIELD(rw_drop_row         , 0, uint32_t, stream);
 FIELD(rw_drop_row         , 4, uint32_t, place);
@@ -310,4 +336,17 @@ FIELD(rw_checkpoint_stream, 32, uint64_t, timestamp_ns);
 FIELD(rw_checkpoint_stream, 40, uint8_t[120], name);
 FIELD(rw_checkpoint_stream, 160, uint8_t[120], settings);
 
-uint64_t rw_fingerprint(void) { return 0x5cfabf837a7e400cull; }
+SIZE(rw_checkpoint_owner, 176);
+FIELD(rw_checkpoint_owner , 0, uint32_t, number);
+FIELD(rw_checkpoint_owner , 4, uint32_t, kind);
+FIELD(rw_checkpoint_owner , 8, uint32_t, epoch);
+FIELD(rw_checkpoint_owner , 12, uint32_t, stream);
+FIELD(rw_checkpoint_owner , 16, uint64_t, next_sequence);
+FIELD(rw_checkpoint_owner , 24, uint64_t, last_sequence);
+FIELD(rw_checkpoint_owner , 32, uint64_t, last_offset);
+FIELD(rw_checkpoint_owner , 40, uint64_t, timestamp_ns);
+FIELD(rw_checkpoint_owner , 48, uint32_t, name_bytes);
+FIELD(rw_checkpoint_owner , 52, uint32_t, pad_);
+FIELD(rw_checkpoint_owner , 56, uint8_t[120], name);
+
+uint64_t rw_fingerprint(void) { return 0x35d9271d726c6a76ull; }

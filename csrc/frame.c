@@ -1,6 +1,7 @@
 #include "frame.h"
 
 #include "digest.h"
+#include "owners.h"
 #include "settings.h"
 
 #include <string.h>
@@ -78,6 +79,9 @@ int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload)
         break;
     case RW_FRAME_DROP:
         right = r->payload_bytes != 0 && r->payload_bytes % sizeof(rw_drop_row) == 0;
+        break;
+    case RW_FRAME_CLAIM:
+        right = r->producer_id != 0 && rw_claim_is_right(payload, r->payload_bytes);
         break;
     case RW_FRAME_SETTINGS:
         right = rw_settings_check(payload, r->payload_bytes) == RW_OK;

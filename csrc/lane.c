@@ -91,8 +91,10 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
 }
 
 /* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
+static const rw_terms no_terms;
+
 static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint16_t flags, uint64_t stream,
-                    uint64_t payload, uint32_t count, uint64_t sequence, uint64_t number)
+                    uint64_t payload, uint32_t count, const rw_terms *terms, uint64_t number)
 {
     rw_request *q = (rw_request *)(w->data + (at & (w->bytes - 1)));
     rw_request h = {
@@ -105,7 +107,8 @@ static void publish(rw_writer *w, uint64_t at, uint8_t kind, uint16_t flags, uin
         .count = count,
         .digest = rw_xxh3((const uint8_t *)(q + 1), payload),
         .number = number,
-        .producer_sequence = sequence,
+        .producer_id = terms->producer,
+        .producer_sequence = terms->sequence,
     };
     h.crc = rw_request_crc(&h);
     memcpy((uint8_t *)q + sizeof q->valid, (const uint8_t *)&h + sizeof h.valid,
@@ -133,7 +136,7 @@ static void put_one(rw_writer *w, uint64_t at, uint64_t stream, const uint8_t *d
     memcpy(to, data, bytes / 2);
     (void)RW_POINT("w.copy.mid");
     memcpy(to + bytes / 2, data + bytes / 2, bytes - bytes / 2);
-    publish(w, at, RW_FRAME_BATCH, 0, stream, bytes, 1, 0, number);
+    publish(w, at, RW_FRAME_BATCH, 0, stream, bytes, 1, &no_terms, number);
 }
 
 static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t *lengths,
@@ -150,7 +153,7 @@ static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t
     if (times != NULL)
         memcpy(to + payload, times, rw_times_bytes(count, flags));
     publish(w, at, RW_FRAME_BATCH, flags, stream, payload + rw_times_bytes(count, flags), count,
-            terms->expected, number);
+            terms, number);
 }
 
 static uint64_t batch_bytes(uint32_t count, uint64_t data, const uint64_t *times)
@@ -186,7 +189,7 @@ int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_
     int rc = claim(w, bytes, &at);
     if (rc == RW_OK) {
         memcpy(w->data + (at & (w->bytes - 1)) + sizeof(rw_request), data, bytes);
-        publish(w, at, (uint8_t)kind, 0, stream, bytes, 0, 0, number);
+        publish(w, at, (uint8_t)kind, 0, stream, bytes, 0, &no_terms, number);
     }
     return rc;
 }
@@ -228,12 +231,11 @@ int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t b
 int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, uint32_t count,
                        const uint8_t *data, uint64_t bytes, const rw_terms *terms)
 {
-    static const rw_terms none;
     uint64_t at;
     if (count == 0 || rw_lengths_sum(lengths, count) != bytes)
         return RW_BAD;
     if (terms == NULL)
-        terms = &none;
+        terms = &no_terms;
     int64_t number = start(w, stream, batch_bytes(count, bytes, terms->times), &at);
     if (number >= 0)
         put_batch(w, at, stream, lengths, count, data, bytes, terms, (uint64_t)number);

@@ -75,7 +75,8 @@ uint64_t rw_writer_record_limit(const rw_writer *w);
  * `terms` may be NULL: there are none. */
 typedef struct rw_terms {
     const uint64_t *times; /* the records' own, up to RW_TIME_MAX; NULL: they have none */
-    uint64_t expected;     /* with RW_EXPECTS: the offset of the first record, or it is refused */
+    uint64_t producer;     /* rw_request.producer_id; 0: nobody numbers it */
+    uint64_t sequence;     /* rw_request.producer_sequence */
     uint32_t flags;        /* RW_EXPECTS, or 0 */
 } rw_terms;
 int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes);

@@ -25,6 +25,9 @@ static bool sort_is_right(const rw_lane_taker *e, const rw_request *q)
         return false;
     if (q->kind == RW_FRAME_SETTINGS)
         return q->payload_bytes >= RW_SETTINGS_HEAD && q->payload_bytes <= RW_SETTINGS_BYTES;
+    if (q->kind == RW_FRAME_CLAIM)
+        return q->payload_bytes > sizeof(rw_claim) &&
+               q->payload_bytes <= sizeof(rw_claim) + RW_STREAM_NAME_MAX;
     return (q->kind == RW_FRAME_TRIM && q->payload_bytes == sizeof(uint64_t)) ||
            (q->kind == RW_FRAME_DELETE && q->payload_bytes == 0);
 }
@@ -37,8 +40,10 @@ int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
     if (out->payload_bytes > limit || rw_request_bytes(out->payload_bytes) > e->bytes ||
         out->pad_ != 0 || !sort_is_right(e, out))
         return RW_BAD;
-    /* The log has no feature that would say what these mean (docs/format.md, feature bits). */
-    if (out->producer_id != 0 || (out->producer_sequence != 0 && !(out->flags & RW_EXPECTS)))
+    /* An owner's batch says a sequence, one for an offset says that, and none says both. */
+    bool owned = out->producer_id != 0, expects = out->flags & RW_EXPECTS;
+    if ((owned && (expects || out->kind != RW_FRAME_BATCH)) ||
+        (!owned && !expects && out->producer_sequence != 0))
         return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;
 }

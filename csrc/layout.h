@@ -97,7 +97,7 @@ typedef struct rw_control {
     uint32_t client_slots; /* [slots] S > all: slots below are clients', the others the engine's */
     /* [stream number] S > C: of the next stream that is made; changes with each */
     uint32_t next_number;
-    RW_PAD(pad0, 60, 64);
+    uint32_t max_owners; /* [owners] S > all: how many owners there may be */
     /* 128: supervisor */
     uint32_t state; /* [enum rw_engine_state] S > all: what the engine is doing */
     uint32_t error; /* [errno] S > C: why it failed; stored before the state */
@@ -119,7 +119,9 @@ typedef struct rw_control {
     uint64_t position_seed; /* [log position] S > W C: of that block */
     /* [stream number] W > W: no stream in a sealed block has it or a larger one */
     uint32_t numbers_end;
-    RW_PAD(pad3, 44, 64);
+    /* [owner number] W > W S: no owner in a sealed block has it or a larger one; 1 at first */
+    uint32_t owners_end;
+    RW_PAD(pad3, 48, 64);
     /* 320: WAL */
     /* [changes] W > D: futex, bumped after the persisted bytes of a block are set */
     uint32_t completions;
@@ -282,6 +284,26 @@ typedef struct rw_stream {
     uint8_t settings[RW_SETTINGS_BYTES]; /* [rw_settings] W > S W C: as sealed blocks have them */
 } rw_stream;
 
+enum rw_owner_kind { RW_OWNER_PRODUCER = 1 };
+
+/* A row of the table of owners (wal_owners.c): who numbers what it appends, and how far it is. */
+typedef struct rw_owner {
+    /* 0: WAL */
+    uint32_t turn; /* [changes] W > S C: odd while the row is being stored */
+    uint32_t number; /* [owner number] W > W S C: whose row this is; 0: nobody's */
+    uint32_t kind; /* [enum rw_owner_kind] W > W S C: PRODUCER */
+    uint32_t epoch; /* [number] W > W S C: of the claim in force: how often it was claimed */
+    uint32_t stream; /* [stream number] W > W S C: that it appends to */
+    uint32_t name_bytes; /* [bytes] W > W S C: of the name */
+    uint64_t next_sequence; /* [number] W > W S C: of its next record, in a sealed block */
+    uint64_t last_sequence; /* [number] W > W S C: of the first record of its newest batch */
+    uint64_t last_offset; /* [offset] W > W S C: of that record */
+    uint64_t composed_ns; /* [ns, wall clock] W > W S C: of its newest frame */
+    RW_PAD(pad0, 56, 64);
+    /* 64: WAL */
+    uint8_t name[128]; /* [UTF-8] W > W S C: name_bytes of it */
+} rw_owner;
+
 /* ----------------------------------------------------------------------------------------- lane */
 
 typedef struct rw_lane {
@@ -323,139 +345,19 @@ typedef struct rw_request {
     uint32_t stream; /* [stream number] C > W: that the request goes to */
     uint32_t payload_bytes; /* [bytes] C > W: behind this header */
     uint32_t count; /* [records] C > W: in the batch; 0 in a control request */
-    /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes TRIM, DELETE, SETTINGS, too */
+    /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes all that are queued */
     uint8_t kind;
     uint8_t pad_;
     uint16_t flags; /* [bits] C > W: RW_OWN_TIMES and RW_EXPECTS in a batch, or 0 */
     uint32_t place; /* [index] C > W: where the stream's words are */
     uint64_t digest; /* [XXH3-64] C > W: of the payload */
     uint64_t number; /* [generation << 32 | running number] C > W: chooses its completion cell */
-    uint64_t producer_id; /* [number] C > W: 0, while no feature of the log gives it a meaning */
-    /* [number] C > W: with RW_EXPECTS the offset that it must get; else 0, as producer_id */
+    uint64_t producer_id; /* [epoch << 32 | owner number] C > W: who numbers it; 0: nobody */
+    /* [number] C > W: its first record's; with RW_EXPECTS the offset that it must get; else 0 */
     uint64_t producer_sequence;
 } rw_request;
 
-/* ---------------------------------------------------------- log: same bytes in ring and on disk */
-
-enum rw_block_kind {
-    RW_BLOCK_DATA = 1,
-    RW_BLOCK_EPOCH = 2,
-    RW_BLOCK_END = 3,
-    RW_BLOCK_HOLE = 4 /* written by a salvage only: what was there could not be saved */
-};
-
-typedef struct rw_block {
-    uint64_t magic; /* [constant] W > all: RW_BLOCK_MAGIC */
-    uint32_t crc; /* [CRC-32C] W > all: of these 128 bytes with crc = 0 */
-    uint32_t format_version; /* [constant] W > all: RW_FORMAT_VERSION */
-    uint8_t uuid[16]; /* [bytes] W > all: of the log */
-    uint64_t epoch; /* [number] W > all: in which it was written */
-    uint64_t position; /* [log position] W > all: at which it lies */
-    uint32_t length; /* [bytes] W > all: a multiple of 4096 */
-    uint32_t used; /* [bytes] W > all: header and frames; the rest is zero */
-    uint32_t frames; /* [count] W > all: in the block */
-    uint32_t kind; /* [enum rw_block_kind] W > all: data, first of an epoch, end of a segment */
-    uint64_t span; /* [bytes] W > all: log bytes covered; the next block is at position + span */
-    /* [log position] W > all: every block below was persisted when this one was submitted */
-    uint64_t watermark;
-    uint64_t number; /* [block number] W > all: since the memory of its engine was made */
-    /* [log position] S > all: EPOCH: where the epoch before ends, its cut; else 0 */
-    uint64_t previous_end;
-    /* [number] S > all: EPOCH: of the epoch before, 0 if this is the first; else 0 */
-    uint64_t previous_epoch;
-    uint64_t timestamp_ns; /* [ns, wall clock] W > all: when it was composed */
-    /* [log position] S > all: EPOCH: where the epoch before begins; else 0 */
-    uint64_t previous_begin;
-    RW_PAD(pad0, 120, 128);
-} rw_block;
-
-/* All but BATCH are control frames, of count 0. BATCH, TRIM, DELETE and SETTINGS go through their
- * stream's queue, in order; the others belong to none. 7 is taken (docs/format.md, Features). */
-enum rw_frame_kind {
-    RW_FRAME_BATCH = 1,
-    RW_FRAME_STREAM = 2, /* definition; payload: the name */
-    RW_FRAME_TRIM = 3, /* payload: u64, offset below which records are dropped */
-    RW_FRAME_DELETE = 4, /* no payload; the stream's last frame */
-    RW_FRAME_VERDICT = 5, /* payload: rw_verdict; what became of a request that was refused alone */
-    RW_FRAME_DROP = 6, /* payload: rw_drop_row, one or more: what the engine drops by itself */
-    RW_FRAME_SETTINGS = 8 /* payload: rw_settings as far as it has text: instead of those before */
-};
-
-/* Flag of a batch: its payload ends with a time of its own for each record, u64, ns. */
-#define RW_OWN_TIMES 0x20u
-/* Flag of a request only: it is appended at one offset, or refused. */
-#define RW_EXPECTS 0x40u
-
-/* A frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
- * its count lengths (u32 each) first in the payload, then the data, then own times if any. */
-typedef struct rw_frame {
-    /* [CRC-32C] W > all: of the header, crc and persisted 0, seeded from epoch and position */
-    uint32_t crc;
-    uint8_t kind; /* [enum rw_frame_kind] W > all: what it is */
-    uint8_t persisted; /* [enum rw_persisted] W > W D: by CAS only, in persisted.c; not under crc */
-    uint16_t slot; /* [index] W > D: of the writer */
-    uint32_t payload_bytes; /* [bytes] W > all: behind this header */
-    uint32_t count; /* [records] W > all: in the batch; 0 in a control frame */
-    uint32_t stream; /* [stream number] W > all: that it belongs to */
-    /* [bits] W > all: RW_OWN_TIMES in a batch, or 0; codec, keys, headers (docs/format.md) */
-    uint32_t flags;
-    /* [offset] W > all: of the first record; of a control frame: of the next one */
-    uint64_t base_offset;
-    uint64_t timestamp_ns; /* [ns, wall clock] W > all: of the records */
-    uint64_t digest; /* [XXH3-64] W > all: of the payload */
-    uint64_t ticket; /* [lane position] W > W: of the request, for a successor */
-    /* [slot's generation << 32 | running number] W > D: rw_request.number */
-    uint64_t number;
-    uint64_t producer_id; /* [number] W > all: as the request has it */
-    uint64_t producer_sequence; /* [number] W > all: as the request has it */
-    uint32_t producer_epoch; /* [number] W > all: 0 */
-    uint32_t place; /* [index] W > W D: where the stream's words are, in the memory of this epoch */
-} rw_frame;
-
-enum rw_verdict_reason { RW_VERDICT_DEAD = 1, RW_VERDICT_OFFSET = 2 };
-
-typedef struct rw_verdict {
-    /* [enum rw_verdict_reason] W > D: DEAD: the stream is deleted; OFFSET: it is at another one */
-    uint32_t reason;
-    uint32_t request_bytes; /* [bytes] W > W: payload of the request, for a successor */
-    uint64_t value; /* [number] W > D: OFFSET: the stream's next offset; else 0 */
-} rw_verdict;
-
-/* Of a DROP frame, which counts when its block is released: all before is confirmed then. */
-typedef struct rw_drop_row {
-    uint32_t stream; /* [stream number] W > all: whose records are dropped */
-    uint32_t place; /* [index] W > D: where its words are, in the memory of this epoch */
-    uint64_t start_offset; /* [offset] W > all: of the first one that stays */
-} rw_drop_row;
-
-enum rw_setting { RW_SET_AGE = 1, RW_SET_BYTES = 2, RW_SET_RECORDS = 4 };
-
-/* What a stream has of its own; what it has not said is the engine's to say. All of it, each time:
- * settings are compared and replaced, not added up. Unused text is zero. */
-typedef struct rw_settings {
-    uint32_t version; /* [changes] S > all: how often they were set, this time included; 0: never */
-    uint16_t said; /* [enum rw_setting, bits] S > all: which limits are the stream's own */
-    uint16_t text_bytes; /* [bytes] S > all: of the text */
-    uint64_t age_ns; /* [ns] S > all: records that are older may go; 0: no limit, or not said */
-    /* [bytes] S > all: payload beyond the newest so many may go; 0 as above */
-    uint64_t payload_bytes;
-    uint64_t records; /* [records] S > all: beyond the newest so many may go; 0 as above */
-    /* [names] S > all: of consumers that hold it: a byte with the name's length, the name, each */
-    uint8_t text[RW_SETTINGS_TEXT];
-} rw_settings;
-
-/* What a checkpoint says of one stream, as of the checkpoint's log position (docs/format.md). */
-typedef struct rw_checkpoint_stream {
-    uint32_t number; /* [stream number] W S > S: of the stream */
-    uint16_t state; /* [enum rw_stream_state] W S > S: RW_STREAM_OPEN */
-    uint16_t name_bytes; /* [bytes] W S > S: of the name */
-    uint64_t next_offset; /* [offset] W S > S: of the next record */
-    uint64_t start_offset; /* [offset] W S > S: records below are dropped */
-    uint64_t payload_bytes; /* [bytes] W S > S: of all its batches so far */
-    uint64_t timestamp_ns; /* [ns, wall clock] W S > S: of the newest one; 0: none */
-    uint8_t name[RW_STREAM_NAME_MAX]; /* [bytes] W S > S: UTF-8, then zeros */
-    uint8_t settings[RW_SETTINGS_BYTES]; /* [rw_settings] W S > S: all zero: never set */
-} rw_checkpoint_stream;
+#include "layout_log.h"
 
 /* Where every field lies is asserted in fingerprint.c. */
 #define RW_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
@@ -465,14 +367,17 @@ RW_SIZE(rw_slot, 256);
 RW_SIZE(rw_completion, 16);
 RW_SIZE(rw_block_entry, 64);
 RW_SIZE(rw_stream, 384);
+RW_SIZE(rw_owner, 192);
 RW_SIZE(rw_lane, 4096);
 RW_SIZE(rw_request, 64);
 RW_SIZE(rw_block, 128);
 RW_SIZE(rw_frame, 88);
 RW_SIZE(rw_verdict, 16);
+RW_SIZE(rw_claim, 16);
 RW_SIZE(rw_drop_row, 16);
 RW_SIZE(rw_settings, 120);
 RW_SIZE(rw_checkpoint_stream, 280);
+RW_SIZE(rw_checkpoint_owner, 176);
 
 #include "places.h"
 

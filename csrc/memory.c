@@ -36,7 +36,8 @@
 uint64_t rw_control_bytes(const rw_geometry *g)
 {
     return rw_page_up(rw_streams_at(g->max_clients, g->completions_per_client) +
-                      (uint64_t)g->max_streams * sizeof(rw_stream));
+                      (uint64_t)g->max_streams * sizeof(rw_stream) +
+                      (uint64_t)g->max_owners * sizeof(rw_owner));
 }
 
 static uint64_t assumed_page;
@@ -132,6 +133,8 @@ void rw_control_create(rw_control *c, const rw_geometry *g, const uint8_t uuid[1
     c->ring_bytes = g->ring_bytes;
     c->epoch = epoch;
     c->max_streams = g->max_streams;
+    c->max_owners = g->max_owners;
+    c->owners_end = 1;
     c->completions_per_client = g->completions_per_client;
     c->segment_bytes = g->segment_bytes;
     memcpy(c->uuid, uuid, sizeof c->uuid);
@@ -159,6 +162,7 @@ int rw_control_attach(const rw_control *c, uint64_t bytes, const uint8_t uuid[16
         .max_clients = c->max_clients,
         .completions_per_client = c->completions_per_client,
         .max_streams = c->max_streams,
+        .max_owners = c->max_owners,
     };
     bool fits = c->layout_version == RW_LAYOUT_VERSION && c->fingerprint == rw_fingerprint() &&
                 c->control_bytes == bytes && rw_control_bytes(&g) == bytes &&

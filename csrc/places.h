@@ -12,6 +12,7 @@ typedef struct rw_geometry {
     uint32_t confirm_order;
     uint64_t ring_bytes;
     uint64_t segment_bytes;
+    uint32_t max_owners;
 } rw_geometry;
 
 static inline uint64_t rw_page_up(uint64_t n)
@@ -52,6 +53,11 @@ static inline rw_stream *rw_stream_of(rw_control *c, uint32_t place)
 {
     return (rw_stream *)((uint8_t *)c + rw_streams_at(c->max_clients, c->completions_per_client)) +
            place;
+}
+
+static inline rw_owner *rw_owner_of(rw_control *c, uint32_t place)
+{
+    return (rw_owner *)rw_stream_of(c, c->max_streams) + place;
 }
 
 /* The place of a log position in the ring. */

@@ -25,6 +25,7 @@ void rw_recovery_close(rw_recovery *s)
     if (s != NULL) {
         free(s->streams);
         free(s->index);
+        free(s->owners);
     }
     free(s);
 }
@@ -38,6 +39,7 @@ void rw_recovery_cut(rw_recovery *s)
         s->streams[i].cut_offset = s->streams[i].next_offset;
         s->streams[i].cut_state = s->streams[i].state;
     }
+    rw_recovery_owners_cut(s);
 }
 
 void rw_recovery_carry(rw_recovery *s, uint64_t cut)
@@ -50,6 +52,7 @@ void rw_recovery_carry(rw_recovery *s, uint64_t cut)
         s->streams[i].next_offset = s->streams[i].cut_offset;
         s->streams[i].state = s->streams[i].cut_state;
     }
+    rw_recovery_owners_carry(s);
 }
 
 static uint64_t segment_end(const rw_recovery *s, uint64_t position)
@@ -139,6 +142,13 @@ static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t
             return stop(s, RW_RECOVERY_GAP, r->stream);
         t->state = RW_RECOVERY_STREAM_BROKEN;
     }
+    /* The claim that it follows is lost: neither was confirmed, both are in the stream's queue. */
+    if (t->state != RW_RECOVERY_STREAM_BROKEN && r->kind == RW_FRAME_BATCH && r->producer_id != 0 &&
+        !rw_recovery_owner_follows(s, r)) {
+        if (prefix)
+            return stop(s, RW_RECOVERY_OWNER, r->stream);
+        t->state = RW_RECOVERY_STREAM_BROKEN;
+    }
     if (t->state == RW_RECOVERY_STREAM_BROKEN)
         return DROP;
     if (r->kind == RW_FRAME_TRIM && trim_to(t, read_u64(payload)) != RW_OK)
@@ -147,8 +157,12 @@ static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t
         memset(t->settings, 0, sizeof t->settings);
         memcpy(t->settings, payload, r->payload_bytes);
     }
-    if (r->kind == RW_FRAME_DELETE)
+    if (r->kind == RW_FRAME_CLAIM && rw_recovery_claim(s, r, payload) != RW_OK)
+        return stop(s, RW_RECOVERY_NO_MEMORY, r->stream);
+    if (r->kind == RW_FRAME_DELETE) {
+        rw_recovery_owners_of_deleted(s, r->stream);
         t->state = RW_RECOVERY_STREAM_DELETED;
+    }
     t->next_offset += r->count;
     return KEEP;
 }
@@ -214,6 +228,7 @@ static void draft_frame(rw_draft *d, const rw_frame *r, const uint8_t *payload)
         .digest = r->digest,
         .producer_id = r->producer_id,
         .producer_sequence = r->producer_sequence,
+        .producer_epoch = r->producer_epoch,
     };
     d->used += rw_frame_put(d->base + d->used, &copy, payload, d->seed);
     d->frames++;

@@ -41,6 +41,7 @@ enum rw_recovery_finding {
     RW_RECOVERY_DELETED,   /* a frame of a stream behind its end */
     RW_RECOVERY_TRIM,      /* records are dropped that the stream does not have yet */
     RW_RECOVERY_NO_MEMORY, /* for the table of streams */
+    RW_RECOVERY_OWNER,     /* a batch whose sequence its owner cannot have given it (PREFIX only) */
 };
 
 enum rw_recovery_stream_state {
@@ -67,6 +68,11 @@ typedef struct rw_recovery_stream {
     uint8_t name[RW_STREAM_NAME_MAX];
     uint8_t settings[RW_SETTINGS_BYTES];
 } rw_recovery_stream;
+
+/* An owner (owners.h): where it is, and where it was at the cut. */
+typedef struct rw_recovery_owner {
+    rw_checkpoint_owner row, at_cut; /* number 0: it is not there */
+} rw_recovery_owner;
 
 /* Written here alone; callers read. */
 typedef struct rw_recovery {
@@ -101,6 +107,13 @@ typedef struct rw_recovery {
     rw_recovery_stream *streams;
     uint32_t *index; /* by hash of the number: 1 + entry; 0: free */
     uint32_t places; /* of the index */
+
+    /* recover_owners.c */
+    rw_recovery_owner *owners;
+    uint32_t owner_end; /* entries; a forgotten one's is used again behind the cut only */
+    uint32_t owner_room;
+    uint32_t owners_end; /* number of an owner that the log has never had */
+    uint32_t owner_hint; /* the entry that was found last */
 } rw_recovery;
 
 /* A block of the next epoch under construction, in the caller's page-aligned memory. */
@@ -131,6 +144,19 @@ const rw_recovery_stream *rw_recovery_stream_of(const rw_recovery *s, uint32_t i
 /* For recover.c: NULL: there is none; no memory. */
 rw_recovery_stream *rw_recovery_find(const rw_recovery *s, uint32_t number);
 rw_recovery_stream *rw_recovery_add(rw_recovery *s, uint32_t number);
+
+/* The same of owners. */
+int rw_recovery_seed_owners(rw_recovery *s, const rw_checkpoint_owner *rows, uint32_t count,
+                            uint32_t owners_end);
+/* `rows` has room for s->owner_end. Returns how many, in order of numbers. */
+uint32_t rw_recovery_owner_rows(const rw_recovery *s, rw_checkpoint_owner *rows);
+/* For recover.c. Does the batch's sequence follow its owner's last one? Then that moves on. */
+bool rw_recovery_owner_follows(rw_recovery *s, const rw_frame *r);
+/* RW_OK, or RW_FULL: no memory. */
+int rw_recovery_claim(rw_recovery *s, const rw_frame *r, const uint8_t *payload);
+void rw_recovery_owners_of_deleted(rw_recovery *s, uint32_t stream);
+void rw_recovery_owners_cut(rw_recovery *s);
+void rw_recovery_owners_carry(rw_recovery *s);
 
 /* Walks on through `window`, whose first byte is at s->position and of which `available` bytes may
  * be read; the window must not reach past the segment that s->position is in.

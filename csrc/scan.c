@@ -184,7 +184,8 @@ int rw_collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *
     return GO_ON;
 }
 
-/* All of the frame at s->frame_at that is wanted, if anything is; without `take`, only its time. */
+/* All of the frame at s->frame_at that is wanted, if anything is; without `take` only its header.
+ */
 static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_choose *choose,
                       rw_take *take, void *into)
 {
@@ -204,7 +205,7 @@ static int walk_frame(const rw_area *area, rw_walk *s, uint32_t seed, rw_choose 
         if (r.base_offset > s->next_offset)
             return RW_WALK_AHEAD;
         if (take == NULL) {
-            *(uint64_t *)into = r.timestamp_ns;
+            memcpy(into, &r, sizeof r);
             return RW_WALK_DONE;
         }
         s->need = rw_frame_bytes(r.payload_bytes);
@@ -285,7 +286,16 @@ uint64_t rw_walk_goes_on(const uint8_t *block, uint64_t available, const rw_walk
 
 int rw_walk_time_at(const rw_area *area, rw_walk *s, uint64_t *timestamp_ns)
 {
-    return rw_walk_stream(area, s, NULL, timestamp_ns);
+    rw_frame r;
+    int stop = rw_walk_frame_at(area, s, &r);
+    if (stop == RW_WALK_DONE)
+        *timestamp_ns = r.timestamp_ns;
+    return stop;
+}
+
+int rw_walk_frame_at(const rw_area *area, rw_walk *s, rw_frame *header)
+{
+    return rw_walk_stream(area, s, NULL, header);
 }
 
 int rw_walk_collect(const rw_area *area, rw_walk *s, rw_slices *out)

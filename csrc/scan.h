@@ -144,6 +144,8 @@ int rw_collect_frame(const uint8_t *frame, const rw_frame *r, rw_walk *s, void *
 /* Walks to the record s->next_offset, of which *timestamp_ns is the time: by the header of its
  * frame, whose payload is not looked at. The walk stands there then: RW_WALK_DONE. */
 int rw_walk_time_at(const rw_area *area, rw_walk *s, uint64_t *timestamp_ns);
+/* The same, and all of that header. */
+int rw_walk_frame_at(const rw_area *area, rw_walk *s, rw_frame *header);
 
 /* The first record of s->stream from s->next_offset on that a walk can take in the block at
  * s->position, of which `available` bytes lie at `block`: behind frames with good headers, in one

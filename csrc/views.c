@@ -26,6 +26,7 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->life_at = rw_load32(&from->life_at);
     out->client_slots = rw_load32(&from->client_slots);
     out->next_number = rw_load32(&from->next_number);
+    out->max_owners = rw_load32(&from->max_owners);
     out->state = rw_load32(&from->state);
     out->error = rw_load32(&from->error);
     out->membership = rw_load32(&from->membership);
@@ -60,6 +61,7 @@ void rw_view_engine(const rw_control *from, rw_engine_view *out)
     out->sealed_end = rw_load64(&from->sealed_end);
     out->reserve_end = rw_load64(&from->reserve_end);
     out->numbers_end = rw_load32(&from->numbers_end);
+    out->owners_end = rw_load32(&from->owners_end);
     out->completions = rw_load32(&from->completions);
     out->wal_error = rw_load32(&from->wal_error);
     out->storage_full = rw_load32(&from->storage_full);

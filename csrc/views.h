@@ -28,6 +28,7 @@ typedef struct rw_engine_view {
     uint32_t life_at;
     uint32_t client_slots;
     uint32_t next_number;
+    uint32_t max_owners;
     uint32_t state;
     uint32_t error;
     uint32_t membership;
@@ -62,6 +63,7 @@ typedef struct rw_engine_view {
     uint64_t sealed_end;
     uint64_t reserve_end;
     uint32_t numbers_end;
+    uint32_t owners_end;
     uint32_t completions;
     uint32_t wal_error;
     uint32_t storage_full;

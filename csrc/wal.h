@@ -124,10 +124,13 @@ typedef struct rw_wal_snapshot {
     uint64_t timestamp_ns; /* no block below has a newer one */
     uint32_t count;        /* rows */
     uint32_t next_number;  /* no stream below has it or a larger one */
+    uint32_t owners;       /* rows of those */
+    uint32_t owners_end;   /* no owner below has that number or a larger one */
 } rw_wal_snapshot;
 /* `rows`: for as many streams as there may be, already touched: the compose lock is held while they
  * are filled. */
-void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot *out);
+void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_checkpoint_owner *owners,
+                          rw_wal_snapshot *out);
 /* How often, in this process's life, a composed frame has made records droppable: a start offset
  * was raised, a stream deleted. maintenance_fd is rung after each such block. */
 uint64_t rw_wal_cuts(rw_wal *w);

@@ -2,6 +2,7 @@
 /* Taking requests from the lanes into a block. One thread at a time (the compose lock, wal.h). */
 #include "block.h"
 #include "digest.h"
+#include "owners.h"
 #include "points.h"
 #include "settings.h"
 #include "wait.h"
@@ -10,37 +11,6 @@
 
 #include <limits.h>
 #include <string.h>
-
-uint32_t rw_lanes_ready(const rw_wal *w, uint32_t enough)
-{
-    uint32_t ready = 0;
-    for (uint32_t k = 0; k < w->lanes_end && ready < enough; k++)
-        ready += w->lanes[k].active && rw_lane_ready(&w->lanes[k]);
-    return ready;
-}
-
-uint64_t rw_lanes_backlog(const rw_wal *w)
-{
-    uint64_t sum = 0;
-    for (uint32_t k = 0; k < w->lanes_end; k++) {
-        const rw_lane_taker *e = &w->lanes[k];
-        /* A writer that stopped between claim and publish must not make everybody's blocks small.
-         */
-        uint64_t claimed =
-            e->active && rw_lane_ready(e) ? rw_peek64(&e->lane->claim) - e->cursor : 0;
-        /* the word is the client's; nothing else depends on it */
-        sum += claimed <= e->bytes ? claimed : 0;
-    }
-    return sum;
-}
-
-void rw_tell_refused(rw_wal *w, uint32_t k, uint32_t generation)
-{
-    rw_slot *slot = rw_slot_of(w->c, k);
-    rw_store32_seq(&slot->fault, generation);
-    rw_unpark(rw_low_half(&slot->head), INT_MAX);
-    rw_unpark(&slot->wake, INT_MAX);
-}
 
 /* The lane holds what no writer of ours writes. It is never looked at again; its client finds out
  * from `fault`. */
@@ -69,8 +39,8 @@ static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
         return RW_OK;
     }
     *need = rw_frame_bytes(q->payload_bytes);
-    if (*need < rw_frame_bytes(sizeof(rw_verdict)) && q->flags & RW_EXPECTS)
-        *need = rw_frame_bytes(sizeof(rw_verdict));
+    if (*need < rw_frame_bytes(sizeof(rw_verdict)))
+        *need = rw_frame_bytes(sizeof(rw_verdict)); /* it may be refused */
     if (!p->defined)
         *need += rw_frame_bytes(rw_stream_of(w->c, q->place)->name_bytes);
     return RW_OK;
@@ -100,6 +70,9 @@ static rw_frame frame_for(const rw_wal *w, uint32_t k, const rw_request *q)
         .digest = q->digest,
         .ticket = w->lanes[k].cursor,
         .number = q->number,
+        .producer_id = (uint32_t)q->producer_id,
+        .producer_sequence = q->producer_id != 0 ? q->producer_sequence : 0,
+        .producer_epoch = (uint32_t)(q->producer_id >> 32),
     };
 }
 
@@ -114,25 +87,31 @@ static void count_taken(rw_wal *w, uint32_t k, const rw_request *q, uint64_t fra
     e->taken++;
 }
 
-/* Is it wanted at another offset than it would get? */
-static bool is_elsewhere(const rw_wal_stream *p, const rw_request *q)
+/* Why the request is refused alone, and what belongs to that; 0: it is not. `p` NULL: the stream is
+ * deleted. */
+static uint32_t judge(const rw_wal *w, const rw_request *q, const rw_wal_stream *p, uint64_t *value)
 {
-    return q->flags & RW_EXPECTS && q->producer_sequence != p->next_offset;
+    *value = 0;
+    if (p == NULL)
+        return RW_VERDICT_DEAD;
+    if (q->producer_id != 0)
+        return rw_wal_owner_judge(w, q, value);
+    if (!(q->flags & RW_EXPECTS) || q->producer_sequence == p->next_offset)
+        return 0;
+    *value = p->next_offset;
+    return RW_VERDICT_OFFSET;
 }
 
-/* The stream is deleted (NULL), or goes on at another offset than it was told to: the request is
- * refused alone, and that is sealed like everything else, so that no successor changes its mind.
- * Its payload is not looked at. */
-static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q, const rw_wal_stream *p)
+/* That is sealed like everything else, so that no successor changes its mind. The payload is not
+ * looked at. */
+static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q, const rw_wal_stream *p,
+                           uint32_t reason, uint64_t value)
 {
     const rw_verdict verdict = {
-        .reason = p == NULL ? RW_VERDICT_DEAD : RW_VERDICT_OFFSET,
-        .request_bytes = q->payload_bytes,
-        .value = p == NULL ? 0 : p->next_offset,
-    };
+        .reason = reason, .request_bytes = q->payload_bytes, .value = value};
     rw_frame f = frame_for(w, k, q);
     f.kind = RW_FRAME_VERDICT;
-    f.base_offset = verdict.value;
+    f.base_offset = p == NULL ? 0 : p->next_offset;
     f.flags = 0;
     f.payload_bytes = sizeof verdict;
     f.count = 0;
@@ -158,11 +137,14 @@ static bool payload_is_right(const rw_request *q, const uint8_t *copy, const rw_
         return rw_batch_check(copy, q->payload_bytes, q->count, q->flags) == RW_OK;
     if (q->kind == RW_FRAME_SETTINGS)
         return rw_settings_check(copy, q->payload_bytes) == RW_OK;
+    if (q->kind == RW_FRAME_CLAIM)
+        return rw_claim_is_right(copy, q->payload_bytes);
     return q->kind != RW_FRAME_TRIM || trim_of(copy) <= p->next_offset;
 }
 
 /* What the frame changes of its stream. */
-static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, const uint8_t *copy)
+static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, const rw_frame *f,
+                          const uint8_t *copy)
 {
     if (!p->defined)
         rw_wal_stream_defined(w, p);
@@ -172,14 +154,19 @@ static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, cons
         p->composed_ns = w->last_timestamp_ns;
         rw_count64(&w->c->wal_records, q->count);
         rw_count64(&w->c->wal_payload_bytes, q->payload_bytes);
+        if (f->producer_id != 0)
+            rw_wal_owner_appended(w, f);
     } else if (q->kind == RW_FRAME_TRIM) {
         uint64_t before = trim_of(copy);
         w->cuts += before > p->trimmed_offset;
         p->trimmed_offset = before > p->trimmed_offset ? before : p->trimmed_offset;
     } else if (q->kind == RW_FRAME_SETTINGS) {
         w->settings_in = w->ring.base;
+    } else if (q->kind == RW_FRAME_CLAIM) {
+        rw_wal_owner_claimed(w, f, copy);
     } else {
         RW_ASSERT(q->kind == RW_FRAME_DELETE);
+        rw_wal_owners_of_deleted(w, p->number);
         w->cuts++;
         p->over = true;
     }
@@ -195,13 +182,18 @@ static int take(rw_wal *w, uint32_t k, const rw_request *q)
     uint64_t used_before = r->used;
     uint32_t frames_before = r->frames;
     rw_wal_stream *p = rw_wal_living(w, q->place, q->stream);
-    if (p == NULL || is_elsewhere(p, q)) {
-        refuse_request(w, k, q, p);
+    rw_frame f = frame_for(w, k, q);
+    uint64_t value;
+    uint32_t reason = judge(w, q, p, &value);
+    if (reason == 0 && q->kind == RW_FRAME_CLAIM &&
+        !rw_wal_claim_judge(w, q, rw_lane_payload(&w->lanes[k]), &f))
+        reason = RW_VERDICT_TABLE;
+    if (reason != 0) {
+        refuse_request(w, k, q, p, reason, value);
         return RW_OK;
     }
     if (!p->defined)
         put_definition(w, q->place, p);
-    rw_frame f = frame_for(w, k, q);
     f.base_offset = p->next_offset;
     uint8_t *copy = r->base + r->used + sizeof f;
     uint64_t bytes = rw_frame_put(r->base + r->used, &f, rw_lane_payload(&w->lanes[k]), r->seed);
@@ -213,7 +205,7 @@ static int take(rw_wal *w, uint32_t k, const rw_request *q)
     }
     (void)RW_POINT("l.take.post");
     count_taken(w, k, q, bytes);
-    change_stream(w, p, q, copy);
+    change_stream(w, p, q, &f, copy);
     return RW_OK;
 }
 
@@ -290,6 +282,7 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread)
 void rw_publish_block(rw_wal *w)
 {
     rw_control *c = w->c;
+    rw_wal_owners_publish(w); /* first: where a stream has `ended`, its owners are forgotten */
     rw_wal_streams_publish(w);
     (void)RW_POINT("l.heads.pre");
     for (uint32_t k = 0; k < w->lanes_end; k++) {
@@ -371,14 +364,6 @@ static uint64_t data_room(const rw_wal *w)
     uint64_t room = rw_log_ring_segment_room(&w->ring),
              kept = w->c->segment_bytes / RW_RESERVE_PART + drop_bytes(w->c->max_streams);
     return room > kept ? room - kept : 0;
-}
-
-bool rw_control_ready(const rw_wal *w)
-{
-    bool ready = w->drop_left != 0;
-    for (uint32_t k = w->c->client_slots; k < w->lanes_end; k++)
-        ready |= w->lanes[k].active && rw_lane_ready(&w->lanes[k]);
-    return ready;
 }
 
 /* Opens the block: RW_OK, or as rw_log_ring_begin. A bound for data only, as what a trusted lane

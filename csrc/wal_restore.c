@@ -60,6 +60,12 @@ static void restore_last_block(rw_wal *w, uint8_t *block)
 {
     rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
+        if (r->kind == RW_FRAME_BATCH && r->producer_id != 0)
+            rw_wal_owner_appended(w, r);
+        if (r->kind == RW_FRAME_CLAIM)
+            rw_wal_owner_claimed(w, r, (const uint8_t *)(r + 1));
+        if (r->kind == RW_FRAME_DELETE)
+            rw_wal_owners_of_deleted(w, r->stream);
         if (rw_frame_queued(r->kind) || r->kind == RW_FRAME_STREAM)
             restore_stream(w, r);
         if (r->kind == RW_FRAME_DROP)

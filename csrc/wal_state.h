@@ -39,6 +39,13 @@ typedef struct rw_wal_stream {
     bool over; /* its DELETE is composed */
 } rw_wal_stream;
 
+/* An owner as it is composed (owners.h). */
+typedef struct rw_wal_owner {
+    rw_checkpoint_owner row;
+    uint32_t number; /* 0: the place is free */
+    bool touched;    /* it is stored when the block is sealed */
+} rw_wal_owner;
+
 struct rw_wal {
     rw_control *c;
     rw_wal_options o;
@@ -55,6 +62,12 @@ struct rw_wal {
     uint32_t *touched; /* places of streams with frames in the block being composed */
     uint32_t touched_count;
     uint32_t numbers_end; /* as rw_control has it */
+    rw_wal_owner *owners; /* by place */
+    uint32_t *owner_index; /* by hash of the number: 1 + place; 0: free */
+    uint32_t owner_index_places;
+    uint32_t *owners_touched; /* places of rows that the block being composed changes */
+    uint32_t owners_touched_count;
+    uint32_t owners_end; /* as rw_control has it */
     /* what rw_wal_compose_drop was given, and what of it is not composed yet */
     rw_drop_row *drop_rows, *drop_next;
     uint32_t drop_left;
@@ -161,6 +174,24 @@ static inline void rw_wal_stream_touch(rw_wal *w, rw_wal_stream *p, uint64_t sta
     }
 }
 void rw_wal_streams_publish(rw_wal *w);
+
+/* wal_owners.c, under the compose lock */
+bool rw_wal_owners_open(rw_wal *w);
+void rw_wal_owners_close(rw_wal *w);
+/* Of a batch with an owner: 0: it is to be appended, else the reason why not (enum
+ * rw_verdict_reason), and the value that belongs to it. */
+uint32_t rw_wal_owner_judge(const rw_wal *w, const rw_request *q, uint64_t *value);
+/* Of a claim: the frame's owner, epoch and sequence. False: there is no place for it. */
+bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *payload, rw_frame *f);
+/* What a frame changes; by a successor again. */
+void rw_wal_owner_appended(rw_wal *w, const rw_frame *r);
+void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload);
+void rw_wal_owners_of_deleted(rw_wal *w, uint32_t stream);
+void rw_wal_owners_publish(rw_wal *w);
+/* All rows, and how many; in the order of places. */
+uint32_t rw_wal_owners_copy(const rw_wal *w, rw_checkpoint_owner *rows);
+/* By numbers. */
+void rw_wal_owners_sort(rw_checkpoint_owner *rows, uint32_t count);
 
 /* wal_drop.c, under the compose lock */
 /* How many rows the next DROP frame has, at the most; the first of them is good. 0: none waits. */

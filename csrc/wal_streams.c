@@ -150,7 +150,8 @@ static void sort_rows(rw_checkpoint_stream *rows, uint32_t count)
         qsort(rows, count, sizeof *rows, by_number);
 }
 
-void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot *out)
+void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_checkpoint_owner *owners,
+                          rw_wal_snapshot *out)
 {
     do {
         compose_lock(w);
@@ -159,6 +160,8 @@ void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot
             .block_number = w->c->sealed,
             .timestamp_ns = w->last_timestamp_ns,
             .next_number = w->numbers_end,
+            .owners = rw_wal_owners_copy(w, owners),
+            .owners_end = w->owners_end,
         };
         w->snapshot = true;
         /* Appends wait for this copy and no longer: rows are three times as large, and each is a
@@ -181,4 +184,5 @@ void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_wal_snapshot
     compose_unlock(w);
     rw_signal_fd(w->inner_fd); /* settings may have come in between */
     sort_rows(rows, out->count);
+    rw_wal_owners_sort(owners, out->owners);
 }

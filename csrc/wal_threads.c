@@ -49,7 +49,7 @@ rw_wal *rw_wal_open(rw_control *c, uint8_t *ring, const rw_wal_options *o, int d
         w->segments[i].fds[0] = -1;
     rw_log_ring_open(&w->ring, c, ring);
     rw_prefault(ring, 2 * c->ring_bytes, 1);
-    if (!rw_wal_streams_open(w)) {
+    if (!rw_wal_streams_open(w) || !rw_wal_owners_open(w)) {
         rw_wal_close(w);
         return NULL;
     }
@@ -74,6 +74,7 @@ void rw_wal_close(rw_wal *w)
         return;
     free(w->lanes);
     rw_wal_streams_close(w);
+    rw_wal_owners_close(w);
     free(w->touched);
     free(w->drop_rows);
     rw_occupancy_close(&w->occupancy);

@@ -59,6 +59,10 @@ class Config:
     max_clients: int = _setting(128, "count", "Clients attached at the same time.")
     max_outstanding: int = _setting(2048, "count", "Unconfirmed appends of one client. Power of two.")
     max_streams: int = _setting(Unsaid(16384), "count", "Streams this engine can hold.")
+    max_producers: int = _setting(1024, "count", "Producers this engine remembers.")
+    producer_age: float = _setting(
+        7 * 86400.0, "seconds", "A producer that was silent for so long may be forgotten, if another one needs its place."
+    )
     segment_bytes: int = _setting(
         Unsaid(64 * MIB), "bytes", "Size of a segment file, fixed with the first start. Multiple of 1 MiB."
     )
@@ -130,6 +134,8 @@ class Config:
         self._power_of_two("max_outstanding", 16, 1 << 20)
         self._within("max_clients", 1, 4096)
         self._within("max_streams", 1, 1 << 24)
+        self._within("max_producers", 0, 1 << 20)
+        self._within("producer_age", 0, 1e9)
         self._within("segments_ahead", 1, 64)
         self._within("blocks_in_flight", 1, lib.RW_WAL_THREADS_MAX)
         self._within("lane_quota_bytes", PAGE, GIB)

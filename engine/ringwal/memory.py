@@ -127,6 +127,7 @@ def create_control(
             "confirm_order": 1 if config.confirm_order == "log" else 0,
             "ring_bytes": config.ring_bytes,
             "segment_bytes": config.segment_bytes,
+            "max_owners": config.max_producers,
         },
     )
     control = _create("control area", lib.rw_control_bytes(geometry), 0, "rw_control *")

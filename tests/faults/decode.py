@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from tests.faults import decode_attic, decode_frames
+from tests.faults import decode_attic, decode_frames, decode_owners
 from tests.faults.decode_frames import (
     BATCH,
     DEFINITION,
@@ -22,7 +22,6 @@ from tests.faults.decode_frames import (
     DROP,
     KNOWN,
     NEVER_SET,
-    OWNERS,
     RECORD,
     SETTINGS,
     SETTINGS_HEAD,
@@ -40,23 +39,21 @@ from tests.faults.decode_frames import (
     start_offset,
     text,
 )
+from tests.faults.decode_owners import Owner, Owners
 
 __all__ = ["BATCH", "DEFINITION", "DELETE", "DROP", "RECORD", "TRIM", "DecodeError", "Record", "crc32c", "records_of", "split"]
 
 PAGE = 4096
 MANIFEST = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQQ")
 SEGMENT = struct.Struct("<8sII16sQQQQ")
-CHECKPOINT = struct.Struct("<8sII16sQQQQIIIIQQI")
+CHECKPOINT = struct.Struct("<8sII16sQQQQIIIIQQIII")
 STREAM_ROW = struct.Struct("<IHHQQQQ120s120s")
 EPOCH_ROW = struct.Struct("<QQQ")
-OWNER_ROW = struct.Struct("<QIIIIQ")
-OWNED_ROW = struct.Struct("<IIQQ")
 BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQQQ")
 VERSION = 2
 BLOCK_MAGIC = 0x314B434F4C425752
 DATA, EPOCH, END = 1, 2, 3
 OPEN = 1
-PRODUCER, CONSUMER = 1, 2
 
 
 class Manifest(NamedTuple):
@@ -109,24 +106,15 @@ class StreamRow(NamedTuple):
     settings: Settings = NEVER_SET
 
 
-class Owner(NamedTuple):
-    """A row of the owner table, with (sequence, offset) by stream."""
-
-    id: int
-    kind: int
-    epoch: int
-    timestamp_ns: int
-    streams: dict[int, tuple[int, int]]
-
-
 class Checkpoint(NamedTuple):
-    """Streams by number, (epoch, begin, end) of every epoch (the last one's end is 0), owners by id."""
+    """Streams by number, (epoch, begin, end) of every epoch (the last one's end is 0), owners by number."""
 
     position: int
     next_stream: int
     streams: dict[int, StreamRow]
     epochs: list[tuple[int, int, int]]
     owners: dict[int, Owner]
+    next_owner: int
 
 
 def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
@@ -134,26 +122,26 @@ def checkpoint(directory: Path, state: Manifest) -> Checkpoint:
     raw = (directory / f"checkpoint-{state.file}").read_bytes()[: state.bytes]
     if len(raw) < PAGE:
         raise DecodeError("the checkpoint is too short")
-    magic, version, features, uuid, epoch, position, _, _, *sizes, digest, row_bytes = CHECKPOINT.unpack_from(raw)
-    streams, owners, epochs, next_stream, size = sizes
-    blank = raw[: CHECKPOINT.size - 12] + bytes(8) + raw[CHECKPOINT.size - 4 :]
+    magic, version, features, uuid, epoch, position, _, _, *rest = CHECKPOINT.unpack_from(raw)
+    streams, owners, epochs, next_stream, size, digest, row_bytes, owner_bytes, next_owner = rest
+    blank = raw[:88] + bytes(8) + raw[96:]
     if magic != b"RWCHKPT1" or digest != xxhash.xxh3_64_intdigest(blank) or digest != state.digest:
         raise DecodeError("the checkpoint is damaged")
     if (version, uuid, epoch, position) != (VERSION, state.uuid, state.epoch, state.position):
         raise DecodeError("the checkpoint is another one")
-    if features & ~state.features or (owners and not features & OWNERS):
-        raise DecodeError(f"the checkpoint has features ({features:#x}) that the manifest or itself does not name")
+    if features & ~state.features:
+        raise DecodeError(f"the checkpoint has features ({features:#x}) that the manifest does not name")
     streams_end = PAGE + streams * STREAM_ROW.size
     epochs_end = streams_end + epochs * EPOCH_ROW.size
-    if size != len(raw) or epochs_end > size or row_bytes != STREAM_ROW.size:
+    draft = next_owner == 0  # an earlier one, which has no owners
+    wide = row_bytes == STREAM_ROW.size and owner_bytes == (0 if draft else decode_owners.ROW.size)
+    if size != len(raw) or epochs_end + owners * decode_owners.ROW.size != size or not wide or any(raw[CHECKPOINT.size : PAGE]):
         raise DecodeError("the checkpoint's sizes do not add up")
-    found = Checkpoint(
-        position, next_stream, _stream_rows(raw[PAGE:streams_end], next_stream),
-        list(EPOCH_ROW.iter_unpack(raw[streams_end:epochs_end])), _owner_rows(raw[epochs_end:], owners),
+    rows = _stream_rows(raw[PAGE:streams_end], next_stream)
+    return Checkpoint(
+        position, next_stream, rows, list(EPOCH_ROW.iter_unpack(raw[streams_end:epochs_end])),
+        decode_owners.rows_of(raw[epochs_end:], next_owner, rows), max(next_owner, 1),
     )  # fmt: skip
-    if any(set(owner.streams) - set(found.streams) for owner in found.owners.values()):
-        raise DecodeError("the checkpoint has owners of streams that it does not have")
-    return found
 
 
 def _stream_rows(raw: bytes, next_stream: int) -> dict[int, StreamRow]:
@@ -175,23 +163,6 @@ def _settings_row(raw: bytes) -> Settings:
     if any(raw[size:]):
         raise DecodeError("the checkpoint has settings that make no sense")
     return settings_of(raw[:size])
-
-
-def _owner_rows(raw: bytes, count: int) -> dict[int, Owner]:
-    owners: dict[int, Owner] = {}
-    at, last = count * OWNER_ROW.size, 0
-    for owner, kind, epoch, streams, zero, when in OWNER_ROW.iter_unpack(raw[:at]):
-        rows = list(OWNED_ROW.iter_unpack(raw[at : at + streams * OWNED_ROW.size]))
-        numbers = [row[0] for row in rows]
-        if owner <= last or kind not in (PRODUCER, CONSUMER) or zero or len(rows) != streams or numbers != sorted(set(numbers)):
-            raise DecodeError(f"the checkpoint's row of owner {owner} makes no sense")
-        if any(nothing or (kind == PRODUCER) != (sequence > 0) for _, nothing, sequence, _ in rows):
-            raise DecodeError(f"the checkpoint's streams of owner {owner} make no sense")
-        owners[owner] = Owner(owner, kind, epoch, when, {stream: (sequence, offset) for stream, _, sequence, offset in rows})
-        at, last = at + streams * OWNED_ROW.size, owner
-    if at != len(raw) or len(owners) != count:
-        raise DecodeError("the checkpoint's owners do not add up")
-    return owners
 
 
 class Block(NamedTuple):
@@ -219,8 +190,6 @@ class Content:
     ended: bool = False
     payload_bytes: int = 0
     newest_ns: int = 0
-    producers: dict[int, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
-    """By id: epoch, sequence and first offset of the last batch."""
     settings: Settings = NEVER_SET
 
     @property
@@ -258,12 +227,6 @@ class Content:
             self._take_batch(frame)
 
     def _take_batch(self, frame: Frame) -> None:
-        owner, epoch, sequence = frame.producer
-        if owner:
-            last_epoch, last, _ = self.producers.get(owner, (epoch, sequence - 1, 0))
-            if epoch < last_epoch or sequence != last + 1:
-                raise DecodeError(f"stream {self.number}: {epoch}/{sequence} of producer {owner} follows {last_epoch}/{last}")
-            self.producers[owner] = epoch, sequence, frame.base
         for offset, record in enumerate(records_of(frame), frame.base):
             self.records.append(record.data)
             if record.key is not None or record.headers or record.own_ns is not None:
@@ -271,7 +234,7 @@ class Content:
         self.payload_bytes += len(frame.payload)
         self.newest_ns = frame.timestamp_ns
 
-    def meet(self, row: StreamRow, owners: dict[int, Owner]) -> None:
+    def meet(self, row: StreamRow) -> None:
         """The walk has come to the checkpoint: what it found must be what the row says, as far as it is still there."""
         seen = self.first is not None
         if not seen:
@@ -279,9 +242,6 @@ class Content:
         good = self.name in (None, row.name) and self.next == row.next_offset and self.start <= row.start_offset
         if good and self.records:
             good = self.newest_ns == row.timestamp_ns and (self.first != 0 or self.payload_bytes == row.payload_bytes)
-        for owner, (epoch, sequence, offset) in self.producers.items():
-            if (known := owners.get(owner)) is not None:
-                good = good and epoch <= known.epoch and known.streams.get(self.number) == (sequence, offset)
         if self.settings.version or self.name is not None:  # all that there were are there, or those before are of no account
             good = good and self.settings == row.settings
         if self.ended or not good:
@@ -295,9 +255,10 @@ class Log:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.manifest = manifest(directory)
-        nothing = Checkpoint(0, 0, {}, [], {})
+        nothing = Checkpoint(0, 0, {}, [], {}, 1)
         self.checkpoint = checkpoint(directory, self.manifest) if self.manifest.epoch else nothing
         self._open: tuple[int, int, bytes] = (-1, 0, b"")
+        self._owners = Owners()
 
     def _segment(self, number: int) -> tuple[int, bytes]:
         """Its features and bytes."""
@@ -388,10 +349,17 @@ class Log:
                 row = self.checkpoint.streams.get(frame.stream)
                 if frame.kind == BATCH and row is not None and frame.base + frame.records > row.start_offset:
                     found.setdefault(frame.stream, Content(frame.stream)).take(frame)
+                    self._owners.take_kept(frame)
+
+    def owners(self) -> dict[int, Owner]:
+        """By number, those that are not forgotten at the log's end. Raises DecodeError."""
+        self.contents()
+        return self._owners.known
 
     def contents(self) -> dict[str, Content]:
         """Every stream that has not been deleted."""
         found: dict[int, Content] = {}
+        self._owners = Owners()
         self._take_kept(found)
         met = False
         for block in self.blocks():
@@ -405,6 +373,7 @@ class Log:
                 elif frame.kind != VERDICT:
                     of = found.setdefault(frame.stream, Content(frame.stream))
                     of.take(frame)
+                    self._owners.take(frame)
                     if met and of.name is None:
                         raise DecodeError(f"stream {of.number} has records at {block.position} and no definition")
         if not met:
@@ -420,13 +389,14 @@ class Log:
     def _meet(self, found: dict[int, Content]) -> bool:
         """The walk has come to the checkpoint's position."""
         rows = self.checkpoint.streams
+        self._owners.meet(self.checkpoint.owners, self.checkpoint.next_owner)
         for number, of in found.items():
             if number >= self.checkpoint.next_stream:
                 raise DecodeError(f"stream {number} is there before its number was given out")
             if number not in rows and of.name is not None and not of.ended:
                 raise DecodeError(f"stream {number}, {of.name}, is in the log and not in the checkpoint")
         for number, row in rows.items():
-            found.setdefault(number, Content(number)).meet(row, self.checkpoint.owners)
+            found.setdefault(number, Content(number)).meet(row)
         for number in [number for number in found if number not in rows]:
             if not found[number].ended:  # its end has gone with its segment, or lies in a part that has
                 del found[number]

@@ -15,19 +15,21 @@ DROPPED = struct.Struct("<IIQ")
 SETTINGS_HEAD = struct.Struct("<IHHQQQ")
 SETTINGS_TEXT, SETTINGS_SAID = 88, 7
 VERDICT_PAYLOAD = struct.Struct("<IIQ")
+CLAIM_HEAD = struct.Struct("<IIQ")
 PACKED = struct.Struct("<IIQ")
 KEYED = struct.Struct("<IHH")
 NAMED = struct.Struct("<HHI")
 
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS = range(1, 9)
-GROUPS, KEYS, COMPRESSED, OWNERS = 1, 2, 4, 8
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS, CLAIM = range(1, 10)
+GROUPS, KEYS, COMPRESSED = 1, 2, 4
 """Features."""
-KNOWN = GROUPS | KEYS | COMPRESSED | OWNERS
+KNOWN = GROUPS | KEYS | COMPRESSED
 NO_STREAM, NO_KEY = 0xFFFFFFFF, 0xFFFFFFFF
 CODEC, KEYED_FLAG, TIMED_FLAG = 0xF, 0x10, 0x20
 TIME_MAX = (1 << 63) - 1
 ZSTD, LZ4 = 1, 2
-DEAD_STREAM = 1
+PRODUCER, OWNER_NAME_MAX, NUMBERS = 1, 120, 1 << 32
+DEAD_STREAM, REASONS = 1, range(1, 7)
 ZSTD_MAGIC = 0xFD2FB528
 
 
@@ -126,7 +128,7 @@ def _padded(size: int) -> int:
 def _checked(frame: Frame) -> Frame:
     """With the features that it needs. Raises DecodeError."""
     kind, count, size = frame.kind, frame.records, len(frame.payload)
-    if not BATCH <= kind <= SETTINGS or kind == GROUP:
+    if not BATCH <= kind <= CLAIM or kind == GROUP:
         raise DecodeError(f"a frame of kind {kind}")
     if (kind == BATCH) != (count > 0) or (frame.flags and kind != BATCH) or frame.flags & ~(CODEC | KEYED_FLAG | TIMED_FLAG):
         raise DecodeError(f"a frame of kind {kind} with {count} records and flags {frame.flags:#x}")
@@ -137,16 +139,31 @@ def _checked(frame: Frame) -> Frame:
     sizes = {TRIM: size == 8, DELETE: size == 0, VERDICT: size == VERDICT_PAYLOAD.size, DROP: size and size % DROPPED.size == 0}
     if not sizes.get(kind, True):
         raise DecodeError(f"a frame of kind {kind} with {size} bytes")
+    _check_producer(frame)
     features = KEYS if frame.flags & KEYED_FLAG else 0
     features |= COMPRESSED if frame.flags & CODEC else 0
-    features |= OWNERS if frame.producer[0] else 0
     return frame._replace(features=features)
+
+
+def _check_producer(frame: Frame) -> None:
+    """Raises DecodeError."""
+    number, epoch, sequence = frame.producer
+    if frame.kind == VERDICT:
+        reason, _, value = VERDICT_PAYLOAD.unpack(frame.payload)
+        if reason not in REASONS or (reason == DEAD_STREAM and (value or frame.base)):
+            raise DecodeError(f"a verdict of reason {reason}, with {value}")
+        return
+    owned = frame.kind == CLAIM or (frame.kind == BATCH and number)
+    if owned and not (0 < number < NUMBERS and epoch):
+        raise DecodeError(f"a frame of kind {frame.kind} of owner {number}, epoch {epoch}")
+    if not owned and (number or epoch or sequence):
+        raise DecodeError(f"a frame of kind {frame.kind} with the producer {number}, {epoch}/{sequence}")
 
 
 def _table(frame: Frame, seed: int) -> tuple[list[Frame], bytes]:
     """The parts of a frame of several streams, and the payload behind its table. Raises DecodeError."""
     raw = frame.payload
-    if len(raw) < 8 or (frame.stream, frame.flags, frame.base) != (NO_STREAM, 0, 0):
+    if len(raw) < 8 or (frame.stream, frame.flags, frame.base, *frame.producer) != (NO_STREAM, *[0] * 5):
         raise DecodeError("a frame of several streams makes no sense")
     count, crc = struct.unpack_from("<II", raw)
     end = 8 + PART.size * count
@@ -157,7 +174,7 @@ def _table(frame: Frame, seed: int) -> tuple[list[Frame], bytes]:
         payload = raw[at : at + size]
         if stream <= last or len(payload) != size or kind not in (BATCH, TRIM):
             raise DecodeError(f"the part of stream {stream} makes no sense")
-        part = _checked(Frame(kind, stream, base, records, payload, flags, frame.timestamp_ns, frame.producer))
+        part = _checked(Frame(kind, stream, base, records, payload, flags, frame.timestamp_ns))
         parts.append(part._replace(features=part.features | GROUPS))
         at, last = at + _padded(size), stream
     if at != len(raw) or frame.records != sum(part.records for part in parts):
@@ -195,6 +212,16 @@ def settings_of(payload: bytes) -> Settings:
             raise DecodeError("a frame of settings has a name of no bytes")
         names.append(text(left.take(length)))
     return Settings(version, said, age, most, records, tuple(names))
+
+
+def claim_of(claim: Frame) -> tuple[int, str]:
+    """Whom it forgets, and the owner's name. Raises DecodeError."""
+    left = _Bytes(claim.payload, "a claim")
+    kind, forgets, _ = CLAIM_HEAD.unpack(left.take(CLAIM_HEAD.size))
+    name = claim.payload[left.at :]
+    if kind != PRODUCER or not 0 < len(name) <= OWNER_NAME_MAX:
+        raise DecodeError(f"a claim of an owner of kind {kind}, with a name of {len(name)} bytes")
+    return forgets, text(name)
 
 
 def start_offset(trim: Frame) -> int:

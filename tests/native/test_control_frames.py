@@ -298,7 +298,7 @@ def test_a_verdict_is_delivered_again_by_a_successor(world: World) -> None:
 
 def snapshot(wal: Wal) -> tuple[list[Any], Any]:
     rows, found = ffi.new("rw_checkpoint_stream[]", STREAMS), ffi.new("rw_wal_snapshot *")
-    lib.rw_wal_take_snapshot(wal.wal, rows, found)
+    lib.rw_wal_take_snapshot(wal.wal, rows, ffi.new("rw_checkpoint_owner[]", 4), found)
     return [ffi.new("rw_checkpoint_stream *", rows[i]) for i in range(found.count)], found  # copies: the table goes
 
 

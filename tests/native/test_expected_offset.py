@@ -22,7 +22,7 @@ def world(tmp_path: Path) -> Any:
 
 
 def submit(world: World, data: bytes, expected: int | None = None, stream: int = 0, flags: int = 0) -> int:
-    terms = ffi.new("rw_terms *", {"expected": expected or 0, "flags": flags or (0 if expected is None else lib.RW_EXPECTS)})
+    terms = ffi.new("rw_terms *", {"sequence": expected or 0, "flags": flags or (0 if expected is None else lib.RW_EXPECTS)})
     number = int(lib.rw_submit_on(world.client.writer, handle(stream), data, len(data), terms))
     assert number >= 0
     return number

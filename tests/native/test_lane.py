@@ -174,8 +174,7 @@ def test_a_scribbled_header_refuses_the_lane_and_no_other(field: str, tmp_path: 
         ("digest", 1),
         ("number", (2 << 32) + 1),  # another generation's
         ("number", 1),
-        ("producer_id", 1),  # of a feature that the log does not have
-        ("producer_sequence", 1),
+        ("producer_sequence", 1),  # nobody's
     ],
 )
 def test_a_forged_header_refuses_the_lane_and_no_other(field: str, value: int, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ringwal._native import ffi, lib
-from tests.support import native_stub
+from tests.support import native_stub, shared_words
 
 ROOT = Path(__file__).resolve().parents[2]
 CDEF = native_stub.declarations()
@@ -24,16 +24,19 @@ SIZES = {
     "rw_completion": 16,
     "rw_block_entry": 64,
     "rw_stream": 384,
+    "rw_owner": 192,
     "rw_lane": 4096,
     "rw_checkpoint_stream": 280,
+    "rw_checkpoint_owner": 176,
     "rw_settings": 120,
     "rw_request": 64,
     "rw_block": 128,
     "rw_frame": 88,
     "rw_verdict": 16,
+    "rw_claim": 16,
     "rw_drop_row": 16,
 }
-LAYOUT = (ROOT / "csrc" / "layout.h").read_text()
+LAYOUT = shared_words.source()
 PAGE = 4096
 
 

@@ -57,7 +57,8 @@ class Memory:
     """Control memory, log ring and lanes, private to this process."""
 
     def __init__(
-        self, *, clients: int = 4, engine_slots: int = 0, completions: int = 64, confirm_order: int = 0, segment: int = SEGMENT
+        self, *, clients: int = 4, engine_slots: int = 0, completions: int = 64, confirm_order: int = 0, segment: int = SEGMENT,
+        owners: int = 4,
     ) -> None:
         self._maps: list[tuple[Any, int, int]] = []
         geometry = ffi.new(
@@ -70,6 +71,7 @@ class Memory:
                 "confirm_order": confirm_order,
                 "ring_bytes": RING,
                 "segment_bytes": segment,
+                "max_owners": owners,
             },
         )
         self.segment = segment

@@ -48,12 +48,17 @@ def settings(stream: int, payload: bytes) -> Control:
     return Control(lib.RW_FRAME_SETTINGS, payload, stream)
 
 
+def claim(stream: int, name: bytes, forgets: int = 0) -> Control:
+    """Of a producer; the block's field ``owner`` says the rest."""
+    return Control(lib.RW_FRAME_CLAIM, struct.pack("<IIQ", lib.RW_OWNER_PRODUCER, forgets, 0) + name, stream)
+
+
 def drop(*rows: tuple[int, int]) -> Control:
     """Of (stream, start offset)."""
     return Control(lib.RW_FRAME_DROP, b"".join(struct.pack("<IIQ", stream, 0, start) for stream, start in rows))
 
 
-QUEUED = (lib.RW_FRAME_BATCH, lib.RW_FRAME_TRIM, lib.RW_FRAME_DELETE, lib.RW_FRAME_SETTINGS)
+QUEUED = (lib.RW_FRAME_BATCH, lib.RW_FRAME_TRIM, lib.RW_FRAME_DELETE, lib.RW_FRAME_SETTINGS, lib.RW_FRAME_CLAIM)
 
 # A record batch: stream number, and one payload or several.
 Batch: TypeAlias = tuple[int, bytes | Sequence[bytes]] | Control
@@ -95,7 +100,7 @@ class LogWriter:
         """A data block with `batches`, at the next place; `watermark` is where the block in front ends if not given.
 
         `fields` overrule what would be in the frames: `offset`, `name`, `stream_offset`. `own`: times of each batch's
-        records.
+        records. `owner`: number, epoch and sequence of batches and claims.
         """
         frames: list[tuple[Any, bytes]] = []
         for each in batches:
@@ -111,7 +116,10 @@ class LogWriter:
             offset = fields.get("offset", self.next[stream]) if queued else 0
             own = fields.get("own", ()) if kind == lib.RW_FRAME_BATCH else ()
             frames.append(self._frame(kind, stream, offset, count, payload + struct.pack(f"<{len(own)}Q", *own)))
-            frames[-1][0].flags = lib.RW_OWN_TIMES if own else 0
+            record = frames[-1][0]
+            record.flags = lib.RW_OWN_TIMES if own else 0
+            if kind in (lib.RW_FRAME_BATCH, lib.RW_FRAME_CLAIM):
+                record.producer_id, record.producer_epoch, record.producer_sequence = fields.get("owner", (0, 0, 0))
             if queued:
                 self.next[stream] += count
         size = sum(88 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128
@@ -138,7 +146,6 @@ class LogWriter:
         record.base_offset, record.payload_bytes = offset, len(payload)
         record.timestamp_ns, record.digest = 1_000 + offset, lib.rw_xxh3(payload, len(payload))
         record.ticket, record.number, record.slot, record.place = 64, 5 << 32 | 7, 3, stream
-        record.producer_id, record.producer_sequence = 11, offset
         return record, payload
 
     def _block(

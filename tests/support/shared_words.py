@@ -315,6 +315,13 @@ def words_md(layout: Layout) -> str:
     return "\n".join([*out, ""])
 
 
+def source() -> str:
+    """layout.h, with what it includes of its own in its place."""
+    folder = ROOT / "csrc"
+    text = (folder / "layout.h").read_text()
+    return re.sub(r'^#include "(layout_\w+\.h)"$', lambda found: (folder / found[1]).read_text(), text, flags=re.MULTILINE)
+
+
 def rendered(text: str) -> dict[str, str]:
     """Text by path below the root, of all that is made from this text of layout.h."""
     layout = parse(text)
@@ -329,6 +336,6 @@ def rendered(text: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for name, wanted in rendered((ROOT / "csrc" / "layout.h").read_text()).items():
+    for name, wanted in rendered(source()).items():
         (ROOT / name).parent.mkdir(exist_ok=True)
         (ROOT / name).write_text(wanted)

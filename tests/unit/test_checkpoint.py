@@ -9,6 +9,7 @@ import os
 import random
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -19,7 +20,7 @@ from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError, StorageFull, VersionMismatch
 from ringwal.log import checkpoint, checkpoint_file
 from ringwal.log import manifest as manifests
-from ringwal.log.checkpoint import Checkpoint, EpochRow, StreamRow, decode, encode, pack
+from ringwal.log.checkpoint import Checkpoint, EpochRow, OwnerRow, StreamRow, decode, encode, pack, pack_owners
 from ringwal.log.manifest import Manifest
 from tests.support.log_place import log_at
 
@@ -32,9 +33,10 @@ ROWS = [
     StreamRow(2, "grün", 0, 0, 0, 0),
     StreamRow(9, "n" * 120, 5, 5, 9, 1, OWN.ljust(120, b"\0")),
 ]
+OWNERS = [OwnerRow(2, 1, 4, 1, 30, 25, 3, 66, "p1"), OwnerRow(7, 1, 1, 9, 0, 0, 0, 67, "p2")]
 GOOD = Checkpoint(
     uuid=UUID, epoch=7, position=(1 << 30) + 8192, block_number=12, timestamp_ns=99, next_number=10,
-    streams=pack(ROWS), epochs=EPOCHS,
+    streams=pack(ROWS), epochs=EPOCHS, owners=pack_owners(OWNERS), owners_end=8,
 )  # fmt: skip
 DATA, DIGEST = encode(GOOD)
 
@@ -48,18 +50,21 @@ def signed(data: bytes) -> bytes:
 
 
 def test_it_comes_back_as_it_was() -> None:
-    assert decode(DATA) == GOOD and decode(DATA).rows() == ROWS
+    assert decode(DATA) == GOOD and decode(DATA).rows() == ROWS and decode(DATA).owner_rows() == OWNERS
     assert checkpoint.digest_of(DATA) == DIGEST
     none = dataclasses.replace(GOOD, streams=b"")
     assert decode(encode(none)[0]).rows() == []
 
 
 def test_it_is_laid_out_as_documented() -> None:
-    head = struct.pack("<8sII16sQQQQIIIIQ", b"RWCHKPT1", 2, 0, UUID, 7, (1 << 30) + 8192, 12, 99, 3, 0, 3, 10, len(DATA))
-    assert DATA[:88] == head and DATA[96:PAGE] == struct.pack("<I", 280) + bytes(PAGE - 100)
+    head = struct.pack("<8sII16sQQQQIIIIQ", b"RWCHKPT1", 2, 0, UUID, 7, (1 << 30) + 8192, 12, 99, 3, 2, 3, 10, len(DATA))
+    assert DATA[:88] == head and DATA[96:PAGE] == struct.pack("<III", 280, 176, 8) + bytes(PAGE - 108)
     assert DATA[PAGE : PAGE + 280] == struct.pack("<IHHQQQQ120s120x", 0, 1, 1, 10, 3, 1000, 77, b"a")
     assert DATA[PAGE + 2 * 280 + 160 : PAGE + 3 * 280] == OWN.ljust(120, b"\0")
-    assert DATA[PAGE + 3 * 280 :] == b"".join(struct.pack("<QQQ", *row) for row in EPOCHS)
+    owners = PAGE + 3 * 280 + 3 * 24
+    assert DATA[PAGE + 3 * 280 : owners] == b"".join(struct.pack("<QQQ", *row) for row in EPOCHS)
+    assert DATA[owners : owners + 176] == struct.pack("<IIIIQQQQII120s", 2, 1, 4, 1, 30, 25, 3, 66, 2, 0, b"p1")
+    assert len(DATA) == owners + 2 * 176
     assert DATA[88:96] == struct.pack("<Q", xxhash.xxh3_64_intdigest(DATA[:88] + bytes(8) + DATA[96:]))
 
 
@@ -70,6 +75,21 @@ def test_rows_are_what_the_core_writes() -> None:
     row.payload_bytes, row.timestamp_ns, row.name = 6, 7, b"x" + bytes(119)
     row.settings = OWN.ljust(120, b"\0")
     assert bytes(ffi.buffer(row)) == pack([StreamRow(9, "x", 5, 2, 6, 7, OWN)])
+    assert ffi.sizeof("rw_checkpoint_owner") == checkpoint.OWNER_BYTES
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"number": 8}, {"number": 0}, {"kind": 2}, {"epoch": 0}, {"stream": 10}, {"last_sequence": 31}, {"name": ""},
+        {"next_sequence": 1 << 62}, {"number": 7, "stream": 9, "name": "p2"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_row_of_an_owner_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    rows = [OWNERS[0]._replace(**wrong), OWNERS[1]]
+    with pytest.raises(CorruptionError, match="owner"):
+        dataclasses.replace(GOOD, owners=pack_owners(rows)).owner_rows()
 
 
 @settings(max_examples=300, deadline=None, database=None)

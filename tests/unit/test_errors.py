@@ -32,6 +32,8 @@ TREE: dict[str, tuple[type[Exception], str | None, bool]] = {
     "OffsetMismatch": (Exception, "not_appended", False),
     "OffsetTrimmed": (Exception, None, False),
     "CorruptionError": (Exception, None, False),
+    "SequenceGap": (Exception, "not_appended", False),
+    "ProducerFenced": (Exception, "not_appended", False),
     "ConfigError": (ValueError, None, False),
     "StreamExists": (errors.ConfigError, None, False),
 }
@@ -65,6 +67,7 @@ EXAMPLES = [
     errors.EngineFailed("write failed", errno.EIO),
     errors.OffsetMismatch("elsewhere", 17),
     errors.OffsetTrimmed("gone", 17),
+    errors.SequenceGap("missing", 17),
     errors.CorruptionError("bad block", segment=3, position=4096),
     errors.ClosedError("closed", outcome="unknown"),
 ]

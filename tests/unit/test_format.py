@@ -14,12 +14,11 @@ from ringwal.log.recovery import recover
 from ringwal.log.settings import Settings
 from tests.faults.decode import Content, DecodeError, Log, Record, contents
 from tests.support import drafts
-from tests.support.drafts import COMPRESSED, GROUPS, KEYED, KEYS, LZ4, OWNERS, PAGE, TIMED, ZSTD, Owner, Part, Producer, Row
+from tests.support.drafts import COMPRESSED, GROUPS, KEYED, KEYS, LZ4, PAGE, TIMED, ZSTD, Part, Row
 from tests.support.log_place import log_at
 from tests.support.log_writer import CONFIG
 
 LONG = b"abcdefgh" * 300 + bytes(range(256)) + b"abcdefgh" * 90 + b"the end of it all"
-ONE = Producer(id=0xABCDEF, epoch=4, sequence=9)
 
 Draft = Callable[[Path], Path]
 
@@ -35,10 +34,7 @@ def log(directory: Path, *frames: drafts.Frame, features: int = 0, rows: tuple[R
 def grouped(directory: Path) -> Path:
     parts = Part(1, 0, drafts.lengths([b"a", b"bb"]), 2), Part(4, 7, b"xyz", 1), Part(5, 3, (3).to_bytes(8, "little"), 0, 0, 3)
     rows = Row(4, "four", 7, 7), Row(5, "five", 3, 1)
-    return log(directory, drafts.define(1, "one"), drafts.group(*parts, by=NONE), features=GROUPS, rows=rows)
-
-
-NONE = Producer()
+    return log(directory, drafts.define(1, "one"), drafts.group(*parts), features=GROUPS, rows=rows)
 
 
 def with_keys(directory: Path) -> Path:
@@ -66,21 +62,10 @@ def with_times(directory: Path, *own: int) -> Path:
     return log(directory, *frames)
 
 
-def owned(directory: Path) -> Path:
-    made = drafts.Log(directory / "log", OWNERS)
-    first = drafts.batch(1, 0, b"a", b"b", by=ONE._replace(sequence=8))
-    made.add(drafts.define(1, "one"), first, drafts.batch(1, 2, b"c", by=ONE))
-    at = made.position
-    made.add(drafts.batch(1, 3, b"d", by=ONE._replace(epoch=5, sequence=10)), drafts.batch(1, 4, b"e"))
-    owners = Owner(7, 2, 1, [(1, 0, 2), (4, 0, 0)]), Owner(ONE.id, 1, 4, [(1, 9, 2)])
-    return made.write(Row(1, "one", 3, 0, 11, 1), Row(4, "four"), at=at, owners=owners)
-
-
 ROOM: dict[str, tuple[Draft, str]] = {
     "frames of several streams": (grouped, "frames of several streams"),
     "keys and headers": (with_keys, "keys and headers"),
     "compressed payloads": (compressed, "compressed payloads"),
-    "owners": (owned, "owner table"),
 }
 
 
@@ -148,14 +133,6 @@ def test_another_codec_is_seen_and_said(tmp_path: Path) -> None:
         contents(log(tmp_path, *frames, features=COMPRESSED))
 
 
-def test_owners_and_what_they_wrote_come_back(tmp_path: Path) -> None:
-    at = owned(tmp_path)
-    owners = Log(at).checkpoint.owners
-    assert owners[7].streams == {1: (0, 2), 4: (0, 0)}
-    assert (owners[ONE.id].epoch, owners[ONE.id].streams) == (4, {1: (9, 2)})
-    assert only(at).producers == {ONE.id: (5, 10, 3)}
-
-
 def test_trims_drops_verdicts_and_ends_are_followed(tmp_path: Path) -> None:
     made = drafts.Log(tmp_path / "log")
     made.add(drafts.define(1, "one"), drafts.batch(1, 0, b"a", b"b", b"c"), drafts.define(2, "two"), drafts.batch(2, 0, b"x"))
@@ -176,7 +153,7 @@ def test_the_engine_refuses_what_it_does_not_know_in_a_sentence(name: str, tmp_p
     assert {path.name: path.read_bytes() for path in at.rglob("*") if path.is_file() and path.name in before} == before
 
 
-@pytest.mark.parametrize(("where", "bits"), [("the checkpoint", {"features": OWNERS}), ("segment 0", {"of_segment": KEYS})])
+@pytest.mark.parametrize(("where", "bits"), [("the checkpoint", {"features": COMPRESSED}), ("segment 0", {"of_segment": KEYS})])
 def test_bits_of_a_part_are_refused_as_those_of_the_whole(where: str, bits: dict[str, int], tmp_path: Path) -> None:
     made = drafts.Log(tmp_path / "log")
     made.add(drafts.define(1, "one"), drafts.batch(1, 0, b"a"))
@@ -194,7 +171,7 @@ BAD: dict[str, tuple[drafts.Frame, int]] = {
     "times without room for them": (drafts.frame(drafts.BATCH, 1, 1, bytes(7), 1, flags=TIMED), 0),
     "a time that there is not": (drafts.frame(drafts.BATCH, 1, 1, drafts.timed(b"x", 1 << 63), 1, flags=TIMED), 0),
     "a trim with times": (drafts.frame(drafts.TRIM, 1, 1, bytes(8), flags=TIMED), 0),
-    "a kind that nobody knows": (drafts.frame(9, 1, 1), 0),
+    "a kind that nobody knows": (drafts.frame(10, 1, 1), 0),
     "settings without a version": (drafts.settings(1, 1, drafts.own(version=0)), 0),
     "settings that say what there is not": (drafts.settings(1, 1, drafts.own(said=8)), 0),
     "a limit that is not said": (drafts.settings(1, 1, drafts.own(said=6, limits=(5, 5, 5))), 0),
@@ -215,17 +192,14 @@ BAD: dict[str, tuple[drafts.Frame, int]] = {
     ),
     "a part of a stream that comes twice": (drafts.group(Part(1, 1, b"a", 1), Part(1, 2, b"b", 1)), GROUPS),
     "a drop without rows": (drafts.drop(), 0),
-    "a sequence that was there already": (drafts.batch(1, 1, b"b", by=ONE), OWNERS),
-    "an epoch that is over": (drafts.batch(1, 1, b"b", by=ONE._replace(epoch=3, sequence=10)), OWNERS),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_the_format_does_not_allow_is_seen(name: str, tmp_path: Path) -> None:
     last, features = BAD[name]
-    by = ONE if features == OWNERS else NONE
     with pytest.raises(DecodeError):
-        contents(log(tmp_path, drafts.define(1, "one"), drafts.batch(1, 0, b"a", by=by), last, features=features))
+        contents(log(tmp_path, drafts.define(1, "one"), drafts.batch(1, 0, b"a"), last, features=features))
     if features == 0:
         with pytest.raises(CorruptionError):
             recover(log_at(tmp_path / "log"), CONFIG)

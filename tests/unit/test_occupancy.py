@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 from ringwal.log import checkpoint_file, occupancy, sidefile
 from ringwal.log import manifest as manifests
@@ -92,7 +93,7 @@ def test_damage_denies_its_own_records_only(tmp_path: Path) -> None:
 
 def checkpoint(*rows: tuple[int, str, int]) -> Checkpoint:
     streams = pack([StreamRow(number, name, 1000, start, 0, 0) for number, name, start in rows])
-    where = {"epoch": 1, "position": MIB, "block_number": 1, "timestamp_ns": 0, "next_number": 100}
+    where: dict[str, Any] = {"epoch": 1, "position": MIB, "block_number": 1, "timestamp_ns": 0, "next_number": 100}
     return Checkpoint(uuid=bytes(16), streams=streams, epochs=(), **where)
 
 

@@ -113,7 +113,7 @@ def test_errors_are_those_of_a_client(log: LogWriter) -> None:
                 call()
         stream = found.stream("s0")
         writes = (stream.append, stream.append_many, stream.trim, stream.flush, stream.configure)
-        for write in (*writes, found.create_stream, found.delete_stream):
+        for write in (*writes, found.create_stream, found.delete_stream, found.producer):
             with pytest.raises(ringwal.NotWritable, match=r"ringwal\.connect") as refused:
                 write(b"x")
             assert refused.value.outcome == "not_appended"

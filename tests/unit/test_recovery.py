@@ -141,7 +141,7 @@ def test_what_is_carried_over_is_the_same_record(log: LogWriter) -> None:
     _, kind, persisted, slot, size, count, stream, flags, *rest = struct.unpack_from("<IBBHIIIIQQQQQQQII", piece, 128)
     payload = piece[216 : 216 + size]
     assert (kind, persisted, slot, count, stream, flags) == (lib.RW_FRAME_BATCH, 0, 0, 2, 1, 0)
-    assert rest == [1, 1_001, xxhash.xxh3_64_intdigest(payload), 0, 0, 11, 1, 0, 0]
+    assert rest == [1, 1_001, xxhash.xxh3_64_intdigest(payload), 0, 0, 0, 0, 0, 0]
     assert payload == struct.pack("<II", 1, 1) + b"yz" and head["number"] == 1
 
 

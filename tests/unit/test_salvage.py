@@ -18,7 +18,7 @@ from ringwal.log.recovery import recover
 from ringwal.log.salvage import Salvaged, salvage
 from ringwal.log.verify import Loss, verify
 from tests.support.log_place import log_at
-from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, blocks, delete, trim
+from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, blocks, claim, delete, trim
 
 SIZE = CONFIG.segment_bytes
 FRAME, HEADER = 88, 128
@@ -368,6 +368,27 @@ def test_a_salvaged_log_can_be_damaged_and_salvaged_again(log: LogWriter, tmp_pa
     found, made = saved(log)
     assert found == {"s0": {0: b"a", 2: b"c", 4: b"e"}}
     assert lost(made) == {("s0", 1, 2), ("s0", 3, 4)}
+
+
+@pytest.mark.parametrize("damage", [None, no_manifest, no_checkpoints, neither])
+def test_producers_are_forgotten_and_their_numbers_stay_theirs(
+    log: LogWriter, damage: Callable[[LogWriter], None] | None, tmp_path: Path
+) -> None:
+    log.put(claim(0, b"p"), (0, [b"a", b"b"]), owner=(5, 1, 0))
+    log = again(log)
+    log.put(claim(0, b"q"), (0, b"c"), owner=(9, 1, 0))
+    if damage is not None:
+        damage(log)
+    last = 9
+    for name in ("one", "two"):
+        salvage(log_at(log.directory), tmp_path / name)
+        log.directory = tmp_path / name
+        recovered = recover(log_at(log.directory), CONFIG)
+        assert recovered.owners == b"" and recovered.owners_end > last + (1 << 20)
+        assert len(readable(log.directory)["s0"]) == recovered.streams[0].next_offset
+        log, last = LogWriter(log.directory, recovered), recovered.owners_end
+        log.put(claim(0, b"p"), (0, b"more"), owner=(last, 1, 0))
+        no_checkpoints(log)
 
 
 def test_an_empty_log_is_saved_as_one(log: LogWriter) -> None:

@@ -13,10 +13,11 @@ from ringwal._native import lib
 from ringwal.errors import CorruptionError, FileError, VersionMismatch
 from ringwal.log import checkpoint_file, segment, sidefile
 from ringwal.log import manifest as manifests
+from ringwal.log.checkpoint import pack_owners
 from ringwal.log.recovery import recover
 from ringwal.log.verify import Loss, Report, verify
 from tests.support.log_place import log_at, path_of
-from tests.support.log_writer import CONFIG, PAGE, LogWriter, delete, trim
+from tests.support.log_writer import CONFIG, PAGE, LogWriter, claim, delete, trim
 
 SIZE = CONFIG.segment_bytes
 FRAME, HEADER = 88, 128
@@ -48,6 +49,7 @@ def small_log(log: LogWriter) -> tuple[LogWriter, int]:
     """Two epochs, each kind of block and frame, and what comes behind in the third, whose checkpoint has all before the end."""
     log.put((0, b"a"), (1, [b"x", b"", b"yy"]))
     log.put((0, b"b" * 300), trim(0, 1))
+    log.put(claim(1, b"till"), (1, b"w"), owner=(1, 1, 0))
     log = again(log)
     log.put((2, b"brief"))
     log.put(delete(2), (1, b"z"))
@@ -61,7 +63,7 @@ def meaningful(log: LogWriter, end: int) -> Iterator[tuple[Path, int]]:
     state = manifests.load(log_at(log.directory))
     for copy in (0, 1):
         yield from ((log.directory / "manifest", copy * PAGE + at) for at in range(144))
-    ends = [*range(96), *range(PAGE, state.checkpoint_bytes)]
+    ends = [*range(108), *range(PAGE, state.checkpoint_bytes)]
     yield from ((log.directory / checkpoint_file.name_of(state.checkpoint_file), at) for at in ends)
     yield from ((path_of(log.directory, 0), at) for at in range(64))
     data = path_of(log.directory, 0).read_bytes()[PAGE : PAGE + end]
@@ -218,6 +220,19 @@ def test_a_checkpoint_and_a_log_that_contradict_each_other(log: LogWriter) -> No
     manifests.store(at, checkpoint_file.put(at, state, other, 64))
     (place,) = checked(log).places
     assert "stream 0 's0' is another one in the log than in the checkpoint" in place.what
+
+
+def test_rows_of_producers_that_make_no_sense_are_damage(log: LogWriter) -> None:
+    log.put(claim(0, b"till"), (0, b"a"), owner=(1, 1, 0))
+    log = again(log)
+    at, state = log_at(log.directory), manifests.load(log_at(log.directory))
+    known = checkpoint_file.load(at, state)
+    (row,) = known.owner_rows()
+    for rows in ([row._replace(last_sequence=2)], [row._replace(number=2)], [row, row]):
+        manifests.store(at, checkpoint_file.put(at, state, dataclasses.replace(known, owners=pack_owners(rows)), 64, 64))
+        assert "row of owner" in checked(log).places[0].what
+    manifests.store(at, checkpoint_file.put(at, state, known, 64, 64))
+    assert checked(log).clean
 
 
 def test_a_block_that_is_older_than_one_in_front_of_it_is_told_and_takes_nothing(log: LogWriter) -> None:

@@ -424,6 +424,8 @@ def _walked(directory: Directory, state: _State, pace: Pace) -> tuple[Checkpoint
             timestamp_ns=walk.scan.timestamp_ns,
             next_number=walk.scan.next_number,
             streams=bytes(ffi.buffer(rows, count * STREAM_BYTES)),
+            owners=walk.owners(),
+            owners_end=walk.scan.owners_end,
             epochs=living(state.checkpoint.epochs, manifest.first_segment * walk.size),
         )
     found = {

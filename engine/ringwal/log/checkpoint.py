@@ -1,12 +1,13 @@
 """A checkpoint: what the log says up to one position, so that nobody has to read what is before. Pure bytes.
 
-    +--------+--------------------+------------------+
-    | header | a row per stream   | a row per epoch  |
-    | 4096   | 280 each           | 24 each          |
-    +--------+--------------------+------------------+
+    +--------+--------------------+------------------+------------------+
+    | header | a row per stream   | a row per epoch  | a row per owner  |
+    | 4096   | 280 each           | 24 each          | 176 each         |
+    +--------+--------------------+------------------+------------------+
 
 docs/format.md has every byte. One digest covers all of it; it is repeated in the manifest, which names the file
-(checkpoint_file.py). Rows of streams stay bytes until somebody asks: C writes them and C reads them (csrc/layout.h).
+(checkpoint_file.py). Rows of streams and owners stay bytes until somebody asks: C writes them and C reads them
+(csrc/layout_log.h).
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from ringwal.log import settings
 
 HEADER_BYTES = 4096
 STREAM_BYTES = 280
+OWNER_BYTES = 176
 _MAGIC = b"RWCHKPT1"
 _HEADER = struct.Struct("<8sII16sQQQQIIIIQ")
 _DIGEST = struct.Struct("<Q")
-_ROW_BYTES = struct.Struct("<I")
+_ROWS = struct.Struct("<III")
+"""Bytes of a stream's row, of an owner's, and the owners' end."""
 _STREAM = struct.Struct("<IHHQQQQ120s120s")
 _EPOCH = struct.Struct("<QQQ")
+_OWNER = struct.Struct("<IIIIQQQQII120s")
 _NUMBERS_END = 1 << 62
 
 
@@ -58,6 +62,20 @@ class StreamRow(NamedTuple):
     """As `settings.decode` takes them; none where nobody has set any."""
 
 
+class OwnerRow(NamedTuple):
+    """One owner that is not forgotten, as of the checkpoint's position (csrc/owners.h)."""
+
+    number: int
+    kind: int
+    epoch: int
+    stream: int
+    next_sequence: int
+    last_sequence: int
+    last_offset: int
+    timestamp_ns: int
+    name: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """What a checkpoint says."""
@@ -76,6 +94,31 @@ class Checkpoint:
     """Rows of all streams, in order of numbers: `rows`."""
     epochs: tuple[EpochRow, ...]
     """All that have a byte in the log, oldest first; the last one is the one in force."""
+    owners: bytes = b""
+    """Rows of all owners, in order of numbers: `owner_rows`."""
+    owners_end: int = 1
+    """No owner of the log ever had that number, or a larger one."""
+
+    def owner_rows(self) -> list[OwnerRow]:
+        """Every owner, in order of numbers. Raises as `rows`."""
+        found: list[OwnerRow] = []
+        names: set[tuple[int, int, bytes]] = set()
+        last = 0
+        for number, kind, epoch, stream, following, latest, offset, newest, size, _, raw in _OWNER.iter_unpack(self.owners):
+            name = raw[:size]
+            good = last < number < self.owners_end and kind == lib.RW_OWNER_PRODUCER and epoch and 0 < size <= len(raw)
+            if not good or latest > following or max(following, offset, newest) >= _NUMBERS_END:
+                raise CorruptionError(f"the checkpoint's row of owner {number} contradicts itself or the others")
+            try:
+                said = name.decode()
+            except UnicodeDecodeError:
+                raise CorruptionError(f"the checkpoint has an owner {number} with a name that is not UTF-8") from None
+            if stream >= self.next_number or (kind, stream, name) in names:
+                raise CorruptionError(f"the checkpoint's row of owner {number} contradicts the others")
+            last = number
+            names.add((kind, stream, name))
+            found.append(OwnerRow(number, kind, epoch, stream, following, latest, offset, newest, said))
+        return found
 
     def epochs_up_to(self, position: int) -> tuple[EpochRow, ...]:
         """The epochs, as if the one in force ended at that log position."""
@@ -127,6 +170,11 @@ def pack(rows: Sequence[StreamRow]) -> bytes:
     return b"".join(_packed(*row) for row in rows)
 
 
+def pack_owners(rows: Sequence[OwnerRow]) -> bytes:
+    """`Checkpoint.owners` of these rows."""
+    return b"".join(_OWNER.pack(*row[:8], len(name := row.name.encode()), 0, name) for row in rows)
+
+
 def _packed(number: int, name: str, following: int, start: int, size: int, newest: int, own: bytes) -> bytes:
     raw = name.encode()
     return _STREAM.pack(number, lib.RW_STREAM_OPEN, len(raw), following, start, size, newest, raw, own)
@@ -145,13 +193,13 @@ def encode(c: Checkpoint) -> tuple[bytes, int]:
         c.block_number,
         c.timestamp_ns,
         len(c.streams) // STREAM_BYTES,
-        0,
+        len(c.owners) // OWNER_BYTES,
         len(c.epochs),
         c.next_number,
-        HEADER_BYTES + len(c.streams) + len(epochs),
+        HEADER_BYTES + len(c.streams) + len(epochs) + len(c.owners),
     )
-    data = bytearray(b"".join((head.ljust(HEADER_BYTES, b"\0"), c.streams, epochs)))
-    _ROW_BYTES.pack_into(data, _HEADER.size + _DIGEST.size, STREAM_BYTES)
+    data = bytearray(b"".join((head.ljust(HEADER_BYTES, b"\0"), c.streams, epochs, c.owners)))
+    _ROWS.pack_into(data, _HEADER.size + _DIGEST.size, STREAM_BYTES, OWNER_BYTES, c.owners_end)
     digest = xxhash.xxh3_64_intdigest(data)
     _DIGEST.pack_into(data, _HEADER.size, digest)
     return bytes(data), digest
@@ -186,14 +234,15 @@ def decode(data: bytes) -> Checkpoint:
     if version != lib.RW_FORMAT_VERSION:
         raise VersionMismatch(f"the checkpoint has format {version}, this build reads {lib.RW_FORMAT_VERSION}")
     manifests.check_features(features, "the checkpoint")
-    (row_bytes,) = _ROW_BYTES.unpack_from(data, _HEADER.size + _DIGEST.size)
-    if row_bytes != STREAM_BYTES:
+    row_bytes, owner_bytes, owners_end = _ROWS.unpack_from(data, _HEADER.size + _DIGEST.size)
+    if row_bytes != STREAM_BYTES or (owners and owner_bytes != OWNER_BYTES):
         raise VersionMismatch(
             f"the checkpoint has {row_bytes} bytes for each stream, and this build reads {STREAM_BYTES}: the log is of an"
             " earlier draft of this format; read it with the build that wrote it, and append it to a new one"
         )
     rows_end = HEADER_BYTES + streams * STREAM_BYTES
-    if owners or len(data) != total or total != rows_end + epochs * _EPOCH.size:
+    epochs_end = rows_end + epochs * _EPOCH.size
+    if len(data) != total or total != epochs_end + owners * OWNER_BYTES:
         raise CorruptionError("the checkpoint's sizes contradict each other")
     found = Checkpoint(
         uuid=uuid,
@@ -203,7 +252,9 @@ def decode(data: bytes) -> Checkpoint:
         timestamp_ns=newest,
         next_number=next_number,
         streams=data[HEADER_BYTES:rows_end],
-        epochs=tuple(EpochRow(*row) for row in _EPOCH.iter_unpack(data[rows_end:])),
+        epochs=tuple(EpochRow(*row) for row in _EPOCH.iter_unpack(data[rows_end:epochs_end])),
+        owners=data[epochs_end:],
+        owners_end=max(owners_end, 1),  # an earlier draft says nothing
     )
     _check_epochs(found)
     return found

@@ -14,7 +14,7 @@ import os
 from ringwal.errors import CorruptionError, VersionMismatch
 from ringwal.log import checkpoint, files
 from ringwal.log import manifest as manifests
-from ringwal.log.checkpoint import HEADER_BYTES, STREAM_BYTES, Checkpoint
+from ringwal.log.checkpoint import HEADER_BYTES, OWNER_BYTES, STREAM_BYTES, Checkpoint
 from ringwal.log.directory import Directory
 from ringwal.log.files import open_synced, opened, page_up, read_all, storage_full, sync_directory, unlink, write_all
 from ringwal.log.manifest import Manifest
@@ -30,20 +30,20 @@ def name_of(number: int) -> str:
     return f"checkpoint-{number}"
 
 
-def prepare(directory: Directory, max_streams: int) -> None:
+def prepare(directory: Directory, max_streams: int, max_owners: int = 0) -> None:
     """Make both files as long as they may have to be; what they hold stays as it is. Raises StorageFull, OSError."""
     for number in (0, 1):
         name = name_of(number)
         files.check_regular(name, at=directory.fd)
         with storage_full(f"cannot make {name}"), opened(name, os.O_WRONLY | os.O_CREAT, at=directory.fd) as fd:
             found = os.fstat(fd)
-            if found.st_size < _room(max_streams) and found.st_nlink == 1:
-                _allocate(fd, _room(max_streams))
+            if found.st_size < _room(max_streams, max_owners) and found.st_nlink == 1:
+                _allocate(fd, _room(max_streams, max_owners))
                 os.fsync(fd)
                 sync_directory(directory.fd)
 
 
-def put(directory: Directory, manifest: Manifest, what: Checkpoint, max_streams: int) -> Manifest:
+def put(directory: Directory, manifest: Manifest, what: Checkpoint, max_streams: int, max_owners: int = 0) -> Manifest:
     """Write `what` to the file that `manifest` does not name, durably. Returns a manifest that names it, not stored yet.
 
     Raises:
@@ -53,7 +53,7 @@ def put(directory: Directory, manifest: Manifest, what: Checkpoint, max_streams:
     number = 1 - manifest.checkpoint_file if manifest.checkpoint_bytes else 0
     data, digest = checkpoint.encode(what)
     with storage_full(f"cannot make {name_of(number)}"):
-        _write(directory, name_of(number), data, max(_room(max_streams), page_up(len(data))))
+        _write(directory, name_of(number), data, max(_room(max_streams, max_owners), page_up(len(data))))
     return dataclasses.replace(
         manifest,
         checkpoint_position=what.position,
@@ -143,8 +143,8 @@ def look(directory: Directory, uuid: bytes) -> Checkpoint | None:
     return load(directory, manifest)
 
 
-def _room(max_streams: int) -> int:
-    return page_up(HEADER_BYTES + max_streams * STREAM_BYTES + _EPOCHS_BYTES)
+def _room(max_streams: int, max_owners: int) -> int:
+    return page_up(HEADER_BYTES + max_streams * STREAM_BYTES + _EPOCHS_BYTES + max_owners * OWNER_BYTES)
 
 
 def _write(directory: Directory, name: str, data: bytes, room: int) -> None:

@@ -33,9 +33,11 @@ FRAMES = {
     lib.RW_FRAME_VERDICT: "verdict",
     lib.RW_FRAME_DROP: "drop",
     lib.RW_FRAME_SETTINGS: "settings",
+    lib.RW_FRAME_CLAIM: "claim",
 }
 _HEADER, _FRAME = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
 _ROW = struct.Struct("<IIQ")
+"""Of a drop; a verdict and the head of a claim are three such numbers, too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class Frame:
     timestamp_ns: int
     wrong: str | None
     says: dict[str, Any]
-    """What the payload of a control frame says, and the times of a batch's records, where they have some of their own."""
+    """What the payload of a control frame says, the times of a batch's records, where they have some of their own, and whose
+    producer's it is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ class Dump:
         known = self._premise.checkpoint
         self.names = {row.number: row.name for row in known.rows()} if known is not None else {}
         """Of streams, by number, as far as they are known by now."""
+        self.producers = {row.number: row.name for row in known.owner_rows()} if known is not None else {}
+        """The same of producers."""
 
     def file_of(self, position: int) -> tuple[str, int]:
         """File, relative to the directory, and byte in it."""
@@ -223,6 +228,7 @@ class Dump:
     def _frame(self, position: int, frame: Any, payload: bytes) -> Frame:
         wrong = None if lib.rw_xxh3(payload, len(payload)) == frame.digest else "its payload is damaged"
         says = _meaning(frame, payload) if wrong is None else {}
+        says |= self._producer(frame, payload if wrong is None else b"")
         number = None if frame.stream == lib.RW_NO_STREAM else int(frame.stream)
         if number is not None and "name" in says:
             self.names[number] = says["name"]
@@ -239,6 +245,17 @@ class Dump:
             says=says,
         )
 
+    def _producer(self, frame: Any, payload: bytes) -> dict[str, Any]:
+        """Whose the frame is, if it is a producer's."""
+        if not frame.producer_id:
+            return {}
+        number = int(frame.producer_id)
+        if frame.kind == lib.RW_FRAME_CLAIM and len(payload) > _ROW.size:
+            self.producers[number] = payload[_ROW.size :].decode(errors="replace")
+        name = self.producers.get(number)
+        sequence, epoch = int(frame.producer_sequence), int(frame.producer_epoch)
+        return {"producer": {"name": name, "number": number, "epoch": epoch, "sequence": sequence}}
+
 
 def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:
     if frame.kind == lib.RW_FRAME_STREAM:
@@ -249,8 +266,9 @@ def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:
         return {"before": int.from_bytes(payload, "little")}
     if frame.kind == lib.RW_FRAME_SETTINGS:
         return {"settings": dataclasses.asdict(settings.decode(payload))}
-    if frame.kind == lib.RW_FRAME_VERDICT:
-        return {"reason": int.from_bytes(payload[:4], "little")}
+    if frame.kind in (lib.RW_FRAME_VERDICT, lib.RW_FRAME_CLAIM) and len(payload) >= _ROW.size:
+        first, second, third = _ROW.unpack_from(payload)
+        return {"forgets": second} if frame.kind == lib.RW_FRAME_CLAIM else {"reason": first, "value": third}
     rows = payload if frame.kind == lib.RW_FRAME_DROP and len(payload) % _ROW.size == 0 else b""
     return {"rows": [{"number": number, "before": offset} for number, _, offset in _ROW.iter_unpack(rows)]} if rows else {}
 

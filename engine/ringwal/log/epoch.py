@@ -58,7 +58,7 @@ class EpochWriter:
         largest = page_up(_BLOCK_HEADER_BYTES + walk.scan.largest_frame)
         self._memory = page_buffer(max(BLOCK_BYTES, largest))
 
-    def write(self, window_bytes: int, max_streams: int) -> Manifest:
+    def write(self, window_bytes: int, max_streams: int, max_owners: int) -> Manifest:
         """Write everything, then make the epoch the one in force. Returns the manifest that does.
 
         Raises:
@@ -66,7 +66,7 @@ class EpochWriter:
             StorageFull: a segment or a checkpoint's file is needed and there is no room for it.
             OSError: a write or sync failed.
         """
-        checkpoint_file.prepare(self._directory, max_streams)
+        checkpoint_file.prepare(self._directory, max_streams, max_owners)
         # Before anything is written: no other attempt, before or after, has this number.
         claimed = dataclasses.replace(self.manifest, claimed=self.manifest.claimed + 1, end=0)
         self.manifest = manifests.store(self._directory, claimed)
@@ -86,7 +86,7 @@ class EpochWriter:
             point("rec.epoch")
         finally:
             self._close()
-        named = checkpoint_file.put(self._directory, self.manifest, self._checkpoint(), max_streams)
+        named = checkpoint_file.put(self._directory, self.manifest, self._checkpoint(), max_streams, max_owners)
         point("rec.checkpoint")
         in_force = dataclasses.replace(
             named,
@@ -126,6 +126,8 @@ class EpochWriter:
             timestamp_ns=scan.timestamp_ns,
             next_number=scan.next_number,
             streams=bytes(ffi.buffer(rows, count * STREAM_BYTES)),
+            owners=self._walk.owners(),
+            owners_end=scan.owners_end,
             epochs=(*living(cut, self.manifest.first_segment * self._size), EpochRow(self.manifest.claimed, self.begin, 0)),
         )
 

@@ -32,7 +32,7 @@ _COPY = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQ")
 _DIGEST = struct.Struct("<Q")
 FEATURES = 0
 """Bits of what a reader has to know beyond the format's version: none yet."""
-_ROOM = {1: "frames of several streams", 2: "keys and headers", 4: "compressed payloads", 8: "an owner table"}
+_ROOM = {1: "frames of several streams", 2: "keys and headers", 4: "compressed payloads"}
 """What the bits mean that docs/format.md has room for."""
 _BACKUP = 1
 _NUMBERS_END = 1 << 62

@@ -189,6 +189,7 @@ def _named(directory: Directory, state: Manifest, faults: list[Fault]) -> Checkp
     try:
         found = checkpoint_file.load(directory, state)
         found.rows()
+        found.owner_rows()
     except CorruptionError as damage:
         name = checkpoint_file.name_of(state.checkpoint_file)
         faults.append(Fault(name, 0, str(damage).removeprefix(f"{directory.path / name}: ")))
@@ -206,6 +207,7 @@ def _any_checkpoint(directory: Directory, state: Manifest, most: int | None) -> 
                 read_all(fd, memoryview(data), 0)
             found = checkpoint.decode(bytes(data[: checkpoint.size_of(bytes(data))]))
             found.rows()
+            found.owner_rows()
         except (OSError, CorruptionError, VersionMismatch):
             continue
         if found.uuid == state.uuid and (most is None or found.position <= most):

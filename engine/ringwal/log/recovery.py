@@ -31,6 +31,7 @@ from ringwal.config import Config, format_size
 from ringwal.errors import ConfigError, CorruptionError, Error
 from ringwal.log import checkpoint_file, copies, segment, settings
 from ringwal.log import manifest as manifests
+from ringwal.log.checkpoint import OWNER_BYTES
 from ringwal.log.decision import Evidence, Outcome, Row, decide
 from ringwal.log.directory import Directory
 from ringwal.log.epoch import EpochWriter, begin_of
@@ -93,6 +94,10 @@ class Recovered:
     """Those that live, in order of their numbers, which may have gaps."""
     next_number: int
     """Of a stream that the log has never had."""
+    owners: bytes
+    """Rows of the owners, as a checkpoint has them."""
+    owners_end: int
+    """Number of an owner that the log has never had."""
     direct: bool
     """Segments are written with O_DIRECT."""
     statistics: Statistics
@@ -132,12 +137,15 @@ def recover(
     known = checkpoint_file.load(directory, manifest) if manifest.epoch else None
     if known is not None:
         known.rows()  # C believes them
+        known.owner_rows()
     with Walk(directory, manifest, known, tell, direct=config.direct_io != "off") as walk:
         cut = _find_cut(walk, manifest)
         tell(walk.end - walk.begin, walk.end - walk.begin)  # what lies behind the tail is not read
         streams = streams_of(walk)
         if len(streams) > config.max_streams:
             raise ConfigError(f"the log has {len(streams)} streams; raise max_streams to {len(streams)}")
+        if (owners := len(walk.owners()) // OWNER_BYTES) > config.max_producers:
+            raise ConfigError(f"the log has {owners} producers; raise max_producers to {owners}")
         _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
         if copied:
             copies.prove_whole(directory, manifest, known, walk, cut, tell, direct=config.direct_io != "off")
@@ -149,7 +157,7 @@ def recover(
         direct = _settle(directory, manifest, config)
         segment.unshare(directory, manifest, -(-walk.scan.taken_end // walk.size), direct=direct)
         writer = EpochWriter(directory, manifest, walk, cut, known.epochs if known else (), direct=direct)
-        switched = writer.write(config.ring_bytes, config.max_streams)
+        switched = writer.write(config.ring_bytes, config.max_streams, config.max_producers)
         point("rec.switched")
         return Recovered(
             manifest=switched,
@@ -160,6 +168,8 @@ def recover(
             timestamp_ns=walk.scan.timestamp_ns,
             streams=streams,
             next_number=walk.scan.next_number,
+            owners=walk.owners(),
+            owners_end=walk.scan.owners_end,
             direct=direct,
             statistics=_statistics(walk.scan, tuple(lost), time.monotonic() - began),
         )
@@ -182,6 +192,7 @@ def end_of(directory: Directory) -> tuple[Manifest, int]:
         return manifest, manifest.end
     known = checkpoint_file.load(directory, manifest)
     known.rows()
+    known.owner_rows()
     with Walk(directory, manifest, known, _nobody, direct=True) as walk:
         cut = _find_cut(walk, manifest)
         if walk.scan.largest_frame:
@@ -286,6 +297,7 @@ _CONTRADICTIONS = {
     lib.RW_RECOVERY_RENAMED: "it defines stream {} again, under another name",
     lib.RW_RECOVERY_DELETED: "it has a frame of stream {}, which was deleted before",
     lib.RW_RECOVERY_TRIM: "it drops records of stream {} that the stream does not have",
+    lib.RW_RECOVERY_OWNER: "it has a batch of stream {} that does not follow its producer's last one",
 }
 
 

@@ -56,6 +56,7 @@ def restore(backup: Path, path: Path) -> tuple[Made, bytes, int]:
         made, manifest = backup_note.in_force(source)
         known = checkpoint_file.load(source, manifest)
         known.rows()
+        known.owner_rows()
         if backup.resolve() in (path.resolve(), *path.resolve().parents):
             raise ConfigError(f"{path} is in the backup, of which nothing is changed: choose another directory")
         with new_log(path, "restore") as directory:

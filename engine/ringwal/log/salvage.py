@@ -50,6 +50,11 @@ _DROPPED = (
 _REWRITTEN = (lib.RW_AUDIT_FRAME, lib.RW_AUDIT_PAYLOAD, lib.RW_AUDIT_PADDING, lib.RW_AUDIT_MISPLACED, lib.RW_AUDIT_USED)
 
 
+_FORGOTTEN = 1 << 20
+"""The next owner number is so far beyond all that are known (docs/format.md): of claims that are lost nobody knows the numbers,
+and a client may still have one."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Salvaged:
     """What was made. `found` says what was damaged, `made` what the new log has: its holes say what is lost."""
@@ -231,7 +236,7 @@ class _Making:
     def _name(self, epochs: tuple[EpochRow, ...]) -> tuple[tuple[StreamRow, ...], tuple[str, ...]]:
         """Checkpoint and manifest of what was copied."""
         end = self._end
-        streams, nameless, next_number = self._streams(epochs)
+        streams, nameless, next_number, owners_end = self._streams(epochs)
         known = self._premise.checkpoint
         made = Checkpoint(
             uuid=self._manifest.uuid,
@@ -242,6 +247,8 @@ class _Making:
             next_number=next_number,
             streams=pack(streams),
             epochs=(*epochs[:-1], epochs[-1]._replace(end=0)),
+            # How far producers are cannot be proven, so all are forgotten: they are fenced, and claim anew.
+            owners_end=max(known.owners_end if known else 1, owners_end) + _FORGOTTEN,
         )
         own = dataclasses.replace(
             self._manifest,
@@ -253,8 +260,9 @@ class _Making:
         manifests.create(self._directory, dataclasses.replace(own, end=end))
         return streams, nameless
 
-    def _streams(self, epochs: tuple[EpochRow, ...]) -> tuple[tuple[StreamRow, ...], tuple[str, ...], int]:
-        """The rows of the new log's checkpoint, the names that had to be made up, and the next stream number."""
+    def _streams(self, epochs: tuple[EpochRow, ...]) -> tuple[tuple[StreamRow, ...], tuple[str, ...], int, int]:
+        """The rows of the new log's checkpoint, the names that had to be made up, the next stream number, and an owner number
+        that no frame has."""
         known = self._premise.checkpoint
         pages = Pages(self._directory, self._size)
         with Audit(pages, self._manifest.uuid, self._size, deep=False) as audit, contextlib.closing(pages):
@@ -273,7 +281,7 @@ class _Making:
             streams, nameless = _named(living, table.begins)
             begun = [_begin(row, table.lost.get(row.number, []), kept) for row in streams]
             self.leads = tuple(loss for _, loss in begun if loss is not None)
-            return tuple(row for row, _ in begun), nameless, next_number
+            return tuple(row for row, _ in begun), nameless, next_number, int(audit.state.owners_end)
 
 
 class _Table:

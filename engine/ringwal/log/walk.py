@@ -10,7 +10,7 @@ from typing import Any
 from ringwal._native import ffi, lib
 from ringwal.errors import CorruptionError
 from ringwal.log import segment
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint
+from ringwal.log.checkpoint import OWNER_BYTES, STREAM_BYTES, Checkpoint
 from ringwal.log.directory import Directory
 from ringwal.log.files import ANY_LENGTH, PAGE, page_up
 from ringwal.log.manifest import Manifest
@@ -55,6 +55,17 @@ class Walk:
                 count = len(checkpoint.streams) // STREAM_BYTES
                 if lib.rw_recovery_seed(self.scan, rows, count, checkpoint.next_number) != lib.RW_OK:
                     raise MemoryError("no memory for the table of streams")
+            with ffi.from_buffer("rw_checkpoint_owner[]", checkpoint.owners) as owners:
+                count = len(checkpoint.owners) // OWNER_BYTES
+                if lib.rw_recovery_seed_owners(self.scan, owners, count, checkpoint.owners_end) != lib.RW_OK:
+                    raise MemoryError("no memory for the table of owners")
+        else:
+            self.scan.owners_end = 1
+
+    def owners(self) -> bytes:
+        """Rows of all owners, with what is carried over counted in: `Checkpoint.owners`."""
+        rows = ffi.new("rw_checkpoint_owner[]", max(self.scan.owner_end, 1))
+        return bytes(ffi.buffer(rows, lib.rw_recovery_owner_rows(self.scan, rows) * OWNER_BYTES))
 
     def __enter__(self) -> Walk:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 from ringwal._native import ffi, lib
 from ringwal.errors import StorageFull
 from ringwal.log import checkpoint_file
-from ringwal.log.checkpoint import STREAM_BYTES, Checkpoint, living
+from ringwal.log.checkpoint import OWNER_BYTES, STREAM_BYTES, Checkpoint, living
 from ringwal.points import point
 from ringwal.processes.context import EngineContext
 from ringwal.processes.log_state import LogState
@@ -45,7 +45,9 @@ class Checkpoints:
         """In force, as this process has found or written it."""
         self._epochs = self.named.epochs
         self._rows = ffi.new("rw_checkpoint_stream[]", context.config.max_streams)
-        lib.rw_wal_take_snapshot(wal, self._rows, ffi.new("rw_wal_snapshot *"))  # so that its memory is there by the first one
+        self._owners = ffi.new("rw_checkpoint_owner[]", max(context.config.max_producers, 1))
+        # so that its memory is there by the first one
+        lib.rw_wal_take_snapshot(wal, self._rows, self._owners, ffi.new("rw_wal_snapshot *"))
         self._taken: Checkpoint | None = None
         self.named_cuts = -1 if context.replacement else 0
         """How many of the trims and deletions that this process has composed the named one has, at the least; -1: perhaps not
@@ -107,7 +109,7 @@ class Checkpoints:
         manifest, found = self._state.manifest, ffi.new("rw_wal_snapshot *")
         self._epochs = living(self._epochs, manifest.first_segment * manifest.segment_bytes)
         self._taken_cuts = int(lib.rw_wal_cuts(self._wal))  # before: the copy has at least those
-        lib.rw_wal_take_snapshot(self._wal, self._rows, found)
+        lib.rw_wal_take_snapshot(self._wal, self._rows, self._owners, found)
         self._taken = Checkpoint(
             uuid=self._context.uuid,
             epoch=self._context.epoch,
@@ -116,6 +118,8 @@ class Checkpoints:
             timestamp_ns=found.timestamp_ns,
             next_number=found.next_number,
             streams=bytes(ffi.buffer(self._rows, found.count * STREAM_BYTES)),
+            owners=bytes(ffi.buffer(self._owners, found.owners * OWNER_BYTES)),
+            owners_end=found.owners_end,
             epochs=self._epochs,
         )
         point("ckpt.taken")
@@ -124,7 +128,10 @@ class Checkpoints:
         cuts = self._taken_cuts
         self._state.check_directory()
         try:
-            named = checkpoint_file.put(self._context.directory, self._state.manifest, what, self._context.config.max_streams)
+            config = self._context.config
+            named = checkpoint_file.put(
+                self._context.directory, self._state.manifest, what, config.max_streams, config.max_producers
+            )
         except StorageFull as error:  # only where there are more epochs than there was room for
             self.no_room = error.errno
             if not self._told_no_room:

@@ -9,10 +9,12 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from ringwal._native import lib
 from ringwal.errors import ConfigError, Error, NoSuchStream, NotRunning, ShmUnavailable
+from ringwal.processes.claims import Claimed, Claims
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.descriptors import allow_descriptors
 from ringwal.processes.slots import Grant, SlotTable
@@ -42,6 +44,7 @@ class Service:
         streams: StreamTable,
         slots: SlotTable,
         changes: StreamChanges,
+        claims: Claims,
         *,
         report: Callable[[], dict[str, Any]],
         stop: Callable[[], None],
@@ -52,6 +55,7 @@ class Service:
         self._streams = streams
         self._slots = slots
         self._changes = changes
+        self._claims = claims
         self._report = report
         self._stop = stop
         self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
@@ -205,6 +209,10 @@ class Service:
             if request.get("op") == "lane":
                 self._make(connection, request, deadline, self._begin(request) if begun is None else begun)
                 return
+            if request.get("op") == "claim":  # answered when it is on stable storage
+                self._check_running()
+                self._claims.claim(request.get("stream"), request.get("name"), partial(self._claimed, connection, request))
+                return
             connection.reply(request, self._do(connection, request))
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
             told = error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}")
@@ -215,6 +223,15 @@ class Service:
         if request["op"] == "stop":
             LOG.info("asked to stop by process %d", connection.pid)
             self._stop()
+
+    def _claimed(self, connection: Connection, request: Message, found: Claimed | Error) -> None:
+        if connection not in self._connections:  # it has gone meanwhile
+            return
+        with self._served(connection):
+            if isinstance(found, Error):
+                self._refuse(connection, request, found)
+            else:
+                connection.reply(request, found._asdict())
 
     def _begin(self, request: Message) -> Grant:
         match request:

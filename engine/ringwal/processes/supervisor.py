@@ -36,6 +36,7 @@ from ringwal.log.recovery import Recovered, fitted, recover
 from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
 from ringwal.processes.children import Child, check_pidfd, reap_strangers
+from ringwal.processes.claims import Claims, restore_owners
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.control_lane import ControlLane
 from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
@@ -193,6 +194,7 @@ class Supervisor:
     def _run(self, context: EngineContext, listener: Listener, recovered: Recovered, home: Home) -> int:
         control, held = context.control.pointer, context.ownership.private.held
         streams = StreamTable(control, recovered.streams, recovered.next_number)
+        restore_owners(control, recovered.owners, recovered.owners_end)
         with (
             selectors.DefaultSelector() as selector,
             contextlib.closing(Lanes()) as lanes,
@@ -211,6 +213,7 @@ class Supervisor:
                 return report(context, group, recovered, home)
 
             changes = StreamChanges(control, streams, control_lane)
+            claims = Claims(control, context.config, streams, control_lane)
             service = Service(
                 context,
                 selector,
@@ -218,6 +221,7 @@ class Supervisor:
                 streams,
                 slots,
                 changes,
+                claims,
                 report=facts,
                 stop=group.stop,
             )

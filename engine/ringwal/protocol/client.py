@@ -26,6 +26,7 @@ from ringwal.protocol.messages import (
     Hello,
     LaneGrant,
     Message,
+    check_owner_name,
     check_stream_name,
     encode,
 )
@@ -176,6 +177,18 @@ class Registration:
         """
         reply, _ = yield from self._request(message)
         return reply
+
+    def claim_steps(self, stream: str, name: str) -> Steps[tuple[int, int, int]]:
+        """The producer of that name is the caller's from now on, on stable storage: its number, epoch and next sequence.
+
+        Raises:
+            NotRunning: the engine is stopping; or, with a `__cause__`, no answer came: claim it again, which does no harm.
+            ConfigError: a name that is none. ShmUnavailable: there is no place for another producer.
+        """
+        check_stream_name(stream)
+        check_owner_name(name)
+        reply, _ = yield from self._request({"op": "claim", "stream": stream, "name": name})
+        return int(reply["number"]), int(reply["epoch"]), int(reply["next"])
 
     def status(self) -> dict[str, Any]:
         """The engine's report."""

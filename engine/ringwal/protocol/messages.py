@@ -66,6 +66,15 @@ def check_stream_name(name: object) -> bytes:
     return encoded
 
 
+def check_owner_name(name: object) -> bytes:
+    """The same of a producer's name."""
+    try:
+        return check_stream_name(name)
+    except ConfigError as error:
+        said = str(error).replace("a stream name", "a producer's name").replace("stream name", "producer name")
+        raise ConfigError(said) from None
+
+
 def check_own_name(name: object) -> None:
     """Raises ConfigError: the engine keeps streams of such names for itself. They may be read, and nothing else."""
     if isinstance(name, str) and name.startswith("_"):

@@ -15,7 +15,7 @@ from ringwal.read import moments
 from ringwal.read.bounds import Bounds, EngineBounds
 from ringwal.read.cursor import Cursor, Log
 from ringwal.read.merged import MergedCursor, Wanted
-from ringwal.read.records import Time
+from ringwal.read.records import Header, Origin
 from ringwal.read.segments import Segments
 from ringwal.read.window import Ring
 
@@ -91,12 +91,16 @@ class Reader:
     def timestamp_of(self, stream: int, offset: int) -> int:
         """When record ``offset``, which is confirmed, was appended (nanoseconds since 1970), by its frame and without its
         payload. Raises as `read`."""
-        cursor, time = self._another(stream, offset), Time()
-        cursor.fill(time, 1)
+        return self.origin_of(stream, offset).timestamp_ns
+
+    def origin_of(self, stream: int, offset: int) -> Origin:
+        """What the frame of record ``offset``, which is confirmed, says of it. Raises as `read`."""
+        cursor, header = self._another(stream, offset), Header()
+        cursor.fill(header, 1)
         self._cursors[stream, offset] = cursor
-        if time.timestamp_ns is None:
+        if header.origin is None:
             raise IndexError(f"record {offset} is not confirmed")
-        return time.timestamp_ns
+        return header.origin
 
     def _another(self, stream: int, start: int) -> Cursor:
         """The one that has not been used for the longest time, if there are as many as are kept: its memory is warm."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.model import Record
@@ -12,26 +12,43 @@ RECORDS_MAX = (1 << 32) - 1
 NO_LIMIT = (1 << 64) - 1
 
 
-class Time:
-    """Takes the time of one record from a walk, and not the record; see `Records` for the steps."""
+class Origin(NamedTuple):
+    """What the frame of a record says of it."""
 
-    __slots__ = ("_taken", "_time", "timestamp_ns")
+    timestamp_ns: int
+    first: int
+    """Offset of the frame's first record."""
+    count: int  # type: ignore[assignment]  # the field wins over tuple.count
+    """Records of the frame."""
+    producer: int
+    """Number of the owner that numbers them; 0: nobody does."""
+    sequence: int
+    """That of the first record, by that owner."""
+    epoch: int
+    """Of the owner's claim that was in force."""
+
+
+class Header:
+    """Takes the header of one record's frame from a walk, and not the record; see `Records` for the steps."""
+
+    __slots__ = ("_frame", "_taken", "origin")
 
     def __init__(self) -> None:
-        self._time = ffi.new("uint64_t *")
+        self._frame = ffi.new("rw_frame *")
         self._taken = False
-        self.timestamp_ns: int | None = None
+        self.origin: Origin | None = None
 
     def take(self, window: Window, walk: Any) -> int:
         """Returns the ``rw_walk_stop`` of the walk in that window."""
-        stop = int(lib.rw_walk_time_at(window.area, walk, self._time))
+        stop = int(lib.rw_walk_frame_at(window.area, walk, self._frame))
         self._taken = stop == lib.RW_WALK_DONE
         return stop
 
     def keep(self) -> None:
         """What was taken last is good."""
         if self._taken:
-            self.timestamp_ns = int(self._time[0])
+            r = self._frame
+            self.origin = Origin(r.timestamp_ns, r.base_offset, r.count, r.producer_id, r.producer_sequence, r.producer_epoch)
 
     def undo(self) -> None:
         """What was taken last is void."""
@@ -42,7 +59,7 @@ class Time:
 
     def any(self) -> bool:
         """Is it known?"""
-        return self.timestamp_ns is not None
+        return self.origin is not None
 
 
 class Records:

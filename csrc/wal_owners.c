@@ -1,0 +1,264 @@
+/* The WAL process's own table of owners (owners.h). Under the compose lock. */
+#include "owners.h"
+
+#include "frame.h"
+#include "points.h"
+#include "wal_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NOWHERE UINT32_MAX
+
+static uint32_t home_of(const rw_wal *w, uint32_t number)
+{
+    return number * 2654435769u & (w->owner_index_places - 1);
+}
+
+/* Only a claim or a deletion changes which rows there are. */
+static void index_anew(rw_wal *w)
+{
+    memset(w->owner_index, 0, w->owner_index_places * sizeof *w->owner_index);
+    for (uint32_t place = 0; place < w->c->max_owners; place++) {
+        if (w->owners[place].number == 0)
+            continue;
+        uint32_t i = home_of(w, w->owners[place].number);
+        while (w->owner_index[i] != 0)
+            i = (i + 1) & (w->owner_index_places - 1);
+        w->owner_index[i] = place + 1;
+    }
+}
+
+static uint32_t place_of(const rw_wal *w, uint32_t number)
+{
+    uint32_t i = home_of(w, number);
+    while (w->owner_index[i] != 0 && w->owners[w->owner_index[i] - 1].number != number)
+        i = (i + 1) & (w->owner_index_places - 1);
+    return w->owner_index[i] - 1; /* none: NOWHERE */
+}
+
+bool rw_wal_owners_open(rw_wal *w)
+{
+    uint32_t count = w->c->max_owners, places = 2;
+    while (places < 2 * count)
+        places *= 2;
+    w->owner_index_places = places;
+    w->owners = calloc(count + 1, sizeof *w->owners);
+    w->owners_touched = calloc(count + 1, sizeof *w->owners_touched);
+    w->owner_index = malloc(places * sizeof *w->owner_index);
+    if (w->owners == NULL || w->owners_touched == NULL || w->owner_index == NULL)
+        return false;
+    /* What a predecessor died in storing has no number yet: the last sealed block says it again. */
+    for (uint32_t place = 0; place < count; place++) {
+        const rw_owner *o = rw_owner_of(w->c, place);
+        rw_checkpoint_owner *row = &w->owners[place].row;
+        *row = (rw_checkpoint_owner){
+            .number = rw_load32(&o->number),
+            .kind = o->kind,
+            .epoch = o->epoch,
+            .stream = o->stream,
+            .next_sequence = o->next_sequence,
+            .last_sequence = o->last_sequence,
+            .last_offset = o->last_offset,
+            .timestamp_ns = o->composed_ns,
+            .name_bytes = o->name_bytes,
+        };
+        memcpy(row->name, o->name, row->name_bytes);
+        w->owners[place].number = row->number;
+    }
+    w->owners_end = w->c->owners_end;
+    index_anew(w);
+    return true;
+}
+
+void rw_wal_owners_close(rw_wal *w)
+{
+    free(w->owners);
+    free(w->owners_touched);
+    free(w->owner_index);
+}
+
+static void touch(rw_wal *w, uint32_t place)
+{
+    rw_wal_owner *o = &w->owners[place];
+    if (!o->touched)
+        w->owners_touched[w->owners_touched_count++] = place;
+    o->touched = true;
+}
+
+static void forget(rw_wal *w, uint32_t place)
+{
+    w->owners[place].number = w->owners[place].row.number = 0;
+    touch(w, place);
+}
+
+/* -------------------------------------------------------------------------------------- batches */
+
+uint32_t rw_wal_owner_judge(const rw_wal *w, const rw_request *q, uint64_t *value)
+{
+    uint32_t place = place_of(w, (uint32_t)q->producer_id);
+    uint32_t epoch = (uint32_t)(q->producer_id >> 32);
+    *value = 0;
+    if (place == NOWHERE || w->owners[place].row.stream != q->stream)
+        return RW_VERDICT_FENCED;
+    const rw_checkpoint_owner *o = &w->owners[place].row;
+    if (o->epoch != epoch) {
+        *value = o->epoch;
+        return RW_VERDICT_FENCED;
+    }
+    uint64_t sequence = q->producer_sequence, end = sequence + q->count;
+    if (sequence == o->next_sequence)
+        return 0;
+    if (sequence < end && end <= o->next_sequence) {
+        *value = sequence < o->last_sequence ? RW_OFFSET_UNKNOWN
+                                             : o->last_offset + (sequence - o->last_sequence);
+        return RW_VERDICT_REPEAT;
+    }
+    *value = o->next_sequence;
+    return RW_VERDICT_GAP;
+}
+
+/* Said twice, it changes nothing. */
+void rw_wal_owner_appended(rw_wal *w, const rw_frame *r)
+{
+    uint32_t place = place_of(w, (uint32_t)r->producer_id);
+    if (place == NOWHERE)
+        return; /* its stream is deleted in this block, too */
+    rw_checkpoint_owner *o = &w->owners[place].row;
+    if (r->producer_sequence + r->count < o->next_sequence)
+        return;
+    o->last_sequence = r->producer_sequence;
+    o->last_offset = r->base_offset;
+    o->next_sequence = r->producer_sequence + r->count;
+    o->timestamp_ns = r->timestamp_ns;
+    touch(w, place);
+}
+
+/* --------------------------------------------------------------------------------------- claims */
+
+static uint32_t find(const rw_wal *w, uint32_t kind, uint32_t stream, const uint8_t *name,
+                     uint32_t bytes)
+{
+    for (uint32_t place = 0; place < w->c->max_owners; place++) {
+        const rw_checkpoint_owner *o = &w->owners[place].row;
+        if (w->owners[place].number != 0 && o->kind == kind && o->stream == stream &&
+            o->name_bytes == bytes && memcmp(o->name, name, bytes) == 0)
+            return place;
+    }
+    return NOWHERE;
+}
+
+static uint32_t free_place(const rw_wal *w)
+{
+    uint32_t place = 0;
+    while (place < w->c->max_owners && w->owners[place].number != 0)
+        place++;
+    return place < w->c->max_owners ? place : NOWHERE;
+}
+
+/* Also where another place has become free meanwhile: whoever has only the log forgets it, too. */
+static uint32_t forgotten_by(const rw_wal *w, const rw_claim *claim)
+{
+    return claim->forgets == 0 ? NOWHERE : place_of(w, claim->forgets);
+}
+
+bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *payload, rw_frame *f)
+{
+    rw_claim claim;
+    memcpy(&claim, payload, sizeof claim);
+    uint32_t bytes = q->payload_bytes - (uint32_t)sizeof claim;
+    uint32_t place = find(w, claim.kind, q->stream, payload + sizeof claim, bytes);
+    f->producer_id = w->owners_end;
+    f->producer_epoch = 1;
+    f->producer_sequence = 0;
+    if (place != NOWHERE) {
+        const rw_checkpoint_owner *o = &w->owners[place].row;
+        f->producer_id = o->number;
+        f->producer_epoch = o->epoch + 1;
+        f->producer_sequence = o->next_sequence;
+        return true;
+    }
+    uint32_t old = forgotten_by(w, &claim);
+    return old != NOWHERE ? w->owners[old].row.timestamp_ns <= claim.seen_ns
+                          : free_place(w) != NOWHERE;
+}
+
+/* Said twice, it changes nothing: of a row that is there, the epoch only grows. */
+void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload)
+{
+    rw_claim claim;
+    memcpy(&claim, payload, sizeof claim);
+    uint32_t number = (uint32_t)r->producer_id, place = place_of(w, number);
+    if (place == NOWHERE) {
+        place = forgotten_by(w, &claim);
+        if (place == NOWHERE)
+            place = free_place(w);
+        RW_ASSERT(place != NOWHERE);
+        rw_wal_owner *o = &w->owners[place];
+        o->number = number;
+        o->row = (rw_checkpoint_owner){
+            .number = number,
+            .kind = claim.kind,
+            .stream = r->stream,
+            .next_sequence = r->producer_sequence,
+            .name_bytes = r->payload_bytes - (uint32_t)sizeof claim,
+        };
+        memcpy(o->row.name, payload + sizeof claim, o->row.name_bytes);
+        index_anew(w);
+    }
+    rw_checkpoint_owner *row = &w->owners[place].row;
+    if (row->epoch < r->producer_epoch) {
+        row->epoch = r->producer_epoch;
+        row->timestamp_ns = r->timestamp_ns;
+    }
+    if (number >= w->owners_end)
+        w->owners_end = number + 1;
+    touch(w, place);
+}
+
+void rw_wal_owners_of_deleted(rw_wal *w, uint32_t stream)
+{
+    bool any = false;
+    for (uint32_t place = 0; place < w->c->max_owners; place++)
+        if (w->owners[place].number != 0 && w->owners[place].row.stream == stream) {
+            forget(w, place);
+            any = true;
+        }
+    if (any)
+        index_anew(w);
+}
+
+/* ---------------------------------------------------------------------------- publish, snapshot */
+
+void rw_wal_owners_publish(rw_wal *w)
+{
+    if (w->c->owners_end < w->owners_end)
+        rw_store32(&w->c->owners_end, w->owners_end);
+    for (uint32_t i = 0; i < w->owners_touched_count; i++) {
+        rw_wal_owner *o = &w->owners[w->owners_touched[i]];
+        o->touched = false;
+        rw_owner_store(rw_owner_of(w->c, w->owners_touched[i]), o->number != 0 ? &o->row : NULL);
+        (void)RW_POINT("l.owner.published");
+    }
+    w->owners_touched_count = 0;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    const rw_checkpoint_owner *x = a, *y = b;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+uint32_t rw_wal_owners_copy(const rw_wal *w, rw_checkpoint_owner *rows)
+{
+    uint32_t count = 0;
+    for (uint32_t place = 0; place < w->c->max_owners; place++)
+        if (w->owners[place].number != 0)
+            rows[count++] = w->owners[place].row;
+    return count;
+}
+
+void rw_wal_owners_sort(rw_checkpoint_owner *rows, uint32_t count)
+{
+    qsort(rows, count, sizeof *rows, by_number);
+}

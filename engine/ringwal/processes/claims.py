@@ -1,0 +1,132 @@
+"""Claims of producers, on their way into the engine's own lane: what csrc/owners.h leaves to be decided.
+
+Of one producer one claim is on the way at a time, so that what its row says when the claim is confirmed is the answer to it:
+nobody else knows the new epoch yet. A claim that needs another one's place says whose: the longest silent one's, if it has
+been silent for ``producer_age``.
+"""
+
+from __future__ import annotations
+
+import collections
+import struct
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+from ringwal import views
+from ringwal._native import ffi, lib
+from ringwal.config import Config
+from ringwal.errors import EngineFailed, Error, ShmUnavailable, of_code
+from ringwal.log.checkpoint import OWNER_BYTES
+from ringwal.processes.control_lane import ControlLane
+from ringwal.processes.streams import Key, StreamTable
+from ringwal.protocol.messages import check_own_name, check_owner_name
+
+TRIES = 8
+"""So often another one's place is looked for, where the one that was found is not silent any more."""
+
+_CLAIM = struct.Struct("<IIQ")
+
+
+class Claimed(NamedTuple):
+    """What the producer is from now on."""
+
+    number: int
+    epoch: int
+    next: int
+    """The sequence of its next record: so many of its records are in the log."""
+
+
+Told: TypeAlias = Callable[[Claimed | Error], None]
+
+
+class _Claim(NamedTuple):
+    key: Key
+    name: bytes
+    told: Told
+
+
+class Claims:
+    """Of the producers of one epoch."""
+
+    def __init__(self, control: Any, config: Config, streams: StreamTable, lane: ControlLane) -> None:
+        self._control = control
+        self._limit = config.max_producers
+        self._age_ns = int(config.producer_age * 1e9)
+        self._streams = streams
+        self._lane = lane
+        self._waiting: dict[tuple[int, bytes], collections.deque[_Claim]] = {}
+
+    def claim(self, stream: object, name: object, told: Told) -> None:
+        """The producer of that name, of the stream, begins anew; `told` once, when that is on stable storage.
+
+        Raises ConfigError: names that are none, or a stream of the engine's own. ShmUnavailable: the stream table is full.
+        """
+        check_own_name(stream)
+        encoded = check_owner_name(name)
+        key = self._streams.open(stream)
+        queue = self._waiting.setdefault((key.number, encoded), collections.deque())
+        queue.append(_Claim(key, encoded, told))
+        if len(queue) == 1:
+            self._submit(queue[0], TRIES)
+
+    def _submit(self, claim: _Claim, tries: int) -> None:
+        number, seen_ns = self._silent(claim) or (0, 0)
+        payload = _CLAIM.pack(lib.RW_OWNER_PRODUCER, number, seen_ns) + claim.name
+        done = partial(self._done, claim, tries)
+        self._lane.submit(lib.RW_FRAME_CLAIM, claim.key.place, claim.key.number, payload, done)
+
+    def _silent(self, claim: _Claim) -> tuple[int, int] | None:
+        """Whose place may be taken, and how newly it was seen to append; 0: none is needed. None: nobody's."""
+        rows = ffi.new("rw_checkpoint_owner[]", max(self._limit, 1))
+        count = lib.rw_owners_list(self._control, rows)
+        if count < self._limit or self._look(claim) is not None:
+            return 0, 0
+        silent = min((rows[i] for i in range(count)), key=lambda row: row.timestamp_ns)
+        if time.time_ns() - silent.timestamp_ns < self._age_ns:
+            return None
+        return int(silent.number), int(silent.timestamp_ns)
+
+    def _look(self, claim: _Claim) -> Claimed | None:
+        row, kind = ffi.new("rw_checkpoint_owner *"), lib.RW_OWNER_PRODUCER
+        found = lib.rw_owner_look(self._control, kind, claim.key.number, claim.name, len(claim.name), row)
+        return Claimed(row.number, row.epoch, row.next_sequence) if found == lib.RW_OK else None
+
+    def _done(self, claim: _Claim, tries: int, code: int) -> None:
+        if code < 0 and _reason(code) == lib.RW_VERDICT_TABLE and tries and self._silent(claim) is not None:
+            self._submit(claim, tries - 1)
+            return
+        key = (claim.key.number, claim.name)
+        queue = self._waiting[key]
+        queue.popleft()
+        claim.told(self._outcome(claim, code))
+        if queue:
+            self._submit(queue[0], TRIES)
+        else:
+            del self._waiting[key]
+
+    def _outcome(self, claim: _Claim, code: int) -> Claimed | Error:
+        if code >= 0:
+            return self._look(claim) or EngineFailed("the producer's row cannot be read", outcome="not_appended")
+        if _reason(code) == lib.RW_VERDICT_TABLE:
+            return ShmUnavailable(
+                f"the engine remembers {self._limit} producers, and none of them was silent for so long that it may be"
+                " forgotten; start it with a larger max_producers, or a shorter producer_age"
+            )
+        seen = views.engine(self._control)
+        return of_code(code, "the claim of a producer", stopped=seen.state == lib.RW_STOPPED, errno=int(seen.error))
+
+
+def restore_owners(control: Any, rows: bytes, owners_end: int) -> None:
+    """Fill the table of fresh memory (`rw_control *`) with what recovery found: rows of a checkpoint."""
+    lib.rw_set_owners_end(control, owners_end)
+    with ffi.from_buffer("rw_checkpoint_owner[]", rows) as owners:
+        for place in range(len(rows) // OWNER_BYTES):
+            row = ffi.new("rw_checkpoint_owner *", owners[place])
+            lib.rw_owner_restore(control, place, row)
+
+
+def _reason(code: int) -> int:
+    """Of a verdict; 0: it is none."""
+    return (code >> 56) & 0x7F if code < -(1 << 62) else 0

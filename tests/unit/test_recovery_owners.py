@@ -1,0 +1,155 @@
+"""Producers in recovery: what is known of them below the cut, and what of theirs is carried over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ringwal.errors import ConfigError, CorruptionError
+from ringwal.log import checkpoint_file
+from ringwal.log.checkpoint import OwnerRow
+from ringwal.log.recovery import Recovered, recover
+from tests.faults import decode
+from tests.support.log_place import log_at
+from tests.support.log_writer import CONFIG, LogWriter, claim, contents, delete
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> LogWriter:
+    return LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
+
+
+def again(log: LogWriter) -> Recovered:
+    return recover(log_at(log.directory), CONFIG)
+
+
+def rows(log: LogWriter, recovered: Recovered) -> dict[str, OwnerRow]:
+    """By name, as recovery says, and as the checkpoint that it wrote does."""
+    found = checkpoint_file.load(log_at(log.directory), recovered.manifest)
+    assert (found.owners, found.owners_end) == (recovered.owners, recovered.owners_end)
+    return {row.name: row for row in found.owner_rows()}
+
+
+def places(log: LogWriter, recovered: Recovered) -> dict[str, tuple[int, int, int, int, int]]:
+    """Number, epoch, next sequence, sequence and offset of the newest batch."""
+    return {
+        name: (row.number, row.epoch, row.next_sequence, row.last_sequence, row.last_offset)
+        for name, row in rows(log, recovered).items()
+    }
+
+
+def test_a_new_log_knows_nobody(log: LogWriter) -> None:
+    recovered = again(log)
+    assert (recovered.owners, recovered.owners_end) == (b"", 1)
+
+
+def test_below_the_cut_all_is_known(log: LogWriter) -> None:
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put((0, b"nobody's"))
+    log.put((0, [b"1", b"2"]), owner=(1, 1, 0))
+    log.put(claim(0, b"b"), owner=(2, 1, 0))
+    log.put((0, [b"3", b"4", b"5"]), owner=(1, 1, 2))
+    log.put(claim(0, b"a"), owner=(1, 2, 5))
+    log.put(claim(3, b"a"), owner=(7, 1, 0))
+    recovered = again(log)
+    found = rows(log, recovered)
+    assert recovered.owners_end == 8
+    assert {row.stream for row in found.values()} == {0, 3}
+    known = [row[:7] for row in checkpoint_file.load(log_at(log.directory), recovered.manifest).owner_rows()]
+    assert known == [(1, 1, 2, 0, 5, 2, 3), (2, 1, 1, 0, 0, 0, 0), (7, 1, 1, 3, 0, 0, 0)]
+    after = again(log)  # by the checkpoint alone
+    assert (after.owners, after.owners_end) == (recovered.owners, 8)
+
+
+def test_who_is_forgotten_is_not_there(log: LogWriter) -> None:
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put(claim(1, b"b"), owner=(2, 1, 0))
+    log.put(claim(0, b"c", forgets=1), owner=(3, 1, 0))
+    log.put(delete(1))
+    recovered = again(log)
+    assert places(log, recovered) == {"c": (3, 1, 0, 0, 0)}
+    assert recovered.owners_end == 4
+
+
+@pytest.mark.parametrize("owner", [(2, 1, 0), (1, 2, 0), (1, 1, 1), (1, 0, 0)], ids=["unknown", "epoch", "gap", "none"])
+def test_a_batch_that_its_producer_cannot_have_sent_is_a_contradiction(log: LogWriter, owner: tuple[int, int, int]) -> None:
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put((0, b"x"), owner=owner)
+    log.put((0, b"y"))
+    with pytest.raises(CorruptionError, match="does not follow its producer's last one"):
+        again(log)
+
+
+def test_beyond_the_cut_it_goes_on_as_its_stream_does(log: LogWriter) -> None:
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put((0, b"1"), owner=(1, 1, 0))
+    log.put((9, b"lost"), state="missing")
+    log.put((0, [b"2", b"3"]), owner=(1, 1, 1))
+    log.put(claim(0, b"a"), owner=(1, 2, 3))
+    log.put((0, b"4"), owner=(1, 2, 3))
+    log.put(claim(5, b"new"), owner=(2, 1, 0))
+    recovered = again(log)
+    assert places(log, recovered) == {"a": (1, 2, 4, 3, 3), "new": (2, 1, 0, 0, 0)}
+    assert contents(log.directory)["s0"] == [b"1", b"2", b"3", b"4"]
+    assert again(log).owners == recovered.owners
+
+
+@pytest.mark.parametrize("lost", ["a batch", "a claim", "a first claim"])
+def test_what_follows_something_lost_goes_with_it(log: LogWriter, lost: str) -> None:
+    """Nobody was told of it: it stands behind what is lost in its stream's queue."""
+    first = lost == "a first claim"
+    log.put(claim(0, b"a"), owner=(1, 1, 0), state="missing" if first else "whole")
+    if not first:
+        log.put((0, b"1"), owner=(1, 1, 0))
+    if lost == "a batch":
+        log.put((0, b"2"), owner=(1, 1, 1), state="missing")
+    elif lost == "a claim":
+        log.put(claim(0, b"a"), owner=(1, 2, 1), state="missing")
+    log.put((0, b"3"), owner=(1, 1, 2) if lost == "a batch" else (1, 2, 1) if lost == "a claim" else (1, 1, 0))
+    log.put((0, b"of nobody"))
+    recovered = again(log)
+    assert places(log, recovered) == ({} if first else {"a": (1, 1, 1, 0, 0)})
+    assert contents(log.directory).get("s0", []) == ([] if first else [b"1"])
+
+
+def test_a_lost_claim_takes_nothing_of_others_with_it(log: LogWriter) -> None:
+    log.put((0, b"0"))
+    log.put(claim(0, b"a"), owner=(1, 1, 0), state="missing")
+    log.put((0, b"of nobody"))
+    assert contents(log.directory) == {} or again(log)
+    assert contents(log.directory) == {"s0": [b"0", b"of nobody"]}
+
+
+def test_as_many_are_known_as_the_engine_can_hold(log: LogWriter) -> None:
+    for number in (1, 2, 3):
+        log.put(claim(0, b"p%d" % number), owner=(number, 1, 0))
+    with pytest.raises(ConfigError, match="3 producers; raise max_producers to 3"):
+        recover(log_at(log.directory), dataclasses.replace(CONFIG, max_producers=2))
+    assert len(rows(log, again(log))) == 3
+
+
+def test_what_is_carried_says_whose_it_is(log: LogWriter) -> None:
+    """Frames that are carried say whose they are."""
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put((9, b"lost"), state="missing")
+    log.put((0, b"1"), owner=(1, 1, 0))
+    log.put(claim(0, b"a"), owner=(1, 2, 1))
+    log.put((0, b"2"), owner=(1, 2, 1))
+    recovered = again(log)
+    carried = [frame.producer for block in decode.Log(log.directory).blocks() for frame in block.frames if frame.producer[0]]
+    assert carried[-3:] == [(1, 1, 0), (1, 2, 1), (1, 2, 1)]
+    assert places(log, recovered) == {"a": (1, 2, 2, 1, 1)}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_many_blocks_are_carried_with_their_producers(log: LogWriter, *, cut: bool) -> None:
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    if cut:
+        log.put((9, b"lost"), state="missing")
+    for n in range(60):
+        log.put((0, bytes([n]) * 9000), owner=(1, 1, n))
+    recovered = again(log)
+    assert places(log, recovered) == {"a": (1, 1, 60, 59, 59)}
+    assert len(contents(log.directory)["s0"]) == 60
