@@ -2,6 +2,7 @@
 
 from ringwal import interrupts  # noqa: F401  first: for a verb, signals have a meaning from here on
 from ringwal.client.api import Client, connect
+from ringwal.client.producer import Producer, ProducerReceipt
 from ringwal.client.receipt import Receipt
 from ringwal.client.stream import Stream
 from ringwal.config import Config
@@ -21,7 +22,9 @@ from ringwal.errors import (
     NotWritable,
     OffsetMismatch,
     OffsetTrimmed,
+    ProducerFenced,
     RecordTooLarge,
+    SequenceGap,
     ShmUnavailable,
     StorageFull,
     StreamDeleted,
@@ -64,12 +67,16 @@ __all__ = [
     "NotWritable",
     "OffsetMismatch",
     "OffsetTrimmed",
+    "Producer",
+    "ProducerFenced",
+    "ProducerReceipt",
     "ReadOnlyLog",
     "ReadOnlyStream",
     "Receipt",
     "Record",
     "RecordTooLarge",
     "Restored",
+    "SequenceGap",
     "ShmUnavailable",
     "StorageFull",
     "Stream",

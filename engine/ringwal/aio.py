@@ -5,6 +5,7 @@
 """
 
 from ringwal.client.aio import Client, connect
+from ringwal.client.aio_producer import Producer, ProducerReceipt
 from ringwal.client.aio_stream import Receipt, Stream
 
-__all__ = ["Client", "Receipt", "Stream", "connect"]
+__all__ = ["Client", "Producer", "ProducerReceipt", "Receipt", "Stream", "connect"]

@@ -187,8 +187,18 @@ def _frame_line(frame: dict[str, Any]) -> str:
         what += f", drops what is below {frame['before']}"
     if "rows" in frame:
         what = ", ".join(f"stream {row['number']} below {row['before']}" for row in frame["rows"])
+    what += "".join(_owner_words(frame))
     wrong = f"; bad: {frame['wrong']}" if frame["wrong"] else ""
     return f"{frame['position']} {frame['kind']}{name}: {what}, {frame['payload_bytes']} bytes{wrong}"
+
+
+def _owner_words(frame: dict[str, Any]) -> Iterator[str]:
+    if "producer" in frame:
+        owner = frame["producer"]
+        name = textio.visible(owner["name"] or "?")
+        yield f", producer {name} ({owner['number']}), epoch {owner['epoch']}, sequence {owner['sequence']}"
+    if frame.get("forgets"):
+        yield f", forgets producer ({frame['forgets']})"
 
 
 def _in_file(item: dict[str, Any]) -> str:

@@ -73,7 +73,8 @@ class ShmUnavailable(Error):
 
 
 class ForkError(Error):
-    """A receipt made before `fork` was used in the child; its fate is known to the parent only."""
+    """A receipt made before `fork` was used in the child; its fate is known to the parent only. Or a producer was: it goes on
+    in the parent, and the child claims one of its own (`outcome` "not_appended")."""
 
     outcome = "unknown"
 
@@ -181,6 +182,28 @@ class OffsetMismatch(Error):
     def __init__(self, message: str = "", actual: int | None = None) -> None:
         super().__init__(message)
         self.actual = actual
+
+
+class SequenceGap(Error):
+    """Records are missing between the producer's last one and this append: the next sequence is `expected`.
+
+    Nothing was appended.
+    """
+
+    outcome = "not_appended"
+
+    def __init__(self, message: str = "", expected: int | None = None) -> None:
+        super().__init__(message)
+        self.expected = expected
+
+
+class ProducerFenced(Error):
+    """Another process has claimed the producer since, or the engine has forgotten it (``producer_age``): nothing was appended,
+    and nothing will be. Whoever is to go on claims it anew, and is told how far it is.
+
+    `outcome` is "unknown" only of what was lost with an engine before, if the records that may have been it are trimmed."""
+
+    outcome = "not_appended"
 
 
 class ConfigError(Error, ValueError):

@@ -77,6 +77,22 @@ class Ack(NamedTuple):
     offset: int
     count: int  # type: ignore[assignment]  # the field wins over tuple.count, which no Ack needs
 
+    @property
+    def duplicate(self) -> bool:
+        """True where a producer has appended it before: ``offset`` is where it is since then."""
+        return False
+
+
+class RepeatedAck(Ack):
+    """An `Ack` of what was there before. ``offset`` is -1 if its record is trimmed by now."""
+
+    __slots__ = ()
+
+    @property
+    def duplicate(self) -> bool:
+        """See `Ack.duplicate`."""
+        return True
+
 
 class StreamInfo(NamedTuple):
     """What is known of a stream. Offsets are dense from 0."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from ringwal.thread_lock import ThreadLock
+from ringwal.thread_lock import Occupied, ThreadLock
 
 Found = TypeVar("Found")
 
@@ -76,16 +76,18 @@ class Ready:
 
 
 class Alone:
-    """Steps that no other thread, and no other task, is in at the same time. Sent: what they return."""
+    """Steps that no other thread, and no other task, is in at the same time. Sent: what they return. Thrown: Occupied, if
+    others were in them for so many seconds."""
 
-    __slots__ = ("lock", "steps")
+    __slots__ = ("lock", "patience", "steps")
 
-    def __init__(self, lock: ThreadLock, steps: Callable[[], Steps[Any]]) -> None:
+    def __init__(self, lock: ThreadLock, steps: Callable[[], Steps[Any]], patience: float | None = None) -> None:
         self.lock = lock
         self.steps = steps
+        self.patience = patience
 
     def park(self) -> Any:
-        return self.lock.run(partial(_parked, self.steps))
+        return self.lock.run(partial(_parked, self.steps), self.patience)
 
 
 def _parked(steps: Callable[[], Steps[Any]]) -> Any:
@@ -96,3 +98,29 @@ def alone(lock: ThreadLock, steps: Callable[[], Steps[Found]]) -> Steps[Found]:
     """As a step."""
     found: Found = yield Alone(lock, steps)
     return found
+
+
+def within(steps: Steps[Found], deadline: float, late: Callable[[], Exception]) -> Steps[Found]:
+    """As a part of steps that has to end by then (`time.monotonic`): where they wait behind that, ``late`` is thrown there."""
+    try:
+        wait = next(steps)
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if isinstance(wait, Alone):
+                wait = Alone(wait.lock, partial(_within, wait.steps, deadline, late), left)
+            elif hasattr(wait, "seconds"):
+                wait.seconds = min(wait.seconds, left)
+            try:
+                found = yield wait
+            except Occupied:
+                wait = steps.throw(late())
+            except BaseException as error:  # noqa: BLE001  it goes on, or is dealt with, where the wait stands
+                wait = steps.throw(error)
+            else:
+                wait = steps.send(found) if left else steps.throw(late())
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+def _within(steps: Callable[[], Steps[Found]], deadline: float, late: Callable[[], Exception]) -> Steps[Found]:
+    return within(steps(), deadline, late)

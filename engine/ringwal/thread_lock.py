@@ -11,6 +11,10 @@ from ringwal.greenlets import patched
 Found = TypeVar("Found")
 
 
+class Occupied(Exception):
+    """A lock was not to be had in time."""
+
+
 class ThreadLock:
     """Only one thread at a time is in `run`. A signal handler or destructor of the same thread comes in beside what it
     interrupts, so that must be right with what is half done.
@@ -29,13 +33,24 @@ class ThreadLock:
         self.awaited: Any = None
         """The same between tasks of one event loop, made by whoever needs it."""
 
-    def run(self, call: Callable[[], Found]) -> Found:
+    def held(self) -> bool:
+        """Is this thread inside? Then a signal handler or destructor asks, which has interrupted what goes on there."""
+        return self._of_greenlets is patched() and bool(self._lock._is_owned())
+
+    def run(self, call: Callable[[], Found], seconds: float | None = None) -> Found:
+        """Raises Occupied: others have held it for so many seconds."""
         if self._of_greenlets is not patched():
             self._lock, self._of_greenlets = threading.RLock(), patched()
         lock = self._lock
         inside = lock._is_owned()
         try:
-            with lock:
+            if seconds is None or inside:
+                with lock:
+                    return call()
+            if not lock.acquire(timeout=seconds):
+                raise Occupied
+            with lock:  # and no `try`: its first bytecode is covered by no handler
+                lock.release()
                 return call()
         finally:
             if not inside and lock._is_owned():

@@ -76,6 +76,34 @@ def test_one_old_record_in_each_of_a_hundred_segments_leaves_two_segments_and_on
     assert again.terminate() == 0
 
 
+def test_a_producer_goes_on_though_the_segments_with_its_claims_are_gone(
+    start: Callable[..., Engine], directory: Path
+) -> None:
+    running = start()
+    with ringwal.connect(directory) as client:
+        busy = client.stream("busy")
+        for n in range(4):
+            till = client.producer("quiet", "till")
+            assert till.next == n
+            till.append(old(n)).result(WAIT)
+            client.producer("busy", "passing").append(bytes(RECORD)).result(WAIT)
+            for _ in range(PER_SEGMENT + 8):
+                last = busy.append(bytes(RECORD))
+        busy.trim(last.result(WAIT).offset)
+        await_attic(client, directory, int(client.status()["segments"]["current"]) - 1)
+        for n in range(4):
+            told = till.append(old(n), seq=n).result(WAIT)
+            assert (told.duplicate, told.offset) == (True, n)
+    for killed in (False, True):
+        running.kill() if killed else running.terminate()
+        owners = decode.Log(directory).owners()
+        assert [(one.name, one.epoch, one.next) for one in owners.values()] == [("till", 4, 4), ("passing", 4, 4)]
+        running = start()
+    check_all(directory, 4)
+    with ringwal.connect(directory) as client:
+        assert client.producer("quiet", "till").next == 4
+
+
 def test_trims_empty_the_attic(start: Callable[..., Engine], directory: Path) -> None:
     running = start()
     with ringwal.connect(directory) as client:

@@ -14,9 +14,11 @@ import ringwal as ringwal_package
 from ringwal.log import backup_note
 from ringwal.log.backup_note import Note
 from ringwal.log.directory import Directory
+from ringwal.log.recovery import recover
 from tests.support.cli_rig import freeze, ringwal, serving
 from tests.support.host import until
-from tests.support.log_place import path_of
+from tests.support.log_place import log_at, path_of
+from tests.support.log_writer import CONFIG, LogWriter, claim
 
 PAGE = 4096
 
@@ -140,6 +142,43 @@ def test_dump_shows_damage_and_goes_on(stopped: Path) -> None:
     text = ringwal("dump", stopped).stdout.decode()
     assert f"bad: no block of epoch 1 at {header - PAGE}, to {header}" in text
     assert "; bad: its payload is damaged" in text
+
+
+def test_dump_shows_whose_a_batch_is(tmp_path: Path) -> None:
+    at = tmp_path / "d"
+    with serving(at), ringwal_package.connect(at) as client:
+        first = client.producer("s", "till 1")
+        first.append_many([b"a", b"b"]).result(timeout=30)
+        client.stream("s").append(b"nobody's").result(timeout=30)
+        again = client.producer("s", "till 1")
+        again.append(b"c").result(timeout=30)
+        with pytest.raises(ringwal_package.ProducerFenced):
+            first.append(b"late").result(timeout=30)
+    shown = [frame for block in dumped(at)[1:] for frame in block["frames"] if frame["kind"] != "definition"]
+    whose = [frame.get("producer") for frame in shown]
+    one = {"name": "till 1", "number": 1}
+    assert [(frame["kind"], frame.get("forgets"), frame.get("reason")) for frame in shown] == [
+        ("claim", 0, None), ("batch", None, None), ("batch", None, None), ("claim", 0, None), ("batch", None, None),
+        ("verdict", None, 5),
+    ]  # fmt: skip
+    assert shown[-1]["value"] == 2
+    assert whose == [
+        {**one, "epoch": 1, "sequence": 0}, {**one, "epoch": 1, "sequence": 0}, None, {**one, "epoch": 2, "sequence": 2},
+        {**one, "epoch": 2, "sequence": 2}, {**one, "epoch": 1, "sequence": 2},
+    ]  # fmt: skip
+    lines = ringwal("dump", at).stdout.decode().splitlines()
+    assert [line.split(": ", 1)[1].split(", ", 1)[1] for line in lines if "producer" in line][:2] == [
+        "producer till 1 (1), epoch 1, sequence 0, 22 bytes", "producer till 1 (1), epoch 1, sequence 0, 10 bytes",
+    ]  # fmt: skip
+
+
+def test_dump_shows_whom_a_claim_forgets(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path / "d", recover(log_at(tmp_path / "d"), CONFIG))
+    log.put(claim(0, b"old"), owner=(1, 1, 0))
+    log.put(claim(0, b"new", forgets=1), owner=(2, 1, 0))
+    shown = [frame for block in dumped(tmp_path / "d")[1:] for frame in block["frames"] if frame["kind"] == "claim"]
+    assert [(frame["producer"]["name"], frame["forgets"]) for frame in shown] == [("old", 0), ("new", 1)]
+    assert b"producer new (2), epoch 1, sequence 0, forgets producer (1), 19 bytes" in ringwal("dump", tmp_path / "d").stdout
 
 
 def test_dump_refuses_a_place_that_is_none(stopped: Path) -> None:

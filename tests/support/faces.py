@@ -29,6 +29,19 @@ class Pending(Protocol):
     def result(self) -> ringwal.Ack: ...
 
 
+class Numbering(Protocol):
+    """A producer, claimed."""
+
+    @property
+    def next(self) -> int: ...
+    def begin(self, data: Any, **terms: Any) -> Pending: ...
+    def begin_many(self, records: Iterable[Any], **terms: Any) -> Pending: ...
+    def append(self, data: Any, **terms: Any) -> ringwal.Ack:
+        """Confirmed."""
+
+    def flush(self, timeout: float | None = WAIT) -> None: ...
+
+
 class Connected(Protocol):
     """A client. What it raises is what the face raises."""
 
@@ -45,6 +58,7 @@ class Connected(Protocol):
     def streams(self) -> list[ringwal.StreamInfo]: ...
     def status(self) -> dict[str, Any]: ...
     def flush(self, name: str, timeout: float | None = WAIT) -> None: ...
+    def producer(self, stream: str, name: str) -> Numbering: ...
     def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         """An append that is not waited for."""
 
@@ -77,6 +91,27 @@ class Face(Protocol):
     name: str
 
     def connect(self, directory: Path, **options: Any) -> Connected: ...
+
+
+class _SyncNumbering:
+    def __init__(self, producer: ringwal.Producer) -> None:
+        self._producer = producer
+
+    @property
+    def next(self) -> int:
+        return self._producer.next
+
+    def begin(self, data: Any, **terms: Any) -> Pending:
+        return self._producer.append(data, **terms)
+
+    def begin_many(self, records: Iterable[Any], **terms: Any) -> Pending:
+        return self._producer.append_many(records, **terms)
+
+    def append(self, data: Any, **terms: Any) -> ringwal.Ack:
+        return self._producer.append(data, **terms).result(WAIT)
+
+    def flush(self, timeout: float | None = WAIT) -> None:
+        self._producer.flush(timeout)
 
 
 class _Sync:
@@ -118,6 +153,9 @@ class _Sync:
 
     def flush(self, name: str, timeout: float | None = WAIT) -> None:
         self.client.stream(name).flush(timeout)
+
+    def producer(self, stream: str, name: str) -> Numbering:
+        return _SyncNumbering(self.client.producer(stream, name))
 
     def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         return self.client.stream(name).append(data, **terms)
@@ -174,7 +212,7 @@ class SyncFace:
 
 
 class _AioPending:
-    def __init__(self, run: _Loop, receipt: ringwal.aio.Receipt) -> None:
+    def __init__(self, run: _Loop, receipt: ringwal.aio.Receipt | ringwal.aio.ProducerReceipt) -> None:
         self._run, self._receipt = run, receipt
 
     def done(self) -> bool:
@@ -222,6 +260,27 @@ class _Loop:
             self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join(WAIT)
             assert not self._thread.is_alive()
+
+
+class _AioNumbering:
+    def __init__(self, run: _Loop, producer: ringwal.aio.Producer) -> None:
+        self._run, self._producer = run, producer
+
+    @property
+    def next(self) -> int:
+        return self._producer.next
+
+    def begin(self, data: Any, **terms: Any) -> Pending:
+        return _AioPending(self._run, self._run.here(lambda: self._producer.append_nowait(data, **terms)))
+
+    def begin_many(self, records: Iterable[Any], **terms: Any) -> Pending:
+        return _AioPending(self._run, self._run.here(lambda: self._producer.append_many_nowait(records, **terms)))
+
+    def append(self, data: Any, **terms: Any) -> ringwal.Ack:
+        return self._run(lambda: self._producer.append(data, **terms))
+
+    def flush(self, timeout: float | None = WAIT) -> None:
+        self._run(lambda: self._producer.flush(timeout))
 
 
 class _Aio:
@@ -284,6 +343,9 @@ class _Aio:
 
     def flush(self, name: str, timeout: float | None = WAIT) -> None:
         self._run(lambda: self.client.stream(name).flush(timeout))
+
+    def producer(self, stream: str, name: str) -> Numbering:
+        return _AioNumbering(self._run, self._run(lambda: self.client.producer(stream, name)))
 
     def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_nowait(data, **terms)))

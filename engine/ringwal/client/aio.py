@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from ringwal import retention
 from ringwal.client import merging
+from ringwal.client.aio_producer import Producer
 from ringwal.client.aio_stream import AT_ONCE, Stream, each
 from ringwal.client.awaiting import drive
 from ringwal.client.core import ClientCore
@@ -139,6 +140,12 @@ class Client(ClientCore[Stream]):
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
         return await drive(self._create_steps(name, wanted, exist_ok=exist_ok))
 
+    async def producer(self, stream: str, name: str) -> Producer:
+        """As `ringwal.Client.producer`."""
+        made = Producer(self, stream, name)
+        await drive(made._claim_steps())
+        return made
+
     async def delete_stream(self, name: str) -> None:
         """As `ringwal.Client.delete_stream`."""
         await drive(self._delete_steps(name))
@@ -192,13 +199,16 @@ class Client(ClientCore[Stream]):
         try:
             with contextlib.suppress(TimeoutError):  # what is left then is told that the client was closed
                 async with asyncio.timeout_at(deadline):
-                    for stream in self._handles():
-                        await stream._submitted()
+                    for each in self._appending():
+                        await each._submitted()
             await drive(self._close_steps(None if deadline is None else max(0.0, deadline - self._own_loop.time())))
         finally:  # a task that is cancelled while it closes has closed: nobody comes back for it
             self._end()
-        for stream in self._handles():
-            await stream._submitted()  # they are refused now
+        for each in self._appending():
+            await each._submitted()  # they are refused now
+
+    def _appending(self) -> list[Stream | Producer]:
+        return [*self._handles(), *(each for each in self._numbering() if isinstance(each, Producer))]
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

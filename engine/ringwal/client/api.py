@@ -13,6 +13,7 @@ from ringwal import retention
 from ringwal.client import merging
 from ringwal.client.attachment import Attachment
 from ringwal.client.core import ClientCore
+from ringwal.client.producer import Producer
 from ringwal.client.stream import Stream, each
 from ringwal.errors import Error, NotRunning
 from ringwal.limits import seconds
@@ -141,6 +142,23 @@ class Client(ClientCore[Stream]):
         check_own_name(name)
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
         return park(self._create_steps(name, wanted, exist_ok=exist_ok))
+
+    def producer(self, stream: str, name: str) -> Producer:
+        """Claims the producer of that name, of that stream: who numbers what it appends, so that a repeat is known as one.
+        It has done so, on stable storage, when this returns.
+
+        Whoever has claimed it before is fenced from now on (`ProducerFenced`). `Producer.next` says how many of its records
+        are in the stream. The engine remembers ``max_producers`` of them; one that was silent for ``producer_age`` may be
+        forgotten, if another one needs its place, and is fenced then.
+
+        Raises:
+            ConfigError: a name that is none, or a stream of the engine's own.
+            ShmUnavailable: there is no place for another producer, or stream.
+            NotRunning: no engine serves the directory.
+        """
+        made = Producer(self, stream, name)
+        park(made._claim_steps())
+        return made
 
     def delete_stream(self, name: str) -> None:
         """Deletes the stream with all of its records: when this returns, that is on stable storage.

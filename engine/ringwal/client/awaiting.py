@@ -12,6 +12,7 @@ from ringwal.client.bell import TICK
 from ringwal.client.lane import Completion, Told
 from ringwal.client.results import PENDING
 from ringwal.steps import Alone, Ready, Rest, Steps, Wait
+from ringwal.thread_lock import Occupied
 
 Found = TypeVar("Found")
 
@@ -65,8 +66,19 @@ async def _ready(wait: Ready) -> bool:
 async def _alone(wait: Alone) -> Any:
     if wait.lock.awaited is None:
         wait.lock.awaited = asyncio.Lock()
-    async with wait.lock.awaited:
+    lock: asyncio.Lock = wait.lock.awaited
+    if wait.patience is None:
+        await lock.acquire()
+    else:
+        try:
+            async with asyncio.timeout(wait.patience):
+                await lock.acquire()
+        except TimeoutError:
+            raise Occupied from None
+    try:
         return await drive(wait.steps())
+    finally:
+        lock.release()
 
 
 async def _told(wait: Told) -> int:

@@ -25,6 +25,8 @@ from ringwal.thread_lock import ThreadLock
 if TYPE_CHECKING:
     import asyncio
 
+    from ringwal.client.producing import ProducerCore
+
 FIRST_REST, LONGEST_REST = 0.01, 0.2
 """Seconds between two attempts to attach again, at first and at most."""
 
@@ -66,6 +68,7 @@ class ClientCore(Generic[Handle]):
         self._ended_at = 0.0  # `time.monotonic`: the latest engine was found to have ended then
         self._loop: asyncio.AbstractEventLoop | None = None  # the one in which this client is awaited
         self._streams: dict[str, Handle] = {}
+        self._producers: weakref.WeakSet[ProducerCore] = weakref.WeakSet()
         self._latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
         _clients.add(self)
 
@@ -169,6 +172,8 @@ class ClientCore(Generic[Handle]):
         attachment.end(error)
         for stream in self._handles():
             stream._detach(attachment)
+        for producer in self._numbering():
+            producer._stream._detach(attachment)
         attachment.close()
         with contextlib.suppress(ValueError):  # a signal handler has done all this
             self._attachments.remove(attachment)
@@ -178,12 +183,20 @@ class ClientCore(Generic[Handle]):
             with contextlib.suppress(RuntimeError):  # another thread, or a destructor, opened one meanwhile
                 return list(self._streams.values())
 
+    def _numbering(self) -> list[ProducerCore]:
+        """The producers that are in use."""
+        while True:
+            with contextlib.suppress(RuntimeError):  # another thread, or a destructor, claimed one meanwhile
+                return list(self._producers)
+
     def _forked(self) -> None:
         """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
         self._lock = ThreadLock()
         attachments, self._attachments = self._attachments, []
         for stream in self._handles():
             stream._forked()
+        for producer in self._numbering():
+            producer._forked()
         for attachment in attachments:
             attachment.forked()
 
@@ -229,8 +242,21 @@ class ClientCore(Generic[Handle]):
         return (yield from self._in_engine_steps(lambda attachment: attachment.registration.status_steps()))
 
     def _close_steps(self, timeout: float | None) -> Steps[None]:
-        """See `Client.close`."""
-        yield from alone(self._lock, lambda: self._close(timeout))
+        """See `Client.close`. Before it is closed, what a producer has lost with an engine is sent again."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        first: Error | None = None
+
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        for producer in self._numbering() if self._options["reconnect"] and not self._closed else ():
+            try:
+                yield from producer._flush_steps(left())
+            except Error as error:
+                first = first or error
+        yield from alone(self._lock, lambda: self._close(left()))
+        if first is not None:
+            raise first
 
     def _close(self, timeout: float | None) -> Steps[None]:
         try:

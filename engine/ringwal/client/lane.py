@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.client.results import FAILED, PENDING, Bank, Ending, Results, settled
-from ringwal.client.verdicts import error_of, is_refused
+from ringwal.client.verdicts import error_of, is_refusal, is_refused
 from ringwal.errors import (
     AckTimeout,
     BackpressureTimeout,
@@ -293,7 +293,7 @@ class Lane:
             offset = yield from self._settled(results, number, began, deadline)
             if offset == FAILED and number not in self._told:
                 raise self.tell(number, offset)
-            if is_refused(offset) and number not in self._refused:
+            if is_refusal(offset) and number not in self._refused:
                 refused[number] = offset
         untold = refused.keys() - self._told
         self._told.update(refused)
@@ -321,7 +321,7 @@ class Lane:
                 return self._reason(found)
         for results, number in self._submitted(stream):
             found = results.find(number)
-            if (found == FAILED or (is_refused(found) and number not in self._refused)) and number not in self._told:
+            if (found == FAILED or (is_refusal(found) and number not in self._refused)) and number not in self._told:
                 return self._reason(found)
         return None
 
@@ -437,7 +437,7 @@ class Lane:
     def _note_refused(self, first: int, found: array.array[int]) -> None:
         """Before the cells of these numbers are given out again, with which their streams are forgotten."""
         for number, code in enumerate(found, first):
-            if is_refused(code) and number not in self._told:
+            if is_refusal(code) and number not in self._told:
                 # The first one to note it did so before the number's cell was another's.
                 self._refused.setdefault(number, (int(lib.rw_submitted_stream(self.writer, number)), code))
 

@@ -46,11 +46,14 @@ class Terms:
 
     __slots__ = ("_times", "pointer")
 
-    def __init__(self, own_times: array[int] | None, expected_offset: int | None) -> None:
+    def __init__(
+        self, own_times: array[int] | None, expected_offset: int | None = None, *, producer: int = 0, sequence: int = 0
+    ) -> None:
         self._times = ffi.NULL if own_times is None else ffi.from_buffer("uint64_t[]", own_times)
-        expected = 0 if expected_offset is None else whole(expected_offset, "expected_offset", 0)
+        number = sequence if expected_offset is None else whole(expected_offset, "expected_offset", 0)
         flags = 0 if expected_offset is None else int(lib.RW_EXPECTS)
-        self.pointer: Any = ffi.new("rw_terms *", {"times": self._times, "expected": expected, "flags": flags})
+        said = {"times": self._times, "producer": producer, "sequence": number, "flags": flags}
+        self.pointer: Any = ffi.new("rw_terms *", said)
 
 
 class StreamCore:

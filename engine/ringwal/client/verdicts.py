@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ringwal._native import lib
-from ringwal.errors import Error, OffsetMismatch, of_code
+from ringwal.errors import Error, OffsetMismatch, ProducerFenced, SequenceGap, of_code
 
 DELETED = int(lib.RW_DELETED)
 ANSWERED = -(1 << 62)
@@ -16,11 +16,43 @@ def is_refused(found: int) -> bool:
     return found == DELETED or found < ANSWERED
 
 
+def repeated_at(found: int) -> int | None:
+    """The offset of the records that a producer has appended before; -1: the engine does not remember it; None: it is no
+    repeat."""
+    if found >= ANSWERED or found >> 56 & 0x7F != lib.RW_VERDICT_REPEAT:
+        return None
+    return -1 if found & _VALUES == lib.RW_OFFSET_UNKNOWN else found & _VALUES
+
+
+def is_refusal(found: int) -> bool:
+    """Was nothing appended, and is that not what was wanted? A repeat is there already."""
+    return is_refused(found) and repeated_at(found) is None
+
+
+def gap_before(found: int) -> int | None:
+    """The sequence that was to come, where records are missing; None: it is no gap."""
+    return found & _VALUES if found < ANSWERED and found >> 56 & 0x7F == lib.RW_VERDICT_GAP else None
+
+
+def is_fenced(found: int) -> bool:
+    """Is it no longer the producer's turn to append?"""
+    return found < ANSWERED and found >> 56 & 0x7F == lib.RW_VERDICT_FENCED
+
+
 def error_of(found: int, stream: str | None) -> Error:
     """What its caller is told."""
     if found == DELETED:
         return of_code(DELETED, "" if stream is None else repr(stream))
     name, actual = "the stream" if stream is None else repr(stream), found & _VALUES
+    reason = found >> 56 & 0x7F
+    if reason == lib.RW_VERDICT_GAP:
+        return SequenceGap(
+            f"nothing was appended to {name}: this producer's next sequence there is {actual}; append what is missing first",
+            actual,
+        )
+    if reason == lib.RW_VERDICT_FENCED:
+        why = "another process has claimed it since" if actual else "the engine has forgotten it"
+        return ProducerFenced(f"nothing was appended to {name}: this producer is fenced: {why}")
     return OffsetMismatch(
         f"{name} goes on at offset {actual}, and this append was to be made at another one; nothing was appended: read what is"
         f" there by now, then append with expected_offset={actual}",
