@@ -31,6 +31,7 @@ GROUPS = {
     "reading": "reading",
     "following": "following",
     "expecting": "expecting",
+    "producing": "producing",
     "offline": "offline",
     "retention": "retention",
     "attic": "attic",

@@ -15,6 +15,7 @@ from tests.faults.mutants_keeper import KEEPER
 from tests.faults.mutants_life import LIFE
 from tests.faults.mutants_logging import LOGGING
 from tests.faults.mutants_offline import OFFLINE
+from tests.faults.mutants_owners import OWNERS
 from tests.faults.mutants_processes import PROCESSES
 from tests.faults.mutants_reading import READING
 from tests.faults.mutants_retention import RETENTION
@@ -421,8 +422,8 @@ RECOVERING = [
     Mutant(
         "records behind a gap of their stream are carried over",
         "csrc/recover.c",
-        "        t->state = RW_RECOVERY_STREAM_BROKEN;",
-        "        t->next_offset = r->base_offset;",
+        "            return stop(s, RW_RECOVERY_GAP, r->stream);\n        t->state = RW_RECOVERY_STREAM_BROKEN;",
+        "            return stop(s, RW_RECOVERY_GAP, r->stream);\n        t->next_offset = r->base_offset;",
         units("tests/unit/test_recovery.py"),
     ),
     Mutant(
@@ -551,7 +552,8 @@ OWNERSHIP = [
 
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
-    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING, *FOLLOWING, *EXPECTING),
+    *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING, *FOLLOWING),
+    *(*EXPECTING, *OWNERS),
 ]
 
 

@@ -26,17 +26,18 @@ EXPECTING = [
     Mutant(
         "an append goes to where it was not to be",
         "csrc/wal_compose.c",
-        "return q->flags & RW_EXPECTS && q->producer_sequence != p->next_offset;",
-        "return q->flags & RW_EXPECTS && q->producer_sequence < p->next_offset;",
+        "    if (!(q->flags & RW_EXPECTS) || q->producer_sequence == p->next_offset)\n",
+        "    if (!(q->flags & RW_EXPECTS) || q->producer_sequence >= p->next_offset)\n",
         units(f"{NATIVE}::test_only_what_comes_to_its_offset_is_appended"),
     ),
     Mutant(
         "a stream is made by what it refuses",
         "csrc/wal_compose.c",
-        "    if (p == NULL || is_elsewhere(p, q)) {\n        refuse_request(w, k, q, p);",
-        "    if (p == NULL || is_elsewhere(p, q)) {\n        if (p != NULL && !p->defined) {\n"
+        "    if (reason != 0) {\n        refuse_request(w, k, q, p, reason, value);",
+        "    if (reason != 0) {\n        if (p != NULL && !p->defined) {\n"
         "            put_definition(w, q->place, p);\n            rw_wal_stream_defined(w, p);\n"
-        "            rw_wal_stream_touch(w, p, w->c->sealed + 1);\n        }\n        refuse_request(w, k, q, p);",
+        "            rw_wal_stream_touch(w, p, w->c->sealed + 1);\n        }\n"
+        "        refuse_request(w, k, q, p, reason, value);",
         units(f"{NATIVE}::test_a_stream_is_not_made_by_what_is_refused"),
     ),
     Mutant(

@@ -30,6 +30,7 @@ class Way(Enum):
     TRIMS = "streams are trimmed and deleted"
     DROPS = "the log is full, and its oldest segments are dropped and used again"
     SETS = "streams are created, and set anew"
+    CLAIMS = "producers are claimed, and append"
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,9 @@ SETTINGS = [
     Point("d.settings.confirmed", D, Way.SETS),
 ]
 """What only a log comes by whose streams are created with settings."""
+
+OWNERS = [
+    Point("l.owner.mid", L, Way.CLAIMS),
+    Point("l.owner.published", L, Way.CLAIMS),
+]
+"""What only a log comes by that has producers."""

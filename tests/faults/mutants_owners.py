@@ -1,0 +1,124 @@
+"""Defects in what is known of producers."""
+
+from __future__ import annotations
+
+from tests.faults.mutation import Mutant, row, units
+
+NATIVE = "tests/native/test_owners.py"
+RECOVERY = "tests/unit/test_recovery_owners.py"
+WAL, ROWS, RECOVER = "csrc/wal_owners.c", "csrc/owners.c", "csrc/recover_owners.c"
+
+OWNERS = [
+    Mutant(
+        "who has no row is taken for new",
+        WAL,
+        "    if (place == NOWHERE || w->owners[place].row.stream != q->stream)\n",
+        "    if (place == NOWHERE)\n        return 0;\n    if (w->owners[place].row.stream != q->stream)\n",
+        units(f"{NATIVE}::test_who_has_no_row_is_fenced_and_never_new"),
+    ),
+    Mutant(
+        "an older claim goes on",
+        WAL,
+        "    if (o->epoch != epoch) {",
+        "    if (o->epoch < epoch) {",
+        units(f"{NATIVE}::test_a_newer_claim_fences_the_older_one"),
+    ),
+    Mutant(
+        "the place of one that has appended since is taken",
+        WAL,
+        "old != NOWHERE ? w->owners[old].row.timestamp_ns <= claim.seen_ns",
+        "old != NOWHERE ? true",
+        units(f"{NATIVE}::test_a_claim_needs_a_place_and_takes_that_of_a_silent_one_only"),
+    ),
+    Mutant(
+        "a free place is taken instead of that which a claim says",
+        WAL,
+        "        place = forgotten_by(w, &claim);\n        if (place == NOWHERE)\n            place = free_place(w);\n",
+        "        place = free_place(w);\n        if (place == NOWHERE)\n            place = forgotten_by(w, &claim);\n",
+        units(f"{NATIVE}::test_a_claim_forgets_whom_it_says_also_where_a_place_has_become_free"),
+    ),
+    Mutant(
+        "a salvage counts numbers of producers from the checkpoint",
+        "csrc/audit.c",
+        "    note_owner(a, &r);\n",
+        "    (void)note_owner;\n",
+        units("tests/unit/test_salvage.py::test_producers_are_forgotten_and_their_numbers_stay_theirs"),
+    ),
+    Mutant(
+        "a deleted stream leaves its producers",
+        WAL,
+        "        if (w->owners[place].number != 0 && w->owners[place].row.stream == stream) {",
+        "        if (w->owners[place].number == 0 && w->owners[place].row.stream == stream) {",
+        units(f"{NATIVE}::test_the_owners_of_a_stream_go_with_it"),
+    ),
+    Mutant(
+        "a row that is being stored is nobody's meanwhile",
+        ROWS,
+        "    if (row == NULL || rw_peek32(&to->number) != row->number)\n        rw_store32(&to->number, 0);\n",
+        "    rw_store32(&to->number, 0);\n",
+        row("producing", "SIGKILL wal", "nightly"),
+    ),
+    Mutant(
+        "a successor forgets what the last block says of producers",
+        "csrc/wal_restore.c",
+        "        if (r->kind == RW_FRAME_BATCH && r->producer_id != 0)\n            rw_wal_owner_appended(w, r);\n",
+        "",
+        units(f"{NATIVE}::test_a_successor_knows_from_the_last_block_what_it_changed"),
+    ),
+    Mutant(
+        "a repeat is told before its original is confirmed",
+        "csrc/frame.h",
+        "((const rw_verdict *)(r + 1))->reason != RW_VERDICT_DEAD);",
+        "((const rw_verdict *)(r + 1))->reason == RW_VERDICT_OFFSET);",
+        units(f"{NATIVE}::test_a_repeat_is_told_when_the_original_is_confirmed"),
+    ),
+    Mutant(
+        "the offset of a repeat is that of its batch",
+        WAL,
+        "                                             : o->last_offset + (sequence - o->last_sequence);",
+        "                                             : o->last_offset;",
+        units(f"{NATIVE}::test_the_offset_of_a_part_of_the_newest_batch_is_known"),
+    ),
+    Mutant(
+        "one part of a batch counts as a repeat",
+        WAL,
+        "    if (sequence < end && end <= o->next_sequence) {",
+        "    if (sequence < end && sequence < o->next_sequence) {",
+        units(f"{NATIVE}::test_each_sequence_is_appended_once"),
+    ),
+    Mutant(
+        "what is carried over is not counted for its producer",
+        RECOVER,
+        "    o->row.next_sequence = r->producer_sequence + r->count;\n",
+        "    o->row.next_sequence += s->pass == RW_RECOVERY_PREFIX ? r->count : 0;\n",
+        units(f"{RECOVERY}::test_beyond_the_cut_it_goes_on_as_its_stream_does"),
+    ),
+    Mutant(
+        "a batch outlives the claim that it follows",
+        "csrc/recover.c",
+        "            return stop(s, RW_RECOVERY_OWNER, r->stream);\n        t->state = RW_RECOVERY_STREAM_BROKEN;\n",
+        "            return stop(s, RW_RECOVERY_OWNER, r->stream);\n",
+        units(f"{RECOVERY}::test_what_follows_something_lost_goes_with_it"),
+    ),
+    Mutant(
+        "a carried batch has lost its epoch",
+        "csrc/recover.c",
+        "        .producer_epoch = r->producer_epoch,\n",
+        "",
+        units(f"{RECOVERY}::test_what_is_carried_says_whose_it_is"),
+    ),
+    Mutant(
+        "a checkpoint has no producers",
+        "engine/ringwal/processes/checkpoints.py",
+        "            owners=bytes(ffi.buffer(self._owners, found.owners * OWNER_BYTES)),\n",
+        "",
+        units("tests/integration/test_cli_resume.py::test_over_an_engine_that_was_killed_it_goes_on_as_well"),
+    ),
+    Mutant(
+        "a number of a producer is given out again",
+        "csrc/wal_owners.c",
+        "    if (number >= w->owners_end)\n        w->owners_end = number + 1;\n",
+        "",
+        units(f"{NATIVE}::test_an_owner_is_of_one_stream"),
+    ),
+]
