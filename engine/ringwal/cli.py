@@ -33,7 +33,7 @@ from ringwal.cli_read import read, tail
 from ringwal.cli_settings import configure, create, stat
 from ringwal.cli_streams import rm, trim
 from ringwal.config import from_text
-from ringwal.errors import CorruptionError
+from ringwal.errors import ConfigError, CorruptionError
 from ringwal.exit_codes import EXIT_CODES, INTERRUPTED, exit_code_of
 from ringwal.file_errors import advice
 from ringwal.ingest import Ingest, tell, too_large
@@ -229,27 +229,39 @@ def _info_object(info: ringwal.StreamInfo) -> dict[str, Any]:
               help="Size of this writer's lane, for example 64MiB; a record may take up to half of it.")
 @click.option("--timestamp", callback=kit.time_value, metavar="TIME",
               help=f"A time of their own for all of these records, kept beside the engine's: {TIME_HELP}; or now.")
+@click.option("--resume", metavar="KEY",
+              help="With --lines: go on where an earlier append of this input under this key was cut short, by whatever. KEY"
+              " names the input: the same one has to come again, from its first line on.")
 @kit.wait_option(30.0, "How long to wait for an answer, for room, or for a confirmation.")
 @kit.json_option
 def append(
-    *, directory: Path, stream: str, file: str, lines: bool, lane_bytes: int | None, timestamp: int | None, timeout: float,
-    as_json: bool,
+    *, directory: Path, stream: str, file: str, lines: bool, lane_bytes: int | None, timestamp: int | None,
+    resume: str | None, timeout: float, as_json: bool,
 ) -> int:
     """Append FILE (or stdin) to STREAM: one record, or one for each line.
 
     Returns when everything is confirmed, that is on stable storage. Ctrl-C and SIGTERM end it, too, and it says what is
     confirmed by then. The exit code speaks of the input, whatever becomes of the output.
     """
+    if resume is not None and not lines:
+        raise click.UsageError("--resume goes with --lines: it counts lines")
     began = time.monotonic()
     work: Ingest | None = None
+    there = 0
     try:
         with INTERRUPTS, contextlib.ExitStack() as stack:
             fd = _input(file, stack)
             client = stack.enter_context(kit.client(directory, timeout, lane_bytes))
             limit = client._attachment().lane(lane_bytes).record_limit - (0 if timestamp is None else OWN_TIME_BYTES)
-            INTERRUPTS.fate = work = Ingest(client.stream(stream), timeout, limit, INTERRUPTS, timestamp)
             batch = min(BATCH_BYTES, limit // (1 if timestamp is None else OWN_TIME_BATCHES))
-            work.run(_batches(fd, lines, limit, batch), textio.Progress(os.fstat(fd).st_size or None))
+            batches = _batches(fd, lines, limit, batch)
+            target: ringwal.Stream | ringwal.Producer = client.stream(stream)
+            if resume is not None:
+                target = client.producer(stream, resume)
+                there = target.next
+                batches = _behind(batches, there, resume)
+            INTERRUPTS.fate = work = Ingest(client, target, timeout, limit, INTERRUPTS, timestamp)
+            work.run(batches, textio.Progress(os.fstat(fd).st_size or None))
     except (Exception, KeyboardInterrupt) as error:
         if not getattr(error, "__notes__", []) and not is_lack_of_memory(error):
             tell(error, INTERRUPTS.fate or Fate())
@@ -259,8 +271,22 @@ def append(
             return exit_code_of(error)
         raise
     with kit.output_apart(as_json) as output:
-        _say_appended(output, stream, work, time.monotonic() - began, as_json)
+        _say_appended(output, stream, work, time.monotonic() - began, as_json, there if resume is not None else None)
     return os.EX_OK
+
+
+def _behind(batches: Iterable[Sequence[bytes]], count: int, key: str) -> Iterable[Sequence[bytes]]:
+    """What follows the first so many records. Raises ConfigError: there are not so many."""
+    left = count
+    for batch in batches:
+        if left < len(batch):
+            yield batch[left:]
+        left = max(0, left - len(batch))
+    if left:
+        raise ConfigError(
+            f"{count} lines were appended under the key {key!r}, and this input has {count - left}: it is another one; nothing"
+            " was appended"
+        )
 
 
 def _input(file: str, stack: contextlib.ExitStack) -> int:
@@ -287,7 +313,9 @@ def _batches(fd: int, lines: bool, limit: int, batch: int) -> Iterable[Sequence[
     yield [record]
 
 
-def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: float, as_json: bool) -> None:
+def _say_appended(
+    output: textio.Output, stream: str, work: Ingest, seconds: float, as_json: bool, there: int | None
+) -> None:
     first, last, name = work.first_offset, work.last_offset, textio.visible(stream)
     if as_json:
         output.json({
@@ -297,8 +325,12 @@ def _say_appended(output: textio.Output, stream: str, work: Ingest, seconds: flo
             "records": work.records,
             "bytes": work.bytes,
             "seconds": round(seconds, 6),
+            **({} if there is None else {"records_before": there}),
         })
-    elif first is None or last is None:
+        return
+    if there:
+        output.line(f"{name}: {textio.counted(there, 'record')} of this input were there already")
+    if first is None or last is None:
         output.line(f"{name}: nothing to append")
     elif work.records == 1:
         output.line(f"{name}[{first}] confirmed")

@@ -24,14 +24,22 @@ class Ingest(Fate):
     """Appends to one stream in order. `records`, `bytes` and the offsets speak of what is confirmed, nothing else."""
 
     def __init__(
-        self, stream: ringwal.Stream, timeout: float, limit: int, interrupts: Interrupts, timestamp_ns: int | None = None
+        self,
+        client: ringwal.Client,
+        stream: ringwal.Stream | ringwal.Producer,
+        timeout: float,
+        limit: int,
+        interrupts: Interrupts,
+        timestamp_ns: int | None = None,
     ) -> None:
+        """``stream``: or the producer that numbers what is appended to it."""
+        self._client = client
         self._stream = stream
         self._timeout = timeout
         self._limit = limit
         self._interrupts = interrupts
         self._timestamp_ns = timestamp_ns
-        self._pending: deque[tuple[ringwal.Receipt, int]] = deque()
+        self._pending: deque[tuple[ringwal.Receipt | ringwal.ProducerReceipt, int]] = deque()
         self._begun = 0  # records whose append was called; counted before the call
         self.records = 0
         self.bytes = 0
@@ -48,7 +56,9 @@ class Ingest(Fate):
         """A record for each line, all or none of them."""
         self._send(lambda: self._stream.append_many(lines, timestamp_ns=self._timestamp_ns), len(lines), sum(map(len, lines)))
 
-    def _send(self, append: Callable[[], ringwal.Receipt], count: int, size: int) -> None:
+    def _send(
+        self, append: Callable[[], ringwal.Receipt | ringwal.ProducerReceipt], count: int, size: int
+    ) -> None:
         self._begun += count
         try:
             receipt = append()
@@ -138,7 +148,7 @@ class Ingest(Fate):
         """Why nothing was confirmed in time, if it is the disk."""
         reason = None
         with contextlib.suppress(Exception):
-            reason = self._stream.client.status().get("storage_full")
+            reason = self._client.status().get("storage_full")
         if not reason:
             return None
         number = full_errno(reason)
