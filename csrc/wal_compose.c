@@ -163,7 +163,7 @@ static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, cons
     } else if (q->kind == RW_FRAME_SETTINGS) {
         w->settings_in = w->ring.base;
     } else if (q->kind == RW_FRAME_CLAIM) {
-        rw_wal_owner_claimed(w, f, copy);
+        rw_wal_owner_claimed(w, f, copy, false);
     } else {
         RW_ASSERT(q->kind == RW_FRAME_DELETE);
         rw_wal_owners_of_deleted(w, p->number);

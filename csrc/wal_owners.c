@@ -183,12 +183,28 @@ bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *pay
                           : free_place(w) != NOWHERE;
 }
 
-/* Said twice, it changes nothing: of a row that is there, the epoch only grows. */
-void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload)
+static void forget_indexed(rw_wal *w, uint32_t place)
+{
+    if (place == NOWHERE)
+        return;
+    forget(w, place);
+    index_anew(w);
+}
+
+/* Said twice, it changes nothing: of a row that is there, the epoch only grows. A successor may find
+ * the place of a row that the block makes and forgets with the row that came after it: then there is
+ * no room for the first one, and no need (`over`, or a claim that was not the first). */
+void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload, bool over)
 {
     rw_claim claim;
     memcpy(&claim, payload, sizeof claim);
     uint32_t number = (uint32_t)r->producer_id, place = place_of(w, number);
+    if (number >= w->owners_end)
+        w->owners_end = number + 1;
+    if (place == NOWHERE && (over || r->producer_epoch != 1)) {
+        forget_indexed(w, forgotten_by(w, &claim));
+        return;
+    }
     if (place == NOWHERE) {
         place = forgotten_by(w, &claim);
         if (place == NOWHERE)
@@ -211,8 +227,6 @@ void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload)
         row->epoch = r->producer_epoch;
         row->timestamp_ns = r->timestamp_ns;
     }
-    if (number >= w->owners_end)
-        w->owners_end = number + 1;
     touch(w, place);
 }
 

@@ -54,6 +54,16 @@ static void restore_cursor(rw_wal *w, const rw_frame *r)
     }
 }
 
+/* Has it the DELETE of that stream? */
+static bool ends_stream(uint8_t *block, uint32_t stream)
+{
+    rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
+        if (r->kind == RW_FRAME_DELETE && r->stream == stream)
+            return true;
+    return false;
+}
+
 /* The last sealed block is the only one whose lane heads and stream offsets may not have been
  * stored. Storing them again from its tickets and offsets does no harm if they were. */
 static void restore_last_block(rw_wal *w, uint8_t *block)
@@ -63,7 +73,7 @@ static void restore_last_block(rw_wal *w, uint8_t *block)
         if (r->kind == RW_FRAME_BATCH && r->producer_id != 0)
             rw_wal_owner_appended(w, r);
         if (r->kind == RW_FRAME_CLAIM)
-            rw_wal_owner_claimed(w, r, (const uint8_t *)(r + 1));
+            rw_wal_owner_claimed(w, r, (const uint8_t *)(r + 1), ends_stream(block, r->stream));
         if (r->kind == RW_FRAME_DELETE)
             rw_wal_owners_of_deleted(w, r->stream);
         if (rw_frame_queued(r->kind) || r->kind == RW_FRAME_STREAM)

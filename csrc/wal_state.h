@@ -185,7 +185,8 @@ uint32_t rw_wal_owner_judge(const rw_wal *w, const rw_request *q, uint64_t *valu
 bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *payload, rw_frame *f);
 /* What a frame changes; by a successor again. */
 void rw_wal_owner_appended(rw_wal *w, const rw_frame *r);
-void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload);
+/* `over`: the DELETE of its stream is in the same block. */
+void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload, bool over);
 void rw_wal_owners_of_deleted(rw_wal *w, uint32_t stream);
 void rw_wal_owners_publish(rw_wal *w);
 /* All rows, and how many; in the order of places. */

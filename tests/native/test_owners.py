@@ -261,3 +261,31 @@ def test_a_successor_knows_from_the_last_block_what_it_changed(world: Owned, tor
         assert successor.drain_lanes() == lib.RW_OK
     world.sequencer.settle()
     assert [world.told(late), world.told(right)] == ["fenced", 5]
+
+
+@pytest.mark.parametrize("told", [0, 1, 2], ids=["no row", "the first row", "all rows"])
+def test_a_successor_needs_no_place_for_whom_the_same_block_forgets(world: Owned, told: int) -> None:
+    """A claim, the deletion of its stream and claims that took the place, in one block; killed after so many rows of it."""
+    for n in range(OWNERS - 2):
+        world.claimed(b"%d" % n)
+    table = [lib.rw_owner_of(world.control, place) for place in range(OWNERS - 2, OWNERS)]
+    before, heads = [bytes(ffi.buffer(row, 192)) for row in table], (world.slot(0).head, world.slot(4).head)
+    world.claim(b"doomed", 1)
+    world.claim(b"stays", 2)
+    world.delete(1)
+    world.claim(b"last", 3)
+    block = world.take()
+    after, end = world.owners(), int(world.control.owners_end)
+    assert world.row(b"last", 3).number == OWNERS + 1 == end - 1
+    for row, old in list(zip(table, before, strict=True))[told:]:
+        ffi.memmove(row, old, len(old))
+    world.slot(0).head, world.slot(4).head = heads
+    world.control.owners_end = OWNERS - 1 if told == 0 else end
+    if told < 2:
+        world.stream(1).ended = lib.RW_NO_STREAM
+    world.withhold(block)
+    with Wal(world, world.directory) as successor:
+        successor.add_segments(range(2))
+        assert lib.rw_wal_restore(successor.wal) == 1
+        assert lib.rw_wal_rewrite(successor.wal) == lib.RW_OK
+        assert world.owners() == after and world.control.owners_end == end
