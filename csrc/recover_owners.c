@@ -63,6 +63,22 @@ bool rw_recovery_owner_follows(rw_recovery *s, const rw_frame *r)
     return true;
 }
 
+static bool has_name(const rw_checkpoint_owner *o, const rw_checkpoint_owner *other)
+{
+    return o->kind == other->kind && o->stream == other->stream &&
+           o->name_bytes == other->name_bytes && memcmp(o->name, other->name, o->name_bytes) == 0;
+}
+
+/* Whoever had the name was forgotten by a claim for another stream, which may be lost: the two were
+ * in no common queue. He is forgotten all the same: his successor may have been told that he begins
+ * anew. */
+static void forget_namesake(rw_recovery *s, const rw_recovery_owner *new)
+{
+    for (uint32_t i = 0; i < s->owner_end; i++)
+        if (s->owners + i != new && has_name(&s->owners[i].row, &new->row))
+            s->owners[i].row.number = 0;
+}
+
 int rw_recovery_claim(rw_recovery *s, const rw_frame *r, const uint8_t *payload)
 {
     rw_claim claim;
@@ -82,6 +98,7 @@ int rw_recovery_claim(rw_recovery *s, const rw_frame *r, const uint8_t *payload)
             .name_bytes = r->payload_bytes - (uint32_t)sizeof claim,
         };
         memcpy(o->row.name, payload + sizeof claim, o->row.name_bytes);
+        forget_namesake(s, o);
     }
     o->row.epoch = r->producer_epoch;
     o->row.timestamp_ns = r->timestamp_ns;

@@ -52,6 +52,9 @@ class Owners:
         self._gone: set[int] = set()
         self._end = 0
         """No number that was claimed is so large, or larger."""
+        self._lost = 0
+        """The newest number that a claim before the present one has had, and that the log does not have: whom it forgot, and
+        nobody else, may have a namesake."""
         self._met = False
 
     def take(self, frame: Frame) -> None:
@@ -73,6 +76,9 @@ class Owners:
             if self.known.pop(number, None) is not None:
                 self._gone.add(number)
 
+    def _called(self, stream: int, name: str) -> list[int]:
+        return [number for number, owner in self.known.items() if (owner.stream, owner.name) == (stream, name)]
+
     def _claim(self, frame: Frame) -> None:
         number, epoch, sequence = frame.producer
         forgets, name = claim_of(frame)
@@ -88,10 +94,11 @@ class Owners:
                 raise DecodeError(f"a claim of {number}, {epoch}/{sequence}, which is not of a new owner")
             if new:
                 self._forget((forgets,))
+                self._lost = number - 1 if number > self._end else self._lost
+                self._forget([one for one in self._called(frame.stream, name) if one < self._lost])
             last = 0 if new else None
             found = Owner(frame.stream, epoch, sequence, last, last, frame.timestamp_ns, name)
-        others = {one for one, other in self.known.items() if (other.stream, other.name) == (frame.stream, name)}
-        if any(number <= one + SALVAGED for one in others - {number}):
+        if any(number <= one + SALVAGED for one in self._called(frame.stream, name) if one != number):
             raise DecodeError(f"a claim of {name}, owner {number} of stream {frame.stream}, while another one has that name")
         self.known[number] = found
         self._end = max(self._end, number + 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ringwal.errors import ConfigError, CorruptionError
+from ringwal.errors import CorruptionError
 from ringwal.log import checkpoint_file
 from ringwal.log.checkpoint import OwnerRow
 from ringwal.log.recovery import Recovered, recover
@@ -122,12 +122,36 @@ def test_a_lost_claim_takes_nothing_of_others_with_it(log: LogWriter) -> None:
     assert contents(log.directory) == {"s0": [b"0", b"of nobody"]}
 
 
-def test_as_many_are_known_as_the_engine_can_hold(log: LogWriter) -> None:
-    for number in (1, 2, 3):
-        log.put(claim(0, b"p%d" % number), owner=(number, 1, 0))
-    with pytest.raises(ConfigError, match="3 producers; raise max_producers to 3"):
-        recover(log_at(log.directory), dataclasses.replace(CONFIG, max_producers=2))
-    assert len(rows(log, again(log))) == 3
+@pytest.mark.parametrize("lost", ["another's claim", "a deletion"])
+def test_more_are_known_than_the_engine_holds_where_what_made_room_is_lost(log: LogWriter, lost: str) -> None:
+    """Whoever took the place may have been told of it: he is of another stream."""
+    few = dataclasses.replace(CONFIG, max_producers=1)
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put((0, b"1"), owner=(1, 1, 0))
+    if lost == "a deletion":
+        log.put(delete(0), state="missing")
+        log.put(claim(1, b"b"), owner=(2, 1, 0))
+    else:
+        log.put(claim(9, b"other", forgets=1), owner=(2, 1, 0), state="missing")
+        log.put(claim(1, b"b", forgets=2), owner=(3, 1, 0))
+    for _ in range(2):
+        recovered = recover(log_at(log.directory), few)
+        assert set(rows(log, recovered)) == {"a", "b"}
+
+
+def test_a_name_has_one_producer_where_the_claim_that_forgot_the_older_one_is_lost(log: LogWriter) -> None:
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put((0, b"1"), owner=(1, 1, 0))
+    log.put(claim(9, b"other", forgets=1), owner=(2, 1, 0), state="missing")
+    log.put(claim(1, b"a"), owner=(3, 1, 0))
+    log.put(claim(0, b"a"), owner=(4, 1, 0))
+    log.put((0, b"2"), owner=(4, 1, 0))
+    recovered = again(log)
+    found = checkpoint_file.load(log_at(log.directory), recovered.manifest).owner_rows()
+    assert [(row.number, row.stream, row.next_sequence) for row in found] == [(3, 1, 0), (4, 0, 1)]
+    assert {number: owner.next for number, owner in decode.Log(log.directory).owners().items()} == {3: 0, 4: 1}
+    assert again(log).owners == recovered.owners
+    assert contents(log.directory)["s0"] == [b"1", b"2"]
 
 
 def test_what_is_carried_says_whose_it_is(log: LogWriter) -> None:

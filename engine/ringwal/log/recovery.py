@@ -144,8 +144,6 @@ def recover(
         streams = streams_of(walk)
         if len(streams) > config.max_streams:
             raise ConfigError(f"the log has {len(streams)} streams; raise max_streams to {len(streams)}")
-        if (owners := len(walk.owners()) // OWNER_BYTES) > config.max_producers:
-            raise ConfigError(f"the log has {owners} producers; raise max_producers to {owners}")
         _refuse_older_manifest(directory, manifest, begin_of(directory, manifest, walk.scan.taken_end))
         if copied:
             copies.prove_whole(directory, manifest, known, walk, cut, tell, direct=config.direct_io != "off")
@@ -157,7 +155,8 @@ def recover(
         direct = _settle(directory, manifest, config)
         segment.unshare(directory, manifest, -(-walk.scan.taken_end // walk.size), direct=direct)
         writer = EpochWriter(directory, manifest, walk, cut, known.epochs if known else (), direct=direct)
-        switched = writer.write(config.ring_bytes, config.max_streams, config.max_producers)
+        owners = walk.owners()
+        switched = writer.write(config.ring_bytes, config.max_streams, max(config.max_producers, len(owners) // OWNER_BYTES))
         point("rec.switched")
         return Recovered(
             manifest=switched,
@@ -168,7 +167,7 @@ def recover(
             timestamp_ns=walk.scan.timestamp_ns,
             streams=streams,
             next_number=walk.scan.next_number,
-            owners=walk.owners(),
+            owners=owners,
             owners_end=walk.scan.owners_end,
             direct=direct,
             statistics=_statistics(walk.scan, tuple(lost), time.monotonic() - began),

@@ -8,6 +8,7 @@ been silent for ``producer_age``.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import struct
 import time
 from collections.abc import Callable
@@ -116,6 +117,13 @@ class Claims:
             )
         seen = views.engine(self._control)
         return of_code(code, "the claim of a producer", stopped=seen.state == lib.RW_STOPPED, errno=int(seen.error))
+
+
+def with_room(config: Config, rows: bytes) -> Config:
+    """`config`, with room for all that recovery found. That may be one more than there was room for: what makes room, a deletion
+    or a claim that forgets, may be lost in a crash, while the claim that took the place was confirmed."""
+    found = len(rows) // OWNER_BYTES
+    return config if found <= config.max_producers else dataclasses.replace(config, max_producers=found)
 
 
 def restore_owners(control: Any, rows: bytes, owners_end: int) -> None:

@@ -36,7 +36,7 @@ from ringwal.log.recovery import Recovered, fitted, recover
 from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
 from ringwal.processes.children import Child, check_pidfd, reap_strangers
-from ringwal.processes.claims import Claims, restore_owners
+from ringwal.processes.claims import Claims, restore_owners, with_room
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.control_lane import ControlLane
 from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
@@ -181,6 +181,7 @@ class Supervisor:
                 if copied:
                     prove_attic(ownership.directory)
                 recovered = recover(ownership.directory, config, tell, copied=copied)
+            config = with_room(config, recovered.owners)
             homes.keep(ownership.directory, home)
             _log_home(ownership.directory, home)
             ownership.hold_manifest()  # if the log was made just now
