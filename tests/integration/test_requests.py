@@ -24,6 +24,7 @@ from ringwal.processes import service
 from ringwal.protocol.client import Registration
 from ringwal.protocol.messages import SOCKET_NAME
 from tests.integration.test_supervisor import WAIT, Engine, open_files, wait_until
+from tests.support import rig
 from tests.support.rig import stop_process, until
 
 HELLO = {"op": "hello", "layout": lib.rw_fingerprint(), "format": lib.RW_FORMAT_VERSION, "pid": 1, "role": "client"}
@@ -39,7 +40,7 @@ def running(tmp_path: Path) -> Iterator[Engine]:
 class Raw:
     """A connection that sends whatever it likes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | rig.Engine) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(WAIT)
         self._socket.connect(str(Path(engine.facts["directory"], SOCKET_NAME)))
@@ -69,7 +70,7 @@ class Raw:
 
 
 @contextlib.contextmanager
-def raw(engine: Engine, *, greeted: bool = True) -> Iterator[Raw]:
+def raw(engine: Engine | rig.Engine, *, greeted: bool = True) -> Iterator[Raw]:
     with contextlib.closing(Raw(engine)) as connection:
         if greeted:
             answer = connection.ask(json.dumps(HELLO).encode())

@@ -84,6 +84,8 @@ class Claims:
         count = lib.rw_owners_list(self._control, rows)
         if count < self._limit or self._look(claim) is not None:
             return 0, 0
+        if count == 0:
+            return None
         silent = min((rows[i] for i in range(count)), key=lambda row: row.timestamp_ns)
         if time.time_ns() - silent.timestamp_ns < self._age_ns:
             return None
@@ -95,21 +97,26 @@ class Claims:
         return Claimed(row.number, row.epoch, row.next_sequence) if found == lib.RW_OK else None
 
     def _done(self, claim: _Claim, tries: int, code: int) -> None:
-        if code < 0 and _reason(code) == lib.RW_VERDICT_TABLE and tries and self._silent(claim) is not None:
+        found = self._look(claim) if code >= 0 else None
+        full = _reason(code) == lib.RW_VERDICT_TABLE
+        # Without a row: its stream is being deleted, which the next try is told of, or its place was taken at once.
+        if tries and ((code >= 0 and found is None) or (full and self._silent(claim) is not None)):
             self._submit(claim, tries - 1)
             return
         key = (claim.key.number, claim.name)
         queue = self._waiting[key]
         queue.popleft()
-        claim.told(self._outcome(claim, code))
-        if queue:
-            self._submit(queue[0], TRIES)
-        else:
+        if not queue or not (code >= 0 or full):  # stream or engine have ended, for those behind it as well
             del self._waiting[key]
+            for one in (claim, *queue):
+                one.told(self._outcome(found, code))
+            return
+        claim.told(self._outcome(found, code))
+        self._submit(queue[0], TRIES)
 
-    def _outcome(self, claim: _Claim, code: int) -> Claimed | Error:
+    def _outcome(self, found: Claimed | None, code: int) -> Claimed | Error:
         if code >= 0:
-            return self._look(claim) or EngineFailed("the producer's row cannot be read", outcome="not_appended")
+            return found or EngineFailed("the producer's row cannot be read", outcome="not_appended")
         if _reason(code) == lib.RW_VERDICT_TABLE:
             return ShmUnavailable(
                 f"the engine remembers {self._limit} producers, and none of them was silent for so long that it may be"
@@ -120,8 +127,8 @@ class Claims:
 
 
 def with_room(config: Config, rows: bytes) -> Config:
-    """`config`, with room for all that recovery found. That may be one more than there was room for: what makes room, a deletion
-    or a claim that forgets, may be lost in a crash, while the claim that took the place was confirmed."""
+    """`config`, with room for all that recovery found. That may be more than there was room for: what made room, a deletion or
+    a claim that forgets, may be lost in a crash, while the claim that took the place was confirmed."""
     found = len(rows) // OWNER_BYTES
     return config if found <= config.max_producers else dataclasses.replace(config, max_producers=found)
 

@@ -1,0 +1,71 @@
+"""Claims of producers that come in numbers, find no place, or meet the end of their stream or of the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ringwal
+from tests.integration.test_requests import Raw, raw
+from tests.support.rig import WAIT, Engine
+
+MANY = 1500
+"""More than a program may have calls within calls."""
+
+
+def ask(connection: Raw, tag: int, **request: Any) -> None:
+    connection.send(json.dumps({"tag": tag, **request}).encode())
+
+
+def claim(connection: Raw, tag: int, stream: str = "s", name: str = "p") -> None:
+    ask(connection, tag, op="claim", stream=stream, name=name)
+
+
+def answers(connection: Raw, count: int) -> list[dict[str, Any]]:
+    found = [connection.answer() for _ in range(count)]
+    return [answer for answer in found if answer is not None]
+
+
+def test_an_engine_that_remembers_nobody_says_so_each_time(directory: Path, start: Callable[..., Engine]) -> None:
+    start(max_producers=0)
+    with ringwal.connect(directory, timeout=WAIT) as client:
+        for _ in range(2):
+            with pytest.raises(ringwal.ShmUnavailable, match="remembers 0 producers"):
+                client.producer("s", "p")
+        assert client.stream("s").append(b"x").result(WAIT).offset == 0
+
+
+def test_claims_of_one_name_follow_each_other(directory: Path, start: Callable[..., Engine]) -> None:
+    with raw(start()) as connection:
+        for tag in range(50):
+            claim(connection, tag)
+        assert [(found["tag"], found["epoch"]) for found in answers(connection, 50)] == [(n, n + 1) for n in range(50)]
+
+
+def test_an_engine_stops_in_order_with_many_claims_of_one_name_on_their_way(
+    directory: Path, start: Callable[..., Engine]
+) -> None:
+    running = start()
+    with raw(running) as connection:
+        for tag in range(MANY):
+            claim(connection, tag)
+        ask(connection, MANY, op="stop")
+        assert running.wait() == 0, running.said()
+
+
+def test_a_claim_and_the_deletion_of_its_stream_come_one_after_the_other(directory: Path, start: Callable[..., Engine]) -> None:
+    """In either order, however close: the producer is that of a stream, or of none, and the engine has not failed."""
+    with raw(start(max_producers=2)) as connection, ringwal.connect(directory) as client:
+        for _ in range(40):
+            client.stream("s").append(b"x").result(WAIT)
+            ask(connection, 0, op="stream", name="s")
+            (stream,) = answers(connection, 1)
+            claim(connection, 1)
+            ask(connection, 2, op="delete", name="s", number=stream["number"])
+            claim(connection, 3)
+            found = answers(connection, 3)
+            assert all(answer["ok"] or answer["error"] == "StreamDeleted" for answer in found), found
