@@ -11,7 +11,8 @@ import pytest
 
 import ringwal
 from tests.integration.test_requests import Raw, raw
-from tests.support.rig import WAIT, Engine
+from tests.integration.test_space import FILE, RECORD, impatient
+from tests.support.rig import WAIT, Engine, until
 
 MANY = 1500
 """More than a program may have calls within calls."""
@@ -55,6 +56,24 @@ def test_an_engine_stops_in_order_with_many_claims_of_one_name_on_their_way(
             claim(connection, tag)
         ask(connection, MANY, op="stop")
         assert running.wait() == 0, running.said()
+
+
+def test_claims_leave_a_full_log_the_room_that_it_needs_to_be_trimmed(directory: Path, start: Callable[..., Engine]) -> None:
+    start(max_log_bytes=4 * FILE)
+    with impatient(directory) as client:
+        stream, producer = client.stream("s"), client.producer("s", "p")
+        with pytest.raises(ringwal.StorageFull):
+            while True:
+                stream.append(bytes(RECORD))
+        for _ in range(3):
+            with pytest.raises(ringwal.StorageFull, match="trim or delete streams") as caught:
+                client.producer("s", "p")
+            assert caught.value.outcome == "not_appended"
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        stream.trim(stream.stat().confirmed_offset)
+        until(lambda: client.status()["storage_full"] is None, "there is room again")
+        assert client.producer("s", "p").next == producer.next
 
 
 def test_a_claim_and_the_deletion_of_its_stream_come_one_after_the_other(directory: Path, start: Callable[..., Engine]) -> None:

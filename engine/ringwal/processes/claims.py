@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.config import Config
-from ringwal.errors import EngineFailed, Error, ShmUnavailable, of_code
+from ringwal.errors import EngineFailed, Error, ShmUnavailable, StorageFull, describe_full, of_code
 from ringwal.log.checkpoint import OWNER_BYTES
 from ringwal.processes.control_lane import ControlLane
 from ringwal.processes.streams import Key, StreamTable
@@ -63,9 +63,12 @@ class Claims:
         """The producer of that name, of the stream, begins anew; `told` once, when that is on stable storage.
 
         Raises ConfigError: names that are none, or a stream of the engine's own. ShmUnavailable: the stream table is full.
+        StorageFull: the log is, and the room that it keeps for trims is not for claims, which programs make at each start.
         """
         check_own_name(stream)
         encoded = check_owner_name(name)
+        if full := int(lib.rw_engine_storage_full(self._control)):
+            raise StorageFull(f"no producer is claimed: {describe_full(full)}", full)
         key = self._streams.open(stream)
         queue = self._waiting.setdefault((key.number, encoded), collections.deque())
         queue.append(_Claim(key, encoded, told))
