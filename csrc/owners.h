@@ -26,7 +26,10 @@
  *
  * A ROW IS FORGOTTEN when its stream is deleted, and when a claim needs a place and none is free:
  * the supervisor says whose (the longest silent one), and how newly it had seen that one append; if
- * it has appended since, the claim is refused, and the supervisor looks again.
+ * it has appended since, the claim is refused, and the supervisor looks again. What forgets a row
+ * stands in another stream's queue than what the free place leads to. So a crash may take the first
+ * and not the second, which was confirmed. Recovery keeps both: it has room for more rows than it
+ * was told, and of two with one name the later one is in force.
  */
 #ifndef RW_OWNERS_H
 #define RW_OWNERS_H

@@ -176,8 +176,10 @@ bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *pay
         f->producer_id = o->number;
         f->producer_epoch = o->epoch + 1;
         f->producer_sequence = o->next_sequence;
-        return true;
+        return o->epoch != UINT32_MAX;
     }
+    if (w->owners_end == UINT32_MAX)
+        return false; /* numbers and epochs never begin anew */
     uint32_t old = forgotten_by(w, &claim);
     return old != NOWHERE ? w->owners[old].row.timestamp_ns <= claim.seen_ns
                           : free_place(w) != NOWHERE;

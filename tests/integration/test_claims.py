@@ -88,3 +88,21 @@ def test_a_claim_and_the_deletion_of_its_stream_come_one_after_the_other(directo
             claim(connection, 3)
             found = answers(connection, 3)
             assert all(answer["ok"] or answer["error"] == "StreamDeleted" for answer in found), found
+
+
+def test_a_start_has_room_for_all_that_the_log_has(directory: Path, start: Callable[..., Engine]) -> None:
+    """Also where it is told of less: a crash may leave more than there was room for. A claim takes an old one's place."""
+    running = start(max_producers=3)
+    with ringwal.connect(directory) as client:
+        for name in "abc":
+            client.producer("s", name).append(b"x").result(WAIT)
+    running.kill()
+    running = start(max_producers=1, producer_age=0)
+    with ringwal.connect(directory) as client:
+        assert [client.producer("s", name).next for name in "abc"] == [1, 1, 1]
+        assert client.producer("s", "d").next == 0
+        assert [client.producer("s", name).next for name in "bcd"] == [1, 1, 0]
+    running.kill()
+    start(max_producers=1)
+    with ringwal.connect(directory) as client:
+        assert [client.producer("s", name).next for name in "bcd"] == [1, 1, 0]

@@ -289,3 +289,20 @@ def test_a_successor_needs_no_place_for_whom_the_same_block_forgets(world: Owned
         assert lib.rw_wal_restore(successor.wal) == 1
         assert lib.rw_wal_rewrite(successor.wal) == lib.RW_OK
         assert world.owners() == after and world.control.owners_end == end
+
+
+def test_epochs_and_numbers_end_and_do_not_begin_anew(world: Owned) -> None:
+    world.claimed(b"me")
+    world.claimed(b"other", 1)
+    lib.rw_owner_of(world.control, 0).epoch = (1 << 32) - 2
+    last = world.claimed(b"me")
+    assert last >> 32 == (1 << 32) - 1
+    asked = world.claim(b"me")
+    world.submit(last, 0)
+    world.settle()
+    assert world.refused(asked) and world.row(b"me").next_sequence == 1
+    world.control.owners_end = (1 << 32) - 1
+    asked, known = world.claim(b"new", 2), world.claim(b"other", 1)
+    world.settle()
+    assert world.refused(asked) and world.row(b"new", 2) is None
+    assert not world.refused(known) and world.row(b"other", 1).epoch == 2
