@@ -177,3 +177,16 @@ def test_many_blocks_are_carried_with_their_producers(log: LogWriter, *, cut: bo
     recovered = again(log)
     assert places(log, recovered) == {"a": (1, 1, 60, 59, 59)}
     assert len(contents(log.directory)["s0"]) == 60
+
+
+@pytest.mark.parametrize("what", ["a claim", "a deletion"])
+def test_what_has_no_records_is_carried_alone(log: LogWriter, what: str) -> None:
+    """The log says what its checkpoint knows: whoever reads both finds no contradiction."""
+    log.put(claim(0, b"a"), owner=(1, 1, 0))
+    log.put((0, b"1"), owner=(1, 1, 0))
+    log.put((9, b"lost"), state="missing")
+    log.put(claim(0, b"a"), owner=(1, 2, 1)) if what == "a claim" else log.put(delete(0))
+    recovered = again(log)
+    assert places(log, recovered) == ({"a": (1, 2, 1, 0, 0)} if what == "a claim" else {})
+    assert set(decode.Log(log.directory).owners()) == ({1} if what == "a claim" else set())
+    assert again(log).owners == recovered.owners

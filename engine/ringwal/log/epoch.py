@@ -77,7 +77,7 @@ class EpochWriter:
         try:
             self._open_segment(self.begin // self._size)
             self.position, self.block_number = self.begin + PAGE, 1
-            if self._walk.scan.kept:
+            if self._walk.scan.largest_frame:  # anything, records or not
                 self._carry()
             self._sync()
             point("rec.carried")
