@@ -154,6 +154,8 @@ class Client(ClientCore[Stream]):
         Raises:
             ConfigError: a name that is none, or a stream of the engine's own.
             ShmUnavailable: there is no place for another producer, or stream.
+            StorageFull: the log is full. Nothing was claimed.
+            StreamDeleted: the stream was deleted meanwhile.
             NotRunning: no engine serves the directory.
         """
         made = Producer(self, stream, name)
