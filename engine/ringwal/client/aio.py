@@ -200,12 +200,12 @@ class Client(ClientCore[Stream]):
             with contextlib.suppress(TimeoutError):  # what is left then is told that the client was closed
                 async with asyncio.timeout_at(deadline):
                     for each in self._appending():
-                        await each._submitted()
+                        await each._turns.none()
             await drive(self._close_steps(None if deadline is None else max(0.0, deadline - self._own_loop.time())))
         finally:  # a task that is cancelled while it closes has closed: nobody comes back for it
             self._end()
         for each in self._appending():
-            await each._submitted()  # they are refused now
+            await each._turns.none()  # they are refused now
 
     def _appending(self) -> list[Stream | Producer]:
         return [*self._handles(), *(each for each in self._numbering() if isinstance(each, Producer))]

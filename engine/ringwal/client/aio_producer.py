@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, NoReturn
 
-from ringwal.client.aio_stream import QUEUED_BYTES_MAX, QUEUED_MAX
 from ringwal.client.awaiting import drive
 from ringwal.client.producing import ProducerCore, Sent
-from ringwal.client.refusals import Refusals
-from ringwal.errors import AckTimeout, BackpressureTimeout, ClosedError, Error
+from ringwal.client.turns import Turns
+from ringwal.errors import AckTimeout, Error
 from ringwal.limits import seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ringwal.client.aio import Client
+    from ringwal.client.turns import Turn
     from ringwal.model import Ack
-
-
-class Queued:
-    """An append that waits for its turn: for room in the lane, for an engine, or behind one that does."""
-
-    __slots__ = ("error", "over", "refusal", "sent")
-
-    def __init__(self, sent: Sent, over: asyncio.Future[None]) -> None:
-        self.sent = sent
-        self.over = over
-        """It is sent, or refused."""
-        self.error: Exception | None = None
-        self.refusal: int | None = None
-        """The number of its refusal, until its caller is told."""
 
 
 class ProducerReceipt:
@@ -42,12 +27,12 @@ class ProducerReceipt:
     A receipt that nobody awaits costs nothing; `Producer.flush` reports what went wrong with it.
     """
 
-    __slots__ = ("_producer", "_queued", "_sent")
+    __slots__ = ("_producer", "_sent", "_turn")
 
-    def __init__(self, producer: Producer, sent: Sent, queued: Queued | None) -> None:
+    def __init__(self, producer: Producer, sent: Sent, turn: Turn[None] | None) -> None:
         self._producer = producer
         self._sent = sent
-        self._queued = queued
+        self._turn = turn
 
     @property
     def stream(self) -> str:
@@ -66,23 +51,18 @@ class ProducerReceipt:
 
     def done(self) -> bool:
         """Would an await end at once? What is to be sent again is sent by an await, not by this."""
-        queued = self._queued
-        if queued is not None and (queued.error is not None or not queued.over.done()):
-            return queued.error is not None
+        turn = self._turn
+        if turn is not None and (turn.error is not None or not turn.over.done()):
+            return turn.error is not None
         return self._producer._is_done(self._sent)
 
     def __await__(self) -> Generator[object, None, Ack]:
         return self._result().__await__()
 
     async def _result(self) -> Ack:
-        queued = self._queued
-        if queued is not None:
-            if not queued.over.done():
-                await asyncio.shield(queued.over)
-            if queued.error is not None:
-                self._producer._told(queued)
-                raise queued.error
-            self._queued = None
+        if self._turn is not None:
+            await self._producer._turns.come(self._turn)
+            self._turn = None
         self._producer._check_loop()
         return await drive(self._producer._ack_steps(self._sent, None))
 
@@ -100,11 +80,7 @@ class Producer(ProducerCore):
     def __init__(self, client: Client, stream: str, name: str) -> None:
         super().__init__(client, stream, name)
         self._check_loop = client._check_loop
-        self._loop = client._own_loop
-        self._queue: collections.deque[Queued] = collections.deque()
-        self._queued_bytes = 0
-        self._sending: asyncio.Task[None] | None = None
-        self._refusals = Refusals()
+        self._turns: Turns[None] = Turns(client._own_loop, stream)
 
     async def append(self, data: Buffer, seq: int | None = None, timestamp_ns: int | None = None) -> Ack:
         """Appends one record, and returns when it is on stable storage. Appends keep the order of their calls.
@@ -148,64 +124,16 @@ class Producer(ProducerCore):
     def _begin(self, sent: Sent) -> ProducerReceipt:
         """It goes behind those that wait. If none does, and it has to wait for nothing, it is sent now."""
         self._check_forked("nothing was appended")
-        queue, lock = self._queue, self._lock.awaited
-        if len(queue) >= QUEUED_MAX or (queue and self._queued_bytes + sent.payload > QUEUED_BYTES_MAX):
-            raise BackpressureTimeout(
-                f"{len(queue)} appends to {self.stream!r} ({self._queued_bytes >> 20} MiB) wait for room already;"
-                " nothing was appended: await some of them"
-            )
-        if not queue and (lock is None or not lock.locked()) and self._send_now(sent):
+        self._turns.check_room(sent.payload)
+        lock = self._lock.awaited
+        if not self._turns.waiting and (lock is None or not lock.locked()) and self._send_now(sent):
             return ProducerReceipt(self, sent, None)
-        queued = Queued(sent, self._loop.create_future())
-        queue.append(queued)
-        self._queued_bytes += sent.payload
-        if self._sending is None:
-            self._sending = self._loop.create_task(self._send_queued())
-        return ProducerReceipt(self, sent, queued)
-
-    async def _send_queued(self) -> None:
-        """One after the other, in the order of their calls."""
-        queue = self._queue
-        try:
-            while queue:
-                head = queue[0]
-                try:
-                    await drive(self._send_steps(head.sent))
-                except Exception as error:  # noqa: BLE001  it is the caller's; the others have nothing to do with it
-                    self._refuse(head, error)
-                self._leave_queue()
-        finally:  # else the loop ends, and this with it
-            self._sending = None
-            while queue:
-                self._refuse(queue[0], ClosedError("the event loop ended; nothing was appended", outcome="not_appended"))
-                self._leave_queue()
-
-    def _refuse(self, queued: Queued, error: Exception) -> None:
-        queued.error = error
-        queued.refusal = self._refusals.add(error)
-
-    def _leave_queue(self) -> None:
-        head = self._queue.popleft()
-        self._queued_bytes -= head.sent.payload
-        if not self._loop.is_closed():
-            head.over.set_result(None)
-
-    def _told(self, queued: Queued) -> None:
-        """Its caller knows: `flush` need not say it."""
-        number, queued.refusal = queued.refusal, None
-        if number is not None:
-            self._refusals.told(number)
+        return ProducerReceipt(self, sent, self._turns.add(self._send_steps(sent), None, sent.payload))
 
     def _forked(self) -> None:
-        """See `ProducerCore._forked`. The loop, and what waits in it, are the parent's."""
+        """See `ProducerCore._forked`."""
         super()._forked()
-        self._queue.clear()
-        self._queued_bytes, self._sending = 0, None
-
-    async def _submitted(self) -> None:
-        """Returns when no append waits for its turn."""
-        while self._queue:
-            await asyncio.shield(self._queue[-1].over)
+        self._turns.forked()
 
     async def flush(self, timeout: float | None = 30.0) -> None:
         """As `ringwal.Producer.flush`."""
@@ -213,14 +141,14 @@ class Producer(ProducerCore):
         limit = seconds(timeout)
         try:
             async with asyncio.timeout(limit):
-                await self._submitted()
+                await self._turns.none()
                 lost = await self._flushed()
         except TimeoutError as error:
             if isinstance(error, Error):
                 raise
-            waiting = len(self._queue) + sum(not self._is_done(sent) for sent in self._pending)
+            waiting = len(self._turns.waiting) + sum(not self._is_done(sent) for sent in self._pending)
             raise AckTimeout(f"{waiting} appends are not confirmed after {limit:g} s") from None
-        refused = self._refusals.take()
+        refused = self._turns.refused()
         if lost is not None or refused is not None:
             raise lost or refused  # type: ignore[misc]
 

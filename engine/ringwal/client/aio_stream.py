@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Generator, Iterable
 from datetime import datetime
@@ -14,10 +13,10 @@ from ringwal import positions, retention
 from ringwal._native import lib
 from ringwal.client import following
 from ringwal.client.awaiting import drive
-from ringwal.client.refusals import Refusals
 from ringwal.client.results import PENDING
 from ringwal.client.stream_core import StreamCore
-from ringwal.errors import AckTimeout, BackpressureTimeout, ClosedError
+from ringwal.client.turns import Turns
+from ringwal.errors import AckTimeout
 from ringwal.limits import seconds
 from ringwal.model import EARLIEST, LATEST, Ack, StreamInfo
 from ringwal.payloads import buffer_of
@@ -30,39 +29,17 @@ if TYPE_CHECKING:
     from ringwal.client.aio import Client
     from ringwal.client.attachment import Attachment
     from ringwal.client.results import Results
+    from ringwal.client.turns import Turn
     from ringwal.model import Record
     from ringwal.positions import Position
-    from ringwal.steps import Steps, Wait
+    from ringwal.steps import Steps
 
 Item = TypeVar("Item")
 AT_ONCE = 256
 """So many records are given out before the loop's other tasks have a turn."""
 
-QUEUED_MAX, QUEUED_BYTES_MAX = 1 << 16, 64 << 20
-"""So many appends of a stream may wait for room in the lane, or for an engine, and so many bytes of them."""
-
 _submit = lib.rw_submit
 _new_ack = tuple.__new__
-
-
-class Queued:
-    """An append that waits for room in the lane, or for a lane."""
-
-    __slots__ = ("bytes", "error", "over", "place", "refusal", "steps", "wait")
-
-    def __init__(
-        self, steps: Steps[tuple[Results, int]], wait: Wait | None, size: int, over: asyncio.Future[None]
-    ) -> None:
-        self.steps = steps
-        self.wait = wait
-        """Where they stand, if they have begun."""
-        self.bytes = size
-        self.over = over
-        """It is submitted, or refused."""
-        self.place: tuple[Results, int] | None = None
-        self.error: Exception | None = None
-        self.refusal: int | None = None
-        """The number of its refusal, until its caller is told."""
 
 
 class Receipt:
@@ -71,12 +48,14 @@ class Receipt:
     A receipt that nobody awaits costs nothing; `Stream.flush` reports what went wrong with it.
     """
 
-    __slots__ = ("_place", "_queued", "_stream", "count")
+    __slots__ = ("_place", "_stream", "_turn", "count")
 
-    def __init__(self, stream: Stream, place: tuple[Results, int] | None, queued: Queued | None, count: int) -> None:
+    def __init__(
+        self, stream: Stream, place: tuple[Results, int] | None, turn: Turn[tuple[Results, int]] | None, count: int
+    ) -> None:
         self._stream = stream
         self._place = place
-        self._queued = queued
+        self._turn = turn
         self.count = count
         """Records of this append."""
 
@@ -87,24 +66,20 @@ class Receipt:
 
     def done(self) -> bool:
         """Would an await end at once?"""
-        queued = self._queued
-        if queued is not None and queued.error is not None:
+        turn = self._turn
+        if turn is not None and turn.error is not None:
             return True
-        place = self._place if queued is None else queued.place
+        place = self._place if turn is None else turn.found
         return place is not None and place[0].find(place[1]) != PENDING
 
     def __await__(self) -> Generator[Any, None, Ack]:
         return self._result().__await__()
 
     async def _result(self) -> Ack:
-        queued = self._queued
-        if queued is not None:
-            if not queued.over.done():
-                await asyncio.shield(queued.over)
-            if queued.error is not None:
-                self._stream._told(queued)
-                raise queued.error
-            self._place, self._queued = queued.place, None
+        turn = self._turn
+        if turn is not None:
+            await self._stream._turns.come(turn)
+            self._place, self._turn = turn.found, None
         assert self._place is not None
         results, number = self._place
         return await self._stream._ack(results, number, self.count)
@@ -123,10 +98,8 @@ class Stream(StreamCore):
         super().__init__(client, name)
         self.client = client
         self._loop = client._own_loop
-        self._queue: collections.deque[Queued] = collections.deque()
-        self._queued_bytes = 0
-        self._submitting: asyncio.Task[None] | None = None
-        self._refusals = Refusals()
+        self._turns: Turns[tuple[Results, int]] = Turns(self._loop, name)
+        self._waiting = self._turns.waiting
 
     # --------------------------------------------------------------------------------------------------- append
 
@@ -144,7 +117,7 @@ class Stream(StreamCore):
         if get_running_loop() is not self._loop:
             self.client._check_loop()
         bound = self._bound
-        if bound is not None and timestamp_ns is expected_offset is None and type(data) is bytes and not self._queue:
+        if bound is not None and timestamp_ns is expected_offset is None and type(data) is bytes and not self._waiting:
             lane = bound.lane
             bank = lane.bank  # before the number is given out; see ringwal.client.results.Bank
             number = _submit(bound.writer, bound.handle, data, len(data))
@@ -170,7 +143,7 @@ class Stream(StreamCore):
         """
         self.client._check_loop()
         bound = self._bound
-        if bound is not None and timestamp_ns is expected_offset is None and type(data) is bytes and not self._queue:
+        if bound is not None and timestamp_ns is expected_offset is None and type(data) is bytes and not self._waiting:
             lane = bound.lane
             bank = lane.bank
             number = _submit(bound.writer, bound.handle, data, len(data))
@@ -207,67 +180,19 @@ class Stream(StreamCore):
 
     def _enqueue(self, steps: Steps[tuple[Results, int]], count: int, size: int) -> Receipt:
         """It goes behind those that wait. If none does, and it has to wait for nothing, it is submitted now."""
-        if len(self._queue) >= QUEUED_MAX or (self._queue and self._queued_bytes + size > QUEUED_BYTES_MAX):
-            raise BackpressureTimeout(
-                f"{len(self._queue)} appends to {self.name!r} ({self._queued_bytes >> 20} MiB) wait for room already;"
-                " nothing was appended: await some of them"
-            )
+        self._turns.check_room(size)
         wait = None
-        if not self._queue:
+        if not self._waiting:
             try:
                 wait = next(steps)
             except StopIteration as done:
                 return Receipt(self, done.value, None, count)
-        queued = Queued(steps, wait, size, self._loop.create_future())
-        self._queue.append(queued)
-        self._queued_bytes += size
-        if self._submitting is None:
-            self._submitting = self._loop.create_task(self._submit_queued())
-        return Receipt(self, None, queued, count)
-
-    async def _submit_queued(self) -> None:
-        """One after the other, in the order of their calls."""
-        queue = self._queue
-        try:
-            while queue:
-                head = queue[0]
-                try:
-                    head.place = await drive(head.steps, head.wait)
-                except Exception as error:  # noqa: BLE001  it is the caller's; the others have nothing to do with it
-                    self._refuse(head, error)
-                self._leave_queue()
-        finally:  # else the loop ends, and this with it
-            self._submitting = None
-            while queue:
-                self._refuse(queue[0], ClosedError("the event loop ended; nothing was appended", outcome="not_appended"))
-                self._leave_queue()
-
-    def _refuse(self, queued: Queued, error: Exception) -> None:
-        queued.error = error
-        queued.refusal = self._refusals.add(error)
-
-    def _leave_queue(self) -> None:
-        head = self._queue.popleft()
-        self._queued_bytes -= head.bytes
-        if not self._loop.is_closed():
-            head.over.set_result(None)
-
-    def _told(self, queued: Queued) -> None:
-        """Its caller knows: `flush` need not say it."""
-        number, queued.refusal = queued.refusal, None
-        if number is not None:
-            self._refusals.told(number)
+        return Receipt(self, None, self._turns.add(steps, wait, size), count)
 
     def _forked(self) -> None:
-        """See `StreamCore._forked`. The loop, and what waits in it, are the parent's."""
+        """See `StreamCore._forked`."""
         super()._forked()
-        self._queue.clear()
-        self._queued_bytes, self._submitting = 0, None
-
-    async def _submitted(self) -> None:
-        """Returns when no append waits for room."""
-        while self._queue:
-            await asyncio.shield(self._queue[-1].over)
+        self._turns.forked()
 
     async def flush(self, timeout: float | None = 30.0) -> None:
         """As `ringwal.Stream.flush`: returns when every earlier append of this client to this stream is confirmed."""
@@ -276,11 +201,11 @@ class Stream(StreamCore):
         began = self._loop.time()
         try:
             async with asyncio.timeout(limit):
-                await self._submitted()
+                await self._turns.none()
         except TimeoutError:
-            raise AckTimeout(f"{len(self._queue)} appends wait for room after {self._loop.time() - began:.3g} s") from None
+            raise AckTimeout(f"{len(self._waiting)} appends wait for room after {self._loop.time() - began:.3g} s") from None
         await drive(self._flush_steps(None if limit is None else max(0.0, limit - (self._loop.time() - began))))
-        refused = self._refusals.take()
+        refused = self._turns.refused()
         if refused is not None:
             raise refused
 
