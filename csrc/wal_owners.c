@@ -193,9 +193,9 @@ static void forget_indexed(rw_wal *w, uint32_t place)
     index_anew(w);
 }
 
-/* Said twice, it changes nothing: of a row that is there, the epoch only grows. A successor may find
- * the place of a row that the block makes and forgets with the row that came after it: then there is
- * no room for the first one, and no need (`over`, or a claim that was not the first). */
+/* Said twice, it changes nothing: of a row that is there, the epoch only grows. A successor may
+ * find the place of a row that the block makes and forgets with the row that came after it: then
+ * there is no room for the first one, and no need (`over`, or a claim that was not the first). */
 void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload, bool over)
 {
     rw_claim claim;
