@@ -415,8 +415,8 @@ RECOVERING = [
     Mutant(
         "records beyond a hole are not carried over",
         "engine/ringwal/log/epoch.py",
-        "if self._walk.scan.kept:",
-        "if self._walk.scan.kept < 0:",
+        "if self._walk.scan.largest_frame:",
+        "if self._walk.scan.largest_frame < 0:",
         units("tests/unit/test_recovery.py"),
     ),
     Mutant(

@@ -68,16 +68,24 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.backup, "timeout", "seconds", SECONDS),
     (ringwal.Receipt.result, "timeout", "seconds", SECONDS),
     (ringwal.Receipt.exception, "timeout", "seconds", SECONDS),
+    (ringwal.Producer.append, "seq", "whole", WHOLE),
+    (ringwal.Producer.append, "timestamp_ns", "whole", WHOLE),
+    (ringwal.Producer.append_many, "seq", "whole", WHOLE),
+    (ringwal.Producer.flush, "timeout", "seconds", SECONDS),
+    (ringwal.ProducerReceipt.result, "timeout", "seconds", SECONDS),
+    (ringwal.ProducerReceipt.exception, "timeout", "seconds", SECONDS),
 ]
 # What such a call needs beside.
 BESIDE: dict[Callable[..., Any], dict[str, Any]] = {
     ringwal.Stream.append: {"data": b"x"},
     ringwal.Stream.append_many: {"records": [b"x"]},
+    ringwal.Producer.append: {"data": b"x"},
+    ringwal.Producer.append_many: {"records": [b"x"]},
     ringwal.backup: {"dest": "/nowhere/at/all"},
     ringwal.Client.tail: {"streams": {"s": 0}},
 }
 # Where several numbers may be given, and are refused in other words: test_times.py has them.
-SEVERAL = {("Stream.append_many", "timestamp_ns")}
+SEVERAL = {("Stream.append_many", "timestamp_ns"), ("Producer.append_many", "timestamp_ns")}
 # Not called by users: the errors' own facts, and tuples that are handed out.
 DATA = (BaseException, tuple)
 
@@ -118,7 +126,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[type, Any]]:
             stream = client.stream("s")
             receipt = stream.append(b"x")
             receipt.result(WAIT)
-            looked_at = {ringwal.ReadOnlyLog: log, ringwal.ReadOnlyStream: log.stream("s")}
+            looked_at: dict[type, Any] = {ringwal.ReadOnlyLog: log, ringwal.ReadOnlyStream: log.stream("s")}
+            producer = client.producer("made", "p")
+            looked_at |= {ringwal.Producer: producer, ringwal.ProducerReceipt: producer.append(b"x")}
             yield {ringwal.Client: client, ringwal.Stream: stream, ringwal.Receipt: receipt, **looked_at}
     finally:
         running.close()

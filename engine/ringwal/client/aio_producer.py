@@ -106,7 +106,7 @@ class Producer(ProducerCore):
             BackpressureTimeout: 65,536 appends wait already. Nothing was written.
         """
         self._check_loop()
-        return self._begin(Sent((data,), seq, timestamp_ns))
+        return self._begin(Sent.one(data, seq, timestamp_ns))
 
     async def append_many(
         self, records: Iterable[Buffer], seq: int | None = None, timestamp_ns: int | Iterable[int] | None = None

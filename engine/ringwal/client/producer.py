@@ -121,7 +121,7 @@ class Producer(ProducerCore):
             ForkError: the producer is the parent's. Nothing was appended.
             As `Stream.append`. What is refused so has used up no sequence.
         """
-        sent = Sent((data,), seq, timestamp_ns)
+        sent = Sent.one(data, seq, timestamp_ns)
         park(self._send_steps(sent))
         return ProducerReceipt(self, sent)
 

@@ -15,7 +15,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ringwal import times
 from ringwal._native import ffi, lib
@@ -75,6 +75,11 @@ class Sent:
         """Where it was found in the log, if it had to be looked for."""
         self.told = False
         """Somebody was told what became of it."""
+
+    @classmethod
+    def one(cls, data: Any, said: int | None, timestamp_ns: int | None) -> Self:
+        """A single record. Raises as `Stream.append`."""
+        return cls((data,), said, None if timestamp_ns is None else times.timestamp_ns(timestamp_ns))
 
     def submit(self, bound: Binding, producer: int) -> int:
         """As `ringwal.client.stream_core.Submit`."""
