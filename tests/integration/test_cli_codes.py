@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import xxhash
 from ringwal._native import lib
 from ringwal.exit_codes import EXIT_CODES
 from tests.support.cli_rig import DEADLINE, SMALL, end, freeze, line_of, ringwal, serving, start
-from tests.support.rig import AS_NOBODY, NOBODY
+from tests.support.rig import AS_NOBODY, NOBODY, until
 
 PAGE = 4096
 
@@ -195,6 +196,14 @@ def test_another_users_directory_is_77_for_every_verb(tmp_path: Path, verb: str)
     assert b"Permission denied" in done.stderr
 
 
+def is_connected(pid: int) -> bool:
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just closed it
+            found.append(os.readlink(entry))
+    return any(name.startswith("socket:") for name in found)
+
+
 def test_a_verb_that_meets_a_stopping_engine_may_try_again_and_a_second_stop_waits_for_the_end(tmp_path: Path) -> None:
     directory = tmp_path / "d"
     with serving(directory):
@@ -206,6 +215,7 @@ def test_a_verb_that_meets_a_stopping_engine_may_try_again_and_a_second_stop_wai
             late = ringwal("ls", directory)
         assert (late.returncode, b"is stopping" in late.stderr) == (os.EX_TEMPFAIL, True)
         stops.append(start("stop", directory))
+        until(lambda: is_connected(stops[-1].pid), "the second one has found the engine")
         too_soon = ringwal("stop", directory, "--timeout", "0.2")
         assert (too_soon.returncode, b"still stopping" in too_soon.stderr) == (os.EX_TEMPFAIL, True)
         os.kill(wal, signal.SIGCONT)

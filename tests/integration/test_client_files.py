@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import asyncio
 import contextlib
 import errno
@@ -292,6 +293,7 @@ def test_a_process_that_may_open_no_more_files(directory: Path, start: Callable[
     """At every step of attaching, appending and reading: what is left of them is one less each time."""
     start()
     ringwal.connect(directory).close()
+    gc.collect()  # what earlier tests have left closes its files now, and not meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
     held = [os.open("/dev/null", os.O_RDONLY)]
