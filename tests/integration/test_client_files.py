@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import pickle
 import re
