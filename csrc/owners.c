@@ -4,6 +4,7 @@
 #include "places.h"
 #include "points.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define LOOKS 1000u /* storing takes a fraction of that, unless the one who stores is dead */
@@ -38,7 +39,7 @@ void rw_owner_store(rw_owner *to, const rw_checkpoint_owner *row)
     rw_store32(&to->turn, turn + 1);
 }
 
-static void copy(const rw_owner *from, rw_checkpoint_owner *out)
+void rw_owner_copy(const rw_owner *from, rw_checkpoint_owner *out)
 {
     *out = (rw_checkpoint_owner){
         .number = rw_peek32(&from->number),
@@ -64,7 +65,7 @@ static int look(const rw_owner *from, rw_checkpoint_owner *out)
 {
     for (uint32_t i = 0; i < LOOKS; i++) {
         uint32_t turn = rw_load32(&from->turn); /* PAIR: owner */
-        copy(from, out);
+        rw_owner_copy(from, out);
         rw_fence_acquire();
         if (turn % 2 == 0 && rw_peek32(&from->turn) == turn)
             return RW_OK;
@@ -79,8 +80,7 @@ int rw_owner_look(const rw_control *c, uint32_t kind, uint32_t stream, const uin
     for (uint32_t i = 0; i < c->max_owners; i++) {
         if (look(rw_owner_of((rw_control *)c, i), out) != RW_OK)
             whole = false;
-        else if (out->number != 0 && out->kind == kind && out->stream == stream &&
-                 out->name_bytes == name_bytes && memcmp(out->name, name, name_bytes) == 0)
+        else if (out->number != 0 && rw_owner_is(out, kind, stream, name, name_bytes))
             return RW_OK;
     }
     return whole ? RW_DELETED : RW_PENDING;
@@ -93,6 +93,17 @@ uint32_t rw_owners_list(const rw_control *c, rw_checkpoint_owner *rows)
         if (look(rw_owner_of((rw_control *)c, i), &rows[count]) == RW_OK && rows[count].number != 0)
             count++;
     return count;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    const rw_checkpoint_owner *x = a, *y = b;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+void rw_owners_sort(rw_checkpoint_owner *rows, uint32_t count)
+{
+    qsort(rows, count, sizeof *rows, by_number);
 }
 
 void rw_owner_restore(rw_control *c, uint32_t place, const rw_checkpoint_owner *row)

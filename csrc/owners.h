@@ -56,6 +56,18 @@ void rw_set_owners_end(rw_control *c, uint32_t number);
 
 /* WAL. `row` NULL: the place is nobody's. */
 void rw_owner_store(rw_owner *to, const rw_checkpoint_owner *row);
+/* The words as they are: for who knows that nobody is storing them. */
+void rw_owner_copy(const rw_owner *from, rw_checkpoint_owner *out);
+
+/* By numbers. */
+void rw_owners_sort(rw_checkpoint_owner *rows, uint32_t count);
+
+static inline bool rw_owner_is(const rw_checkpoint_owner *row, uint32_t kind, uint32_t stream,
+                               const uint8_t *name, uint32_t name_bytes)
+{
+    return row->kind == kind && row->stream == stream && row->name_bytes == name_bytes &&
+           memcmp(row->name, name, name_bytes) == 0;
+}
 
 /* Is the payload that of a CLAIM? */
 static inline bool rw_claim_is_right(const uint8_t *payload, uint64_t bytes)

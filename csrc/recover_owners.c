@@ -2,6 +2,8 @@
  * runs: the entry that was found last is looked at first. */
 #include "recover.h"
 
+#include "owners.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,19 +65,15 @@ bool rw_recovery_owner_follows(rw_recovery *s, const rw_frame *r)
     return true;
 }
 
-static bool has_name(const rw_checkpoint_owner *o, const rw_checkpoint_owner *other)
-{
-    return o->kind == other->kind && o->stream == other->stream &&
-           o->name_bytes == other->name_bytes && memcmp(o->name, other->name, o->name_bytes) == 0;
-}
-
 /* Whoever had the name was forgotten by a claim for another stream, which may be lost: the two were
  * in no common queue. He is forgotten all the same: his successor may have been told that he begins
  * anew. */
 static void forget_namesake(rw_recovery *s, const rw_recovery_owner *new)
 {
+    const rw_checkpoint_owner *o = &new->row;
     for (uint32_t i = 0; i < s->owner_end; i++)
-        if (s->owners + i != new && has_name(&s->owners[i].row, &new->row))
+        if (s->owners + i != new &&
+            rw_owner_is(&s->owners[i].row, o->kind, o->stream, o->name, o->name_bytes))
             s->owners[i].row.number = 0;
 }
 
@@ -126,18 +124,12 @@ void rw_recovery_owners_carry(rw_recovery *s)
         s->owners[i].row = s->owners[i].at_cut;
 }
 
-static int by_number(const void *a, const void *b)
-{
-    const rw_checkpoint_owner *x = a, *y = b;
-    return x->number < y->number ? -1 : x->number > y->number;
-}
-
 uint32_t rw_recovery_owner_rows(const rw_recovery *s, rw_checkpoint_owner *rows)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < s->owner_end; i++)
         if (s->owners[i].row.number != 0)
             rows[count++] = s->owners[i].row;
-    qsort(rows, count, sizeof *rows, by_number);
+    rw_owners_sort(rows, count);
     return count;
 }

@@ -20,9 +20,9 @@ static void index_anew(rw_wal *w)
 {
     memset(w->owner_index, 0, w->owner_index_places * sizeof *w->owner_index);
     for (uint32_t place = 0; place < w->c->max_owners; place++) {
-        if (w->owners[place].number == 0)
+        if (w->owners[place].row.number == 0)
             continue;
-        uint32_t i = home_of(w, w->owners[place].number);
+        uint32_t i = home_of(w, w->owners[place].row.number);
         while (w->owner_index[i] != 0)
             i = (i + 1) & (w->owner_index_places - 1);
         w->owner_index[i] = place + 1;
@@ -32,7 +32,7 @@ static void index_anew(rw_wal *w)
 static uint32_t place_of(const rw_wal *w, uint32_t number)
 {
     uint32_t i = home_of(w, number);
-    while (w->owner_index[i] != 0 && w->owners[w->owner_index[i] - 1].number != number)
+    while (w->owner_index[i] != 0 && w->owners[w->owner_index[i] - 1].row.number != number)
         i = (i + 1) & (w->owner_index_places - 1);
     return w->owner_index[i] - 1; /* none: NOWHERE */
 }
@@ -49,23 +49,8 @@ bool rw_wal_owners_open(rw_wal *w)
     if (w->owners == NULL || w->owners_touched == NULL || w->owner_index == NULL)
         return false;
     /* What a predecessor died in storing has no number yet: the last sealed block says it again. */
-    for (uint32_t place = 0; place < count; place++) {
-        const rw_owner *o = rw_owner_of(w->c, place);
-        rw_checkpoint_owner *row = &w->owners[place].row;
-        *row = (rw_checkpoint_owner){
-            .number = rw_load32(&o->number),
-            .kind = o->kind,
-            .epoch = o->epoch,
-            .stream = o->stream,
-            .next_sequence = o->next_sequence,
-            .last_sequence = o->last_sequence,
-            .last_offset = o->last_offset,
-            .timestamp_ns = o->composed_ns,
-            .name_bytes = o->name_bytes,
-        };
-        memcpy(row->name, o->name, row->name_bytes);
-        w->owners[place].number = row->number;
-    }
+    for (uint32_t place = 0; place < count; place++)
+        rw_owner_copy(rw_owner_of(w->c, place), &w->owners[place].row);
     w->owners_end = w->c->owners_end;
     index_anew(w);
     return true;
@@ -88,7 +73,7 @@ static void touch(rw_wal *w, uint32_t place)
 
 static void forget(rw_wal *w, uint32_t place)
 {
-    w->owners[place].number = w->owners[place].row.number = 0;
+    w->owners[place].row.number = 0;
     touch(w, place);
 }
 
@@ -141,8 +126,7 @@ static uint32_t find(const rw_wal *w, uint32_t kind, uint32_t stream, const uint
 {
     for (uint32_t place = 0; place < w->c->max_owners; place++) {
         const rw_checkpoint_owner *o = &w->owners[place].row;
-        if (w->owners[place].number != 0 && o->kind == kind && o->stream == stream &&
-            o->name_bytes == bytes && memcmp(o->name, name, bytes) == 0)
+        if (o->number != 0 && rw_owner_is(o, kind, stream, name, bytes))
             return place;
     }
     return NOWHERE;
@@ -151,7 +135,7 @@ static uint32_t find(const rw_wal *w, uint32_t kind, uint32_t stream, const uint
 static uint32_t free_place(const rw_wal *w)
 {
     uint32_t place = 0;
-    while (place < w->c->max_owners && w->owners[place].number != 0)
+    while (place < w->c->max_owners && w->owners[place].row.number != 0)
         place++;
     return place < w->c->max_owners ? place : NOWHERE;
 }
@@ -213,7 +197,6 @@ void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload, 
             place = free_place(w);
         RW_ASSERT(place != NOWHERE);
         rw_wal_owner *o = &w->owners[place];
-        o->number = number;
         o->row = (rw_checkpoint_owner){
             .number = number,
             .kind = claim.kind,
@@ -236,7 +219,7 @@ void rw_wal_owners_of_deleted(rw_wal *w, uint32_t stream)
 {
     bool any = false;
     for (uint32_t place = 0; place < w->c->max_owners; place++)
-        if (w->owners[place].number != 0 && w->owners[place].row.stream == stream) {
+        if (w->owners[place].row.number != 0 && w->owners[place].row.stream == stream) {
             forget(w, place);
             any = true;
         }
@@ -253,28 +236,18 @@ void rw_wal_owners_publish(rw_wal *w)
     for (uint32_t i = 0; i < w->owners_touched_count; i++) {
         rw_wal_owner *o = &w->owners[w->owners_touched[i]];
         o->touched = false;
-        rw_owner_store(rw_owner_of(w->c, w->owners_touched[i]), o->number != 0 ? &o->row : NULL);
+        rw_owner_store(rw_owner_of(w->c, w->owners_touched[i]),
+                       o->row.number != 0 ? &o->row : NULL);
         (void)RW_POINT("l.owner.published");
     }
     w->owners_touched_count = 0;
-}
-
-static int by_number(const void *a, const void *b)
-{
-    const rw_checkpoint_owner *x = a, *y = b;
-    return x->number < y->number ? -1 : x->number > y->number;
 }
 
 uint32_t rw_wal_owners_copy(const rw_wal *w, rw_checkpoint_owner *rows)
 {
     uint32_t count = 0;
     for (uint32_t place = 0; place < w->c->max_owners; place++)
-        if (w->owners[place].number != 0)
+        if (w->owners[place].row.number != 0)
             rows[count++] = w->owners[place].row;
     return count;
-}
-
-void rw_wal_owners_sort(rw_checkpoint_owner *rows, uint32_t count)
-{
-    qsort(rows, count, sizeof *rows, by_number);
 }

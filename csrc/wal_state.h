@@ -41,9 +41,8 @@ typedef struct rw_wal_stream {
 
 /* An owner as it is composed (owners.h). */
 typedef struct rw_wal_owner {
-    rw_checkpoint_owner row;
-    uint32_t number; /* 0: the place is free */
-    bool touched;    /* it is stored when the block is sealed */
+    rw_checkpoint_owner row; /* number 0: the place is free */
+    bool touched;            /* it is stored when the block is sealed */
 } rw_wal_owner;
 
 struct rw_wal {
@@ -191,8 +190,6 @@ void rw_wal_owners_of_deleted(rw_wal *w, uint32_t stream);
 void rw_wal_owners_publish(rw_wal *w);
 /* All rows, and how many; in the order of places. */
 uint32_t rw_wal_owners_copy(const rw_wal *w, rw_checkpoint_owner *rows);
-/* By numbers. */
-void rw_wal_owners_sort(rw_checkpoint_owner *rows, uint32_t count);
 
 /* wal_drop.c, under the compose lock */
 /* How many rows the next DROP frame has, at the most; the first of them is good. 0: none waits. */

@@ -2,6 +2,7 @@
  * the compose lock. */
 #include "block.h"
 #include "frame.h"
+#include "owners.h"
 #include "points.h"
 #include "settings.h"
 #include "stream.h"
@@ -184,5 +185,5 @@ void rw_wal_take_snapshot(rw_wal *w, rw_checkpoint_stream *rows, rw_checkpoint_o
     compose_unlock(w);
     rw_signal_fd(w->inner_fd); /* settings may have come in between */
     sort_rows(rows, out->count);
-    rw_wal_owners_sort(owners, out->owners);
+    rw_owners_sort(owners, out->owners);
 }

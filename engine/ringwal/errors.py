@@ -17,6 +17,8 @@ import os
 from typing import Any, Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["not_appended", "unknown"]
+ANSWERED = -(1 << 62)
+"""What a completion says below that is a verdict (`verdict_of`)."""
 
 
 class Error(Exception):
@@ -319,6 +321,12 @@ def of_code(
     if code in ends:
         return EngineFailed(lead + ends[code], errno if errno and not stopped else None)
     return Error(f"{lead}unexpected status {code} of the native core")
+
+
+def verdict_of(code: int) -> tuple[int, int]:
+    """Why a request was refused alone, and the number that belongs to that, by what its completion says (csrc/layout.h,
+    RW_ANSWERED). (0, 0): it was not, or its stream is deleted."""
+    return (code >> 56 & 0x7F, code & (1 << 56) - 1) if code < ANSWERED else (0, 0)
 
 
 def _why_it_failed(errno: int) -> str:

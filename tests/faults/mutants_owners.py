@@ -75,8 +75,8 @@ OWNERS = [
     Mutant(
         "a deleted stream leaves its producers",
         WAL,
-        "        if (w->owners[place].number != 0 && w->owners[place].row.stream == stream) {",
-        "        if (w->owners[place].number == 0 && w->owners[place].row.stream == stream) {",
+        "        if (w->owners[place].row.number != 0 && w->owners[place].row.stream == stream) {",
+        "        if (w->owners[place].row.number == 0 && w->owners[place].row.stream == stream) {",
         units(f"{NATIVE}::test_the_owners_of_a_stream_go_with_it"),
     ),
     Mutant(

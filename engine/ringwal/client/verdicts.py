@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from ringwal._native import lib
-from ringwal.errors import Error, OffsetMismatch, ProducerFenced, SequenceGap, of_code
+from ringwal.errors import ANSWERED, Error, OffsetMismatch, ProducerFenced, SequenceGap, of_code, verdict_of
 
 DELETED = int(lib.RW_DELETED)
-ANSWERED = -(1 << 62)
-"""What lies below has a reason, and a number that belongs to it (csrc/layout.h, RW_ANSWERED)."""
-_VALUES = int(lib.RW_ANSWER_VALUES) - 1
 
 
 def is_refused(found: int) -> bool:
@@ -19,9 +16,10 @@ def is_refused(found: int) -> bool:
 def repeated_at(found: int) -> int | None:
     """The offset of the records that a producer has appended before; -1: the engine does not remember it; None: it is no
     repeat."""
-    if found >= ANSWERED or found >> 56 & 0x7F != lib.RW_VERDICT_REPEAT:
+    reason, offset = verdict_of(found)
+    if reason != lib.RW_VERDICT_REPEAT:
         return None
-    return -1 if found & _VALUES == lib.RW_OFFSET_UNKNOWN else found & _VALUES
+    return -1 if offset == lib.RW_OFFSET_UNKNOWN else offset
 
 
 def is_refusal(found: int) -> bool:
@@ -31,20 +29,20 @@ def is_refusal(found: int) -> bool:
 
 def gap_before(found: int) -> int | None:
     """The sequence that was to come, where records are missing; None: it is no gap."""
-    return found & _VALUES if found < ANSWERED and found >> 56 & 0x7F == lib.RW_VERDICT_GAP else None
+    reason, expected = verdict_of(found)
+    return expected if reason == lib.RW_VERDICT_GAP else None
 
 
 def is_fenced(found: int) -> bool:
     """Is it no longer the producer's turn to append?"""
-    return found < ANSWERED and found >> 56 & 0x7F == lib.RW_VERDICT_FENCED
+    return verdict_of(found)[0] == lib.RW_VERDICT_FENCED
 
 
 def error_of(found: int, stream: str | None) -> Error:
     """What its caller is told."""
     if found == DELETED:
         return of_code(DELETED, "" if stream is None else repr(stream))
-    name, actual = "the stream" if stream is None else repr(stream), found & _VALUES
-    reason = found >> 56 & 0x7F
+    name, (reason, actual) = "the stream" if stream is None else repr(stream), verdict_of(found)
     if reason == lib.RW_VERDICT_GAP:
         return SequenceGap(
             f"nothing was appended to {name}: this producer's next sequence there is {actual}; append what is missing first",

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ringwal import views
 from ringwal._native import ffi, lib
 from ringwal.config import Config
-from ringwal.errors import EngineFailed, Error, ShmUnavailable, StorageFull, describe_full, of_code
+from ringwal.errors import EngineFailed, Error, ShmUnavailable, StorageFull, describe_full, of_code, verdict_of
 from ringwal.log.checkpoint import OWNER_BYTES
 from ringwal.processes.control_lane import ControlLane
 from ringwal.processes.streams import Key, StreamTable
@@ -101,7 +101,7 @@ class Claims:
 
     def _done(self, claim: _Claim, tries: int, code: int) -> None:
         found = self._look(claim) if code >= 0 else None
-        full = _reason(code) == lib.RW_VERDICT_TABLE
+        full = verdict_of(code)[0] == lib.RW_VERDICT_TABLE
         # Without a row: its stream is being deleted, which the next try is told of, or its place was taken at once.
         if tries and ((code >= 0 and found is None) or (full and self._silent(claim) is not None)):
             self._submit(claim, tries - 1)
@@ -120,7 +120,7 @@ class Claims:
     def _outcome(self, found: Claimed | None, code: int) -> Claimed | Error:
         if code >= 0:
             return found or EngineFailed("the producer's row cannot be read", outcome="not_appended")
-        if _reason(code) == lib.RW_VERDICT_TABLE:
+        if verdict_of(code)[0] == lib.RW_VERDICT_TABLE:
             return ShmUnavailable(
                 f"the engine remembers {self._limit} producers, and none of them was silent for so long that it may be"
                 " forgotten; start it with a larger max_producers, or a shorter producer_age"
@@ -144,7 +144,3 @@ def restore_owners(control: Any, rows: bytes, owners_end: int) -> None:
             row = ffi.new("rw_checkpoint_owner *", owners[place])
             lib.rw_owner_restore(control, place, row)
 
-
-def _reason(code: int) -> int:
-    """Of a verdict; 0: it is none."""
-    return (code >> 56) & 0x7F if code < -(1 << 62) else 0
