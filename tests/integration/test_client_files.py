@@ -29,6 +29,7 @@ from tests.support.rig import (
     CHECKOUT,
     WAIT,
     Engine,
+    append_and_hold,
     arm,
     await_readable,
     environment,
@@ -320,6 +321,34 @@ def test_a_process_that_may_open_no_more_files(directory: Path, start: Callable[
             os.close(fd)
     assert len(told) > 3
     assert [str(error) for error in told if "files" not in str(error)] == []
+
+
+def test_of_an_engine_that_has_ended_nothing_is_open(
+    points_build: Path, directory: Path, start: Callable[..., Engine]
+) -> None:
+    """So that its file system can be unmounted, also while an append is lost with it and nobody has asked for its fate."""
+    once = directory.parent / "once"
+    running = start(points_build, once=once)
+    client = ringwal.connect(directory)
+    receipts = append_and_hold(client.stream("s"), once, [b"lost"])
+    running.kill()
+    gc.disable()  # nothing waits for the collector
+    try:
+        with pytest.raises(ringwal.NotRunning):
+            client.status()
+        assert [name for name in open_files() if name.is_relative_to(directory)] == []
+    finally:
+        gc.enable()
+    with pytest.raises(ringwal.EngineFailed):
+        receipts[0].result(WAIT)
+
+
+def open_files() -> list[Path]:
+    found = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(fd.readlink())
+    return found
 
 
 # --------------------------------------------------------------------------------------- what was waited for in vain

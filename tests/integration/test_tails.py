@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from ringwal.log.directory import SEGMENTS
 from ringwal.log.segment import name_of
 from tests.support import cli_rig
 from tests.support.faces import BEGINNING_AT_THE_CALL, FACES, WAIT, Connected, Face
-from tests.support.rig import Engine, arm, until
+from tests.support.rig import Engine, arm, stop_process, until
 
 LONG = 60.0
 """Seconds of `reconnect`: longer than a test takes."""
@@ -204,6 +205,21 @@ def test_a_tail_goes_on_over_the_ends_of_engines(directory: Path, start: Callabl
             running.kill()
             running = start()
         assert taker.end() == data(count)
+
+
+def test_a_tail_that_has_begun_needs_no_supervisor(directory: Path, start: Callable[..., Engine], face: Face) -> None:
+    running = start()
+    with face.connect(directory) as writer, face.connect(directory) as reader:
+        writer.append_all("s", data(2))
+        tail = reader.tail("s", 0)
+        assert next(tail).data == b"0"
+        stop_process(running.process.pid)
+        try:
+            taker = Taker(tail, 2)  # it has not waited before
+            writer.append_all("s", data(1, 2))
+            assert taker.end() == data(2, 1)
+        finally:
+            os.kill(running.process.pid, signal.SIGCONT)
 
 
 def test_a_tail_that_has_fallen_behind_goes_on_in_the_files(

@@ -101,6 +101,10 @@ class Follow(Generic[Item]):
                 self._attachment, self._waiter = attachment, None
                 return
 
+    def attend_steps(self) -> Steps[None]:
+        """Takes the lane to wait in, at the start: it is asked of the supervisor, whom nobody needs who reads on."""
+        self._waiter = yield from self._attachment.waiter_steps()
+
     def _tell_steps(self, look: Any, seconds: float, stream: int) -> Steps[int]:
         """Waits until C finds what ``look`` looks for, given a writer, or so long. Another lane is taken if need be."""
         if self._waiter is None:
@@ -256,6 +260,7 @@ def follow_steps(
                 raise
         else:
             following.stand(attachment, handle, positions.offset(attachment, handle, place))
+        yield from following.attend_steps()
         return following
 
     return (yield from client._in_engine_steps(stand))

@@ -175,6 +175,7 @@ def merge_steps(
             client, attachment, places, max_records=max_records, idle_timeout=idle_timeout, on_trimmed=on_trimmed
         )
         yield from merging.stand_steps(missing=missing)
+        yield from merging.attend_steps()
         return merging
 
     return (yield from client._in_engine_steps(stand))

@@ -65,7 +65,9 @@ class StreamCore:
         self._bound: Binding | None = None
         self._ended: list[Binding] = []  # to streams of this name that are deleted, until their appends are settled
         self._lost: Error | None = None
-        self._gap: Binding | None = None  # where an append is lost of which nobody was told: one comes behind it, refused
+        # Where an append is lost of which nobody was told: one comes behind it, refused. No binding, as it may lie here for long:
+        # an attachment has files open.
+        self._gap: tuple[Lane, int] | None = None
         self._refused_in: weakref.ref[Lane] | None = None  # the lane for whose gap that has been done
 
     def _detach(self, attachment: Attachment) -> None:
@@ -89,7 +91,7 @@ class StreamCore:
             self._lost = bound.lane.untold(bound.handle) or self._lost
             refused_in = None if self._refused_in is None else self._refused_in()
             if bound.lane is not refused_in and bound.lane.unreported(bound.handle):
-                self._gap = bound
+                self._gap = bound.lane, bound.handle
 
     def _check_gap(self) -> None:
         """Raises NotRunning, once: an earlier append to this stream is lost, and nobody was told. What comes now
@@ -98,10 +100,13 @@ class StreamCore:
         if bound is not None and bound.lane.lost is not None:
             self._note_lost(bound)
         gap, self._gap = self._gap, None
-        if gap is not None and gap.lane.unreported(gap.handle):
+        if gap is None:
+            return
+        lane, handle = gap
+        if lane.unreported(handle):
             self._client._check_open()
-            self._refused_in = weakref.ref(gap.lane)
-            error = gap.lane.lost
+            self._refused_in = weakref.ref(lane)
+            error = lane.lost
             assert error is not None
             raise refusal(error) from error
 
