@@ -65,8 +65,8 @@ class StreamCore:
         self._bound: Binding | None = None
         self._ended: list[Binding] = []  # to streams of this name that are deleted, until their appends are settled
         self._lost: Error | None = None
-        # Where an append is lost of which nobody was told: one comes behind it, refused. No binding, as it may lie here for long:
-        # an attachment has files open.
+        # Where an append is lost of which nobody was told: one comes behind it, refused. Not a binding: this may lie here for
+        # long, and an attachment has files open.
         self._gap: tuple[Lane, int] | None = None
         self._refused_in: weakref.ref[Lane] | None = None  # the lane for whose gap that has been done
 
