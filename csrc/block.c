@@ -92,10 +92,16 @@ int rw_block_verify(const uint8_t *block)
     memcpy(&h, block, sizeof h);
     uint32_t seed = rw_frame_seed(h.epoch, h.position);
     uint64_t at = sizeof h;
+    bool joined = false;
     for (uint32_t i = 0; i < h.frames; i++) {
         rw_frame r;
         if (rw_frame_check(block, h.used, at, seed, &r) != RW_OK)
             return RW_BAD;
+        if (joined && r.kind != RW_FRAME_BATCH)
+            return RW_BAD;
+        if ((joined || r.flags & RW_JOINED) && r.producer_id != 0)
+            return RW_BAD; /* it is of one stream */
+        joined = r.flags & RW_JOINED && h.kind != RW_BLOCK_HOLE;
         const uint8_t *payload = block + at + sizeof r;
         if (r.digest != rw_xxh3(payload, r.payload_bytes))
             return RW_BAD;
@@ -103,7 +109,7 @@ int rw_block_verify(const uint8_t *block)
             return RW_BAD;
         at += rw_frame_bytes(r.payload_bytes);
     }
-    return at == h.used ? RW_OK : RW_BAD;
+    return at == h.used && !joined ? RW_OK : RW_BAD;
 }
 
 uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame_info *out, uint32_t capacity)

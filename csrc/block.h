@@ -17,8 +17,10 @@
  *   4. every one of its `frames` frames has a right CRC (seeded with epoch and position, so no
  *   frame of another
  *      block fits), lies inside `used`, and they end at `used`,
- *   5. every payload has the digest in its frame, and is what a frame of that kind has.
- * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 5
+ *   5. every payload has the digest in its frame, and is what a frame of that kind has,
+ *   6. behind each part of a joint append but the last stands a batch, its next part; a HOLE, of
+ *   whose frames some are lost, may have any of them.
+ * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 6
  * (rw_block_verify).
  *
  * Who goes through the frames of a block uses, by what is known of it:
@@ -64,7 +66,7 @@ void rw_block_stamp(rw_block *h);
 int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch,
                    uint64_t position);
 
-/* Checks 4 and 5 on a block that passed rw_block_check and of which `length` bytes may be read.
+/* Checks 4 to 6 on a block that passed rw_block_check and of which `length` bytes may be read.
  * RW_OK or RW_BAD. */
 int rw_block_verify(const uint8_t *block);
 

@@ -59,7 +59,7 @@ int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t coun
 
 int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload)
 {
-    if (r->flags & ~(r->kind == RW_FRAME_BATCH ? RW_OWN_TIMES : 0))
+    if (r->flags & ~(r->kind == RW_FRAME_BATCH ? RW_OWN_TIMES | RW_JOINED : 0))
         return RW_BAD;
     if (r->kind == RW_FRAME_BATCH)
         return rw_batch_check(payload, r->payload_bytes, r->count, r->flags);

@@ -28,6 +28,13 @@ uint32_t rw_request_crc(const rw_request *q);
  * do they add up to the payload, and are those times in range? RW_OK or RW_BAD. */
 int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t count, uint32_t flags);
 
+/* Sum of what the parts of a joint append take in a block may not exceed what one batch may, each
+ * with a definition: so one fits wherever a batch does. */
+static inline uint64_t rw_part_bytes(uint64_t payload_bytes)
+{
+    return rw_frame_bytes(payload_bytes) + rw_frame_bytes(RW_STREAM_NAME_MAX);
+}
+
 #define RW_TIME_MAX INT64_MAX /* the latest time that a record may have of its own */
 
 /* What the own times take, at the end of a payload. */

@@ -72,14 +72,11 @@ static bool has_room(const rw_writer *w, uint64_t claim, uint64_t frame)
     return (int64_t)(claim + frame - rw_load64(&w->slot->head)) <= (int64_t)w->bytes;
 }
 
-static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
+static int claim_bytes(rw_writer *w, uint64_t frame, uint64_t *at)
 {
-    if (payload > w->limit)
-        return RW_TOO_LARGE;
     int rc = usable(w);
     if (rc != RW_OK)
         return rc;
-    uint64_t frame = rw_request_bytes(payload);
     uint64_t p = rw_peek64(&w->lane->claim);
     do {
         if (!has_room(w, p, frame))
@@ -88,6 +85,11 @@ static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
     *at = p;
     (void)RW_POINT("w.claim.post");
     return RW_OK;
+}
+
+static int claim(rw_writer *w, uint64_t payload, uint64_t *at)
+{
+    return payload > w->limit ? RW_TOO_LARGE : claim_bytes(w, rw_request_bytes(payload), at);
 }
 
 /* Steps 2 (the header) and 3 of the protocol; the payload is in place. */
@@ -200,23 +202,37 @@ int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_
  * holes. A number that was taken first and could not be used would be waited for in vain. So next
  * <= taken <= granted, and once next is granted, every permit has become a number and none can come
  * back: whoever takes a lane out of use waits for that. */
-static int64_t start(rw_writer *w, uint64_t stream, uint64_t payload, uint64_t *at)
+static bool over(const rw_writer *w, uint64_t stream)
 {
-    if (rw_stream_over(rw_stream_of(w->c, rw_handle_place(stream)), rw_handle_number(stream)))
-        return usable(w) == RW_OK ? RW_DELETED : usable(w);
+    return rw_stream_over(rw_stream_of(w->c, rw_handle_place(stream)), rw_handle_number(stream));
+}
+
+/* The first of `count` numbers in a row, for requests of so many bytes. */
+static int64_t start_bytes(rw_writer *w, uint64_t bytes, uint32_t count, uint64_t *at)
+{
     uint64_t taken = rw_load64(&w->taken);
     do {
-        if (taken >= rw_load64(&w->granted))
+        if (taken + count > rw_load64(&w->granted))
             return usable(w) == RW_OK ? RW_MAINTENANCE : usable(w);
-    } while (!rw_cas64(&w->taken, &taken, taken + 1));
-    int rc = claim(w, payload, at);
+    } while (!rw_cas64(&w->taken, &taken, taken + count));
+    int rc = claim_bytes(w, bytes, at);
     if (rc != RW_OK) {
-        rw_add64(&w->taken, UINT64_MAX); /* one less */
+        rw_add64(&w->taken, -(uint64_t)count);
         return rc;
     }
-    uint64_t number = rw_add64(&w->next, 1);
-    rw_store32(&w->streams[number & w->mask], rw_handle_number(stream));
-    return (int64_t)number;
+    return (int64_t)rw_add64(&w->next, count);
+}
+
+static int64_t start(rw_writer *w, uint64_t stream, uint64_t payload, uint64_t *at)
+{
+    if (over(w, stream))
+        return usable(w) == RW_OK ? RW_DELETED : usable(w);
+    if (payload > w->limit)
+        return RW_TOO_LARGE;
+    int64_t number = start_bytes(w, rw_request_bytes(payload), 1, at);
+    if (number >= 0)
+        rw_store32(&w->streams[(uint64_t)number & w->mask], rw_handle_number(stream));
+    return number;
 }
 
 int64_t rw_submit(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes)
@@ -249,6 +265,60 @@ int64_t rw_submit_on(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_
         return RW_TOO_LARGE;
     uint32_t length = (uint32_t)bytes;
     return rw_submit_many(w, stream, &length, 1, data, bytes, terms);
+}
+
+/* What the batch of a part takes as a payload. */
+static uint64_t part_payload(const rw_part *p)
+{
+    return batch_bytes(p->count, p->bytes, p->terms.times);
+}
+
+/* RW_OK, and what its requests take in the lane. */
+static int check_parts(const rw_writer *w, const rw_part *parts, uint32_t count, uint64_t *bytes)
+{
+    uint64_t frames = 0;
+    *bytes = 0;
+    if (count == 0 || count > RW_PARTS_MAX)
+        return RW_BAD;
+    for (uint32_t i = 0; i < count; i++) {
+        const rw_part *p = &parts[i];
+        if (p->count == 0 || rw_lengths_sum(p->lengths, p->count) != p->bytes ||
+            (i > 0 && rw_handle_place(p->stream) <= rw_handle_place(parts[i - 1].stream)))
+            return RW_BAD;
+        if (part_payload(p) > w->limit)
+            return RW_TOO_LARGE;
+        frames += rw_part_bytes(part_payload(p));
+        *bytes += rw_request_bytes(part_payload(p));
+    }
+    return frames <= rw_part_bytes(w->limit) ? RW_OK : RW_TOO_LARGE;
+}
+
+int64_t rw_submit_joint(rw_writer *w, const rw_part *parts, uint32_t count)
+{
+    uint64_t at, bytes;
+    int rc = check_parts(w, parts, count, &bytes);
+    if (rc != RW_OK)
+        return rc;
+    for (uint32_t i = 0; i < count; i++)
+        if (over(w, parts[i].stream))
+            return usable(w) == RW_OK ? RW_DELETED : usable(w);
+    int64_t number = start_bytes(w, bytes, count, &at);
+    if (number < 0)
+        return number;
+    for (uint32_t i = 0; i < count; i++)
+        rw_store32(&w->streams[((uint64_t)number + i) & w->mask],
+                   rw_handle_number(parts[i].stream));
+    /* The first part is published last: whoever finds it finds all. PAIR: publish/take */
+    for (uint64_t end = at + bytes, i = count; i-- > 0;) {
+        rw_terms terms = parts[i].terms;
+        if (i + 1 < count)
+            terms.flags |= RW_JOINED;
+        end -= rw_request_bytes(part_payload(&parts[i]));
+        put_batch(w, end, parts[i].stream, parts[i].lengths, parts[i].count, parts[i].data,
+                  parts[i].bytes, &terms, (uint64_t)number + i);
+        (void)RW_POINT("w.part.put");
+    }
+    return number;
 }
 
 void rw_writer_skip(rw_writer *w, uint32_t count)

@@ -36,6 +36,11 @@
  * its number, then the offset, then its number again has the right offset: a cell is only used for
  * another number after its owner has settled the earlier one, and a replaced drain that delivers an
  * old number again first stores 0.                                                       PAIR: cell
+ *
+ * JOINT APPENDS. Their parts are requests one behind the other, claimed at once, of which the first
+ * is published last. Whoever takes the first one finds the others complete, takes them into the same
+ * block, or refuses all of them. Each part has a number, and a completion, of its own.
+ *
  * Instead of an offset there may be why that request was refused alone: RW_DELETED_OFFSET, or
  * RW_ANSWERED and what follows from it (layout.h).
  */
@@ -85,6 +90,20 @@ int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, u
 /* One record. */
 int64_t rw_submit_on(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
                      const rw_terms *terms);
+
+/* One part of a joint append: what is a batch of its own elsewhere. */
+typedef struct rw_part {
+    uint64_t stream;
+    const uint32_t *lengths;
+    const uint8_t *data;
+    uint64_t bytes;
+    rw_terms terms; /* without a producer */
+    uint32_t count;
+} rw_part;
+/* All of them, or none. The parts have the numbers from the one that is returned on, in their
+ * order, which is that of the places of their streams; each stream has one part. RW_TOO_LARGE: one
+ * of them is, or what rw_part_bytes says of all of them. */
+int64_t rw_submit_joint(rw_writer *w, const rw_part *parts, uint32_t count);
 
 /* Before the first grant: leaves out so many numbers, to be near the last one. */
 void rw_writer_skip(rw_writer *w, uint32_t count);

@@ -20,7 +20,7 @@ bool rw_lane_ready(const rw_lane_taker *e)
 static bool sort_is_right(const rw_lane_taker *e, const rw_request *q)
 {
     if (q->kind == RW_FRAME_BATCH)
-        return q->count != 0 && (q->flags & ~(RW_OWN_TIMES | RW_EXPECTS)) == 0;
+        return q->count != 0 && (q->flags & ~(RW_OWN_TIMES | RW_EXPECTS | RW_JOINED)) == 0;
     if (!e->trusted || q->count != 0 || q->flags != 0)
         return false;
     if (q->kind == RW_FRAME_SETTINGS)
@@ -42,7 +42,7 @@ int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
         return RW_BAD;
     /* An owner's batch says a sequence, one for an offset says that, and none says both. */
     bool owned = out->producer_id != 0, expects = out->flags & RW_EXPECTS;
-    if ((owned && (expects || out->kind != RW_FRAME_BATCH)) ||
+    if ((owned && (out->flags & (RW_EXPECTS | RW_JOINED) || out->kind != RW_FRAME_BATCH)) ||
         (!owned && !expects && out->producer_sequence != 0))
         return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;

@@ -348,7 +348,7 @@ typedef struct rw_request {
     /* [enum rw_frame_kind] C > W: BATCH; in the engine's own lanes all that are queued */
     uint8_t kind;
     uint8_t pad_;
-    uint16_t flags; /* [bits] C > W: RW_OWN_TIMES and RW_EXPECTS in a batch, or 0 */
+    uint16_t flags; /* [bits] C > W: RW_OWN_TIMES, RW_EXPECTS, RW_JOINED in a batch, or 0 */
     uint32_t place; /* [index] C > W: where the stream's words are */
     uint64_t digest; /* [XXH3-64] C > W: of the payload */
     uint64_t number; /* [generation << 32 | running number] C > W: chooses its completion cell */

@@ -39,7 +39,7 @@ typedef struct rw_block {
 } rw_block;
 
 /* All but BATCH are control frames, of count 0. BATCH, TRIM, DELETE, SETTINGS and CLAIM go through
- * their stream's queue, in order; the others belong to none. 7 is taken (docs/format.md). */
+ * their stream's queue, in order; the others belong to none. */
 enum rw_frame_kind {
     RW_FRAME_BATCH = 1,
     RW_FRAME_STREAM = 2, /* definition; payload: the name */
@@ -55,6 +55,11 @@ enum rw_frame_kind {
 #define RW_OWN_TIMES 0x20u
 /* Flag of a request only: it is appended at one offset, or refused. */
 #define RW_EXPECTS 0x40u
+/* JOINT APPENDS. Flag of a batch that is a part of one, and not the last: the next part is the next
+ * frame of the block, or the next request of the lane. The parts are of different streams, in order
+ * of their places where they are requests. All of them are in the log, or none. */
+#define RW_JOINED 0x80u
+#define RW_PARTS_MAX 64u
 
 /* A frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
  * its count lengths (u32 each) first in the payload, then the data, then own times if any. */
@@ -67,7 +72,7 @@ typedef struct rw_frame {
     uint32_t payload_bytes; /* [bytes] W > all: behind this header */
     uint32_t count; /* [records] W > all: in the batch; 0 in a control frame */
     uint32_t stream; /* [stream number] W > all: that it belongs to */
-    /* [bits] W > all: RW_OWN_TIMES in a batch, or 0; codec, keys, headers (docs/format.md) */
+    /* [bits] W > all: RW_OWN_TIMES, RW_JOINED in a batch; codec, keys, headers (docs/format.md) */
     uint32_t flags;
     /* [offset] W > all: of the first record; of a control frame: of the next one */
     uint64_t base_offset;
@@ -89,7 +94,8 @@ enum rw_verdict_reason {
     RW_VERDICT_REPEAT = 3, /* it is there; value: its offset, or RW_OFFSET_UNKNOWN */
     RW_VERDICT_GAP = 4, /* sequences are missing before it; value: the owner's next one */
     RW_VERDICT_FENCED = 5, /* its owner was claimed again, or forgotten; value: its epoch, or 0 */
-    RW_VERDICT_TABLE = 6 /* a claim: the table of owners is full */
+    RW_VERDICT_TABLE = 6, /* a claim: the table of owners is full */
+    RW_VERDICT_JOINED = 7 /* another part of its joint append is refused, and says why */
 };
 #define RW_OFFSET_UNKNOWN (RW_ANSWER_VALUES - 1)
 

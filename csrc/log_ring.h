@@ -73,10 +73,10 @@ uint64_t rw_log_ring_segment_room(const rw_log_ring *r);
  * has no room, an END block is due. */
 int rw_log_ring_begin(rw_log_ring *r, uint64_t need, uint64_t target);
 
-/* May one more request, whose frames take `need` bytes, go into the open block? */
-static inline bool rw_log_ring_fits(const rw_log_ring *r, uint64_t need)
+/* May so many more requests, whose frames take `need` bytes, go into the open block? */
+static inline bool rw_log_ring_fits(const rw_log_ring *r, uint64_t need, uint32_t requests)
 {
-    return need <= r->capacity - r->used && r->requests < r->most;
+    return need <= r->capacity - r->used && r->requests + requests <= r->most;
 }
 
 /* Opens an END block over the rest of the segment; RW_FULL if the ring has no room for its span. */

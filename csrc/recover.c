@@ -250,16 +250,53 @@ static bool placed(const rw_recovery *s, const rw_block *h)
     return h->kind == RW_BLOCK_DATA || h->kind == RW_BLOCK_END;
 }
 
+/* A joint append is of the log with all of its parts, or with none. What its frames take; 0: one of
+ * the parts, of which the first is at `at`, does not go on where its stream is. */
+static uint64_t joint_bytes(const rw_recovery *s, const uint8_t *block, uint64_t at)
+{
+    uint64_t bytes = 0;
+    rw_frame r;
+    do {
+        memcpy(&r, block + at + bytes, sizeof r);
+        if (!is_next(s, &r))
+            return 0;
+        bytes += rw_frame_bytes(r.payload_bytes);
+    } while (r.flags & RW_JOINED);
+    return bytes;
+}
+
+/* Beyond the cut, a joint append that lost a part breaks the streams of all of them there. A part
+ * that contradicts what was before it is found by its own frame. */
+static void break_joint(rw_recovery *s, const uint8_t *block, uint64_t at)
+{
+    rw_frame r;
+    do {
+        memcpy(&r, block + at, sizeof r);
+        at += rw_frame_bytes(r.payload_bytes);
+        rw_recovery_stream *t = rw_recovery_find(s, r.stream);
+        if (t != NULL && t->state == RW_RECOVERY_STREAM_DEFINED && r.base_offset >= t->next_offset)
+            t->state = RW_RECOVERY_STREAM_BROKEN;
+    } while (r.flags & RW_JOINED);
+}
+
 static int take_frames(rw_recovery *s, const rw_block *h, const uint8_t *block, rw_draft *draft)
 {
-    uint64_t at = s->resume ? s->resume : sizeof *h;
+    uint64_t at = s->resume ? s->resume : sizeof *h, joint_end = at;
     while (at < h->used) {
         rw_frame r;
         memcpy(&r, block + at, sizeof r);
         const uint8_t *payload = block + at + sizeof r;
-        uint64_t frame = rw_frame_bytes(r.payload_bytes);
-        s->resume = at; /* before the stream moves: RW_FULL repeats this frame */
-        if (s->pass == RW_RECOVERY_CARRY && draft->capacity - draft->used < frame && is_next(s, &r))
+        uint64_t frame = rw_frame_bytes(r.payload_bytes), whole = frame;
+        if (at >= joint_end && r.flags & RW_JOINED && s->pass != RW_RECOVERY_PREFIX) {
+            whole = joint_bytes(s, block, at);
+            if (whole == 0)
+                break_joint(s, block, at);
+            else if (whole > s->largest_frame && s->pass == RW_RECOVERY_TAIL)
+                s->largest_frame = whole;
+            joint_end = at + whole;
+        }
+        s->resume = at; /* before the stream moves: RW_FULL repeats this frame, or all parts */
+        if (s->pass == RW_RECOVERY_CARRY && draft->capacity - draft->used < whole && is_next(s, &r))
             return RW_FULL;
         enum verdict v = take_frame(s, &r, payload);
         if (v == STOP)

@@ -8,7 +8,7 @@
  *           must follow its predecessor; whatever does not is a finding, and the walk stops there.
  *   TAIL    from the cut on, as far as the caller goes. Valid blocks may follow a hole: they were
  *           in flight together. Of their records those count that are still next in their stream;
- *           the rest is dropped.
+ *           the rest is dropped. A joint append counts if each of its parts does.
  *   CARRY   the tail once more, this time copying what counts into blocks of the next epoch.
  *
  * A stream's life here: unknown, then defined (in the checkpoint, or at offset 0), then its next
@@ -97,7 +97,7 @@ typedef struct rw_recovery {
     uint64_t blocks, records, bytes; /* prefix; blocks valid beyond the cut too */
     uint64_t holes;                  /* stretches without a valid block and with one behind */
     uint64_t kept, dropped;          /* records beyond the cut */
-    uint64_t largest_frame;          /* among those kept */
+    uint64_t largest_frame;          /* among those kept; of a joint append all */
 
     /* CARRY: byte offset of the next frame in the block at `position`, 0 if it is new */
     uint64_t resume;

@@ -28,12 +28,14 @@ rw_sequencer *rw_sequencer_open(rw_control *c, uint8_t *ring, int inner_fd)
     *s = (rw_sequencer){.c = c, .ring = ring, .inner_fd = inner_fd};
     s->queues = malloc(c->max_streams * sizeof *s->queues);
     s->advanced = calloc(c->max_streams, sizeof *s->advanced);
+    s->behind = calloc(c->max_streams, sizeof *s->behind);
+    s->is_behind = calloc(c->max_streams, sizeof *s->is_behind);
     s->entries = malloc(RW_PENDING_MAX * sizeof *s->entries);
     s->blocks = calloc(RW_BLOCK_ENTRIES, sizeof *s->blocks);
     s->clients = calloc(c->max_clients, sizeof *s->clients);
     s->dirty = calloc(c->max_clients, sizeof *s->dirty);
-    if (!rw_callers_open(&s->callers, c) || !s->queues || !s->advanced || !s->entries ||
-        !s->blocks || !s->clients || !s->dirty) {
+    if (!rw_callers_open(&s->callers, c) || !s->queues || !s->advanced || !s->behind ||
+        !s->is_behind || !s->entries || !s->blocks || !s->clients || !s->dirty) {
         rw_sequencer_close(s);
         return NULL;
     }
@@ -58,6 +60,8 @@ void rw_sequencer_close(rw_sequencer *s)
         return;
     free(s->queues);
     free(s->advanced);
+    free(s->behind);
+    free(s->is_behind);
     free(s->entries);
     free(s->blocks);
     free(s->clients);
@@ -182,33 +186,107 @@ static void confirm(rw_sequencer *s, const rw_frame *r)
     s->confirmed++;
 }
 
-/* One pass: the run behind the head that is persisted. With confirm_order "log" the run ends with
- * the block that is being completed: a block before the next one of this stream may still be out.
- */
-static void advance(rw_sequencer *s, uint32_t place, uint64_t number)
+/* The head of the stream's queue, which is persisted. */
+static void confirm_head(rw_sequencer *s, uint32_t place)
 {
     queue *q = &s->queues[place];
+    const entry *e = &s->entries[q->head];
+    block_state *b = state_of(s, e->block);
+    (void)RW_POINT("d.cursor.pre");
+    confirm(s, (const rw_frame *)at(s, e->position));
+    RW_ASSERT(b->remaining != 0 && s->waiting != 0);
+    b->remaining--;
+    s->waiting--;
+    q->head = e->next;
+    if (q->head == NONE)
+        q->tail = NONE;
+}
+
+static bool is_head(const rw_sequencer *s, const rw_frame *r, uint64_t position)
+{
+    uint32_t head = s->queues[r->place].head;
+    return head != NONE && s->entries[head].position == position;
+}
+
+static const rw_frame *next_part(const rw_frame *r)
+{
+    return r->flags & RW_JOINED
+               ? (const rw_frame *)((const uint8_t *)r + rw_frame_bytes(r->payload_bytes))
+               : NULL;
+}
+
+/* May all parts be confirmed now? One that is no head either waits for a predecessor, whose pass
+ * asks again, or was confirmed by a process before this one: then the others may, too. */
+static bool joint_is_due(const rw_sequencer *s, const rw_frame *first, uint64_t position)
+{
+    for (const rw_frame *r = first; r != NULL; r = next_part(r)) {
+        const rw_stream *stream = rw_stream_of(s->c, r->place);
+        uint64_t there = position + (uint64_t)((const uint8_t *)r - (const uint8_t *)first);
+        if (is_head(s, r, there) ? !rw_is_persisted(r)
+                                 : !rw_stream_over(stream, r->stream) &&
+                                       r->base_offset >= stream->confirmed_offset)
+            return false;
+    }
+    return true;
+}
+
+/* All of its parts; their streams' queues, but that of `place`, are left to go on. */
+static uint64_t confirm_joint(rw_sequencer *s, const rw_frame *first, uint64_t position,
+                              uint32_t place)
+{
+    uint64_t run = 0;
+    for (const rw_frame *r = first; r != NULL; r = next_part(r)) {
+        if (!is_head(s, r, position + (uint64_t)((const uint8_t *)r - (const uint8_t *)first)))
+            continue;
+        confirm_head(s, r->place);
+        (void)RW_POINT("d.part.confirmed");
+        run++;
+        if (r->place != place && !s->is_behind[r->place]) {
+            s->is_behind[r->place] = 1;
+            s->behind[s->behind_count++] = r->place;
+        }
+    }
+    return run;
+}
+
+/* The run behind the head that is persisted. With confirm_order "log" it ends with the block that
+ * is being completed: a block before the next one of this stream may still be out. */
+static void advance_one(rw_sequencer *s, uint32_t place, uint64_t number)
+{
+    const queue *q = &s->queues[place];
     uint64_t run = 0;
     while (q->head != NONE) {
         const entry *e = &s->entries[q->head];
         const rw_frame *r = (const rw_frame *)at(s, e->position);
         if (!rw_is_persisted(r) || (s->c->confirm_order == 1 && e->block != (uint32_t)number))
             break;
-        (void)RW_POINT("d.cursor.pre");
-        confirm(s, r);
-        block_state *b = state_of(s, e->block);
-        RW_ASSERT(b->remaining != 0 && s->waiting != 0);
-        b->remaining--;
-        s->waiting--;
-        q->head = e->next;
-        run++;
+        if (e->part == 0) {
+            confirm_head(s, place);
+            run++;
+            continue;
+        }
+        uint64_t position = e->position - (e->part - 1);
+        const rw_frame *first = (const rw_frame *)at(s, position);
+        if (!joint_is_due(s, first, position))
+            break;
+        run += confirm_joint(s, first, position, place);
     }
-    if (q->head == NONE)
-        q->tail = NONE;
     s->advanced[place] = s->step;
     rw_count64(&s->c->drain_passes, 1);
     if (run > s->c->drain_longest_run)
         rw_store64(&s->c->drain_longest_run, run);
+}
+
+/* One pass, and those of the streams whose heads were parts of what it confirmed: what stands behind
+ * those may have been persisted long ago. */
+static void advance(rw_sequencer *s, uint32_t place, uint64_t number)
+{
+    advance_one(s, place, number);
+    while (s->behind_count != 0) {
+        uint32_t next = s->behind[--s->behind_count];
+        s->is_behind[next] = 0;
+        advance_one(s, next, number);
+    }
 }
 
 /* The persisted bytes of the block are set: move on every stream whose head it holds. */
@@ -234,7 +312,8 @@ static void complete(rw_sequencer *s, uint64_t number)
 
 /* ------------------------------------------------------------------------------------- register */
 
-static void register_request(rw_sequencer *s, const rw_frame *r, uint64_t position, uint64_t block)
+static void register_request(rw_sequencer *s, const rw_frame *r, uint64_t position, uint64_t block,
+                             uint32_t part)
 {
     client *cl = &s->clients[r->slot];
     const rw_stream *stream = rw_stream_of(s->c, r->place);
@@ -243,7 +322,7 @@ static void register_request(rw_sequencer *s, const rw_frame *r, uint64_t positi
         return;
     }
     uint32_t i = (uint32_t)(s->requests++ & (RW_PENDING_MAX - 1));
-    s->entries[i] = (entry){.position = position, .next = NONE, .block = (uint32_t)block};
+    s->entries[i] = (entry){.position = position, .next = NONE, .block = (uint32_t)block, .part = part};
     queue *q = &s->queues[r->place];
     if (q->head == NONE)
         q->head = i;
@@ -268,11 +347,19 @@ static int register_block(rw_sequencer *s, uint64_t number)
             return RW_MAINTENANCE;
     *state_of(s, number) = (block_state){0};
     frames = frames_of(s, b);
-    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
+    const rw_frame *first = NULL;
+    for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;) {
+        if (first == NULL && r->flags & RW_JOINED)
+            first = r;
+        uint32_t part =
+            first == NULL ? 0 : 1 + (uint32_t)((const uint8_t *)r - (const uint8_t *)first);
         if (rw_frame_waits(r))
-            register_request(s, r, position_of(s, b, r), number);
+            register_request(s, r, position_of(s, b, r), number, part);
         else if (r->kind == RW_FRAME_DROP)
             state_of(s, number)->drops = 1;
+        if (!(r->flags & RW_JOINED))
+            first = NULL;
+    }
     return RW_OK;
 }
 

@@ -25,6 +25,17 @@
  * of many streams when its block is released: all before it, of every stream, is confirmed then, so
  * a recovery that believes no drop beyond a cut forgets none that was in force.
  *
+ * JOINT APPENDS. The parts of one are requests of several streams, in one block, and each stands in
+ * its stream's queue. They are confirmed together, in one go, when each of them is the head of its
+ * queue and persisted. Whatever made the last of them so asks for all: the pass that confirmed its
+ * predecessor, or the one that completed the block. Behind it the queues of all of its streams go
+ * on: their next requests may have been persisted long before. No two can wait for each other, as
+ * log order is the order of every queue. A drain that dies in the middle has confirmed some parts
+ * and not the others. Its successor finds the former below their streams' confirmed offsets, and
+ * that proves that the others are due: nothing is confirmed between two parts. So who looks at one
+ * stream alone may see a part a moment before another stream has the next one; `released_end`,
+ * below which the merged tail reads, moves behind all of them.
+ *
  * confirm_order "log" differs in one test: only the contiguous prefix of persisted blocks is
  * completed.
  *

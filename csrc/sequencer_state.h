@@ -10,6 +10,7 @@ typedef struct entry {
     uint64_t position; /* log position of its frame */
     uint32_t next;     /* the stream's next request */
     uint32_t block;    /* low half of its block number */
+    uint32_t part;     /* 1 + bytes from the first part of its joint append on; 0: it is no part */
 } entry;
 
 typedef struct queue { uint32_t head, tail; } queue;
@@ -35,6 +36,9 @@ struct rw_sequencer {
     int inner_fd;
     queue *queues;       /* by place */
     uint64_t *advanced;  /* by place: step in which its stream last advanced */
+    uint32_t *behind;    /* places whose queues go on behind a joint append, each once */
+    uint8_t *is_behind;  /* by place: is it among them? */
+    uint32_t behind_count;
     entry *entries;      /* ring of RW_PENDING_MAX */
     block_state *blocks; /* ring of RW_BLOCK_ENTRIES */
     client *clients;     /* by slot */

@@ -1,10 +1,7 @@
 #define _GNU_SOURCE
-/* Taking requests from the lanes into a block. One thread at a time (the compose lock, wal.h). */
+/* Which lanes are served, into which block. One thread at a time (the compose lock, wal.h). */
 #include "block.h"
-#include "digest.h"
-#include "owners.h"
 #include "points.h"
-#include "settings.h"
 #include "wait.h"
 #include "wal_policy.h"
 #include "wal_state.h"
@@ -12,214 +9,15 @@
 #include <limits.h>
 #include <string.h>
 
-/* The lane holds what no writer of ours writes. It is never looked at again; its client finds out
- * from `fault`. */
-static void refuse_lane(rw_wal *w, uint32_t k)
-{
-    w->lanes[k].active = 0;
-    rw_tell_refused(w, k, w->lanes[k].generation);
-}
-
-/* The next request of lane k, checked, and the bytes its frames take. RW_OK, RW_PENDING, or
- * RW_FAULT (lane refused). */
-static int next_request(rw_wal *w, uint32_t k, rw_request *q, uint64_t *need)
-{
-    rw_lane_taker *e = &w->lanes[k];
-    if (!e->active || !rw_lane_ready(e))
-        return RW_PENDING;
-    if (rw_lane_peek(e, w->c->max_record_bytes, q) != RW_OK || q->place >= w->c->max_streams) {
-        refuse_lane(w, k);
-        return RW_FAULT;
-    }
-    if (w->snapshot && q->kind == RW_FRAME_SETTINGS)
-        return RW_PENDING;
-    const rw_wal_stream *p = rw_wal_living(w, q->place, q->stream);
-    if (p == NULL) {
-        *need = rw_frame_bytes(sizeof(rw_verdict));
-        return RW_OK;
-    }
-    *need = rw_frame_bytes(q->payload_bytes);
-    if (*need < rw_frame_bytes(sizeof(rw_verdict)))
-        *need = rw_frame_bytes(sizeof(rw_verdict)); /* it may be refused */
-    if (!p->defined)
-        *need += rw_frame_bytes(rw_stream_of(w->c, q->place)->name_bytes);
-    return RW_OK;
-}
-
-static void put_definition(rw_wal *w, uint32_t place, rw_wal_stream *p)
-{
-    rw_log_ring *r = &w->ring;
-    const rw_stream *s = rw_stream_of(w->c, place);
-    r->used += rw_definition_put(r->base + r->used, place, p->number, s->name, s->name_bytes,
-                                 p->next_offset, w->last_timestamp_ns, r->seed);
-    r->frames++;
-}
-
-/* What is in both the request and the frame that answers it. */
-static rw_frame frame_for(const rw_wal *w, uint32_t k, const rw_request *q)
-{
-    return (rw_frame){
-        .kind = q->kind,
-        .slot = (uint16_t)k,
-        .payload_bytes = q->payload_bytes,
-        .count = q->count,
-        .flags = q->flags & ~RW_EXPECTS,
-        .stream = q->stream,
-        .place = q->place,
-        .timestamp_ns = w->last_timestamp_ns,
-        .digest = q->digest,
-        .ticket = w->lanes[k].cursor,
-        .number = q->number,
-        .producer_id = (uint32_t)q->producer_id,
-        .producer_sequence = q->producer_id != 0 ? q->producer_sequence : 0,
-        .producer_epoch = (uint32_t)(q->producer_id >> 32),
-    };
-}
-
-static void count_taken(rw_wal *w, uint32_t k, const rw_request *q, uint64_t frame)
-{
-    rw_lane_taker *e = &w->lanes[k];
-    w->ring.used += frame;
-    w->ring.frames++;
-    w->ring.requests++;
-    e->cursor += rw_request_bytes(q->payload_bytes);
-    e->touched = 1;
-    e->taken++;
-}
-
-/* Why the request is refused alone, and what belongs to that; 0: it is not. `p` NULL: the stream is
- * deleted. */
-static uint32_t judge(const rw_wal *w, const rw_request *q, const rw_wal_stream *p, uint64_t *value)
-{
-    *value = 0;
-    if (p == NULL)
-        return RW_VERDICT_DEAD;
-    if (q->producer_id != 0)
-        return rw_wal_owner_judge(w, q, value);
-    if (!(q->flags & RW_EXPECTS) || q->producer_sequence == p->next_offset)
-        return 0;
-    *value = p->next_offset;
-    return RW_VERDICT_OFFSET;
-}
-
-/* That is sealed like everything else, so that no successor changes its mind. The payload is not
- * looked at. */
-static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q, const rw_wal_stream *p,
-                           uint32_t reason, uint64_t value)
-{
-    const rw_verdict verdict = {
-        .reason = reason, .request_bytes = q->payload_bytes, .value = value};
-    rw_frame f = frame_for(w, k, q);
-    f.kind = RW_FRAME_VERDICT;
-    f.base_offset = p == NULL ? 0 : p->next_offset;
-    f.flags = 0;
-    f.payload_bytes = sizeof verdict;
-    f.count = 0;
-    f.digest = rw_xxh3((const uint8_t *)&verdict, sizeof verdict);
-    rw_log_ring *r = &w->ring;
-    uint64_t bytes = rw_frame_put(r->base + r->used, &f, (const uint8_t *)&verdict, r->seed);
-    count_taken(w, k, q, bytes);
-}
-
-static uint64_t trim_of(const uint8_t *payload)
-{
-    uint64_t before;
-    memcpy(&before, payload, sizeof before);
-    return before;
-}
-
-/* Is the copy what the header says, and what a request of its kind may ask? */
-static bool payload_is_right(const rw_request *q, const uint8_t *copy, const rw_wal_stream *p)
-{
-    if (rw_xxh3(copy, q->payload_bytes) != q->digest)
-        return false;
-    if (q->kind == RW_FRAME_BATCH)
-        return rw_batch_check(copy, q->payload_bytes, q->count, q->flags) == RW_OK;
-    if (q->kind == RW_FRAME_SETTINGS)
-        return rw_settings_check(copy, q->payload_bytes) == RW_OK;
-    if (q->kind == RW_FRAME_CLAIM)
-        return rw_claim_is_right(copy, q->payload_bytes);
-    return q->kind != RW_FRAME_TRIM || trim_of(copy) <= p->next_offset;
-}
-
-/* What the frame changes of its stream. */
-static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, const rw_frame *f,
-                          const uint8_t *copy)
-{
-    if (!p->defined)
-        rw_wal_stream_defined(w, p);
-    if (q->kind == RW_FRAME_BATCH) {
-        p->next_offset += q->count;
-        p->composed_bytes += q->payload_bytes;
-        p->composed_ns = w->last_timestamp_ns;
-        rw_count64(&w->c->wal_records, q->count);
-        rw_count64(&w->c->wal_payload_bytes, q->payload_bytes);
-        if (f->producer_id != 0)
-            rw_wal_owner_appended(w, f);
-    } else if (q->kind == RW_FRAME_TRIM) {
-        uint64_t before = trim_of(copy);
-        w->cuts += before > p->trimmed_offset;
-        p->trimmed_offset = before > p->trimmed_offset ? before : p->trimmed_offset;
-    } else if (q->kind == RW_FRAME_SETTINGS) {
-        w->settings_in = w->ring.base;
-    } else if (q->kind == RW_FRAME_CLAIM) {
-        rw_wal_owner_claimed(w, f, copy, false);
-    } else {
-        RW_ASSERT(q->kind == RW_FRAME_DELETE);
-        rw_wal_owners_of_deleted(w, p->number);
-        w->cuts++;
-        p->over = true;
-    }
-    rw_wal_stream_touch(w, p, w->c->sealed + 1);
-}
-
-/* Copies the request into the block. The copy is private to the engine, so what is checked is what
- * is written: a client that changes its payload under our hands fails the digest here and not at
- * recovery. */
-static int take(rw_wal *w, uint32_t k, const rw_request *q)
-{
-    rw_log_ring *r = &w->ring;
-    uint64_t used_before = r->used;
-    uint32_t frames_before = r->frames;
-    rw_wal_stream *p = rw_wal_living(w, q->place, q->stream);
-    rw_frame f = frame_for(w, k, q);
-    uint64_t value;
-    uint32_t reason = judge(w, q, p, &value);
-    if (reason == 0 && q->kind == RW_FRAME_CLAIM &&
-        !rw_wal_claim_judge(w, q, rw_lane_payload(&w->lanes[k]), &f))
-        reason = RW_VERDICT_TABLE;
-    if (reason != 0) {
-        refuse_request(w, k, q, p, reason, value);
-        return RW_OK;
-    }
-    if (!p->defined)
-        put_definition(w, q->place, p);
-    f.base_offset = p->next_offset;
-    uint8_t *copy = r->base + r->used + sizeof f;
-    uint64_t bytes = rw_frame_put(r->base + r->used, &f, rw_lane_payload(&w->lanes[k]), r->seed);
-    if (!payload_is_right(q, copy, p)) {
-        r->used = used_before;
-        r->frames = frames_before;
-        refuse_lane(w, k);
-        return RW_FAULT;
-    }
-    (void)RW_POINT("l.take.post");
-    count_taken(w, k, q, bytes);
-    change_stream(w, p, q, &f, copy);
-    return RW_OK;
-}
-
 /* Takes from lane k until its quota is used up, it is empty or the block is full (RW_FULL). */
 static int take_quota(rw_wal *w, uint32_t k)
 {
     uint64_t end = w->ring.used + w->o.quota_bytes;
-    rw_request q;
     uint64_t need;
-    int rc;
-    while (w->ring.used < end && (rc = next_request(w, k, &q, &need)) == RW_OK) {
-        if (!rw_log_ring_fits(&w->ring, need))
+    while (w->ring.used < end && rw_wal_next_request(w, k, &need) == RW_OK) {
+        if (!rw_log_ring_fits(&w->ring, need, w->part_count))
             return RW_FULL;
-        if (take(w, k, &q) != RW_OK)
+        if (rw_wal_take(w, k) != RW_OK)
             break;
     }
     return RW_OK;
@@ -243,11 +41,10 @@ static void fill_block(rw_wal *w)
  * data, w->held_back says so. */
 static int first_request(rw_wal *w, uint64_t room, uint64_t *need)
 {
-    rw_request q;
     w->held_back = false;
     for (uint32_t i = 0; i < w->lanes_end; i++) {
         uint32_t k = (w->next_lane + i) % w->lanes_end;
-        if (next_request(w, k, &q, need) != RW_OK)
+        if (rw_wal_next_request(w, k, need) != RW_OK)
             continue;
         if (!w->lanes[k].trusted && rw_page_up(sizeof(rw_block) + *need) > room) {
             w->held_back = true;

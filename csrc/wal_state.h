@@ -55,6 +55,8 @@ struct rw_wal {
     rw_lane_taker *lanes; /* by slot */
     uint32_t lanes_end; /* slots below may be active */
     uint32_t next_lane; /* whose turn it is */
+    rw_request parts[RW_PARTS_MAX]; /* the request that was looked at last; a joint append's all */
+    uint32_t part_count;
     rw_wal_stream *streams; /* by place */
     rw_wal_stream *taken; /* by place, as of a snapshot */
     uint32_t *row_places; /* of its rows */
@@ -148,6 +150,14 @@ int rw_wal_segment_fd(const rw_wal *w, uint64_t number, uint32_t thread);
 /* After seal, and again by a successor for the last sealed block: gives lane space back, stores
  * stream offsets. */
 void rw_publish_block(rw_wal *w);
+
+/* wal_take.c, under the compose lock */
+/* The next request of lane k, checked, with all parts of its joint append, to w->parts, and the
+ * bytes its frames take. RW_OK, RW_PENDING, or RW_FAULT (lane refused). */
+int rw_wal_next_request(rw_wal *w, uint32_t k, uint64_t *need);
+/* Takes it into the open block, which has room for it. RW_OK, also if it is refused alone; RW_FAULT.
+ */
+int rw_wal_take(rw_wal *w, uint32_t k);
 
 /* wal_streams.c, under the compose lock */
 bool rw_wal_streams_open(rw_wal *w);

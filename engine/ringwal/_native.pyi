@@ -78,6 +78,7 @@ class Lib:
     RW_GONE: Final[int]
     RW_INTERRUPTED: Final[int]
     RW_IO: Final[int]
+    RW_JOINED: Final[int]
     RW_LAYOUT_VERSION: Final[int]
     RW_MAINTENANCE: Final[int]
     RW_MISMATCH: Final[int]
@@ -88,6 +89,7 @@ class Lib:
     RW_OVERWRITTEN: Final[int]
     RW_OWNER_PRODUCER: Final[int]
     RW_OWN_TIMES: Final[int]
+    RW_PARTS_MAX: Final[int]
     RW_PENDING: Final[int]
     RW_PENDING_MAX: Final[int]
     RW_RECOVERY_CARRY: Final[int]
@@ -130,6 +132,7 @@ class Lib:
     RW_VERDICT_DEAD: Final[int]
     RW_VERDICT_FENCED: Final[int]
     RW_VERDICT_GAP: Final[int]
+    RW_VERDICT_JOINED: Final[int]
     RW_VERDICT_OFFSET: Final[int]
     RW_VERDICT_REPEAT: Final[int]
     RW_VERDICT_TABLE: Final[int]
@@ -309,6 +312,7 @@ class Lib:
     def rw_stream_restore(self, c: CData, place: int, row: CData, /) -> None: ...
     def rw_streams_living(self, c: CData, /) -> int: ...
     def rw_submit(self, w: CData, stream: int, data: CData, bytes: int, /) -> int: ...
+    def rw_submit_joint(self, w: CData, parts: CData, count: int, /) -> int: ...
     def rw_submit_many(self, w: CData, stream: int, lengths: CData, count: int, data: CData, bytes: int, terms: CData, /) -> int: ...
     def rw_submit_on(self, w: CData, stream: int, data: CData, bytes: int, terms: CData, /) -> int: ...
     def rw_submitted_next(self, w: CData, stream: int, from_: int, to: int, /) -> int: ...

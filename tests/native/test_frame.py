@@ -285,6 +285,36 @@ def test_other_flags_are_of_no_frame_of_ours(flags: int) -> None:
     assert verify(build([(trim, bytes(8))])) == lib.RW_BAD
 
 
+J = lib.RW_JOINED
+
+
+@pytest.mark.parametrize(
+    ("frames", "owners", "right"),
+    [
+        ([("batch", J), ("batch", 0)], (0, 0), True),
+        ([("batch", J), ("batch", J), ("batch", 0), ("trim", 0)], (0, 0, 0, 0), True),
+        ([("batch", J)], (0,), False),
+        ([("batch", 0), ("batch", J)], (0, 0), False),
+        ([("batch", J), ("trim", 0)], (0, 0), False),
+        ([("trim", J), ("batch", 0)], (0, 0), False),
+        ([("batch", J), ("batch", 0)], (7, 0), False),
+        ([("batch", J), ("batch", 0)], (0, 7), False),
+    ],
+)
+def test_a_block_has_all_parts_of_a_joint_append(frames: list[tuple[str, int]], owners: tuple[int, ...], right: bool) -> None:
+    sorts = {"batch": (lib.RW_FRAME_BATCH, 1), "trim": (lib.RW_FRAME_TRIM, 0)}
+    made = []
+    for (sort, flags), owner in zip(frames, owners, strict=True):
+        kind, count = sorts[sort]
+        made.append((record(bytes(8), count, kind=kind, flags=flags, producer_id=owner), bytes(8)))
+    assert verify(build(made)) == (lib.RW_OK if right else lib.RW_BAD)
+
+
+def test_of_a_hole_parts_may_be_missing() -> None:
+    made = [(record(b"x", flags=J, producer_id=0), b"x")]
+    assert verify(build(made, kind=lib.RW_BLOCK_HOLE)) == lib.RW_OK
+
+
 def test_search_finds_the_first_header_and_only_at_its_own_position(block: bytearray) -> None:
     area = bytearray(4096 * 6)
     area[4096 * 3 : 4096 * 4] = block

@@ -100,9 +100,10 @@ class LogWriter:
         """A data block with `batches`, at the next place; `watermark` is where the block in front ends if not given.
 
         `fields` overrule what would be in the frames: `offset`, `name`, `stream_offset`. `own`: times of each batch's
-        records. `owner`: number, epoch and sequence of batches and claims.
+        records. `owner`: number, epoch and sequence of batches and claims. `joined`: the batches are the parts of one append.
         """
         frames: list[tuple[Any, bytes]] = []
+        definitions: list[tuple[Any, bytes]] = []
         for each in batches:
             if isinstance(each, Control):
                 kind, payload, stream = each
@@ -111,7 +112,7 @@ class LogWriter:
                 stream, (payload, count), kind = each[0], batch_payload(each[1]), lib.RW_FRAME_BATCH
             queued = kind in QUEUED
             if queued and stream not in self.next:
-                frames.append(self._definition(stream, fields))
+                (definitions if fields.get("joined") else frames).append(self._definition(stream, fields))
                 self.next[stream] = 0
             offset = fields.get("offset", self.next[stream]) if queued else 0
             own = fields.get("own", ()) if kind == lib.RW_FRAME_BATCH else ()
@@ -122,6 +123,9 @@ class LogWriter:
                 record.producer_id, record.producer_epoch, record.producer_sequence = fields.get("owner", (0, 0, 0))
             if queued:
                 self.next[stream] += count
+        for record, _ in frames[:-1] if fields.get("joined") else ():
+            record.flags |= lib.RW_JOINED
+        frames = definitions + frames
         size = sum(88 + (len(payload) + 7) // 8 * 8 for _, payload in frames) + 128
         length = (size + PAGE - 1) // PAGE * PAGE
         if self.position % self.manifest.segment_bytes + length > self.manifest.segment_bytes - PAGE:

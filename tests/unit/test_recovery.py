@@ -156,6 +156,45 @@ def test_times_of_records_are_carried_over(log: LogWriter) -> None:
     assert piece[216 : 216 + size] == struct.pack("<II", 1, 1) + b"yz" + struct.pack("<QQ", 9, 5)
 
 
+def test_a_joint_append_beyond_a_hole_comes_back_whole_or_not_at_all(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, b"x"))
+    hole = log.put((0, b"lost"), state="missing")
+    log.put((1, b"y"), (2, [b"new", b"too"]), watermark=hole.position, joined=True)
+    log.put((0, b"after"), (1, b"with what was lost"), (3, b"nor this"), watermark=hole.position, joined=True)
+    log.put((1, b"behind it"), watermark=hole.position)
+    log.put((2, b"!"), (4, b"!"), watermark=hole.position, joined=True)
+    recovered = recover(log_at(log.directory), CONFIG)
+    assert contents(log.directory) == {"s0": [b"a"], "s1": [b"x", b"y"], "s2": [b"new", b"too", b"!"], "s3": [], "s4": [b"!"]}
+    assert (recovered.statistics.carried, recovered.statistics.dropped) == (5, 4)
+    carried = [piece for head, piece in blocks(log.directory) if head["kind"] == lib.RW_BLOCK_DATA and head["epoch"] == 2]
+    assert [flags_of(piece) for piece in carried] == [[True, False, True, False]]
+
+
+def flags_of(block: bytes) -> list[bool]:
+    """Of each batch: is another part behind it?"""
+    used, frames = struct.unpack_from("<II", block, 52)
+    at, found = 128, []
+    for _ in range(frames):
+        _, kind, _, _, size, _, _, flags = struct.unpack_from("<IBBHIIII", block, at)
+        if kind == lib.RW_FRAME_BATCH:
+            found.append(bool(flags & lib.RW_JOINED))
+        at += 88 + (size + 7) // 8 * 8
+    assert at == used
+    return found
+
+
+def test_joint_appends_that_are_carried_over_are_not_divided(log: LogWriter) -> None:
+    """Each is larger than half of a block; together they need several."""
+    log.manifest = manifests.store(log_at(log.directory), dataclasses.replace(log.manifest, window_bytes=8 * MIB))
+    hole = log.put((0, b"lost"), state="missing")
+    for n in range(4):
+        log.put(*((stream, bytes([n]) * 300_000) for stream in (1, 2, 3)), watermark=hole.position, joined=True)
+    recover(log_at(log.directory), CONFIG)
+    assert {name: len(records) for name, records in contents(log.directory).items()} == {"s1": 4, "s2": 4, "s3": 4}
+    carried = [piece for head, piece in blocks(log.directory) if head["kind"] == lib.RW_BLOCK_DATA and head["epoch"] == 2]
+    assert len(carried) > 1 and all(flags_of(piece)[-1:] == [False] for piece in carried)
+
+
 def test_what_is_dropped_never_comes_back(log: LogWriter) -> None:
     log.put((0, b"a"))
     hole = log.put((0, b"lost"), state="missing")
