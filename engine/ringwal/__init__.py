@@ -2,6 +2,7 @@
 
 from ringwal import interrupts  # noqa: F401  first: for a verb, signals have a meaning from here on
 from ringwal.client.api import Client, connect
+from ringwal.client.batch import Batch, BatchReceipt
 from ringwal.client.producer import Producer, ProducerReceipt
 from ringwal.client.receipt import Receipt
 from ringwal.client.stream import Stream
@@ -51,6 +52,8 @@ __all__ = [
     "At",
     "BackpressureTimeout",
     "Backup",
+    "Batch",
+    "BatchReceipt",
     "Client",
     "ClosedError",
     "Config",

@@ -5,7 +5,8 @@
 """
 
 from ringwal.client.aio import Client, connect
+from ringwal.client.aio_batch import Batch, BatchReceipt
 from ringwal.client.aio_producer import Producer, ProducerReceipt
 from ringwal.client.aio_stream import Receipt, Stream
 
-__all__ = ["Client", "Producer", "ProducerReceipt", "Receipt", "Stream", "connect"]
+__all__ = ["Batch", "BatchReceipt", "Client", "Producer", "ProducerReceipt", "Receipt", "Stream", "connect"]

@@ -27,7 +27,7 @@ ERRORS = """
     NoSuchStream NotRunning NotWritable OffsetMismatch OffsetTrimmed ProducerFenced RecordTooLarge SequenceGap
     ShmUnavailable StorageFull StreamDeleted StreamExists VersionMismatch
 """
-PLACES = "Client Producer ProducerReceipt ReadOnlyLog ReadOnlyStream Receipt Stream Supervisor"
+PLACES = "Batch BatchReceipt Client Producer ProducerReceipt ReadOnlyLog ReadOnlyStream Receipt Stream Supervisor"
 CALLS = "backup connect open_readonly restore"
 
 CONNECT = (
@@ -60,6 +60,7 @@ MANY = (
 PATIENT = "(timeout: float | None = 30.0)"
 
 OF_CLIENT = {
+    "batch": "(*, timeout: float | None = 30.0) -> Batch",
     "close": f"{PATIENT} -> None",
     "create_stream": f"{CREATED} -> Stream",
     "delete_stream": "(name: str) -> None",
@@ -111,6 +112,16 @@ OF_PRODUCER_RECEIPT = {
     "result": f"{PATIENT} -> Ack",
     "seq": "int",
     "stream": "str",
+}
+GATHERED = (
+    "(stream: str | Handle, data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None) -> None"
+)
+OF_BATCH = {"append": GATHERED, "receipt": "BatchReceipt"}
+OF_BATCH_RECEIPT = {
+    "count": "int",
+    "done": "() -> bool",
+    "exception": f"{PATIENT} -> Error | None",
+    "result": "(timeout: float | None = 30.0) -> list[Ack]",
 }
 AWAITED = ("close", "create_stream", "delete_stream", "producer", "status", "streams")
 OF_AIO_CLIENT = {
@@ -207,7 +218,7 @@ def test_the_names_of_the_modules() -> None:
     assert dir(ringwal) == sorted([*ringwal.__all__, "aio", "logging"])
     assert all(hasattr(ringwal, name) for name in dir(ringwal))
     assert ringwal.aio.__all__ == [name for name in dir(ringwal.aio) if not name.startswith("_")]
-    assert ringwal.aio.__all__ == words("Client Producer ProducerReceipt Receipt Stream connect")
+    assert ringwal.aio.__all__ == words("Batch BatchReceipt Client Producer ProducerReceipt Receipt Stream connect")
     assert ringwal.logging.__all__ == ["StreamHandler"]
 
 
@@ -229,6 +240,10 @@ def test_the_synchronous_face(client: ringwal.Client) -> None:
     producer = client.producer("s", "p")
     assert surface(producer) == OF_PRODUCER
     assert surface(producer.append(b"x")) == OF_PRODUCER_RECEIPT
+    with client.batch() as together:
+        together.append("s", b"x")
+    assert surface(together) == OF_BATCH
+    assert surface(together.receipt) == OF_BATCH_RECEIPT
 
 
 def test_the_asyncio_face(client: ringwal.Client) -> None:
@@ -248,6 +263,10 @@ def test_the_asyncio_face(client: ringwal.Client) -> None:
             assert surface(producer) == OF_AIO_PRODUCER
             assert surface(numbered) == OF_AIO_PRODUCER_RECEIPT
             await numbered
+            async with own.batch() as together:
+                together.append("s", b"x")
+            assert surface(together) == OF_BATCH
+            assert surface(together.receipt) == {"count": "int", "done": "() -> bool"}
 
     assert called(ringwal.aio.connect) == f"{CONNECT} -> Connecting"
     asyncio.run(main())

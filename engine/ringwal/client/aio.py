@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from ringwal import retention
 from ringwal.client import merging
+from ringwal.client.aio_batch import Batch
 from ringwal.client.aio_producer import Producer
 from ringwal.client.aio_stream import AT_ONCE, Stream, each
 from ringwal.client.awaiting import drive
 from ringwal.client.core import ClientCore
+from ringwal.client.turns import Turns
 from ringwal.errors import Error, NotRunning
 from ringwal.limits import seconds
 from ringwal.model import StreamInfo, StreamRecord
@@ -24,6 +26,7 @@ from ringwal.retention import Age, Count, Size
 
 if TYPE_CHECKING:
     from ringwal.client.attachment import Attachment
+    from ringwal.client.joint import Placed
 
 
 def connect(
@@ -89,6 +92,8 @@ class Client(ClientCore[Stream]):
     process may have one for each of its loops.
     """
 
+    _batch_turns: Turns[list[Placed]] | None = None
+
     async def _connect(self) -> Self:
         """Attaches it. Raises as `connect`."""
         self._loop = self._loop or asyncio.get_running_loop()
@@ -146,6 +151,10 @@ class Client(ClientCore[Stream]):
         await drive(made._claim_steps())
         return made
 
+    def batch(self, *, timeout: float | None = 30.0) -> Batch:
+        """As `ringwal.Client.batch`, with ``async with``; ``await batch.receipt`` has the Acks."""
+        return Batch(self, timeout)
+
     async def delete_stream(self, name: str) -> None:
         """As `ringwal.Client.delete_stream`."""
         await drive(self._delete_steps(name))
@@ -199,16 +208,30 @@ class Client(ClientCore[Stream]):
         try:
             with contextlib.suppress(TimeoutError):  # what is left then is told that the client was closed
                 async with asyncio.timeout_at(deadline):
-                    for each in self._appending():
-                        await each._turns.none()
+                    for turns in self._all_turns():
+                        await turns.none()
             await drive(self._close_steps(None if deadline is None else max(0.0, deadline - self._own_loop.time())))
         finally:  # a task that is cancelled while it closes has closed: nobody comes back for it
             self._end()
-        for each in self._appending():
-            await each._turns.none()  # they are refused now
+        for turns in self._all_turns():
+            await turns.none()  # they are refused now
 
-    def _appending(self) -> list[Stream | Producer]:
-        return [*self._handles(), *(each for each in self._numbering() if isinstance(each, Producer))]
+    def _all_turns(self) -> list[Turns[Any]]:
+        of_producers = [each._turns for each in self._numbering() if isinstance(each, Producer)]
+        own = () if self._batch_turns is None else (self._batch_turns,)
+        return [*own, *(each._turns for each in self._handles()), *of_producers]
+
+    @property
+    def _batches(self) -> Turns[list[Placed]]:
+        """Of batches of several streams."""
+        if self._batch_turns is None:
+            self._batch_turns = Turns(self._own_loop, "several streams")
+        return self._batch_turns
+
+    def _forked(self) -> None:
+        super()._forked()
+        if self._batch_turns is not None:
+            self._batch_turns.forked()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

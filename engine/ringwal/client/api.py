@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ringwal import retention
 from ringwal.client import merging
 from ringwal.client.attachment import Attachment
+from ringwal.client.batch import Batch
 from ringwal.client.core import ClientCore
 from ringwal.client.producer import Producer
 from ringwal.client.stream import Stream, each
@@ -161,6 +162,28 @@ class Client(ClientCore[Stream]):
         made = Producer(self, stream, name)
         park(made._claim_steps())
         return made
+
+    def batch(self, *, timeout: float | None = 30.0) -> Batch:
+        """Appends to several streams that are made together: all of them are in the log, or none, whatever dies meanwhile::
+
+            with client.batch() as batch:
+                batch.append("orders", order)
+                batch.append("audit", entry)
+
+        Leaving the block sends them, and waits for one sync; ``batch.receipt.result()`` has an `Ack` for each. A block that is
+        left by an exception sends nothing. Whoever follows both streams together (`tail`) never sees a part of it; a reader of
+        one stream may see its record a moment before another stream has the other one.
+
+        Args:
+            timeout: seconds that leaving the block waits for the confirmation; ``None`` waits for ever.
+
+        Leaving the block raises:
+            OffsetMismatch: a stream goes on at another offset than was expected. Nothing of the batch was appended.
+            AckTimeout: not confirmed in time. The outcome is unknown; its receipt may be asked again.
+            EngineFailed: the engine ended first. The outcome is unknown: all of it is in the log, or nothing.
+            RecordTooLarge, BackpressureTimeout, StorageFull, NotRunning: as `Stream.append`. Nothing was written.
+        """
+        return Batch(self, timeout)
 
     def delete_stream(self, name: str) -> None:
         """Deletes the stream with all of its records: when this returns, that is on stable storage.

@@ -112,7 +112,7 @@ class Receipt:
         return f"<Receipt {self.stream!r} {state}>"
 
 
-class BatchReceipt(Receipt):
+class ManyReceipt(Receipt):
     """The receipt of an `append_many`."""
 
     __slots__ = ("count",)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ringwal import positions, retention
 from ringwal._native import lib
 from ringwal.client import following
-from ringwal.client.receipt import BatchReceipt, Receipt
+from ringwal.client.receipt import ManyReceipt, Receipt
 from ringwal.client.stream_core import StreamCore
 from ringwal.limits import seconds
 from ringwal.model import EARLIEST, LATEST, StreamInfo
@@ -93,7 +93,7 @@ class Stream(StreamCore):
             As `append`; the limit is for the batch as a whole.
         """
         steps, count, _ = self._many_steps(records, timestamp_ns, expected_offset)
-        receipt = BatchReceipt._of(*park(steps), self)
+        receipt = ManyReceipt._of(*park(steps), self)
         receipt.count = count
         return receipt
 

@@ -14,7 +14,8 @@ from ringwal import positions, times
 from ringwal._native import ffi, lib
 from ringwal.client import configuring, removal
 from ringwal.client.lane import refusal
-from ringwal.errors import BackpressureTimeout, Error, NotRunning
+from ringwal.client.submitting import submit_steps
+from ringwal.errors import Error
 from ringwal.limits import whole
 from ringwal.payloads import buffer_of, lengths_of
 from ringwal.protocol.messages import check_own_name
@@ -105,7 +106,7 @@ class StreamCore:
         lane, handle = gap
         if lane.unreported(handle):
             self._client._check_open()
-            self._refused_in = weakref.ref(lane)
+            self._refused_with(lane)
             error = lane.lost
             assert error is not None
             raise refusal(error) from error
@@ -189,37 +190,11 @@ class StreamCore:
         return self._submit_since(time.monotonic(), submit, payload_bytes)
 
     def _submit_since(self, began: float, submit: Submit, payload_bytes: int) -> Steps[tuple[Results, int]]:
-        deadline = began + self._client._append_timeout
-        back = began + (self._client._options["reconnect"] or 0.0)
-        followed = ended = False
-        self._check_gap()
-        bound = self._bound
-        if bound is None or bound.lane.lost is not None:
-            bound = yield from self._bind_to_append(began)
-        while True:
-            lane = bound.lane
-            bank = lane.bank
-            number = submit(bound)
-            if number >= 0:
-                return lane.results_of(bank, number), number
-            if lane.retired:
-                bound = yield from self._bind_to_append(began)
-            elif number == lib.RW_DELETED:  # before this append, which so goes to its successor
-                if ended and time.monotonic() >= deadline:
-                    raise BackpressureTimeout(f"stream {self.name!r} is deleted again and again; nothing was appended")
-                ended, bound = True, (yield from self._bind_to_append(began))
-            elif number == lib.RW_MAINTENANCE and lane.used_up():
-                if (yield from lane.wind_up_steps(deadline)):
-                    lane.retire()
-            else:
-                try:
-                    yield from lane.refused_steps(number, payload_bytes, deadline, self._client._append_timeout)
-                except NotRunning:
-                    if (followed and time.monotonic() >= back) or not self._may_follow(bound):
-                        self._refused_in = weakref.ref(lane)
-                        raise
-                    followed = True
-                    bound = yield from self._bind_to_append(began)
+        return submit_steps(self, began, submit, payload_bytes)
+
+    def _refused_with(self, lane: Lane) -> None:
+        """An append is being refused as the engine's end was met in that lane: no other one is, for what was lost there."""
+        self._refused_in = weakref.ref(lane)
 
     def _may_follow(self, bound: Binding) -> bool:
         """May an append that met the engine's end, and was not published, go to its successor?

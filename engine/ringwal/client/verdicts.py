@@ -33,6 +33,11 @@ def gap_before(found: int) -> int | None:
     return expected if reason == lib.RW_VERDICT_GAP else None
 
 
+def is_joined(found: int) -> bool:
+    """Is it refused for no reason of its own, but with another part of its batch?"""
+    return verdict_of(found)[0] == lib.RW_VERDICT_JOINED
+
+
 def is_fenced(found: int) -> bool:
     """Is it no longer the producer's turn to append?"""
     return verdict_of(found)[0] == lib.RW_VERDICT_FENCED
@@ -51,6 +56,10 @@ def error_of(found: int, stream: str | None) -> Error:
     if reason == lib.RW_VERDICT_FENCED:
         why = "another process has claimed it since" if actual else "the engine has forgotten it"
         return ProducerFenced(f"nothing was appended to {name}: this producer is fenced: {why}")
+    if reason == lib.RW_VERDICT_JOINED:
+        error = Error(f"nothing was appended to {name}: another part of its batch was refused, and so all of them are")
+        error.outcome = "not_appended"
+        return error
     return OffsetMismatch(
         f"{name} goes on at offset {actual}, and this append was to be made at another one; nothing was appended: read what is"
         f" there by now, then append with expected_offset={actual}",

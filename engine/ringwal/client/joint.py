@@ -1,0 +1,241 @@
+"""A batch of several streams, whichever face it has: what is gathered in it, how it is submitted, what became of it.
+
+In C it is a joint append (csrc/layout_log.h): a batch of each stream, all in the log or none. What is here has no name that a
+user needs: `Batch` of either face is what they see.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from ringwal import times
+from ringwal._native import ffi, lib
+from ringwal.client.stream_core import StreamCore
+from ringwal.client.submitting import submit_steps
+from ringwal.client.verdicts import is_joined, is_refused
+from ringwal.errors import Error
+from ringwal.limits import whole
+from ringwal.model import Ack
+from ringwal.payloads import buffer_of, lengths_of
+from ringwal.protocol.messages import check_own_name
+from ringwal.steps import Steps
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ringwal.client.attachment import Attachment, Binding
+    from ringwal.client.core import ClientCore
+    from ringwal.client.lane import Lane
+    from ringwal.client.results import Results
+
+Handle = TypeVar("Handle", bound=StreamCore)
+
+STREAMS_MAX = int(lib.RW_PARTS_MAX)
+"""Streams in one batch."""
+_PART_BYTES = int(ffi.sizeof("rw_frame") * 2 + lib.RW_STREAM_NAME_MAX)
+"""What a part takes besides its payload, at most."""
+
+
+class Part(Generic[Handle]):
+    """What a batch has for one stream."""
+
+    def __init__(self, stream: Handle) -> None:
+        self.stream = stream
+        self.records: list[bytes] = []
+        self.times: array[int] | None = None
+        self.expected_offset: int | None = None
+
+    def terms(self, own: Any) -> dict[str, int | Any]:
+        """For C; ``own`` is where the records' own times lie."""
+        if self.expected_offset is None:
+            return {"times": own}
+        return {"times": own, "sequence": self.expected_offset, "flags": int(lib.RW_EXPECTS)}
+
+
+class Placed(NamedTuple):
+    """A part that is submitted."""
+
+    results: Results
+    number: int
+
+
+class JointBinding:
+    """The handles of several streams, with the one lane that they belong to."""
+
+    __slots__ = ("attachment", "handles", "lane", "writer")
+
+    def __init__(self, bindings: Sequence[Binding]) -> None:
+        self.attachment: Attachment = bindings[0].attachment
+        self.lane = bindings[0].lane
+        self.writer = bindings[0].writer
+        self.handles = [bound.handle for bound in bindings]
+
+
+class Joint(Generic[Handle]):
+    """Several streams that are appended to together: a `ringwal.client.submitting.Target`."""
+
+    def __init__(self, client: ClientCore[Any], parts: Sequence[Part[Handle]]) -> None:
+        self._client = client
+        self._parts = parts
+        self._streams = [part.stream for part in parts]
+        self.name = ", ".join(stream.name for stream in self._streams)
+        self._placed: list[Placed] = []
+        # Kept while C looks at it.
+        self._data = [ffi.from_buffer("uint8_t[]", b"".join(part.records)) for part in parts]
+        self._lengths = [ffi.from_buffer("uint32_t[]", lengths_of(tuple(part.records))) for part in parts]
+        self._times = [ffi.NULL if p.times is None else ffi.from_buffer("uint64_t[]", p.times) for p in parts]
+
+    def steps(self) -> Steps[list[Placed]]:
+        """Where each part is, once all are submitted. Its time runs from this call on. Raises as `Stream.append`."""
+        return self._steps(time.monotonic())
+
+    def _steps(self, began: float) -> Steps[list[Placed]]:
+        size = sum(map(len, self._data)) + sum(12 * len(part.records) + _PART_BYTES for part in self._parts) - _PART_BYTES
+        yield from submit_steps(self, began, self._submit, size)
+        return self._placed
+
+    def _submit(self, bound: JointBinding) -> int:
+        order = sorted(range(len(self._parts)), key=lambda i: int(lib.rw_handle_place(bound.handles[i])))
+        table = ffi.new("rw_part[]", len(order))
+        for at, i in enumerate(order):
+            table[at] = {
+                "stream": bound.handles[i],
+                "lengths": self._lengths[i],
+                "count": len(self._lengths[i]),
+                "data": self._data[i],
+                "bytes": len(self._data[i]),
+                "terms": self._parts[i].terms(self._times[i]),
+            }
+        bank = bound.lane.bank
+        number = int(lib.rw_submit_joint(bound.writer, table, len(order)))
+        if number >= 0:
+            at_place = {i: number + at for at, i in enumerate(order)}
+            self._placed = [Placed(bound.lane.results_of(bank, at_place[i]), at_place[i]) for i in range(len(order))]
+        return number
+
+    # ------------------------------------------------------------------------------- as submit_steps asks for it
+
+    @property
+    def _bound(self) -> JointBinding | None:
+        found = [stream._bound for stream in self._streams]
+        bindings = [bound for bound in found if bound is not None]
+        return JointBinding(bindings) if len(bindings) == len(found) and _of_one_lane(bindings) else None
+
+    def _check_gap(self) -> None:
+        for stream in self._streams:
+            stream._check_gap()
+
+    def _bind_to_append(self, began: float) -> Steps[JointBinding]:
+        while True:
+            bindings: list[Binding] = []
+            for stream in self._streams:
+                bound = yield from stream._bind_to_append(began)
+                bindings.append(bound)
+            if _of_one_lane(bindings):  # else the engine, or the lane, ended in between
+                return JointBinding(bindings)
+
+    def _may_follow(self, bound: JointBinding) -> bool:
+        lane = bound.lane
+        lost = lane.lost is not None and not bound.attachment.usable()
+        return lost and not any(map(lane.unreported, bound.handles))
+
+    def _refused_with(self, lane: Lane) -> None:
+        for stream in self._streams:
+            stream._refused_with(lane)
+
+
+def _of_one_lane(bindings: Sequence[Binding]) -> bool:
+    return all(bound.lane is bindings[0].lane for bound in bindings)
+
+
+class BatchCore(Generic[Handle]):
+    """What is gathered, in the order of the calls."""
+
+    def __init__(self, client: ClientCore[Handle]) -> None:
+        self._client = client
+        self._parts: dict[str, Part[Handle]] = {}
+        self._calls: list[tuple[Part[Handle], int]] = []
+        self._over = False
+
+    def append(
+        self, stream: str | Handle, data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None
+    ) -> None:
+        """One more record, for the stream of that name, or handle. Records of one stream keep their order, and come one
+        directly behind the other. Nothing is sent before the block is left.
+
+        Args:
+            stream: a name or a handle of this client's; at most 64 different ones.
+            data: any C-contiguous bytes-like object; it is copied.
+            timestamp_ns: as for `Stream.append`. Of one stream all records of the batch have a time of their own, or none.
+            expected_offset: as for `Stream.append`; of the first record of its stream in this batch only.
+
+        Raises:
+            TypeError: not bytes-like.
+            ValueError: a stream of another client, more than 64 streams, or what is said of `timestamp_ns` and
+                `expected_offset`.
+            ConfigError: not a legal name, or one of the engine's own.
+            RuntimeError: the block is left.
+        """
+        self._check_open()
+        part = self._part(stream)
+        fresh = not part.records
+        copied = data if type(data) is bytes else bytes(buffer_of(data))
+        if expected_offset is not None:
+            if not fresh:
+                raise ValueError("only the first record of a stream in a batch can expect an offset: the others follow it")
+            expected_offset = whole(expected_offset, "expected_offset", 0)
+        own = None if timestamp_ns is None else times.timestamp_ns(timestamp_ns)
+        if not fresh and (own is None) != (part.times is None):
+            raise ValueError("in a batch, all records of a stream have a time of their own, or none has")
+        if fresh:
+            if len(self._parts) == STREAMS_MAX:
+                raise ValueError(f"a batch has records of at most {STREAMS_MAX} streams")
+            self._parts[part.stream.name] = part
+            part.expected_offset = expected_offset
+            part.times = None if own is None else array("Q")
+        if own is not None and part.times is not None:
+            part.times.append(own)
+        self._calls.append((part, len(part.records)))
+        part.records.append(copied)
+
+    def _part(self, stream: str | Handle) -> Part[Handle]:
+        if isinstance(stream, str):
+            handle = self._client.stream(stream)
+        elif isinstance(stream, StreamCore):
+            handle = stream
+            if handle._client is not self._client:
+                raise ValueError(f"{handle!r} is of another client than this batch: say its name")
+        else:
+            raise TypeError(f"a batch appends to a stream's name or handle, not to {type(stream).__name__}")
+        check_own_name(handle.name)
+        return self._parts.get(handle.name) or Part(handle)
+
+    def __len__(self) -> int:
+        """Records so far."""
+        return len(self._calls)
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise RuntimeError("this batch is over, and takes nothing any more: begin another one")
+
+    def _joint(self) -> Joint[Handle]:
+        return Joint(self._client, list(self._parts.values()))
+
+    def _acks(self, placed: Sequence[Placed], found: Sequence[int]) -> list[Ack]:
+        """An Ack for each call, of parts of which that was found. Raises why there are none: then all of them are told."""
+        if any(each < 0 for each in found):
+            raise self._failure(placed, found)
+        base = {id(part): offset for part, offset in zip(self._parts.values(), found, strict=True)}
+        return [Ack(part.stream.name, base[id(part)] + index, 1) for part, index in self._calls]
+
+    def _failure(self, placed: Sequence[Placed], found: Sequence[int]) -> Error:
+        names = [part.stream.name for part in self._parts.values()]
+        failed = [i for i, each in enumerate(found) if each < 0]
+        # Whoever was refused for a reason of his own speaks for all.
+        speaks = next((i for i in failed if is_refused(found[i]) and not is_joined(found[i])), failed[0])
+        for i in failed:
+            placed[i].results.lane.count_told(placed[i].number)
+        return placed[speaks].results.lane.tell(placed[speaks].number, found[speaks], names[speaks])
