@@ -250,7 +250,8 @@ static int lose_payload(rw_audit *a, const rw_frame *r, uint64_t place)
 /* Of a VERDICT it is what a client said. */
 static void note_owner(rw_audit *a, const rw_frame *r)
 {
-    if ((r->kind == RW_FRAME_BATCH || r->kind == RW_FRAME_CLAIM) && r->producer_id >= a->owners_end)
+    if ((r->kind == RW_FRAME_BATCH || r->kind == RW_FRAME_CLAIM || r->kind == RW_FRAME_COMMIT) &&
+        r->producer_id >= a->owners_end)
         a->owners_end = (uint32_t)r->producer_id + 1;
 }
 

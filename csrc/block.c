@@ -97,10 +97,10 @@ int rw_block_verify(const uint8_t *block)
         rw_frame r;
         if (rw_frame_check(block, h.used, at, seed, &r) != RW_OK)
             return RW_BAD;
-        if (joined && r.kind != RW_FRAME_BATCH)
+        if (joined && !rw_frame_joins(r.kind))
             return RW_BAD;
-        if ((joined || r.flags & RW_JOINED) && r.producer_id != 0)
-            return RW_BAD; /* it is of one stream */
+        if ((joined || r.flags & RW_JOINED) && r.kind == RW_FRAME_BATCH && r.producer_id != 0)
+            return RW_BAD; /* a producer is of one stream */
         joined = r.flags & RW_JOINED && h.kind != RW_BLOCK_HOLE;
         const uint8_t *payload = block + at + sizeof r;
         if (r.digest != rw_xxh3(payload, r.payload_bytes))

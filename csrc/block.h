@@ -18,7 +18,8 @@
  *   frame of another
  *      block fits), lies inside `used`, and they end at `used`,
  *   5. every payload has the digest in its frame, and is what a frame of that kind has,
- *   6. behind each part of a joint append but the last stands a batch, its next part; a HOLE, of
+ *   6. behind each part of a joint append but the last stands its next part, a batch or a commit; a
+ *   HOLE, of
  *   whose frames some are lost, may have any of them.
  * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 6
  * (rw_block_verify).

@@ -59,7 +59,8 @@ int rw_batch_check(const uint8_t *payload, uint32_t payload_bytes, uint32_t coun
 
 int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload)
 {
-    if (r->flags & ~(r->kind == RW_FRAME_BATCH ? RW_OWN_TIMES | RW_JOINED : 0))
+    if (r->flags & ~((r->kind == RW_FRAME_BATCH ? RW_OWN_TIMES : 0) |
+                     (rw_frame_joins(r->kind) ? RW_JOINED : 0)))
         return RW_BAD;
     if (r->kind == RW_FRAME_BATCH)
         return rw_batch_check(payload, r->payload_bytes, r->count, r->flags);
@@ -79,6 +80,9 @@ int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload)
         break;
     case RW_FRAME_DROP:
         right = r->payload_bytes != 0 && r->payload_bytes % sizeof(rw_drop_row) == 0;
+        break;
+    case RW_FRAME_COMMIT:
+        right = r->producer_id != 0 && r->payload_bytes == sizeof(uint64_t);
         break;
     case RW_FRAME_CLAIM:
         right = r->producer_id != 0 && rw_claim_is_right(payload, r->payload_bytes);

@@ -58,7 +58,12 @@ int rw_frame_sort_check(const rw_frame *r, const uint8_t *payload);
 static inline bool rw_frame_queued(uint32_t kind)
 {
     return kind == RW_FRAME_BATCH || kind == RW_FRAME_TRIM || kind == RW_FRAME_DELETE ||
-           kind == RW_FRAME_SETTINGS || kind == RW_FRAME_CLAIM;
+           kind == RW_FRAME_SETTINGS || kind == RW_FRAME_CLAIM || kind == RW_FRAME_COMMIT;
+}
+/* It may be a part of a joint append. */
+static inline bool rw_frame_joins(uint32_t kind)
+{
+    return kind == RW_FRAME_BATCH || kind == RW_FRAME_COMMIT;
 }
 /* It is confirmed in its stream's order: a verdict, too, that says what the stream has. Nobody is
  * told of an offset before all below is confirmed. */

@@ -158,6 +158,15 @@ static void put_batch(rw_writer *w, uint64_t at, uint64_t stream, const uint32_t
             terms, number);
 }
 
+static void put_commit(rw_writer *w, uint64_t at, uint64_t stream, const rw_terms *terms,
+                       uint64_t number)
+{
+    memcpy(w->data + (at & (w->bytes - 1)) + sizeof(rw_request), &terms->sequence,
+           sizeof terms->sequence);
+    publish(w, at, RW_FRAME_COMMIT, (uint16_t)terms->flags, stream, sizeof terms->sequence, 0,
+            &(rw_terms){.producer = terms->producer}, number);
+}
+
 static uint64_t batch_bytes(uint32_t count, uint64_t data, const uint64_t *times)
 {
     return data + (count > 1 ? 4ull * count : 0) + (times != NULL ? 8ull * count : 0);
@@ -267,10 +276,20 @@ int64_t rw_submit_on(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_
     return rw_submit_many(w, stream, &length, 1, data, bytes, terms);
 }
 
-/* What the batch of a part takes as a payload. */
+int64_t rw_submit_commit(rw_writer *w, uint64_t stream, uint64_t consumer, uint64_t offset)
+{
+    uint64_t at;
+    int64_t number = start(w, stream, sizeof offset, &at);
+    if (number >= 0)
+        put_commit(w, at, stream, &(rw_terms){.producer = consumer, .sequence = offset},
+                   (uint64_t)number);
+    return number;
+}
+
+/* What a part takes as a payload. */
 static uint64_t part_payload(const rw_part *p)
 {
-    return batch_bytes(p->count, p->bytes, p->terms.times);
+    return p->count == 0 ? sizeof p->terms.sequence : batch_bytes(p->count, p->bytes, p->terms.times);
 }
 
 /* RW_OK, and what its requests take in the lane. */
@@ -282,7 +301,8 @@ static int check_parts(const rw_writer *w, const rw_part *parts, uint32_t count,
         return RW_BAD;
     for (uint32_t i = 0; i < count; i++) {
         const rw_part *p = &parts[i];
-        if (p->count == 0 || rw_lengths_sum(p->lengths, p->count) != p->bytes ||
+        if ((p->count == 0 ? p->terms.producer == 0
+                           : rw_lengths_sum(p->lengths, p->count) != p->bytes) ||
             (i > 0 && rw_handle_place(p->stream) <= rw_handle_place(parts[i - 1].stream)))
             return RW_BAD;
         if (part_payload(p) > w->limit)
@@ -314,8 +334,11 @@ int64_t rw_submit_joint(rw_writer *w, const rw_part *parts, uint32_t count)
         if (i + 1 < count)
             terms.flags |= RW_JOINED;
         end -= rw_request_bytes(part_payload(&parts[i]));
-        put_batch(w, end, parts[i].stream, parts[i].lengths, parts[i].count, parts[i].data,
-                  parts[i].bytes, &terms, (uint64_t)number + i);
+        if (parts[i].count == 0)
+            put_commit(w, end, parts[i].stream, &terms, (uint64_t)number + i);
+        else
+            put_batch(w, end, parts[i].stream, parts[i].lengths, parts[i].count, parts[i].data,
+                      parts[i].bytes, &terms, (uint64_t)number + i);
         (void)RW_POINT("w.part.put");
     }
     return number;

@@ -91,13 +91,18 @@ int64_t rw_submit_many(rw_writer *w, uint64_t stream, const uint32_t *lengths, u
 int64_t rw_submit_on(rw_writer *w, uint64_t stream, const uint8_t *data, uint64_t bytes,
                      const rw_terms *terms);
 
-/* One part of a joint append: what is a batch of its own elsewhere. */
+/* The consumer (rw_request.producer_id) of that stream goes on at that offset, which must not lie
+ * behind what is confirmed; RW_FORGET: there is no such consumer any more. */
+int64_t rw_submit_commit(rw_writer *w, uint64_t stream, uint64_t consumer, uint64_t offset);
+
+/* One part of a joint append: what is a batch of its own elsewhere; or, of count 0, a commit of the
+ * consumer terms.producer at the offset terms.sequence. */
 typedef struct rw_part {
     uint64_t stream;
     const uint32_t *lengths;
     const uint8_t *data;
     uint64_t bytes;
-    rw_terms terms; /* without a producer */
+    rw_terms terms; /* of a batch without a producer */
     uint32_t count;
 } rw_part;
 /* All of them, or none. The parts have the numbers from the one that is returned on, in their

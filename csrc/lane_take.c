@@ -16,11 +16,15 @@ bool rw_lane_ready(const rw_lane_taker *e)
     return rw_load64_seq(&at_cursor(e)->valid) == rw_lane_valid(e->salt, e->cursor);
 }
 
-/* Control requests come from the engine's own lanes only. */
+/* Control requests come from the engine's own lanes only, but for commits. */
 static bool sort_is_right(const rw_lane_taker *e, const rw_request *q)
 {
     if (q->kind == RW_FRAME_BATCH)
         return q->count != 0 && (q->flags & ~(RW_OWN_TIMES | RW_EXPECTS | RW_JOINED)) == 0;
+    if (q->kind == RW_FRAME_COMMIT)
+        return q->count == 0 && (q->flags & ~RW_JOINED) == 0 &&
+               q->payload_bytes == sizeof(uint64_t) && q->producer_id != 0 &&
+               q->producer_sequence == 0;
     if (!e->trusted || q->count != 0 || q->flags != 0)
         return false;
     if (q->kind == RW_FRAME_SETTINGS)
@@ -42,7 +46,8 @@ int rw_lane_peek(const rw_lane_taker *e, uint64_t limit, rw_request *out)
         return RW_BAD;
     /* An owner's batch says a sequence, one for an offset says that, and none says both. */
     bool owned = out->producer_id != 0, expects = out->flags & RW_EXPECTS;
-    if ((owned && (out->flags & (RW_EXPECTS | RW_JOINED) || out->kind != RW_FRAME_BATCH)) ||
+    if ((owned && out->kind != RW_FRAME_COMMIT &&
+         (out->flags & (RW_EXPECTS | RW_JOINED) || out->kind != RW_FRAME_BATCH)) ||
         (!owned && !expects && out->producer_sequence != 0))
         return RW_BAD;
     return out->number >> 32 == e->generation ? RW_OK : RW_BAD;

@@ -284,18 +284,20 @@ typedef struct rw_stream {
     uint8_t settings[RW_SETTINGS_BYTES]; /* [rw_settings] W > S W C: as sealed blocks have them */
 } rw_stream;
 
-enum rw_owner_kind { RW_OWNER_PRODUCER = 1 };
+enum rw_owner_kind { RW_OWNER_PRODUCER = 1, RW_OWNER_CONSUMER = 2 };
 
-/* A row of the table of owners (wal_owners.c): who numbers what it appends, and how far it is. */
+/* A row of the table of owners (wal_owners.c): who numbers what it appends, or reads, and how far it
+ * is. */
 typedef struct rw_owner {
     /* 0: WAL */
     uint32_t turn; /* [changes] W > S C: odd while the row is being stored */
     uint32_t number; /* [owner number] W > W S C: whose row this is; 0: nobody's */
-    uint32_t kind; /* [enum rw_owner_kind] W > W S C: PRODUCER */
+    uint32_t kind; /* [enum rw_owner_kind] W > W S C: PRODUCER, CONSUMER */
     uint32_t epoch; /* [number] W > W S C: of the claim in force: how often it was claimed */
-    uint32_t stream; /* [stream number] W > W S C: that it appends to */
+    uint32_t stream; /* [stream number] W > W S C: that it appends to, or reads */
     uint32_t name_bytes; /* [bytes] W > W S C: of the name */
-    uint64_t next_sequence; /* [number] W > W S C: of its next record, in a sealed block */
+    /* [number] W > W S P C: of its next record, in a sealed block; of a CONSUMER its offset */
+    uint64_t next_sequence;
     uint64_t last_sequence; /* [number] W > W S C: of the first record of its newest batch */
     uint64_t last_offset; /* [offset] W > W S C: of that record */
     uint64_t composed_ns; /* [ns, wall clock] W > W S C: of its newest frame */

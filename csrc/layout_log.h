@@ -38,8 +38,8 @@ typedef struct rw_block {
     RW_PAD(pad0, 120, 128);
 } rw_block;
 
-/* All but BATCH are control frames, of count 0. BATCH, TRIM, DELETE, SETTINGS and CLAIM go through
- * their stream's queue, in order; the others belong to none. */
+/* All but BATCH are control frames, of count 0. BATCH, TRIM, DELETE, SETTINGS, CLAIM and COMMIT go
+ * through their stream's queue, in order; the others belong to none. */
 enum rw_frame_kind {
     RW_FRAME_BATCH = 1,
     RW_FRAME_STREAM = 2, /* definition; payload: the name */
@@ -48,18 +48,22 @@ enum rw_frame_kind {
     RW_FRAME_VERDICT = 5, /* payload: rw_verdict; what became of a request that was refused alone */
     RW_FRAME_DROP = 6, /* payload: rw_drop_row, one or more: what the engine drops by itself */
     RW_FRAME_SETTINGS = 8, /* payload: rw_settings as far as it has text: instead of those before */
-    RW_FRAME_CLAIM = 9 /* payload: rw_claim and a name: an owner of the stream begins anew */
+    RW_FRAME_CLAIM = 9, /* payload: rw_claim and a name: an owner of the stream begins anew */
+    RW_FRAME_COMMIT = 10 /* payload: u64, the offset at which a consumer goes on, or RW_FORGET */
 };
 
 /* Flag of a batch: its payload ends with a time of its own for each record, u64, ns. */
 #define RW_OWN_TIMES 0x20u
 /* Flag of a request only: it is appended at one offset, or refused. */
 #define RW_EXPECTS 0x40u
-/* JOINT APPENDS. Flag of a batch that is a part of one, and not the last: the next part is the next
+/* JOINT APPENDS. Flag of a batch or a COMMIT that is a part of one, and not the last: the next part is the next
  * frame of the block, or the next request of the lane. The parts are of different streams, in order
  * of their places where they are requests. All of them are in the log, or none. */
 #define RW_JOINED 0x80u
 #define RW_PARTS_MAX 64u
+
+/* Of a COMMIT: there is no such consumer any more. */
+#define RW_FORGET UINT64_MAX
 
 /* A frame: this header, the payload, zeros up to a multiple of 8. A batch of count > 1 has
  * its count lengths (u32 each) first in the payload, then the data, then own times if any. */
@@ -81,8 +85,8 @@ typedef struct rw_frame {
     uint64_t ticket; /* [lane position] W > W: of the request, for a successor */
     /* [slot's generation << 32 | running number] W > D: rw_request.number */
     uint64_t number;
-    uint64_t producer_id; /* [owner number] W > all: whose batch or claim it is; 0: nobody's */
-    /* [number] W > all: of the first record, by its owner; of a claim: of the owner's next one */
+    uint64_t producer_id; /* [owner number] W > all: whose batch, claim, commit; 0: nobody's */
+    /* [number] W > all: of the first record, by its owner; claim: of the next one; commit: before */
     uint64_t producer_sequence;
     uint32_t producer_epoch; /* [number] W > all: of the owner's claim in force */
     uint32_t place; /* [index] W > W D: where the stream's words are, in the memory of this epoch */
@@ -107,9 +111,10 @@ typedef struct rw_verdict {
 
 /* Of a CLAIM, whose name follows. */
 typedef struct rw_claim {
-    uint32_t kind; /* [enum rw_owner_kind] S > W all: PRODUCER */
+    uint32_t kind; /* [enum rw_owner_kind] S > W all: PRODUCER, CONSUMER */
     uint32_t forgets; /* [owner number] S > W all: whose row it takes, if there is no free one; 0 */
-    uint64_t seen_ns; /* [ns, wall clock] S > W: composed_ns of that row; not taken if later */
+    /* [ns, wall clock] S > W: composed_ns of that row, not taken if later; or where a CONSUMER begins */
+    uint64_t seen_ns;
 } rw_claim;
 
 /* Of a DROP frame, which counts when its block is released: all before is confirmed then. */
@@ -151,10 +156,10 @@ typedef struct rw_checkpoint_stream {
 /* The same of one owner. */
 typedef struct rw_checkpoint_owner {
     uint32_t number; /* [owner number] W S > S: of the owner */
-    uint32_t kind; /* [enum rw_owner_kind] W S > S: PRODUCER */
+    uint32_t kind; /* [enum rw_owner_kind] W S > S: PRODUCER, CONSUMER */
     uint32_t epoch; /* [number] W S > S: of the claim in force */
-    uint32_t stream; /* [stream number] W S > S: that it appends to */
-    uint64_t next_sequence; /* [number] W S > S: of its next record */
+    uint32_t stream; /* [stream number] W S > S: that it appends to, or reads */
+    uint64_t next_sequence; /* [number] W S > S: of its next record; of a CONSUMER its offset */
     uint64_t last_sequence; /* [number] W S > S: of the first record of its newest batch */
     uint64_t last_offset; /* [offset] W S > S: of that record */
     uint64_t timestamp_ns; /* [ns, wall clock] W S > S: of its newest frame */

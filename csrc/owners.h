@@ -13,6 +13,13 @@
  * NO ROW MEANS FENCED, NEVER NEW. Whoever was forgotten might repeat what is in the log, and nobody
  * would know. Only a claim makes rows, with a number of their own.
  *
+ * A CONSUMER is an owner, too, of one stream that it reads, with a row of its own for each of its
+ * streams. Its sequence is an offset: the record at which it goes on, and a COMMIT moves that, to
+ * anywhere below the stream's end. A COMMIT is judged as a batch is, but for REPEAT and GAP; its
+ * frame says the offset that went before, so whoever reads the log knows whether one is missing,
+ * though commits take no offset of their own. Its row is never taken for a claim: what it has read
+ * would be read again. It goes when a COMMIT says so, and with its stream.
+ *
  * WHO WRITES. The WAL process alone, under the compose lock: it judges by its own table and stores
  * the rows when the block is sealed, before the block's write begins. A successor takes the rows
  * over and applies the last sealed block again: applying twice changes nothing. A row is stored
@@ -76,7 +83,8 @@ static inline bool rw_claim_is_right(const uint8_t *payload, uint64_t bytes)
     if (bytes <= sizeof claim || bytes > sizeof claim + RW_STREAM_NAME_MAX)
         return false;
     memcpy(&claim, payload, sizeof claim);
-    return claim.kind == RW_OWNER_PRODUCER;
+    return claim.kind == RW_OWNER_PRODUCER ||
+           (claim.kind == RW_OWNER_CONSUMER && claim.forgets == 0);
 }
 
 #endif

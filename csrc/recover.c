@@ -126,6 +126,14 @@ static bool is_next(const rw_recovery *s, const rw_frame *r)
            r->base_offset == t->next_offset;
 }
 
+/* True also of what has no owner. */
+static bool follows_owner(rw_recovery *s, const rw_frame *r)
+{
+    if (r->kind == RW_FRAME_COMMIT)
+        return rw_recovery_commit_follows(s, r);
+    return r->kind != RW_FRAME_BATCH || r->producer_id == 0 || rw_recovery_owner_follows(s, r);
+}
+
 /* A frame of a stream's queue: a batch, or a trim, a delete, settings. */
 static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t *payload)
 {
@@ -142,9 +150,9 @@ static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t
             return stop(s, RW_RECOVERY_GAP, r->stream);
         t->state = RW_RECOVERY_STREAM_BROKEN;
     }
-    /* The claim that it follows is lost: neither was confirmed, both are in the stream's queue. */
-    if (t->state != RW_RECOVERY_STREAM_BROKEN && r->kind == RW_FRAME_BATCH && r->producer_id != 0 &&
-        !rw_recovery_owner_follows(s, r)) {
+    /* The claim or commit that it follows is lost: none of them was confirmed, all are in the
+     * stream's queue. */
+    if (t->state != RW_RECOVERY_STREAM_BROKEN && !follows_owner(s, r)) {
         if (prefix)
             return stop(s, RW_RECOVERY_OWNER, r->stream);
         t->state = RW_RECOVERY_STREAM_BROKEN;
@@ -156,6 +164,12 @@ static enum verdict take_queued(rw_recovery *s, const rw_frame *r, const uint8_t
     if (r->kind == RW_FRAME_SETTINGS) { /* checked with its block: never longer */
         memset(t->settings, 0, sizeof t->settings);
         memcpy(t->settings, payload, r->payload_bytes);
+    }
+    if (r->kind == RW_FRAME_COMMIT) {
+        uint64_t offset = read_u64(payload);
+        if (offset != RW_FORGET && offset > t->next_offset)
+            return stop(s, RW_RECOVERY_OWNER, r->stream);
+        rw_recovery_commit(s, r, offset);
     }
     if (r->kind == RW_FRAME_CLAIM && rw_recovery_claim(s, r, payload) != RW_OK)
         return stop(s, RW_RECOVERY_NO_MEMORY, r->stream);
@@ -252,13 +266,14 @@ static bool placed(const rw_recovery *s, const rw_block *h)
 
 /* A joint append is of the log with all of its parts, or with none. What its frames take; 0: one of
  * the parts, of which the first is at `at`, does not go on where its stream is. */
-static uint64_t joint_bytes(const rw_recovery *s, const uint8_t *block, uint64_t at)
+static uint64_t joint_bytes(rw_recovery *s, const uint8_t *block, uint64_t at)
 {
     uint64_t bytes = 0;
     rw_frame r;
     do {
         memcpy(&r, block + at + bytes, sizeof r);
-        if (!is_next(s, &r))
+        if (!is_next(s, &r) ||
+            (r.kind == RW_FRAME_COMMIT && !rw_recovery_commit_follows(s, &r)))
             return 0;
         bytes += rw_frame_bytes(r.payload_bytes);
     } while (r.flags & RW_JOINED);

@@ -41,7 +41,7 @@ enum rw_recovery_finding {
     RW_RECOVERY_DELETED,   /* a frame of a stream behind its end */
     RW_RECOVERY_TRIM,      /* records are dropped that the stream does not have yet */
     RW_RECOVERY_NO_MEMORY, /* for the table of streams */
-    RW_RECOVERY_OWNER,     /* a batch whose sequence its owner cannot have given it (PREFIX only) */
+    RW_RECOVERY_OWNER,     /* a batch or commit that does not follow its owner's last (PREFIX only) */
 };
 
 enum rw_recovery_stream_state {
@@ -152,6 +152,10 @@ int rw_recovery_seed_owners(rw_recovery *s, const rw_checkpoint_owner *rows, uin
 uint32_t rw_recovery_owner_rows(const rw_recovery *s, rw_checkpoint_owner *rows);
 /* For recover.c. Does the batch's sequence follow its owner's last one? Then that moves on. */
 bool rw_recovery_owner_follows(rw_recovery *s, const rw_frame *r);
+/* Does the commit follow what went before it in its consumer's row? */
+bool rw_recovery_commit_follows(rw_recovery *s, const rw_frame *r);
+/* One that does. */
+void rw_recovery_commit(rw_recovery *s, const rw_frame *r, uint64_t offset);
 /* RW_OK, or RW_FULL: no memory. */
 int rw_recovery_claim(rw_recovery *s, const rw_frame *r, const uint8_t *payload);
 void rw_recovery_owners_of_deleted(rw_recovery *s, uint32_t stream);

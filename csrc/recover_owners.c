@@ -55,7 +55,8 @@ int rw_recovery_seed_owners(rw_recovery *s, const rw_checkpoint_owner *rows, uin
 bool rw_recovery_owner_follows(rw_recovery *s, const rw_frame *r)
 {
     rw_recovery_owner *o = find(s, r->producer_id);
-    if (o == NULL || o->row.stream != r->stream || o->row.epoch != r->producer_epoch ||
+    if (o == NULL || o->row.kind != RW_OWNER_PRODUCER || o->row.stream != r->stream ||
+        o->row.epoch != r->producer_epoch ||
         o->row.next_sequence != r->producer_sequence)
         return false;
     o->row.last_sequence = r->producer_sequence;
@@ -63,6 +64,22 @@ bool rw_recovery_owner_follows(rw_recovery *s, const rw_frame *r)
     o->row.next_sequence = r->producer_sequence + r->count;
     o->row.timestamp_ns = r->timestamp_ns;
     return true;
+}
+
+bool rw_recovery_commit_follows(rw_recovery *s, const rw_frame *r)
+{
+    const rw_recovery_owner *o = find(s, r->producer_id);
+    return o != NULL && o->row.kind == RW_OWNER_CONSUMER && o->row.stream == r->stream &&
+           o->row.epoch == r->producer_epoch && o->row.next_sequence == r->producer_sequence;
+}
+
+void rw_recovery_commit(rw_recovery *s, const rw_frame *r, uint64_t offset)
+{
+    rw_recovery_owner *o = find(s, r->producer_id);
+    o->row.timestamp_ns = r->timestamp_ns;
+    o->row.next_sequence = offset;
+    if (offset == RW_FORGET)
+        o->row.number = 0;
 }
 
 /* Whoever had the name was forgotten by a claim for another stream, which may be lost: the two were

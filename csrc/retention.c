@@ -1,6 +1,7 @@
 #include "retention.h"
 
 #include "atomics.h"
+#include "owners.h"
 #include "settings.h"
 #include "stream.h"
 
@@ -8,6 +9,21 @@
 #include <string.h>
 
 static uint64_t limit_of(uint64_t own, uint64_t usual, uint32_t said) { return said ? own : usual; }
+
+/* Where the consumers of these names (settings.h: each with its length before it) go on. */
+static uint64_t held_until(const rw_control *c, uint32_t stream, const rw_settings *own)
+{
+    uint64_t until = UINT64_MAX;
+    for (uint32_t at = 0; at < own->text_bytes; at += 1u + own->text[at]) {
+        rw_checkpoint_owner row;
+        if (rw_owner_look(c, RW_OWNER_CONSUMER, stream, own->text + at + 1, own->text[at], &row) !=
+            RW_OK)
+            return 0;
+        if (row.next_sequence < until)
+            until = row.next_sequence;
+    }
+    return until;
+}
 
 /* False: that stream keeps all it has, or there is none, or somebody is just storing its words. */
 static bool look(const rw_control *c, const rw_limits *defaults, uint32_t place, rw_keeping *out)
@@ -35,6 +51,7 @@ static bool look(const rw_control *c, const rw_limits *defaults, uint32_t place,
         limit_of(own.payload_bytes, defaults->payload_bytes, own.said & RW_SET_BYTES);
     out->limits.records = limit_of(own.records, defaults->records, own.said & RW_SET_RECORDS);
     out->held = own.text_bytes != 0;
+    out->until = out->held ? held_until(c, number, &own) : UINT64_MAX;
     rw_stream_bounds bounds;
     return rw_stream_look(c, rw_handle(place, number), &bounds) == RW_OK;
 }
@@ -56,9 +73,10 @@ uint32_t rw_retention_rows(const rw_control *c, const rw_limits *defaults, bool 
     uint32_t count = 0, places = rw_load32(&c->stream_count);
     for (; *place < places && count < capacity; ++*place) {
         rw_keeping *row = &rows[count];
-        if (!look(c, defaults, *place, row) || row->held != held)
+        if (!look(c, defaults, *place, row))
             continue;
-        if (!held && !limited(&row->limits))
+        if (held ? row->until >= row->confirmed_offset
+                 : !limited(&row->limits) || row->until <= row->start_offset)
             continue;
         uint64_t most = row->limits.records;
         if (most != 0 && row->confirmed_offset > most)
@@ -110,8 +128,11 @@ uint32_t rw_retention_ages(const rw_keeping *rows, uint32_t count, uint64_t *age
 uint32_t rw_retention_due(rw_keeping *rows, uint32_t count)
 {
     uint32_t due = 0;
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        if (rows[i].before > rows[i].until)
+            rows[i].before = rows[i].until;
         if (rows[i].limits.payload_bytes != 0 || rows[i].before > rows[i].start_offset)
             rows[due++] = rows[i];
+    }
     return due;
 }

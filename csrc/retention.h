@@ -3,7 +3,11 @@
  *
  * A row has what one moment of a stream's words says, believed while the number is there
  * (stream.h, PLACES), and how far it may be trimmed. That grows only by what is proven: confirmed
- * offsets, and ends out of side files. */
+ * offsets, and ends out of side files.
+ *
+ * A consumer that is named holds what it has not committed; one that there is not, everything. Its
+ * row may be of a commit that is sealed and not confirmed: a trim that is asked for on its strength
+ * stands behind that in the stream's queue (PAIR: owner). */
 #ifndef RW_RETENTION_H
 #define RW_RETENTION_H
 
@@ -27,11 +31,12 @@ typedef struct rw_keeping {
     uint64_t confirmed_offset;
     uint64_t confirmed_bytes;
     uint64_t before; /* may be trimmed up to there, by what was looked at so far */
+    uint64_t until;  /* and no further than this, which consumers hold */
     uint8_t held;    /* consumers are named who hold it */
 } rw_keeping;
 
-/* The next streams, from *place on, that have records and a limit, or are held if `held` is asked
- * for: up to `capacity` rows, sorted by number, their `before` as the limit of records has it.
+/* The next streams, from *place on, that have records and a limit, or, if `held` is asked for, are
+ * held below their end: up to `capacity` rows, sorted by number, their `before` as the limit of records has it.
  * Returns how many; *place is where to go on, or stream_count. */
 uint32_t rw_retention_rows(const rw_control *c, const rw_limits *defaults, bool held,
                            uint32_t *place, rw_keeping *rows, uint32_t capacity);

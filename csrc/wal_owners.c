@@ -79,18 +79,27 @@ static void forget(rw_wal *w, uint32_t place)
 
 /* -------------------------------------------------------------------------------------- batches */
 
-uint32_t rw_wal_owner_judge(const rw_wal *w, const rw_request *q, uint64_t *value)
+/* The row of the request's owner, if it has claimed it last; else NULL, and the epoch in force. */
+static const rw_checkpoint_owner *owner_of(const rw_wal *w, const rw_request *q, uint32_t kind,
+                                           uint64_t *epoch)
 {
     uint32_t place = place_of(w, (uint32_t)q->producer_id);
-    uint32_t epoch = (uint32_t)(q->producer_id >> 32);
-    *value = 0;
-    if (place == NOWHERE || w->owners[place].row.stream != q->stream)
-        return RW_VERDICT_FENCED;
+    *epoch = 0;
+    if (place == NOWHERE || w->owners[place].row.stream != q->stream ||
+        w->owners[place].row.kind != kind)
+        return NULL;
     const rw_checkpoint_owner *o = &w->owners[place].row;
-    if (o->epoch != epoch) {
-        *value = o->epoch;
+    if (o->epoch == (uint32_t)(q->producer_id >> 32))
+        return o;
+    *epoch = o->epoch;
+    return NULL;
+}
+
+uint32_t rw_wal_owner_judge(const rw_wal *w, const rw_request *q, uint64_t *value)
+{
+    const rw_checkpoint_owner *o = owner_of(w, q, RW_OWNER_PRODUCER, value);
+    if (o == NULL)
         return RW_VERDICT_FENCED;
-    }
     uint64_t sequence = q->producer_sequence, end = sequence + q->count;
     if (sequence == o->next_sequence)
         return 0;
@@ -116,6 +125,35 @@ void rw_wal_owner_appended(rw_wal *w, const rw_frame *r)
     o->last_offset = r->base_offset;
     o->next_sequence = r->producer_sequence + r->count;
     o->timestamp_ns = r->timestamp_ns;
+    touch(w, place);
+}
+
+/* -------------------------------------------------------------------------------------- commits */
+
+uint32_t rw_wal_commit_judge(const rw_wal *w, const rw_request *q, uint64_t *value)
+{
+    return owner_of(w, q, RW_OWNER_CONSUMER, value) != NULL ? 0 : RW_VERDICT_FENCED;
+}
+
+uint64_t rw_wal_owner_position(const rw_wal *w, uint32_t number)
+{
+    uint32_t place = place_of(w, number);
+    return place == NOWHERE ? 0 : w->owners[place].row.next_sequence;
+}
+
+/* Said twice, it changes nothing: a successor says all of the last block again, in its order. */
+void rw_wal_owner_committed(rw_wal *w, const rw_frame *r, uint64_t offset)
+{
+    uint32_t place = place_of(w, (uint32_t)r->producer_id);
+    if (place == NOWHERE)
+        return; /* its stream is deleted in this block, too, or it is forgotten */
+    if (offset == RW_FORGET) {
+        forget(w, place);
+        index_anew(w);
+        return;
+    }
+    w->owners[place].row.next_sequence = offset;
+    w->owners[place].row.timestamp_ns = r->timestamp_ns;
     touch(w, place);
 }
 
@@ -146,7 +184,8 @@ static uint32_t forgotten_by(const rw_wal *w, const rw_claim *claim)
     return claim->forgets == 0 ? NOWHERE : place_of(w, claim->forgets);
 }
 
-bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *payload, rw_frame *f)
+bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *payload,
+                        uint64_t next_offset, rw_frame *f)
 {
     rw_claim claim;
     memcpy(&claim, payload, sizeof claim);
@@ -154,7 +193,9 @@ bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *pay
     uint32_t place = find(w, claim.kind, q->stream, payload + sizeof claim, bytes);
     f->producer_id = w->owners_end;
     f->producer_epoch = 1;
-    f->producer_sequence = 0;
+    f->producer_sequence = claim.kind == RW_OWNER_CONSUMER ? claim.seen_ns : 0;
+    if (f->producer_sequence > next_offset)
+        f->producer_sequence = next_offset;
     if (place != NOWHERE) {
         const rw_checkpoint_owner *o = &w->owners[place].row;
         f->producer_id = o->number;

@@ -74,6 +74,11 @@ static void restore_last_block(rw_wal *w, uint8_t *block)
             rw_wal_owner_appended(w, r);
         if (r->kind == RW_FRAME_CLAIM)
             rw_wal_owner_claimed(w, r, (const uint8_t *)(r + 1), ends_stream(block, r->stream));
+        if (r->kind == RW_FRAME_COMMIT) {
+            uint64_t offset;
+            memcpy(&offset, r + 1, sizeof offset);
+            rw_wal_owner_committed(w, r, offset);
+        }
         if (r->kind == RW_FRAME_DELETE)
             rw_wal_owners_of_deleted(w, r->stream);
         if (rw_frame_queued(r->kind) || r->kind == RW_FRAME_STREAM)

@@ -190,10 +190,17 @@ void rw_wal_owners_close(rw_wal *w);
 /* Of a batch with an owner: 0: it is to be appended, else the reason why not (enum
  * rw_verdict_reason), and the value that belongs to it. */
 uint32_t rw_wal_owner_judge(const rw_wal *w, const rw_request *q, uint64_t *value);
-/* Of a claim: the frame's owner, epoch and sequence. False: there is no place for it. */
-bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *payload, rw_frame *f);
+/* Of a claim, whose stream goes on at next_offset: the frame's owner, epoch and sequence. False:
+ * there is no place for it. */
+bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *payload,
+                        uint64_t next_offset, rw_frame *f);
 /* What a frame changes; by a successor again. */
 void rw_wal_owner_appended(rw_wal *w, const rw_frame *r);
+/* Of a COMMIT: 0, or RW_VERDICT_FENCED and the epoch in force. */
+uint32_t rw_wal_commit_judge(const rw_wal *w, const rw_request *q, uint64_t *value);
+/* Where the consumer of that number goes on. */
+uint64_t rw_wal_owner_position(const rw_wal *w, uint32_t number);
+void rw_wal_owner_committed(rw_wal *w, const rw_frame *r, uint64_t offset);
 /* `over`: the DELETE of its stream is in the same block. */
 void rw_wal_owner_claimed(rw_wal *w, const rw_frame *r, const uint8_t *payload, bool over);
 void rw_wal_owners_of_deleted(rw_wal *w, uint32_t stream);

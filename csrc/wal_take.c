@@ -55,7 +55,8 @@ static int gather(rw_wal *w, uint32_t k, uint64_t *need)
         rw_request *q = &w->parts[n];
         e->cursor += rw_request_bytes(q[-1].payload_bytes);
         right = n < RW_PARTS_MAX && rw_lane_ready(e) && read_request(w, k, q) &&
-                q->kind == RW_FRAME_BATCH && q->producer_id == 0 && q->place > q[-1].place;
+                rw_frame_joins(q->kind) && q->place > q[-1].place &&
+                (q->kind == RW_FRAME_COMMIT || q->producer_id == 0);
         if (right) {
             parts += rw_part_bytes(q->payload_bytes);
             *need += frames_of(w, q);
@@ -138,6 +139,8 @@ static uint32_t judge(const rw_wal *w, const rw_request *q, const rw_wal_stream 
     *value = 0;
     if (p == NULL)
         return RW_VERDICT_DEAD;
+    if (q->kind == RW_FRAME_COMMIT)
+        return rw_wal_commit_judge(w, q, value);
     if (q->producer_id != 0)
         return rw_wal_owner_judge(w, q, value);
     if (!(q->flags & RW_EXPECTS) || q->producer_sequence == p->next_offset)
@@ -166,7 +169,7 @@ static void refuse_request(rw_wal *w, uint32_t k, const rw_request *q, const rw_
     pass_request(w, k, q);
 }
 
-static uint64_t trim_of(const uint8_t *payload)
+static uint64_t offset_in(const uint8_t *payload)
 {
     uint64_t before;
     memcpy(&before, payload, sizeof before);
@@ -184,7 +187,9 @@ static bool payload_is_right(const rw_request *q, const uint8_t *copy, const rw_
         return rw_settings_check(copy, q->payload_bytes) == RW_OK;
     if (q->kind == RW_FRAME_CLAIM)
         return rw_claim_is_right(copy, q->payload_bytes);
-    return q->kind != RW_FRAME_TRIM || trim_of(copy) <= p->next_offset;
+    if (q->kind == RW_FRAME_COMMIT)
+        return offset_in(copy) <= p->next_offset || offset_in(copy) == RW_FORGET;
+    return q->kind != RW_FRAME_TRIM || offset_in(copy) <= p->next_offset;
 }
 
 /* What the frame changes of its stream. */
@@ -202,13 +207,15 @@ static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, cons
         if (f->producer_id != 0)
             rw_wal_owner_appended(w, f);
     } else if (q->kind == RW_FRAME_TRIM) {
-        uint64_t before = trim_of(copy);
+        uint64_t before = offset_in(copy);
         w->cuts += before > p->trimmed_offset;
         p->trimmed_offset = before > p->trimmed_offset ? before : p->trimmed_offset;
     } else if (q->kind == RW_FRAME_SETTINGS) {
         w->settings_in = w->ring.base;
     } else if (q->kind == RW_FRAME_CLAIM) {
         rw_wal_owner_claimed(w, f, copy, false);
+    } else if (q->kind == RW_FRAME_COMMIT) {
+        rw_wal_owner_committed(w, f, offset_in(copy));
     } else {
         RW_ASSERT(q->kind == RW_FRAME_DELETE);
         rw_wal_owners_of_deleted(w, p->number);
@@ -226,6 +233,8 @@ static int put_request(rw_wal *w, uint32_t k, const rw_request *q, const rw_wal_
 {
     rw_log_ring *r = &w->ring;
     f->base_offset = p->next_offset;
+    if (q->kind == RW_FRAME_COMMIT)
+        f->producer_sequence = rw_wal_owner_position(w, (uint32_t)q->producer_id);
     uint64_t bytes = rw_frame_put(r->base + r->used, f, rw_lane_payload(&w->lanes[k]), r->seed);
     if (!payload_is_right(q, r->base + r->used + sizeof *f, p))
         return RW_BAD;
@@ -253,7 +262,7 @@ static int take_one(rw_wal *w, uint32_t k, const rw_request *q)
     uint64_t value;
     uint32_t reason = judge(w, q, p, &value);
     if (reason == 0 && q->kind == RW_FRAME_CLAIM &&
-        !rw_wal_claim_judge(w, q, rw_lane_payload(&w->lanes[k]), &f))
+        !rw_wal_claim_judge(w, q, rw_lane_payload(&w->lanes[k]), p->next_offset, &f))
         reason = RW_VERDICT_TABLE;
     if (reason != 0) {
         refuse_request(w, k, q, p, reason, value);
@@ -294,6 +303,7 @@ static int take_parts(rw_wal *w, uint32_t k)
     rw_log_ring *r = &w->ring;
     const uint64_t used = r->used, begin = e->cursor;
     const uint32_t frames = r->frames;
+    const uint8_t *copies[RW_PARTS_MAX];
     if (refuse_parts(w, k))
         return RW_OK;
     /* The parts stand one behind the other: all definitions first. */
@@ -305,6 +315,7 @@ static int take_parts(rw_wal *w, uint32_t k)
     for (uint32_t i = 0; i < w->part_count; i++) {
         const rw_request *q = &w->parts[i];
         rw_frame f = frame_for(w, k, q);
+        copies[i] = r->base + r->used + sizeof f;
         if (put_request(w, k, q, rw_wal_living(w, q->place, q->stream), &f) != RW_OK) {
             e->cursor = begin;
             return take_back(w, k, used, frames);
@@ -316,8 +327,9 @@ static int take_parts(rw_wal *w, uint32_t k)
     for (uint32_t i = 0; i < w->part_count; i++) {
         const rw_request *q = &w->parts[i];
         const rw_frame f = frame_for(w, k, q);
+        const uint8_t *copy = copies[i];
         pass_request(w, k, q);
-        change_stream(w, rw_wal_living(w, q->place, q->stream), q, &f, NULL);
+        change_stream(w, rw_wal_living(w, q->place, q->stream), q, &f, copy);
     }
     return RW_OK;
 }

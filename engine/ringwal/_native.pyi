@@ -62,12 +62,14 @@ class Lib:
     RW_FAILED_REQUEST: Final[int]
     RW_FAULT: Final[int]
     RW_FEW: Final[int]
+    RW_FORGET: Final[int]
     RW_FORMAT_VERSION: Final[int]
     RW_FORM_JSON: Final[int]
     RW_FORM_LINES: Final[int]
     RW_FORM_RAW: Final[int]
     RW_FRAME_BATCH: Final[int]
     RW_FRAME_CLAIM: Final[int]
+    RW_FRAME_COMMIT: Final[int]
     RW_FRAME_DELETE: Final[int]
     RW_FRAME_DROP: Final[int]
     RW_FRAME_SETTINGS: Final[int]
@@ -87,6 +89,7 @@ class Lib:
     RW_OFFSET_UNKNOWN: Final[int]
     RW_OK: Final[int]
     RW_OVERWRITTEN: Final[int]
+    RW_OWNER_CONSUMER: Final[int]
     RW_OWNER_PRODUCER: Final[int]
     RW_OWN_TIMES: Final[int]
     RW_PARTS_MAX: Final[int]
@@ -312,6 +315,7 @@ class Lib:
     def rw_stream_restore(self, c: CData, place: int, row: CData, /) -> None: ...
     def rw_streams_living(self, c: CData, /) -> int: ...
     def rw_submit(self, w: CData, stream: int, data: CData, bytes: int, /) -> int: ...
+    def rw_submit_commit(self, w: CData, stream: int, consumer: int, offset: int, /) -> int: ...
     def rw_submit_joint(self, w: CData, parts: CData, count: int, /) -> int: ...
     def rw_submit_many(self, w: CData, stream: int, lengths: CData, count: int, data: CData, bytes: int, terms: CData, /) -> int: ...
     def rw_submit_on(self, w: CData, stream: int, data: CData, bytes: int, terms: CData, /) -> int: ...

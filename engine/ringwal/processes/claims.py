@@ -1,6 +1,6 @@
-"""Claims of producers, on their way into the engine's own lane: what csrc/owners.h leaves to be decided.
+"""Claims of producers and of consumers' rows, on their way into the engine's own lane: what csrc/owners.h leaves to decide.
 
-Of one producer one claim is on the way at a time, so that what its row says when the claim is confirmed is the answer to it:
+Of one owner one claim is on the way at a time, so that what its row says when the claim is confirmed is the answer to it:
 nobody else knows the new epoch yet. A claim that needs another one's place says whose: the longest silent one's, if it has
 been silent for ``producer_age``.
 """
@@ -31,25 +31,32 @@ _CLAIM = struct.Struct("<IIQ")
 
 
 class Claimed(NamedTuple):
-    """What the producer is from now on."""
+    """What the owner is from now on."""
 
     number: int
     epoch: int
     next: int
-    """The sequence of its next record: so many of its records are in the log."""
+    """The sequence of a producer's next record: so many of its records are in the log. Of a consumer, where it goes on."""
 
 
 Told: TypeAlias = Callable[[Claimed | Error], None]
 
 
 class _Claim(NamedTuple):
+    kind: int
     key: Key
     name: bytes
+    start: int
+    """Where a consumer begins that is new."""
     told: Told
+
+    @property
+    def owner(self) -> tuple[int, int, bytes]:
+        return self.kind, self.key.number, self.name
 
 
 class Claims:
-    """Of the producers of one epoch."""
+    """Of the owners of one epoch."""
 
     def __init__(self, control: Any, config: Config, streams: StreamTable, lane: ControlLane) -> None:
         self._control = control
@@ -57,7 +64,7 @@ class Claims:
         self._age_ns = int(config.producer_age * 1e9)
         self._streams = streams
         self._lane = lane
-        self._waiting: dict[tuple[int, bytes], collections.deque[_Claim]] = {}
+        self._waiting: dict[tuple[int, int, bytes], collections.deque[_Claim]] = {}
 
     def claim(self, stream: object, name: object, told: Told) -> None:
         """The producer of that name, of the stream, begins anew; `told` once, when that is on stable storage.
@@ -67,17 +74,38 @@ class Claims:
         """
         check_own_name(stream)
         encoded = check_owner_name(name)
+        self.check_space("no producer is claimed")
+        self._add(_Claim(lib.RW_OWNER_PRODUCER, self._streams.open(stream), encoded, 0, told))
+
+    def check_space(self, what: str) -> None:
+        """Raises StorageFull."""
         if full := int(lib.rw_engine_storage_full(self._control)):
-            raise StorageFull(f"no producer is claimed: {describe_full(full)}", full)
-        key = self._streams.open(stream)
-        queue = self._waiting.setdefault((key.number, encoded), collections.deque())
-        queue.append(_Claim(key, encoded, told))
+            raise StorageFull(f"{what}: {describe_full(full)}", full)
+
+    def claim_position(self, key: Key, name: bytes, start: int, told: Told) -> None:
+        """The same of a consumer's row of that stream; it is made, and begins at ``start``, if there is none."""
+        self._add(_Claim(lib.RW_OWNER_CONSUMER, key, name, start, told))
+
+    def streams_of(self, name: bytes) -> set[int]:
+        """Numbers of the streams in which a consumer of that name has a row."""
+        rows = ffi.new("rw_checkpoint_owner[]", max(self._limit, 1))
+        return {
+            int(row.stream)
+            for row in (rows[i] for i in range(lib.rw_owners_list(self._control, rows)))
+            if row.kind == lib.RW_OWNER_CONSUMER and bytes(ffi.buffer(row.name, row.name_bytes)) == name
+        }
+
+    def _add(self, claim: _Claim) -> None:
+        queue = self._waiting.setdefault(claim.owner, collections.deque())
+        queue.append(claim)
         if len(queue) == 1:
-            self._submit(queue[0], TRIES)
+            self._submit(claim, TRIES)
 
     def _submit(self, claim: _Claim, tries: int) -> None:
         number, seen_ns = self._silent(claim) or (0, 0)
-        payload = _CLAIM.pack(lib.RW_OWNER_PRODUCER, number, seen_ns) + claim.name
+        if claim.kind == lib.RW_OWNER_CONSUMER:
+            number, seen_ns = 0, claim.start
+        payload = _CLAIM.pack(claim.kind, number, seen_ns) + claim.name
         done = partial(self._done, claim, tries)
         self._lane.submit(lib.RW_FRAME_CLAIM, claim.key.place, claim.key.number, payload, done)
 
@@ -87,16 +115,18 @@ class Claims:
         count = lib.rw_owners_list(self._control, rows)
         if count < self._limit or self._look(claim) is not None:
             return 0, 0
-        if count == 0:
+        # What a consumer has read would be read again: its place is never taken.
+        producers = [rows[i] for i in range(count) if rows[i].kind == lib.RW_OWNER_PRODUCER]
+        if not producers or claim.kind != lib.RW_OWNER_PRODUCER:
             return None
-        silent = min((rows[i] for i in range(count)), key=lambda row: row.timestamp_ns)
+        silent = min(producers, key=lambda row: row.timestamp_ns)
         if time.time_ns() - silent.timestamp_ns < self._age_ns:
             return None
         return int(silent.number), int(silent.timestamp_ns)
 
     def _look(self, claim: _Claim) -> Claimed | None:
-        row, kind = ffi.new("rw_checkpoint_owner *"), lib.RW_OWNER_PRODUCER
-        found = lib.rw_owner_look(self._control, kind, claim.key.number, claim.name, len(claim.name), row)
+        row = ffi.new("rw_checkpoint_owner *")
+        found = lib.rw_owner_look(self._control, claim.kind, claim.key.number, claim.name, len(claim.name), row)
         return Claimed(row.number, row.epoch, row.next_sequence) if found == lib.RW_OK else None
 
     def _done(self, claim: _Claim, tries: int, code: int) -> None:
@@ -106,11 +136,10 @@ class Claims:
         if tries and ((code >= 0 and found is None) or (full and self._silent(claim) is not None)):
             self._submit(claim, tries - 1)
             return
-        key = (claim.key.number, claim.name)
-        queue = self._waiting[key]
+        queue = self._waiting[claim.owner]
         queue.popleft()
         if not queue or not (code >= 0 or full):  # stream or engine have ended, for those behind it as well
-            del self._waiting[key]
+            del self._waiting[claim.owner]
             for one in (claim, *queue):
                 one.told(self._outcome(found, code))
             return
@@ -119,14 +148,15 @@ class Claims:
 
     def _outcome(self, found: Claimed | None, code: int) -> Claimed | Error:
         if code >= 0:
-            return found or EngineFailed("the producer's row cannot be read", outcome="not_appended")
+            return found or EngineFailed("the row that was claimed cannot be read", outcome="not_appended")
         if verdict_of(code)[0] == lib.RW_VERDICT_TABLE:
             return ShmUnavailable(
-                f"the engine remembers {self._limit} producers, and none of them was silent for so long that it may be"
-                " forgotten; start it with a larger max_producers, or a shorter producer_age"
+                f"the engine remembers {self._limit} producers and positions of consumers, and no producer was silent for so"
+                " long that it may be forgotten; start it with a larger max_producers, or a shorter producer_age, or delete"
+                " consumers that are not needed"
             )
         seen = views.engine(self._control)
-        return of_code(code, "the claim of a producer", stopped=seen.state == lib.RW_STOPPED, errno=int(seen.error))
+        return of_code(code, "the claim", stopped=seen.state == lib.RW_STOPPED, errno=int(seen.error))
 
 
 def with_room(config: Config, rows: bytes) -> Config:

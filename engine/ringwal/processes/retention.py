@@ -8,7 +8,7 @@ So age and bytes go by whole segments, those below the named checkpoint, and not
 segment without a side file that can be believed keeps what is in it until a later one says more.
 
 Each round looks at all streams with a limit, in C, and asks for what is due of each; what was lost on the way is asked for
-again. A stream that consumers hold is left alone.
+again. Of a stream that consumers hold, what they have committed goes.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class _Row(NamedTuple):
     confirmed_offset: int
     confirmed_bytes: int
     before: int
+    until: int
 
 
-_ROW = struct.Struct("=IIQQQQQQQ8x")
+_ROW = struct.Struct("=IIQQQQQQQQ8x")
 assert _ROW.size == ffi.sizeof("rw_keeping")
 
 
@@ -207,7 +208,7 @@ class Retention:
             if row.payload_bytes and (found := self._gathered[row.number]).segment >= self._next:
                 newer = self._newer(row, drain if same else 0, reached)
                 grown = found.payload.before(row.payload_bytes, newer, row.start_offset)
-                before = max(before, min(grown, row.confirmed_offset))
+                before = max(before, min(grown, row.confirmed_offset, row.until))
             if before > row.start_offset:
                 yield row.place, row.number, before
 

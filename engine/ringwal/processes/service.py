@@ -15,6 +15,7 @@ from typing import Any
 from ringwal._native import lib
 from ringwal.errors import ConfigError, Error, NoSuchStream, NotRunning, ShmUnavailable
 from ringwal.processes.claims import Claimed, Claims
+from ringwal.processes.consumers import Consumers
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.descriptors import allow_descriptors
 from ringwal.processes.slots import Grant, SlotTable
@@ -45,6 +46,7 @@ class Service:
         slots: SlotTable,
         changes: StreamChanges,
         claims: Claims,
+        consumers: Consumers,
         *,
         report: Callable[[], dict[str, Any]],
         stop: Callable[[], None],
@@ -56,6 +58,7 @@ class Service:
         self._slots = slots
         self._changes = changes
         self._claims = claims
+        self._consumers = consumers
         self._report = report
         self._stop = stop
         self._connections: dict[Connection, list[int]] = {}  # with the slots granted on each
@@ -213,10 +216,15 @@ class Service:
                 self._check_running()
                 self._claims.claim(request.get("stream"), request.get("name"), partial(self._claimed, connection, request))
                 return
+            if request.get("op") == "consume":
+                self._check_running()
+                told = partial(self._consumed, connection, request)
+                self._consumers.claim(request.get("name"), request.get("streams"), told)
+                return
             connection.reply(request, self._do(connection, request))
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs
-            told = error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}")
-            self._refuse(connection, request, told)
+            refused = error if isinstance(error, Error) else Error(f"the engine cannot answer: {error}")
+            self._refuse(connection, request, refused)
             if not connection.greeted:
                 raise EOFError from error
             return
@@ -225,13 +233,19 @@ class Service:
             self._stop()
 
     def _claimed(self, connection: Connection, request: Message, found: Claimed | Error) -> None:
+        self._tell(connection, request, found if isinstance(found, Error) else found._asdict())
+
+    def _consumed(self, connection: Connection, request: Message, found: list[dict[str, Any]] | Error) -> None:
+        self._tell(connection, request, found if isinstance(found, Error) else {"rows": found})
+
+    def _tell(self, connection: Connection, request: Message, found: dict[str, Any] | Error) -> None:
         if connection not in self._connections:  # it has gone meanwhile
             return
         with self._served(connection):
             if isinstance(found, Error):
                 self._refuse(connection, request, found)
             else:
-                connection.reply(request, found._asdict())
+                connection.reply(request, found)
 
     def _begin(self, request: Message) -> Grant:
         match request:

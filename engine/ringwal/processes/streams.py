@@ -89,6 +89,13 @@ class StreamTable:
         self._keys[encoded.decode()] = key
         return key
 
+    def by_number(self, number: int) -> tuple[str, Key] | None:
+        """Name and key of the stream of that number; None: there is none any more."""
+        for name, key in list(self._keys.items()):
+            if key.number == number:
+                return None if self._known(name) is None else (name, key)
+        return None
+
     def forget_deleted(self) -> None:
         """Look at all of them: names and places of those that are gone are free."""
         for name in list(self._keys):

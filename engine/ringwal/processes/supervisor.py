@@ -37,6 +37,7 @@ from ringwal.observer import LAST_STATUS_NAME
 from ringwal.points import point
 from ringwal.processes.children import Child, check_pidfd, reap_strangers
 from ringwal.processes.claims import Claims, restore_owners, with_room
+from ringwal.processes.consumers import Consumers
 from ringwal.processes.context import LOG, EngineContext
 from ringwal.processes.control_lane import ControlLane
 from ringwal.processes.descriptors import allow_all_descriptors, allow_descriptors
@@ -223,6 +224,7 @@ class Supervisor:
                 slots,
                 changes,
                 claims,
+                Consumers(streams, claims),
                 report=facts,
                 stop=group.stop,
             )

@@ -26,6 +26,7 @@ from ringwal.protocol.messages import (
     Hello,
     LaneGrant,
     Message,
+    check_consumer_name,
     check_owner_name,
     check_stream_name,
     encode,
@@ -189,6 +190,16 @@ class Registration:
         check_owner_name(name)
         reply, _ = yield from self._request({"op": "claim", "stream": stream, "name": name})
         return int(reply["number"]), int(reply["epoch"]), int(reply["next"])
+
+    def consume_steps(self, name: str, wanted: list[tuple[str, int]]) -> Steps[list[dict[str, Any]]]:
+        """The consumer of that name is the caller's from now on, on stable storage: of each of its streams its name, the row's
+        number and epoch, and where it goes on. ``wanted``: streams, and where it begins in each if it is new there.
+
+        Raises as `claim_steps`.
+        """
+        check_consumer_name(name)
+        reply, _ = yield from self._request({"op": "consume", "name": name, "streams": [list(each) for each in wanted]})
+        return list(reply["rows"])
 
     def status(self) -> dict[str, Any]:
         """The engine's report."""

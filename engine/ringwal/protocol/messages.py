@@ -75,6 +75,19 @@ def check_owner_name(name: object) -> bytes:
         raise ConfigError(said) from None
 
 
+CONSUMED_MAX = 64
+"""Streams of one consumer."""
+
+
+def check_consumer_name(name: object) -> bytes:
+    """The same of a consumer's name."""
+    try:
+        return check_stream_name(name)
+    except ConfigError as error:
+        said = str(error).replace("a stream name", "a consumer's name").replace("stream name", "consumer name")
+        raise ConfigError(said) from None
+
+
 def check_own_name(name: object) -> None:
     """Raises ConfigError: the engine keeps streams of such names for itself. They may be read, and nothing else."""
     if isinstance(name, str) and name.startswith("_"):

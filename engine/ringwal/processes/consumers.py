@@ -1,0 +1,110 @@
+"""Claims of consumers: a row for each of its streams (csrc/owners.h), and all of them are one process's.
+
+Who claims a consumer claims all rows that there are of its name, also of streams that it does not read itself: so whoever had
+it before is fenced everywhere. Claims of one name are made one after the other: of two processes that begin at the same
+moment, one has all rows, and not each of them some.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from ringwal.errors import ConfigError, Error
+from ringwal.processes.claims import Claimed, Claims
+from ringwal.processes.streams import Key, StreamTable
+from ringwal.protocol.messages import CONSUMED_MAX, check_consumer_name, check_stream_name
+
+Told = Callable[["list[dict[str, Any]] | Error"], None]
+"""Told of each row: the stream's name, the owner's number and epoch, and where it goes on."""
+
+
+class _Target(NamedTuple):
+    stream: str
+    key: Key
+    start: int
+
+
+class _Request(NamedTuple):
+    name: bytes
+    wanted: list[_Target]
+    told: Told
+
+
+class Consumers:
+    """Of one epoch."""
+
+    def __init__(self, streams: StreamTable, claims: Claims) -> None:
+        self._streams = streams
+        self._claims = claims
+        self._waiting: dict[bytes, collections.deque[_Request]] = {}
+
+    def claim(self, name: object, wanted: object, told: Told) -> None:
+        """The consumer of that name is another process's from now on. ``wanted``: the streams that it reads, each with where it
+        begins if it is new; none: what is there of it.
+
+        Raises ConfigError, ShmUnavailable, StorageFull: see `Claims.claim`.
+        """
+        encoded = check_consumer_name(name)
+        self._claims.check_space("no consumer is claimed")
+        request = _Request(encoded, [self._target(each) for each in _checked(wanted)], told)
+        queue = self._waiting.setdefault(encoded, collections.deque())
+        queue.append(request)
+        if len(queue) == 1:
+            self._begin(request)
+
+    def _target(self, said: tuple[str, int]) -> _Target:
+        return _Target(said[0], self._streams.open(said[0]), said[1])
+
+    def _begin(self, request: _Request) -> None:
+        targets = {each.key.number: each for each in request.wanted}
+        for number in self._claims.streams_of(request.name) - targets.keys():
+            if (named := self._streams.by_number(number)) is not None:
+                targets[number] = _Target(named[0], named[1], 0)
+        found: dict[str, Claimed | Error] = {}
+        if not targets:
+            self._end(request, [])
+        for each in targets.values():
+            done = partial(self._done, request, len(targets), found, each.stream)
+            self._claims.claim_position(each.key, request.name, each.start, done)
+
+    def _done(
+        self, request: _Request, count: int, found: dict[str, Claimed | Error], stream: str, one: Claimed | Error
+    ) -> None:
+        found[stream] = one
+        if len(found) < count:
+            return
+        wanted = {each.stream for each in request.wanted}
+        rows: list[dict[str, Any]] = []
+        for name, each in found.items():
+            if isinstance(each, Claimed):
+                rows.append({"stream": name, **each._asdict()})
+            elif name in wanted:  # of another one that was deleted meanwhile there is nothing to claim
+                self._end(request, each)
+                return
+        self._end(request, rows)
+
+    def _end(self, request: _Request, outcome: list[dict[str, Any]] | Error) -> None:
+        queue = self._waiting[request.name]
+        queue.popleft()
+        if not queue:
+            del self._waiting[request.name]
+        request.told(outcome)
+        if queue:
+            self._begin(queue[0])
+
+
+def _checked(wanted: object) -> list[tuple[str, int]]:
+    if not isinstance(wanted, list) or len(wanted) > CONSUMED_MAX:
+        raise ConfigError(f"a consumer reads at most {CONSUMED_MAX} streams")
+    found = []
+    for each in wanted:
+        match each:
+            case [str(stream), int(start)] if start >= 0:
+                check_stream_name(stream)
+                found.append((stream, start))
+            case _:
+                raise ConfigError("the streams of a consumer are named with where it begins")
+    return found
