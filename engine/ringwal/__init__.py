@@ -3,6 +3,7 @@
 from ringwal import interrupts  # noqa: F401  first: for a verb, signals have a meaning from here on
 from ringwal.client.api import Client, connect
 from ringwal.client.batch import Batch, BatchReceipt
+from ringwal.client.consumer import Consumer
 from ringwal.client.producer import Producer, ProducerReceipt
 from ringwal.client.receipt import Receipt
 from ringwal.client.stream import Stream
@@ -12,6 +13,7 @@ from ringwal.errors import (
     BackpressureTimeout,
     ClosedError,
     ConfigError,
+    ConsumerFenced,
     CorruptionError,
     EngineFailed,
     Error,
@@ -32,7 +34,7 @@ from ringwal.errors import (
     StreamExists,
     VersionMismatch,
 )
-from ringwal.model import EARLIEST, LATEST, Ack, Last, Record, StreamInfo, StreamRecord
+from ringwal.model import EARLIEST, LATEST, Ack, ConsumerInfo, Last, Record, StreamInfo, StreamRecord
 from ringwal.retention import UNCHANGED
 from ringwal.times import At
 from ringwal.version import __version__
@@ -58,6 +60,9 @@ __all__ = [
     "ClosedError",
     "Config",
     "ConfigError",
+    "Consumer",
+    "ConsumerFenced",
+    "ConsumerInfo",
     "CorruptionError",
     "EngineFailed",
     "Error",

@@ -6,7 +6,8 @@
 
 from ringwal.client.aio import Client, connect
 from ringwal.client.aio_batch import Batch, BatchReceipt
+from ringwal.client.aio_consumer import Consumer
 from ringwal.client.aio_producer import Producer, ProducerReceipt
 from ringwal.client.aio_stream import Receipt, Stream
 
-__all__ = ["Batch", "BatchReceipt", "Client", "Producer", "ProducerReceipt", "Receipt", "Stream", "connect"]
+__all__ = ["Batch", "BatchReceipt", "Client", "Consumer", "Producer", "ProducerReceipt", "Receipt", "Stream", "connect"]

@@ -208,6 +208,13 @@ class ProducerFenced(Error):
     outcome = "not_appended"
 
 
+class ConsumerFenced(Error):
+    """Another process has claimed the consumer since, or it was deleted. Nothing was committed, and nothing appended of the
+    batch that was to do it. Whoever is to go on claims it anew, and is told how far it is."""
+
+    outcome = "not_appended"
+
+
 class ConfigError(Error, ValueError):
     """A setting or argument is outside its limits, or contradicts another; the message says what to change."""
 

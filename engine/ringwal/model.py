@@ -67,6 +67,21 @@ class StreamRecord(NamedTuple):
     stream: str
 
 
+class ConsumerInfo(NamedTuple):
+    """How far a consumer is in one of its streams."""
+
+    name: str
+    stream: str
+    committed: int
+    """The offset at which it goes on."""
+    lag: int
+    """Confirmed records of the stream, from there on, that are not trimmed."""
+    claimed: int
+    """How often it was claimed."""
+    timestamp_ns: int
+    """Of its newest commit or claim, nanoseconds since 1970."""
+
+
 class Ack(NamedTuple):
     """Proof that an append is on stable storage, in order.
 

@@ -19,15 +19,15 @@ import ringwal.logging
 from tests.support.rig import WAIT, Engine
 
 VALUES = """
-    Ack At Backup Config Last Record Restored StreamInfo StreamRecord
+    Ack At Backup Config ConsumerInfo Last Record Restored StreamInfo StreamRecord
     EARLIEST LATEST UNCHANGED __version__
 """
 ERRORS = """
-    AckTimeout BackpressureTimeout ClosedError ConfigError CorruptionError EngineFailed Error FileError ForkError Locked
-    NoSuchStream NotRunning NotWritable OffsetMismatch OffsetTrimmed ProducerFenced RecordTooLarge SequenceGap
+    AckTimeout BackpressureTimeout ClosedError ConfigError ConsumerFenced CorruptionError EngineFailed Error FileError ForkError
+    Locked NoSuchStream NotRunning NotWritable OffsetMismatch OffsetTrimmed ProducerFenced RecordTooLarge SequenceGap
     ShmUnavailable StorageFull StreamDeleted StreamExists VersionMismatch
 """
-PLACES = "Batch BatchReceipt Client Producer ProducerReceipt ReadOnlyLog ReadOnlyStream Receipt Stream Supervisor"
+PLACES = "Batch BatchReceipt Client Consumer Producer ProducerReceipt ReadOnlyLog ReadOnlyStream Receipt Stream Supervisor"
 CALLS = "backup connect open_readonly restore"
 
 CONNECT = (
@@ -59,9 +59,17 @@ MANY = (
 )
 PATIENT = "(timeout: float | None = 30.0)"
 
+CONSUMED = (
+    "(name: str, streams: Iterable[str], start: Position = EARLIEST, *,"
+    " on_trimmed: Literal['raise', 'earliest'] = 'raise')"
+)
+
 OF_CLIENT = {
     "batch": "(*, timeout: float | None = 30.0) -> Batch",
     "close": f"{PATIENT} -> None",
+    "consumer": f"{CONSUMED} -> Consumer",
+    "consumers": "() -> list[ConsumerInfo]",
+    "delete_consumer": "(name: str) -> list[str]",
     "create_stream": f"{CREATED} -> Stream",
     "delete_stream": "(name: str) -> None",
     "path": "Path",
@@ -116,14 +124,41 @@ OF_PRODUCER_RECEIPT = {
 GATHERED = (
     "(stream: str | Handle, data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None) -> None"
 )
-OF_BATCH = {"append": GATHERED, "receipt": "BatchReceipt"}
+OF_BATCH = {
+    "append": GATHERED,
+    "commit": "(consumer: ConsumerCore, record: StreamRecord | None = None) -> None",
+    "receipt": "BatchReceipt",
+}
+OF_CONSUMER = {
+    "close": f"{PATIENT} -> None",
+    "commit": "(record: StreamRecord | None = None, *, wait: bool = True, timeout: float | None = 30.0) -> None",
+    "committed": "dict",
+    "flush": f"{PATIENT} -> None",
+    "lag": "dict",
+    "name": "str",
+    "poll": "(max_records: int = 1000, timeout: float | None = 0.0) -> list[StreamRecord]",
+    "positions": "dict",
+    "seek": "(stream: str, position: Position) -> None",
+    "streams": "tuple",
+}
+OF_AIO_CONSUMER = {
+    **OF_CONSUMER,
+    "close": f"async {PATIENT} -> None",
+    "commit": "async (record: StreamRecord | None = None) -> None",
+    "commit_nowait": "(record: StreamRecord | None = None) -> None",
+    "flush": f"async {PATIENT} -> None",
+    "poll": f"async {OF_CONSUMER['poll']}",
+    "seek": f"async {OF_CONSUMER['seek']}",
+}
 OF_BATCH_RECEIPT = {
     "count": "int",
     "done": "() -> bool",
     "exception": f"{PATIENT} -> Error | None",
     "result": "(timeout: float | None = 30.0) -> list[Ack]",
 }
-AWAITED = ("close", "create_stream", "delete_stream", "producer", "status", "streams")
+AWAITED = (
+    "close", "consumer", "consumers", "create_stream", "delete_consumer", "delete_stream", "producer", "status", "streams",
+)  # fmt: skip
 OF_AIO_CLIENT = {
     **{name: f"async {said}" if name in AWAITED else said for name, said in OF_CLIENT.items()},
     "tail": f"(streams: Mapping[str, Position], {FOLLOWED} -> AsyncIterator[StreamRecord]",
@@ -218,7 +253,7 @@ def test_the_names_of_the_modules() -> None:
     assert dir(ringwal) == sorted([*ringwal.__all__, "aio", "logging"])
     assert all(hasattr(ringwal, name) for name in dir(ringwal))
     assert ringwal.aio.__all__ == [name for name in dir(ringwal.aio) if not name.startswith("_")]
-    assert ringwal.aio.__all__ == words("Batch BatchReceipt Client Producer ProducerReceipt Receipt Stream connect")
+    assert ringwal.aio.__all__ == words("Batch BatchReceipt Client Consumer Producer ProducerReceipt Receipt Stream connect")
     assert ringwal.logging.__all__ == ["StreamHandler"]
 
 
@@ -244,6 +279,8 @@ def test_the_synchronous_face(client: ringwal.Client) -> None:
         together.append("s", b"x")
     assert surface(together) == OF_BATCH
     assert surface(together.receipt) == OF_BATCH_RECEIPT
+    with client.consumer("c", ["s"]) as consumer:
+        assert surface(consumer) == OF_CONSUMER
 
 
 def test_the_asyncio_face(client: ringwal.Client) -> None:
@@ -265,6 +302,8 @@ def test_the_asyncio_face(client: ringwal.Client) -> None:
             await numbered
             async with own.batch() as together:
                 together.append("s", b"x")
+            async with await own.consumer("c", ["s"]) as consumer:
+                assert surface(consumer) == OF_AIO_CONSUMER
             assert surface(together) == OF_BATCH
             assert surface(together.receipt) == {"count": "int", "done": "() -> bool"}
 

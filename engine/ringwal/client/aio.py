@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 from ringwal import retention
 from ringwal.client import merging
 from ringwal.client.aio_batch import Batch
+from ringwal.client.aio_consumer import Consumer
 from ringwal.client.aio_producer import Producer
 from ringwal.client.aio_stream import AT_ONCE, Stream, each
 from ringwal.client.awaiting import drive
+from ringwal.client.consuming import consumer_infos, delete_consumer_steps
 from ringwal.client.core import ClientCore
 from ringwal.client.turns import Turns
 from ringwal.errors import Error, NotRunning
 from ringwal.limits import seconds
-from ringwal.model import StreamInfo, StreamRecord
+from ringwal.model import EARLIEST, ConsumerInfo, StreamInfo, StreamRecord
 from ringwal.positions import Position
 from ringwal.protocol.messages import check_own_name
 from ringwal.retention import Age, Count, Size
@@ -144,6 +146,27 @@ class Client(ClientCore[Stream]):
         check_own_name(name)
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
         return await drive(self._create_steps(name, wanted, exist_ok=exist_ok))
+
+    async def consumer(
+        self,
+        name: str,
+        streams: Iterable[str],
+        start: Position = EARLIEST,
+        *,
+        on_trimmed: Literal["raise", "earliest"] = "raise",
+    ) -> Consumer:
+        """As `ringwal.Client.consumer`."""
+        made = Consumer(self, name, streams, start, on_trimmed)
+        await drive(made._claim_steps())
+        return made
+
+    async def consumers(self) -> list[ConsumerInfo]:
+        """As `ringwal.Client.consumers`."""
+        return consumer_infos(await drive(self._attachment_steps()))
+
+    async def delete_consumer(self, name: str) -> list[str]:
+        """As `ringwal.Client.delete_consumer`."""
+        return await drive(delete_consumer_steps(self, name))
 
     async def producer(self, stream: str, name: str) -> Producer:
         """As `ringwal.Client.producer`."""

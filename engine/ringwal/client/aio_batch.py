@@ -113,7 +113,8 @@ class Batch(BatchCore[Stream]):
         """Batches are submitted in the order of their calls."""
         turns, size = self._client._batches, sum(len(record) for part in self._parts.values() for record in part.records)
         turns.check_room(size)
-        before = [part.stream._waiting[-1] for part in self._parts.values() if part.stream._waiting]
+        streams = [part.stream for part in self._parts.values() if part.commit is None]
+        before = [stream._waiting[-1] for stream in streams if stream._waiting]
         return turns.add(self._behind(before), None, size)
 
     def _behind(self, before: list[Turn[Any]]) -> Steps[list[Placed]]:

@@ -13,12 +13,14 @@ from ringwal import retention
 from ringwal.client import merging
 from ringwal.client.attachment import Attachment
 from ringwal.client.batch import Batch
+from ringwal.client.consumer import Consumer
+from ringwal.client.consuming import consumer_infos, delete_consumer_steps
 from ringwal.client.core import ClientCore
 from ringwal.client.producer import Producer
 from ringwal.client.stream import Stream, each
 from ringwal.errors import Error, NotRunning
 from ringwal.limits import seconds
-from ringwal.model import StreamInfo, StreamRecord
+from ringwal.model import EARLIEST, ConsumerInfo, StreamInfo, StreamRecord
 from ringwal.positions import Position
 from ringwal.protocol.messages import check_own_name
 from ringwal.retention import Age, Count, Size
@@ -143,6 +145,55 @@ class Client(ClientCore[Stream]):
         check_own_name(name)
         wanted = retention.asked(retention_age, retention_bytes, retention_records, retain_until)
         return park(self._create_steps(name, wanted, exist_ok=exist_ok))
+
+    def consumer(
+        self,
+        name: str,
+        streams: Iterable[str],
+        start: Position = EARLIEST,
+        *,
+        on_trimmed: Literal["raise", "earliest"] = "raise",
+    ) -> Consumer:
+        """Claims the consumer of that name, which reads these streams, and keeps in the log how far it is::
+
+            with client.consumer("billing", ["orders", "refunds"]) as consumer:
+                for record in consumer:
+                    handle(record)
+                    consumer.commit(record)
+
+        When this returns it is claimed, on stable storage, and whoever had it before is fenced: its next commit, also one in a
+        batch, raises `ConsumerFenced`. It goes on where it has committed, and begins at ``start`` in a stream that is new to
+        it. Streams that are not there are made. The engine never forgets a consumer by itself: `delete_consumer`.
+
+        Args:
+            name: of the consumer, 1 to 120 bytes of UTF-8.
+            streams: names of 1 to 64 streams.
+            start: as for `Stream.tail`.
+            on_trimmed: as for `Stream.tail`; records that are dropped before it has read them.
+
+        Raises:
+            ConfigError: a name that is none, or a stream of the engine's own.
+            ValueError: no streams, one of them twice, too many; a place that is none.
+            ShmUnavailable: there is no place for another row, or stream.
+            StorageFull: the log is full. Nothing was claimed.
+            NotRunning: no engine serves the directory.
+        """
+        made = Consumer(self, name, streams, start, on_trimmed)
+        park(made._claim_steps())
+        return made
+
+    def consumers(self) -> list[ConsumerInfo]:
+        """All consumers, by name and stream: a row for each stream that one has committed to, or was claimed for."""
+        return consumer_infos(self._attachment())
+
+    def delete_consumer(self, name: str) -> list[str]:
+        """The engine forgets the consumer of that name; whoever has it is fenced. Returns the streams that it had read.
+
+        Raises:
+            ConfigError: a name that is none.
+            As `consumer`.
+        """
+        return park(delete_consumer_steps(self, name))
 
     def producer(self, stream: str, name: str) -> Producer:
         """Claims the producer of that name, of that stream: who numbers what it appends, so that a repeat is known as one.

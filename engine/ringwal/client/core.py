@@ -25,6 +25,7 @@ from ringwal.thread_lock import ThreadLock
 if TYPE_CHECKING:
     import asyncio
 
+    from ringwal.client.consuming import ConsumerCore
     from ringwal.client.producing import ProducerCore
 
 FIRST_REST, LONGEST_REST = 0.01, 0.2
@@ -69,6 +70,7 @@ class ClientCore(Generic[Handle]):
         self._loop: asyncio.AbstractEventLoop | None = None  # the one in which this client is awaited
         self._streams: dict[str, Handle] = {}
         self._producers: weakref.WeakSet[ProducerCore] = weakref.WeakSet()
+        self._consumers: weakref.WeakSet[ConsumerCore] = weakref.WeakSet()
         self._latest_batch = b""  # joined, and let go when the next one has been: see `Stream.append_many`
         _clients.add(self)
 
@@ -174,6 +176,8 @@ class ClientCore(Generic[Handle]):
             stream._detach(attachment)
         for producer in self._numbering():
             producer._stream._detach(attachment)
+        for consumer in self._consuming():
+            consumer._detach(attachment)
         attachment.close()
         with contextlib.suppress(ValueError):  # a signal handler has done all this
             self._attachments.remove(attachment)
@@ -189,6 +193,12 @@ class ClientCore(Generic[Handle]):
             with contextlib.suppress(RuntimeError):  # another thread, or a destructor, claimed one meanwhile
                 return list(self._producers)
 
+    def _consuming(self) -> list[ConsumerCore]:
+        """The consumers that are in use."""
+        while True:
+            with contextlib.suppress(RuntimeError):  # as above
+                return list(self._consumers)
+
     def _forked(self) -> None:
         """In the child of a fork: forget the parent's attachment; the next use attaches afresh."""
         self._lock = ThreadLock()
@@ -197,6 +207,8 @@ class ClientCore(Generic[Handle]):
             stream._forked()
         for producer in self._numbering():
             producer._forked()
+        for consumer in self._consuming():
+            consumer._forked()
         for attachment in attachments:
             attachment.forked()
 
@@ -242,7 +254,8 @@ class ClientCore(Generic[Handle]):
         return (yield from self._in_engine_steps(lambda attachment: attachment.registration.status_steps()))
 
     def _close_steps(self, timeout: float | None) -> Steps[None]:
-        """See `Client.close`. Before it is closed, what a producer has lost with an engine is sent again."""
+        """See `Client.close`. Before it is closed, what a producer has lost with an engine is sent again, and what
+        consumers have committed goes on its way."""
         deadline = None if timeout is None else time.monotonic() + timeout
         first: Error | None = None
 
@@ -252,6 +265,11 @@ class ClientCore(Generic[Handle]):
         for producer in self._numbering() if self._options["reconnect"] and not self._closed else ():
             try:
                 yield from producer._flush_steps(left())
+            except Error as error:
+                first = first or error
+        for consumer in self._consuming() if not self._closed else ():
+            try:
+                yield from consumer._close_steps(left())
             except Error as error:
                 first = first or error
         yield from alone(self._lock, lambda: self._close(left()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ringwal import times
 from ringwal._native import ffi, lib
+from ringwal.client.consuming import ConsumerCore, Place
 from ringwal.client.stream_core import StreamCore
 from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import is_joined, is_refused
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ringwal.client.core import ClientCore
     from ringwal.client.lane import Lane
     from ringwal.client.results import Results
+    from ringwal.model import StreamRecord
 
 Handle = TypeVar("Handle", bound=StreamCore)
 
@@ -39,17 +41,29 @@ _PART_BYTES = int(ffi.sizeof("rw_frame") * 2 + lib.RW_STREAM_NAME_MAX)
 """What a part takes besides its payload, at most."""
 
 
+class Commit(NamedTuple):
+    """A consumer goes on there."""
+
+    consumer: ConsumerCore
+    place: Place
+    offset: int
+
+
 class Part(Generic[Handle]):
     """What a batch has for one stream."""
 
-    def __init__(self, stream: Handle) -> None:
-        self.stream = stream
+    def __init__(self, stream: Handle | StreamCore) -> None:
+        self.stream: Any = stream
         self.records: list[bytes] = []
         self.times: array[int] | None = None
         self.expected_offset: int | None = None
+        self.commit: Commit | None = None
+        """It is no batch, but this."""
 
     def terms(self, own: Any) -> dict[str, int | Any]:
         """For C; ``own`` is where the records' own times lie."""
+        if self.commit is not None:
+            return {"producer": self.commit.place.who, "sequence": self.commit.offset}
         if self.expected_offset is None:
             return {"times": own}
         return {"times": own, "sequence": self.expected_offset, "flags": int(lib.RW_EXPECTS)}
@@ -104,7 +118,7 @@ class Joint(Generic[Handle]):
             table[at] = {
                 "stream": bound.handles[i],
                 "lengths": self._lengths[i],
-                "count": len(self._lengths[i]),
+                "count": len(self._parts[i].records),
                 "data": self._data[i],
                 "bytes": len(self._data[i]),
                 "terms": self._parts[i].terms(self._times[i]),
@@ -191,8 +205,7 @@ class BatchCore(Generic[Handle]):
         if not fresh and (own is None) != (part.times is None):
             raise ValueError("in a batch, all records of a stream have a time of their own, or none has")
         if fresh:
-            if len(self._parts) == STREAMS_MAX:
-                raise ValueError(f"a batch has records of at most {STREAMS_MAX} streams")
+            self._check_count()
             self._parts[part.stream.name] = part
             part.expected_offset = expected_offset
             part.times = None if own is None else array("Q")
@@ -200,6 +213,36 @@ class BatchCore(Generic[Handle]):
             part.times.append(own)
         self._calls.append((part, len(part.records)))
         part.records.append(copied)
+
+    def commit(self, consumer: ConsumerCore, record: StreamRecord | None = None) -> None:
+        """What this consumer has done up to that record, of its stream, is committed with the batch, or not at all; ``None``:
+        everything that it has given out. So what is appended because of records is in the log if and only if they are done.
+
+        Raises:
+            ValueError: a consumer of another client; a stream that it does not read; one that the batch appends to, too.
+            ConsumerFenced: it was fenced before.
+            RuntimeError: the block is left.
+        """
+        self._check_open()
+        if not isinstance(consumer, ConsumerCore):
+            raise TypeError(f"a batch commits a consumer, not {type(consumer).__name__}")
+        if consumer._client is not self._client:
+            raise ValueError(f"{consumer!r} is of another client than this batch")
+        for place, offset in consumer._joined(record):
+            name = place.stream.name
+            part = self._parts.get(name)
+            if part is not None and part.commit is None:
+                raise ValueError(f"this batch appends to {name!r} already: it cannot commit in it, too")
+            if part is None:
+                self._check_count()
+                part = self._parts[name] = Part(place.stream)
+            elif part.commit is not None and part.commit.consumer is not consumer:
+                raise ValueError(f"this batch commits another consumer in {name!r} already")
+            part.commit = Commit(consumer, place, max(offset, part.commit.offset if part.commit else 0))
+
+    def _check_count(self) -> None:
+        if len(self._parts) == STREAMS_MAX:
+            raise ValueError(f"a batch is for at most {STREAMS_MAX} streams")
 
     def _part(self, stream: str | Handle) -> Part[Handle]:
         if isinstance(stream, str):
@@ -211,7 +254,10 @@ class BatchCore(Generic[Handle]):
         else:
             raise TypeError(f"a batch appends to a stream's name or handle, not to {type(stream).__name__}")
         check_own_name(handle.name)
-        return self._parts.get(handle.name) or Part(handle)
+        found = self._parts.get(handle.name)
+        if found is not None and found.commit is not None:
+            raise ValueError(f"this batch commits in {handle.name!r} already: it cannot append to it, too")
+        return found or Part(handle)
 
     def __len__(self) -> int:
         """Records so far."""
@@ -229,6 +275,9 @@ class BatchCore(Generic[Handle]):
         if any(each < 0 for each in found):
             raise self._failure(placed, found)
         base = {id(part): offset for part, offset in zip(self._parts.values(), found, strict=True)}
+        for part in self._parts.values():
+            if part.commit is not None:
+                part.commit.consumer._done(part.commit.place, part.commit.offset)
         return [Ack(part.stream.name, base[id(part)] + index, 1) for part, index in self._calls]
 
     def _failure(self, placed: Sequence[Placed], found: Sequence[int]) -> Error:
@@ -238,4 +287,7 @@ class BatchCore(Generic[Handle]):
         speaks = next((i for i in failed if is_refused(found[i]) and not is_joined(found[i])), failed[0])
         for i in failed:
             placed[i].results.lane.count_told(placed[i].number)
+        commit = list(self._parts.values())[speaks].commit
+        if commit is not None and is_refused(found[speaks]):
+            return commit.consumer._refused(found[speaks], names[speaks])
         return placed[speaks].results.lane.tell(placed[speaks].number, found[speaks], names[speaks])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ringwal._native import lib
-from ringwal.errors import ANSWERED, Error, OffsetMismatch, ProducerFenced, SequenceGap, of_code, verdict_of
+from ringwal.errors import ANSWERED, ConsumerFenced, Error, OffsetMismatch, ProducerFenced, SequenceGap, of_code, verdict_of
 
 DELETED = int(lib.RW_DELETED)
 
@@ -41,6 +41,15 @@ def is_joined(found: int) -> bool:
 def is_fenced(found: int) -> bool:
     """Is it no longer the producer's turn to append?"""
     return verdict_of(found)[0] == lib.RW_VERDICT_FENCED
+
+
+def consumer_error_of(found: int, name: str, stream: str) -> Error:
+    """What is told of a commit."""
+    if not is_fenced(found):
+        return error_of(found, stream)
+    since = verdict_of(found)[1]
+    why = "another process has claimed it since" if since else "it was deleted"
+    return ConsumerFenced(f"nothing was committed in {stream!r}: consumer {name!r} is fenced: {why}")
 
 
 def error_of(found: int, stream: str | None) -> Error:

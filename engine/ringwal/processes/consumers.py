@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ringwal.errors import ConfigError, Error
 from ringwal.processes.claims import Claimed, Claims
 from ringwal.processes.streams import Key, StreamTable
-from ringwal.protocol.messages import CONSUMED_MAX, check_consumer_name, check_stream_name
+from ringwal.protocol.messages import CONSUMED_MAX, Message, check_consumer_name, check_own_name, check_stream_name
 
 Told = Callable[["list[dict[str, Any]] | Error"], None]
 """Told of each row: the stream's name, the owner's number and epoch, and where it goes on."""
@@ -41,15 +41,16 @@ class Consumers:
         self._claims = claims
         self._waiting: dict[bytes, collections.deque[_Request]] = {}
 
-    def claim(self, name: object, wanted: object, told: Told) -> None:
-        """The consumer of that name is another process's from now on. ``wanted``: the streams that it reads, each with where it
-        begins if it is new; none: what is there of it.
+    def claim(self, said: Message, told: Told) -> None:
+        """The consumer of that ``name`` is another process's from now on. It reads ``count`` streams: ``stream0``, where it
+        begins at ``start0`` if it is new, and so on; none: what is there of it.
 
         Raises ConfigError, ShmUnavailable, StorageFull: see `Claims.claim`.
         """
-        encoded = check_consumer_name(name)
+        encoded = check_consumer_name(said.get("name"))
+        wanted = _wanted(said)
         self._claims.check_space("no consumer is claimed")
-        request = _Request(encoded, [self._target(each) for each in _checked(wanted)], told)
+        request = _Request(encoded, [self._target(each) for each in wanted], told)
         queue = self._waiting.setdefault(encoded, collections.deque())
         queue.append(request)
         if len(queue) == 1:
@@ -96,15 +97,17 @@ class Consumers:
             self._begin(queue[0])
 
 
-def _checked(wanted: object) -> list[tuple[str, int]]:
-    if not isinstance(wanted, list) or len(wanted) > CONSUMED_MAX:
+def _wanted(said: Message) -> list[tuple[str, int]]:
+    count = said.get("count")
+    if type(count) is not int or not 0 <= count <= CONSUMED_MAX:
         raise ConfigError(f"a consumer reads at most {CONSUMED_MAX} streams")
     found = []
-    for each in wanted:
-        match each:
-            case [str(stream), int(start)] if start >= 0:
-                check_stream_name(stream)
-                found.append((stream, start))
-            case _:
-                raise ConfigError("the streams of a consumer are named with where it begins")
+    for n in range(count):
+        stream, start = said.get(f"stream{n}"), said.get(f"start{n}")
+        check_own_name(stream)
+        check_stream_name(stream)
+        if type(start) is not int or not 0 <= start < 1 << 63:
+            raise ConfigError("a consumer begins at an offset")
+        assert isinstance(stream, str)
+        found.append((stream, start))
     return found

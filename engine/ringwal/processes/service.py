@@ -219,7 +219,7 @@ class Service:
             if request.get("op") == "consume":
                 self._check_running()
                 told = partial(self._consumed, connection, request)
-                self._consumers.claim(request.get("name"), request.get("streams"), told)
+                self._consumers.claim(request, told)
                 return
             connection.reply(request, self._do(connection, request))
         except (Error, OSError) as error:  # OSError: the system refused something that this request alone needs

@@ -198,7 +198,10 @@ class Registration:
         Raises as `claim_steps`.
         """
         check_consumer_name(name)
-        reply, _ = yield from self._request({"op": "consume", "name": name, "streams": [list(each) for each in wanted]})
+        said: Message = {"op": "consume", "name": name, "count": len(wanted)}
+        for n, (stream, start) in enumerate(wanted):  # requests have plain values only
+            said |= {f"stream{n}": stream, f"start{n}": start}
+        reply, _ = yield from self._request(said)
         return list(reply["rows"])
 
     def status(self) -> dict[str, Any]:

@@ -1,0 +1,429 @@
+"""A consumer, whichever face it has: where it stands in its streams, what is given out, what is committed.
+
+In the engine it is a row for each of its streams (csrc/owners.h), which a commit moves, as a request in the stream's queue. A
+commit is one number and a later one makes it superfluous, so of those that nobody waits for one is on its way at a time, for
+each stream, and the newest follows it: what a consumer leaves in the log is bounded by how often the engine confirms.
+
+What an engine takes with it when it ends is committed again in its successor: a commit said twice changes nothing. Rows and
+epochs survive the engine, so a consumer stays its process's until another one claims it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ringwal import positions, views
+from ringwal._native import ffi, lib
+from ringwal.client.lane import Completion
+from ringwal.client.merging import Merging, merge_steps
+from ringwal.client.results import FAILED, PENDING
+from ringwal.client.stream_core import StreamCore
+from ringwal.client.submitting import submit_steps
+from ringwal.client.verdicts import consumer_error_of, is_refused
+from ringwal.errors import ClosedError, ConsumerFenced, EngineFailed, Error, ForkError, NotRunning
+from ringwal.limits import shown
+from ringwal.model import ConsumerInfo, StreamRecord
+from ringwal.protocol.messages import CONSUMED_MAX, check_consumer_name, check_own_name, check_stream_name
+from ringwal.steps import Rest, Steps
+
+if TYPE_CHECKING:
+    from ringwal.client.attachment import Attachment
+    from ringwal.client.core import ClientCore
+    from ringwal.client.following import OnTrimmed
+    from ringwal.client.results import Results
+    from ringwal.positions import Checked, Position
+
+AT_ONCE = 1000
+"""Records that an iteration fetches at once."""
+LOOK = 64
+"""Of so many commits that nobody waits for, one looks what became of the last one that was sent."""
+RETRY_REST = 0.01
+"""Seconds between two tries to go on in an engine that is coming back."""
+UNSAID = -1
+
+
+class Place:
+    """Where a consumer is in one of its streams."""
+
+    __slots__ = ("asked", "committed", "given", "looks", "sent", "stream", "wanted", "who")
+
+    def __init__(self, stream: StreamCore, who: int, committed: int) -> None:
+        self.stream = stream
+        self.who = who
+        """Epoch and number of its row, as requests say them."""
+        self.committed = committed
+        """Confirmed."""
+        self.given = committed
+        """Behind the last record that was given out."""
+        self.asked = committed
+        """The newest commit that somebody asked for; `UNSAID`: whatever comes is one."""
+        self.wanted: int | None = None
+        """Asked for, and not sent yet."""
+        self.sent: tuple[Results, int, int] | None = None
+        """On its way: its results, its number there, and the offset."""
+        self.looks = 0
+
+    def found(self) -> int:
+        """What became of what was sent, as `Results.find`."""
+        assert self.sent is not None
+        return self.sent[0].find(self.sent[1])
+
+
+class ConsumerCore:
+    """Who reads streams, and says how far it is."""
+
+    def __init__(
+        self, client: ClientCore[Any], name: str, streams: Iterable[str], start: Position, on_trimmed: OnTrimmed
+    ) -> None:
+        """Raises ConfigError, ValueError, TypeError: see `Client.consumer`."""
+        check_consumer_name(name)
+        self.streams = _names_of(streams)
+        """Of its streams, in the order in which they were said."""
+        self.name = name
+        self._client = client
+        self._start = positions.checked(start)
+        self._on_trimmed = on_trimmed
+        self._places: dict[str, Place] = {}
+        self._following: Merging | None = None
+        self._fetched: list[StreamRecord] = []
+        self._at = 0  # what is fetched is given out up to here
+        self._usable = False
+        """It is claimed, and neither fenced, closed nor forked."""
+        self._fenced: Error | None = None
+        self._is_forked = False
+        self._is_closed = False
+        client._consumers.add(self)
+
+    # -------------------------------------------------------------------------------------------- whose, and where
+
+    def _claim_steps(self) -> Steps[None]:
+        """It is this one from now on, and no other process's."""
+        began = time.monotonic()
+        while True:
+            try:
+                rows = yield from self._client._in_engine_steps(self._claim)
+            except (NotRunning, EngineFailed):  # to claim twice does no harm
+                if self._client._given_up(began):
+                    raise
+                yield Rest(RETRY_REST)
+            else:
+                break
+        for row in rows:
+            if (stream := row["stream"]) in self.streams:
+                who = int(row["epoch"]) << 32 | int(row["number"])
+                self._places[stream] = Place(StreamCore(self._client, stream), who, int(row["next"]))
+        self._usable = True
+
+    def _claim(self, attachment: Attachment) -> Steps[list[dict[str, Any]]]:
+        wanted = []
+        for stream in self.streams:
+            handle = yield from attachment.handle_steps(stream)
+            wanted.append((stream, positions.offset(attachment, handle, self._start)))
+        return (yield from attachment.registration.consume_steps(self.name, wanted))
+
+    def _forked(self) -> None:
+        """In the child of a fork: it goes on in the parent."""
+        self._is_forked, self._usable = True, False
+        for place in self._places.values():
+            place.stream._forked()
+
+    def _detach(self, attachment: Attachment) -> None:
+        for place in self._places.values():
+            place.stream._detach(attachment)
+
+    def _check(self) -> None:
+        if self._is_forked:
+            raise ForkError(
+                "this consumer was claimed before a fork, and goes on in the parent; claim one in the child, which fences that"
+                " one, or one of another name",
+                outcome="not_appended",
+            )
+        if self._fenced is not None:
+            raise self._fenced
+        if self._is_closed:
+            raise ClosedError("this consumer is closed")
+
+    @property
+    def committed(self) -> dict[str, int]:
+        """By stream: the offset at which it goes on after a restart, as far as that is confirmed."""
+        for place in self._places.values():
+            self._settle(place)
+        return {name: place.committed for name, place in self._places.items()}
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """By stream: the offset behind the last record that was given out."""
+        return {name: place.given for name, place in self._places.items()}
+
+    @property
+    def lag(self) -> dict[str, int]:
+        """By stream: confirmed records that are not committed. Raises NotRunning."""
+        attachment = self._client._live_attachment()
+        if attachment is None:
+            raise NotRunning("the engine has ended, or was not used yet")
+        behind = {}
+        for info in attachment.stream_infos():
+            if info.name in self._places:
+                behind[info.name] = max(0, info.confirmed_offset - max(self.committed[info.name], info.start_offset))
+        return behind
+
+    # ---------------------------------------------------------------------------------------------------- reading
+
+    def _seek_steps(self, stream: str, to: Position) -> Steps[None]:
+        """See `Consumer.seek`."""
+        self._check()
+        place = self._place(stream)
+        place.given = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to)))
+        place.asked = UNSAID
+        place.wanted = None
+        self._fetched, self._following = [], None
+
+    def _place(self, stream: str) -> Place:
+        found = self._places.get(stream) if isinstance(stream, str) else None
+        if found is None:
+            raise ValueError(f"{shown(stream)} is no stream of this consumer, which reads {', '.join(map(repr, self.streams))}")
+        return found
+
+    def _poll_steps(self, max_records: int, timeout: float | None) -> Steps[list[StreamRecord]]:
+        """The next records, waited for, which are given out by this: a commit without a record means them, too."""
+        if self._at < len(self._fetched):
+            self._check()
+            records = self._fetched[self._at : self._at + max_records]
+            self._at += len(records)
+        else:
+            records = yield from self._fetch_steps(max_records, timeout)
+        left, seen = len(self._places), set()
+        for record in reversed(records):
+            if record.stream not in seen:
+                seen.add(record.stream)
+                self._places[record.stream].given = record.offset + 1
+                if len(seen) == left:
+                    break
+        return records
+
+    def _fetched_steps(self, timeout: float | None) -> Steps[None]:
+        """There is something that is fetched and not given out, or time is over."""
+        self._fetched, self._at = (yield from self._fetch_steps(AT_ONCE, timeout)), 0
+
+    def _fetch_steps(self, max_records: int, timeout: float | None) -> Steps[list[StreamRecord]]:
+        """The next records, waited for."""
+        self._check()
+        following = self._following
+        if following is None:
+            starts: Mapping[str, int] = self.positions
+            following = yield from merge_steps(self._client, starts, max_records=max_records, on_trimmed=self._on_trimmed)
+            self._following = following
+        following._max_records, following._idle_timeout = max_records, 0.0
+        try:
+            found = yield from following.next_steps()
+            if found is None:
+                yield from self._push_steps()  # before it sleeps
+                following._idle_timeout = timeout
+                found = yield from following.next_steps()
+        except BaseException:
+            self._following = None  # what it had fetched was not given out: it begins anew there
+            raise
+        return found or []
+
+    # -------------------------------------------------------------------------------------------------- committing
+
+    def _ask(self, record: StreamRecord | None) -> list[Place]:
+        """Places in which something new is to be committed: up to that record, or all that was given out."""
+        self._check()
+        if record is None:
+            asked = [(place, place.given) for place in self._places.values()]
+        else:
+            asked = [(self._place(record.stream), record.offset + 1)]
+        moved = []
+        for place, offset in asked:
+            if offset > place.asked:
+                place.asked = place.wanted = offset
+                moved.append(place)
+        return moved
+
+    def _commit_steps(self, record: StreamRecord | None, timeout: float | None) -> Steps[None]:
+        """Waits until it is confirmed, and with it what was asked for before in those streams. Raises AckTimeout."""
+        until = _until(timeout)
+        self._ask(record)
+        for place in self._places.values() if record is None else (self._place(record.stream),):
+            yield from self._confirm(place, until)
+
+    def _push_steps(self) -> Steps[None]:
+        """Sends what is wanted, and waits for nothing but what is in front of it. Raises ConsumerFenced: it is not its turn."""
+        for place in self._places.values():
+            if place.wanted is not None:
+                yield from self._send(place, None)
+
+    def _flush_steps(self, timeout: float | None) -> Steps[None]:
+        until = _until(timeout)
+        for place in self._places.values():
+            yield from self._confirm(place, until)
+
+    def _confirm(self, place: Place, until: float | None) -> Steps[None]:
+        while place.wanted is not None or place.sent is not None:
+            if place.wanted is not None:
+                yield from self._send(place, until)
+            yield from self._await(place, until)
+
+    def _send(self, place: Place, until: float | None) -> Steps[None]:
+        """What is wanted of it, once what was sent before has an end."""
+        if place.sent is not None:
+            yield from self._await(place, until)
+        offset = place.wanted
+        if offset is None:
+            return
+        where = yield from submit_steps(
+            place.stream,
+            time.monotonic(),
+            lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
+            8,
+        )
+        place.sent = (*where, offset)
+        if place.wanted == offset:
+            place.wanted = None
+
+    def _await(self, place: Place, until: float | None) -> Steps[None]:
+        """The end of what was sent. Sent again where its engine has ended, with ``reconnect``. Raises ConsumerFenced, ..."""
+        sent = place.sent
+        if sent is None:
+            return
+        results, number, _ = sent
+        left = None if until is None else max(0.0, until - time.monotonic())
+        yield Completion(results.lane, results, number, place.stream.name, left)
+        self._settle(place)
+
+    def _settle(self, place: Place) -> None:
+        """Notes what became of what was sent, if that is known. Raises: it was refused, or lost for good."""
+        if place.sent is None or (found := place.found()) == PENDING:
+            return
+        results, number, offset = place.sent
+        place.sent = None
+        if found >= 0:
+            place.committed = offset
+            return
+        results.lane.count_told(number)
+        if is_refused(found):
+            raise self._refused(found, place.stream.name)
+        assert found == FAILED
+        if place.wanted is None:
+            place.wanted = offset
+        if not self._client._options["reconnect"]:
+            place.asked, place.wanted = place.committed, None
+            raise results.lane.tell(number, found, place.stream.name)
+
+    def _refused(self, found: int, stream: str) -> Error:
+        """Why a commit was. One that is fenced stays so."""
+        error = consumer_error_of(found, self.name, stream)
+        if isinstance(error, ConsumerFenced):
+            self._fenced, self._usable = error, False
+        return error
+
+    def _commit_now(self, record: StreamRecord | None) -> bool:
+        """Nobody waits for it. True: that is all; else steps are to be taken (`_push_steps`)."""
+        behind = False
+        for place in self._ask(record):
+            self._settle(place)
+            if place.sent is not None:
+                continue  # it follows, with the next call or when the reader waits
+            bound = place.stream._bound
+            offset = place.wanted
+            if bound is None or bound.lane.lost is not None or offset is None:
+                behind = True
+                continue
+            bank = bound.lane.bank
+            number = int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset))
+            if number < 0:
+                behind = True
+                continue
+            place.sent = (bound.lane.results_of(bank, number), number, offset)
+            place.wanted = None
+        return not behind
+
+    def _close_steps(self, timeout: float | None) -> Steps[None]:
+        if self._is_closed or self._is_forked or self._fenced is not None:
+            return
+        try:
+            yield from self._flush_steps(timeout)
+        finally:
+            self._is_closed, self._usable = True, False
+            self._fetched, self._following = [], None
+
+    # ------------------------------------------------------------------------------------------------- in a batch
+
+    def _joined(self, record: StreamRecord | None) -> list[tuple[Place, int]]:
+        """What a batch commits: places, and offsets. As `_ask`, without noting it."""
+        self._check()
+        if record is not None:
+            return [(self._place(record.stream), record.offset + 1)]
+        return [(place, place.given) for place in self._places.values() if place.given != place.asked]
+
+    def _done(self, place: Place, offset: int) -> None:
+        """A batch has committed it."""
+        place.committed = offset
+        place.asked = max(place.asked, offset)
+        if place.wanted is not None and place.wanted <= offset:
+            place.wanted = None
+
+
+def _until(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _names_of(streams: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(streams, str):
+        raise TypeError(f"streams are several names: [{streams!r}]")
+    names = tuple(streams)
+    for name in names:
+        check_stream_name(name)
+        check_own_name(name)
+    if not names or len(set(names)) != len(names) or len(names) > CONSUMED_MAX:
+        raise ValueError(f"a consumer reads 1 to {CONSUMED_MAX} different streams, not {len(names)}")
+    return names
+
+
+def _offset_in(attachment: Attachment, stream: str, to: Checked) -> Steps[int]:
+    handle = yield from attachment.handle_steps(stream, look=True)
+    return positions.offset(attachment, handle, to)
+
+
+def consumer_infos(attachment: Attachment) -> list[ConsumerInfo]:
+    """Of all consumers, by name and stream."""
+    control = attachment.control
+    rows = ffi.new("rw_checkpoint_owner[]", max(int(views.engine(control).max_owners), 1))
+    count = int(lib.rw_owners_list(control, rows))
+    streams = {info.number: info for info in attachment.stream_infos()}
+    found = []
+    for row in (rows[i] for i in range(count)):
+        info = streams.get(int(row.stream))
+        if row.kind == lib.RW_OWNER_CONSUMER and info is not None:
+            name, committed = bytes(ffi.buffer(row.name, row.name_bytes)).decode(), int(row.next_sequence)
+            lag = max(0, info.confirmed_offset - max(committed, info.start_offset))
+            found.append(ConsumerInfo(name, info.name, committed, lag, int(row.epoch), int(row.timestamp_ns)))
+    return sorted(found)
+
+
+def delete_consumer_steps(client: ClientCore[Any], name: str) -> Steps[list[str]]:
+    """See `Client.delete_consumer`. It is claimed first, so that nobody commits behind this."""
+    check_consumer_name(name)
+    rows = yield from client._in_engine_steps(lambda attachment: attachment.registration.consume_steps(name, []))
+    for row in rows:
+        place = Place(StreamCore(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]))
+        yield from _commit_once(place, int(lib.RW_FORGET), name, client._options["timeout"])
+    return sorted(row["stream"] for row in rows)
+
+
+def _commit_once(place: Place, offset: int, name: str, timeout: float | None) -> Steps[None]:
+    results, number = yield from submit_steps(
+        place.stream,
+        time.monotonic(),
+        lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
+        8,
+    )
+    found: int = yield Completion(results.lane, results, number, place.stream.name, timeout)
+    if found < 0:
+        results.lane.count_told(number)
+        raise consumer_error_of(found, name, place.stream.name) if is_refused(found) else results.lane.tell(
+            number, found, place.stream.name
+        )
