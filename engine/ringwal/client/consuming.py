@@ -188,12 +188,14 @@ class ConsumerCore:
 
     def _poll_steps(self, max_records: int, timeout: float | None) -> Steps[list[StreamRecord]]:
         """The next records, waited for, which are given out by this: a commit without a record means them, too."""
-        if self._at < len(self._fetched):
-            self._check()
+        self._check()
+        if self._at == len(self._fetched):
+            self._fetched, self._at = (yield from self._fetch_steps(max(max_records, AT_ONCE), timeout)), 0
+        if self._at == 0 and len(self._fetched) <= max_records:
+            records, self._fetched = self._fetched, []
+        else:
             records = self._fetched[self._at : self._at + max_records]
             self._at += len(records)
-        else:
-            records = yield from self._fetch_steps(max_records, timeout)
         left, seen = len(self._places), set()
         for record in reversed(records):
             if record.stream not in seen:

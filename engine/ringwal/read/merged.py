@@ -8,7 +8,8 @@ source; where blocks have nothing of any of the streams, side files say how far.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
@@ -21,6 +22,7 @@ from ringwal.read.index import Place
 from ringwal.read.records import RECORDS_MAX
 from ringwal.read.window import Ring, RingWindow, SourceWindow, Window
 
+_new = tuple.__new__
 _ON = (lib.RW_WALK_END, lib.RW_WALK_SHORT)
 
 
@@ -228,12 +230,15 @@ class MergedCursor:
             return []
         places = zip(ffi.unpack(slices.begin, count), ffi.unpack(slices.end, count), strict=True)
         data = [view[begin:end] for begin, end in places]
-        own: list[int | None] = [None] * count
+        own: Iterable[int | None] = repeat(None)
         if slices.timed:
             own = [None if time == lib.RW_NO_TIME else time for time in ffi.unpack(slices.own_ns, count)]
-        streams = [names[want] for want in ffi.unpack(merged.want, count)]
+        streams: Iterable[str] = repeat(names[0])
+        if len(names) > 1:
+            streams = [names[want] for want in ffi.unpack(merged.want, count)]
         times = ffi.unpack(slices.timestamp_ns, count)
-        return list(map(StreamRecord, ffi.unpack(merged.offset, count), data, times, own, streams))
+        rows = zip(ffi.unpack(merged.offset, count), data, times, own, streams, strict=False)
+        return list(map(_new, repeat(StreamRecord), rows))  # as StreamRecord(...) does, without its frame
 
     def _enter(self, limit: int) -> Window:
         """The window that has the walk's position, and nothing behind ``limit``."""

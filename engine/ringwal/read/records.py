@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ringwal._native import ffi, lib
@@ -10,6 +11,7 @@ from ringwal.read.window import Window
 
 RECORDS_MAX = (1 << 32) - 1
 NO_LIMIT = (1 << 64) - 1
+_new = tuple.__new__
 
 
 class Origin(NamedTuple):
@@ -124,7 +126,8 @@ class Records:
             return [Record(end - 1, view[slices.begin[0] : slices.end[0]], slices.timestamp_ns[0])]
         places = zip(ffi.unpack(slices.begin, count), ffi.unpack(slices.end, count), strict=True)
         data = [view[begin:stop] for begin, stop in places]
-        return list(map(Record, range(end - count, end), data, ffi.unpack(slices.timestamp_ns, count)))
+        rows = zip(range(end - count, end), data, ffi.unpack(slices.timestamp_ns, count), repeat(None), strict=False)
+        return list(map(_new, repeat(Record), rows))  # as Record(...) does, without its frame
 
     def _copied_timed(self, view: Any, first: int, count: int) -> list[Record]:
         """The same where some have times of their own."""
