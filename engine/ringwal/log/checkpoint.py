@@ -33,6 +33,7 @@ _HEADER = struct.Struct("<8sII16sQQQQIIIIQ")
 _DIGEST = struct.Struct("<Q")
 _ROWS = struct.Struct("<III")
 """Bytes of a stream's row, of an owner's, and the owners' end."""
+_KINDS = (lib.RW_OWNER_PRODUCER, lib.RW_OWNER_CONSUMER)
 _STREAM = struct.Struct("<IHHQQQQ120s120s")
 _EPOCH = struct.Struct("<QQQ")
 _OWNER = struct.Struct("<IIIIQQQQII120s")
@@ -106,7 +107,7 @@ class Checkpoint:
         last = 0
         for number, kind, epoch, stream, following, latest, offset, newest, size, _, raw in _OWNER.iter_unpack(self.owners):
             name = raw[:size]
-            good = last < number < self.owners_end and kind == lib.RW_OWNER_PRODUCER and epoch and 0 < size <= len(raw)
+            good = last < number < self.owners_end and kind in _KINDS and epoch and 0 < size <= len(raw)
             if not good or latest > following or max(following, offset, newest) >= _NUMBERS_END:
                 raise CorruptionError(f"the checkpoint's row of owner {number} contradicts itself or the others")
             try:
