@@ -46,6 +46,10 @@ class BatchReceipt:
         return self._result().__await__()
 
     async def _result(self) -> list[Ack]:
+        return self._batch._acks(await self._found())
+
+    async def _found(self) -> list[int]:
+        """Where each part is."""
         client, turn = self._batch._client, self._turn
         if turn is None:
             return []
@@ -59,7 +63,8 @@ class BatchReceipt:
                 client._check_loop()
                 offset = await results.lane.bell.future(number)
             found.append(offset)
-        return self._batch._acks(turn.found, found)
+        self._batch._settle(turn.found, found)
+        return found
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a BatchReceipt is neither pickled nor copied: await it where it was made, and pass on the Acks")
@@ -100,7 +105,7 @@ class Batch(BatchCore[Stream]):
         self._receipt = BatchReceipt(self, self._submitted() if self._parts else None)
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                await self._receipt
+                await self._receipt._found()
         except TimeoutError:
             if not limit.expired():
                 raise

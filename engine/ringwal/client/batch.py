@@ -48,13 +48,18 @@ class BatchReceipt:
             ForkError: the receipt was made before a fork, in the parent.
             ValueError: a timeout that is none.
         """
+        return self._batch._acks(self._wait(timeout))
+
+    def _wait(self, timeout: float | None) -> list[int]:
+        """Where each part is. Raises as `result`."""
         limit = seconds(timeout)
         end = None if limit is None else time.monotonic() + limit
         found = []
         for (results, number), name in zip(self._placed, self._batch._parts, strict=True):
             left = None if end is None else max(0.0, end - time.monotonic())
             found.append(results.lane.wait(results, number, name, left))
-        return self._batch._acks(self._placed, found)
+        self._batch._settle(self._placed, found)
+        return found
 
     def exception(self, timeout: float | None = 30.0) -> Error | None:
         """Waits like `result` and returns the error the batch ended with, or ``None`` if it is confirmed.
@@ -64,7 +69,7 @@ class BatchReceipt:
             ValueError: a timeout that is none.
         """
         try:
-            self.result(timeout)
+            self._wait(timeout)
         except AckTimeout:
             raise
         except Error as error:
@@ -105,7 +110,7 @@ class Batch(BatchCore[Stream]):
         self._over = True
         if kind is None:
             self._receipt = BatchReceipt(self, park(self._joint().steps()) if self._parts else ())
-            self._receipt.result(self._timeout)
+            self._receipt._wait(self._timeout)
 
     if not TYPE_CHECKING:  # what is written where somebody took one face for the other
 

@@ -6,6 +6,7 @@ user needs: `Batch` of either face is what they see.
 
 from __future__ import annotations
 
+import itertools
 import time
 from array import array
 from collections.abc import Sequence
@@ -171,7 +172,8 @@ class BatchCore(Generic[Handle]):
     def __init__(self, client: ClientCore[Handle]) -> None:
         self._client = client
         self._parts: dict[str, Part[Handle]] = {}
-        self._calls: list[tuple[Part[Handle], int]] = []
+        self._met: dict[object, Part[Handle]] = {}  # by what was said: a name, or a handle
+        self._calls: list[Part[Handle]] = []
         self._over = False
 
     def append(
@@ -193,6 +195,12 @@ class BatchCore(Generic[Handle]):
             ConfigError: not a legal name, or one of the engine's own.
             RuntimeError: the block is left.
         """
+        part = self._met.get(stream)
+        usual = timestamp_ns is None and expected_offset is None and type(data) is bytes
+        if usual and part is not None and part.times is None and not self._over:
+            self._calls.append(part)
+            part.records.append(data)
+            return
         self._check_open()
         part = self._part(stream)
         fresh = not part.records
@@ -206,12 +214,12 @@ class BatchCore(Generic[Handle]):
             raise ValueError("in a batch, all records of a stream have a time of their own, or none has")
         if fresh:
             self._check_count()
-            self._parts[part.stream.name] = part
+            self._parts[part.stream.name] = self._met[stream] = part
             part.expected_offset = expected_offset
             part.times = None if own is None else array("Q")
         if own is not None and part.times is not None:
             part.times.append(own)
-        self._calls.append((part, len(part.records)))
+        self._calls.append(part)
         part.records.append(copied)
 
     def commit(self, consumer: ConsumerCore, record: StreamRecord | None = None) -> None:
@@ -270,15 +278,19 @@ class BatchCore(Generic[Handle]):
     def _joint(self) -> Joint[Handle]:
         return Joint(self._client, list(self._parts.values()))
 
-    def _acks(self, placed: Sequence[Placed], found: Sequence[int]) -> list[Ack]:
-        """An Ack for each call, of parts of which that was found. Raises why there are none: then all of them are told."""
+    def _settle(self, placed: Sequence[Placed], found: Sequence[int]) -> None:
+        """That was found of its parts. Raises why it is not in the log: then all of them are told."""
         if any(each < 0 for each in found):
             raise self._failure(placed, found)
-        base = {id(part): offset for part, offset in zip(self._parts.values(), found, strict=True)}
         for part in self._parts.values():
             if part.commit is not None:
                 part.commit.consumer._done(part.commit.place, part.commit.offset)
-        return [Ack(part.stream.name, base[id(part)] + index, 1) for part, index in self._calls]
+
+    def _acks(self, found: Sequence[int]) -> list[Ack]:
+        """An Ack for each call."""
+        parts = self._parts.values()
+        offsets = {part: itertools.count(offset) for part, offset in zip(parts, found, strict=True)}
+        return [Ack(part.stream.name, next(offsets[part]), 1) for part in self._calls]
 
     def _failure(self, placed: Sequence[Placed], found: Sequence[int]) -> Error:
         names = [part.stream.name for part in self._parts.values()]
