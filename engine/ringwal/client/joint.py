@@ -196,10 +196,9 @@ class BatchCore(Generic[Handle]):
             RuntimeError: the block is left.
         """
         part = self._met.get(stream)
-        usual = timestamp_ns is None and expected_offset is None and type(data) is bytes
-        if usual and part is not None and part.times is None and not self._over:
+        if part is not None and timestamp_ns is None and expected_offset is None and part.times is None and not self._over:
             self._calls.append(part)
-            part.records.append(data)
+            part.records.append(data if type(data) is bytes else bytes(buffer_of(data)))
             return
         self._check_open()
         part = self._part(stream)
