@@ -197,8 +197,8 @@ class BatchCore(Generic[Handle]):
         """
         part = self._met.get(stream)
         if part is not None and timestamp_ns is None and expected_offset is None and part.times is None and not self._over:
-            self._calls.append(part)
             part.records.append(data if type(data) is bytes else bytes(buffer_of(data)))
+            self._calls.append(part)
             return
         self._check_open()
         part = self._part(stream)
