@@ -86,22 +86,34 @@ int rw_frame_check(const uint8_t *block, uint64_t used, uint64_t at, uint32_t se
                : RW_BAD;
 }
 
+int rw_joint_take(rw_joint *j, const rw_frame *r)
+{
+    const bool goes_on = r->flags & RW_JOINED && rw_frame_joins(r->kind);
+    if (j->parts == 0 && !goes_on)
+        return RW_OK;
+    bool right = (r->kind == RW_FRAME_COMMIT || (r->kind == RW_FRAME_BATCH && r->producer_id == 0)) &&
+                 j->parts < RW_PARTS_MAX;
+    for (uint32_t i = 0; right && i < j->parts; i++)
+        right = j->streams[i] != r->stream;
+    if (right)
+        j->streams[j->parts] = r->stream;
+    j->parts = right && goes_on ? j->parts + 1 : 0;
+    return right ? RW_OK : RW_BAD;
+}
+
 int rw_block_verify(const uint8_t *block)
 {
     rw_block h;
     memcpy(&h, block, sizeof h);
     uint32_t seed = rw_frame_seed(h.epoch, h.position);
     uint64_t at = sizeof h;
-    bool joined = false;
+    rw_joint joint = {.parts = 0};
     for (uint32_t i = 0; i < h.frames; i++) {
         rw_frame r;
         if (rw_frame_check(block, h.used, at, seed, &r) != RW_OK)
             return RW_BAD;
-        if (joined && !rw_frame_joins(r.kind))
+        if (h.kind != RW_BLOCK_HOLE && rw_joint_take(&joint, &r) != RW_OK)
             return RW_BAD;
-        if ((joined || r.flags & RW_JOINED) && r.kind == RW_FRAME_BATCH && r.producer_id != 0)
-            return RW_BAD; /* a producer is of one stream */
-        joined = r.flags & RW_JOINED && h.kind != RW_BLOCK_HOLE;
         const uint8_t *payload = block + at + sizeof r;
         if (r.digest != rw_xxh3(payload, r.payload_bytes))
             return RW_BAD;
@@ -109,7 +121,7 @@ int rw_block_verify(const uint8_t *block)
             return RW_BAD;
         at += rw_frame_bytes(r.payload_bytes);
     }
-    return at == h.used && !joined ? RW_OK : RW_BAD;
+    return at == h.used && joint.parts == 0 ? RW_OK : RW_BAD;
 }
 
 uint32_t rw_block_frames(const uint8_t *block, uint64_t *at, rw_frame_info *out, uint32_t capacity)

@@ -18,9 +18,8 @@
  *   frame of another
  *      block fits), lies inside `used`, and they end at `used`,
  *   5. every payload has the digest in its frame, and is what a frame of that kind has,
- *   6. behind each part of a joint append but the last stands its next part, a batch or a commit; a
- *   HOLE, of
- *   whose frames some are lost, may have any of them.
+ *   6. its joint appends are whole (rw_joint_take); a HOLE, of whose frames some are lost, may have
+ *   any of them.
  * Header checks are 1 to 3 (rw_block_check); a torn or stale block fails somewhere in 1 to 6
  * (rw_block_verify).
  *
@@ -66,6 +65,16 @@ void rw_block_stamp(rw_block *h);
  */
 int rw_block_check(const uint8_t *block, uint64_t available, const uint8_t uuid[16], uint64_t epoch,
                    uint64_t position);
+
+/* The joint append that the frame before is a part of. Begin with zeros. */
+typedef struct rw_joint {
+    uint32_t parts; /* that are there; 0: that frame is a part of none, or the last one */
+    uint32_t streams[RW_PARTS_MAX];
+} rw_joint;
+
+/* The next frame of the block. RW_BAD: not what may stand there by the rule of joint appends. Behind
+ * each part but the last is a batch, the next one; each is of another stream, none of a producer. */
+int rw_joint_take(rw_joint *j, const rw_frame *r);
 
 /* Checks 4 to 6 on a block that passed rw_block_check and of which `length` bytes may be read.
  * RW_OK or RW_BAD. */

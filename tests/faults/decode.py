@@ -7,6 +7,7 @@ stranger with the documentation would accept, room for what no engine writes yet
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ EPOCH_ROW = struct.Struct("<QQQ")
 BLOCK = struct.Struct("<QII16sQQIIIIQQQQQQQQ")
 VERSION = 2
 BLOCK_MAGIC = 0x314B434F4C425752
-DATA, EPOCH, END = 1, 2, 3
+DATA, EPOCH, END, HOLE = 1, 2, 3, 4
 OPEN = 1
 
 
@@ -173,7 +174,8 @@ class Block(NamedTuple):
     previous: tuple[int, int, int]
     """Epoch, begin, end."""
     frames: list[Frame]
-    """Frames of several streams are their parts."""
+    joints: list[list[Frame]]
+    """The parts of each joint append among them."""
 
 
 @dataclasses.dataclass
@@ -303,7 +305,8 @@ class Log:
         if any(frame.features & ~features for frame in frames):
             raise DecodeError(f"the block at {position} needs features that its segment does not name")
         cut, before, _, before_begin, _ = rest
-        return Block(own, position, span, kind, (before, before_begin, cut), frames)
+        joints = decode_frames.joints(frames, hole=kind == HOLE)
+        return Block(own, position, span, kind, (before, before_begin, cut), frames, joints)
 
     def epochs(self) -> list[tuple[int, int, int | None]]:
         """(epoch, first position, cut) of each; the last one's cut is None. The first block of each says the same of the one
@@ -341,6 +344,12 @@ class Log:
                 if block is None:
                     raise DecodeError(f"the attic's block at {position} is damaged")
                 yield block
+
+    def joints(self) -> Iterator[list[Frame]]:
+        """The parts of each joint append that is there, in log order; parts of streams that were deleted, and of records that
+        are trimmed, too. Raises DecodeError."""
+        for block in itertools.chain(self.kept_blocks(), self.blocks()):
+            yield from block.joints
 
     def _take_kept(self, found: dict[int, Content]) -> None:
         """What the attic has of records that are not trimmed: the others of its blocks may have gaps."""

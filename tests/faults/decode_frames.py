@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import xxhash
 
 RECORD = struct.Struct("<IBBHIIIIQQQQQQQII")
-PART = struct.Struct("<IIIIQII")
 DROPPED = struct.Struct("<IIQ")
 SETTINGS_HEAD = struct.Struct("<IHHQQQ")
 SETTINGS_TEXT, SETTINGS_SAID = 88, 7
@@ -20,16 +19,18 @@ PACKED = struct.Struct("<IIQ")
 KEYED = struct.Struct("<IHH")
 NAMED = struct.Struct("<HHI")
 
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS, CLAIM = range(1, 10)
-GROUPS, KEYS, COMPRESSED = 1, 2, 4
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, _, SETTINGS, CLAIM = range(1, 10)
+KINDS = (BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, SETTINGS, CLAIM)
+KEYS, COMPRESSED = 2, 4
 """Features."""
-KNOWN = GROUPS | KEYS | COMPRESSED
+KNOWN = KEYS | COMPRESSED
 NO_STREAM, NO_KEY = 0xFFFFFFFF, 0xFFFFFFFF
-CODEC, KEYED_FLAG, TIMED_FLAG = 0xF, 0x10, 0x20
+CODEC, KEYED_FLAG, TIMED_FLAG, JOINED_FLAG = 0xF, 0x10, 0x20, 0x80
+PARTS_MAX = 64
 TIME_MAX = (1 << 63) - 1
 ZSTD, LZ4 = 1, 2
 PRODUCER, OWNER_NAME_MAX, NUMBERS = 1, 120, 1 << 32
-DEAD_STREAM, REASONS = 1, range(1, 7)
+DEAD_STREAM, OTHER_PART, REASONS = 1, 7, range(1, 8)
 ZSTD_MAGIC = 0xFD2FB528
 
 
@@ -72,7 +73,7 @@ def crc32c(data: bytes, seed: int = 0) -> int:
 
 
 class Frame(NamedTuple):
-    """One frame, or one part of a frame of several streams."""
+    """One frame."""
 
     kind: int
     stream: int
@@ -113,10 +114,9 @@ def frames(raw: bytes, at: int, used: int, count: int, seed: int) -> list[Frame]
         if crc != crc32c(bytes(4) + head[4:5] + bytes(1) + head[6:], seed) or len(payload) != size:
             return None
         frame = Frame(kind, stream, base, records, payload, flags, when, (owner, epoch, sequence))
-        table, rest = _table(frame, seed) if kind == GROUP else ([], payload)
-        if digest != xxhash.xxh3_64_intdigest(rest):
+        if digest != xxhash.xxh3_64_intdigest(payload):
             return None
-        found += table if kind == GROUP else [_checked(frame)]
+        found.append(_checked(frame))
         at += RECORD.size + _padded(size)
     return found if at == used else None
 
@@ -128,9 +128,10 @@ def _padded(size: int) -> int:
 def _checked(frame: Frame) -> Frame:
     """With the features that it needs. Raises DecodeError."""
     kind, count, size = frame.kind, frame.records, len(frame.payload)
-    if not BATCH <= kind <= CLAIM or kind == GROUP:
+    if kind not in KINDS:
         raise DecodeError(f"a frame of kind {kind}")
-    if (kind == BATCH) != (count > 0) or (frame.flags and kind != BATCH) or frame.flags & ~(CODEC | KEYED_FLAG | TIMED_FLAG):
+    unknown = frame.flags & ~(CODEC | KEYED_FLAG | TIMED_FLAG | JOINED_FLAG) if kind == BATCH else frame.flags
+    if (kind == BATCH) != (count > 0) or unknown:
         raise DecodeError(f"a frame of kind {kind} with {count} records and flags {frame.flags:#x}")
     if frame.flags & CODEC not in (0, ZSTD, LZ4):
         raise DecodeError(f"a payload of codec {frame.flags & CODEC}")
@@ -150,7 +151,8 @@ def _check_producer(frame: Frame) -> None:
     number, epoch, sequence = frame.producer
     if frame.kind == VERDICT:
         reason, _, value = VERDICT_PAYLOAD.unpack(frame.payload)
-        if reason not in REASONS or (reason == DEAD_STREAM and (value or frame.base)):
+        nothing = (reason == DEAD_STREAM and (value or frame.base)) or (reason == OTHER_PART and value)
+        if reason not in REASONS or nothing:
             raise DecodeError(f"a verdict of reason {reason}, with {value}")
         return
     owned = frame.kind == CLAIM or (frame.kind == BATCH and number)
@@ -160,26 +162,30 @@ def _check_producer(frame: Frame) -> None:
         raise DecodeError(f"a frame of kind {frame.kind} with the producer {number}, {epoch}/{sequence}")
 
 
-def _table(frame: Frame, seed: int) -> tuple[list[Frame], bytes]:
-    """The parts of a frame of several streams, and the payload behind its table. Raises DecodeError."""
-    raw = frame.payload
-    if len(raw) < 8 or (frame.stream, frame.flags, frame.base, *frame.producer) != (NO_STREAM, *[0] * 5):
-        raise DecodeError("a frame of several streams makes no sense")
-    count, crc = struct.unpack_from("<II", raw)
-    end = 8 + PART.size * count
-    if count == 0 or end > len(raw) or crc != crc32c(raw[:4] + bytes(4) + raw[8:end], seed):
-        raise DecodeError("the table of a frame of several streams is damaged")
-    at, last, parts = end, -1, []
-    for stream, _, records, size, base, flags, kind in PART.iter_unpack(raw[8:end]):
-        payload = raw[at : at + size]
-        if stream <= last or len(payload) != size or kind not in (BATCH, TRIM):
-            raise DecodeError(f"the part of stream {stream} makes no sense")
-        part = _checked(Frame(kind, stream, base, records, payload, flags, frame.timestamp_ns))
-        parts.append(part._replace(features=part.features | GROUPS))
-        at, last = at + _padded(size), stream
-    if at != len(raw) or frame.records != sum(part.records for part in parts):
-        raise DecodeError("the parts of a frame of several streams do not add up")
-    return parts, raw[end:]
+def joints(frames: Sequence[Frame], *, hole: bool = False) -> list[list[Frame]]:
+    """Of the frames of a block those of each joint append. In a hole parts may be missing, so there is none to be told.
+
+    Raises:
+        DecodeError: one is not whole, or not what one may be.
+    """
+    found: list[list[Frame]] = []
+    open_part = False
+    for frame in () if hole else frames:
+        if open_part and frame.kind != BATCH:
+            raise DecodeError(f"a frame of kind {frame.kind} stands in a joint append")
+        if open_part:
+            found[-1].append(frame)
+        elif frame.flags & JOINED_FLAG:
+            found.append([frame])
+        open_part = bool(frame.flags & JOINED_FLAG)
+    if open_part:
+        raise DecodeError("a joint append ends with its block, and goes on")
+    for parts in found:
+        if len(parts) > PARTS_MAX or len({part.stream for part in parts}) != len(parts):
+            raise DecodeError(f"a joint append has {len(parts)} parts, or two of one stream")
+        if any(part.producer[0] for part in parts):
+            raise DecodeError("a part of a joint append has a producer")
+    return found
 
 
 class Settings(NamedTuple):

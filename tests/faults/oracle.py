@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from ringwal.demo.journal import Kind, read
 from ringwal.demo.oracle import Oracle, Verdict
-from tests.faults.decode import Content, contents
+from tests.faults.decode import Content, Log, contents
+from tests.faults.decode_frames import records_of
 from tests.support.host import Engine
 from tests.support.payload import own_time
 
-__all__ = ["Verdict", "judge", "stop_and_judge"]
+__all__ = ["Verdict", "joints", "judge", "stop_and_judge"]
 
 
 def judge(
@@ -53,6 +55,19 @@ def _check_times(verdict: Verdict, stream: str, found: Content) -> None:
         own = None if extra is None else extra.own_ns
         if own != wanted:
             verdict.note("invented", f"{stream}[{offset}] has the time {own}, and was given {wanted}")
+
+
+def joints(directory: Path) -> Iterator[list[tuple[str, int, bytes]]]:
+    """Of each joint append of a log, in log order, its records: stream, offset, data. Those of streams that were deleted are
+    left out. Raises DecodeError: one is not whole, or the files are damaged."""
+    log = Log(directory)
+    names = {of.number: name for name, of in log.contents().items()}
+    for parts in log.joints():
+        yield [
+            (names[part.stream], offset, record.data)
+            for part in parts if part.stream in names
+            for offset, record in enumerate(records_of(part), part.base)
+        ]  # fmt: skip
 
 
 def stop_and_judge(engine: Engine, journals: dict[str, Path], runs: int, *, drops: bool = False) -> Verdict:

@@ -304,14 +304,32 @@ J = lib.RW_JOINED
 def test_a_block_has_all_parts_of_a_joint_append(frames: list[tuple[str, int]], owners: tuple[int, ...], right: bool) -> None:
     sorts = {"batch": (lib.RW_FRAME_BATCH, 1), "trim": (lib.RW_FRAME_TRIM, 0)}
     made = []
-    for (sort, flags), owner in zip(frames, owners, strict=True):
+    for n, ((sort, flags), owner) in enumerate(zip(frames, owners, strict=True)):
         kind, count = sorts[sort]
-        made.append((record(bytes(8), count, kind=kind, flags=flags, producer_id=owner), bytes(8)))
+        made.append((record(bytes(8), count, kind=kind, flags=flags, producer_id=owner, stream=n), bytes(8)))
     assert verify(build(made)) == (lib.RW_OK if right else lib.RW_BAD)
 
 
-def test_of_a_hole_parts_may_be_missing() -> None:
-    made = [(record(b"x", flags=J, producer_id=0), b"x")]
+@pytest.mark.parametrize(
+    ("streams", "right"),
+    [
+        ([*range(64)], True),
+        ([*range(65)], False),
+        ([1, 2, 1], False),
+        ([1, 1], False),
+    ],
+)
+def test_each_part_is_of_another_stream(streams: list[int], right: bool) -> None:
+    last = len(streams) - 1
+    made = [(record(b"x", flags=J if n < last else 0, producer_id=0, stream=s), b"x") for n, s in enumerate(streams)]
+    assert verify(build(made)) == (lib.RW_OK if right else lib.RW_BAD)
+    behind = [(record(b"x", producer_id=0, stream=streams[0]), b"x")]
+    assert verify(build(made + behind + made)) == (lib.RW_OK if right else lib.RW_BAD)
+
+
+@pytest.mark.parametrize("owner", [0, 7])
+def test_of_a_hole_parts_may_be_missing(owner: int) -> None:
+    made = [(record(b"x", flags=J, producer_id=owner), b"x")]
     assert verify(build(made, kind=lib.RW_BLOCK_HOLE)) == lib.RW_OK
 
 

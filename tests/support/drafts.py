@@ -18,9 +18,9 @@ SEGMENT_BYTES = 3 << 20
 UUID = bytes(range(100, 116))
 EPOCH = 7
 NOBODY = 0xFFFFFFFF
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, GROUP, SETTINGS, CLAIM = range(1, 10)
-LZ4, ZSTD, KEYED, TIMED = 2, 1, 16, 32
-GROUPS, KEYS, COMPRESSED = 1, 2, 4
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, _, SETTINGS, CLAIM = range(1, 10)
+LZ4, ZSTD, KEYED, TIMED, JOINED = 2, 1, 16, 32, 128
+KEYS, COMPRESSED = 2, 4
 
 Frame = Callable[[int], bytes]
 """Its bytes, padding included, by the seed of its CRC."""
@@ -64,13 +64,12 @@ def lengths(items: Sequence[bytes]) -> bytes:
 
 def frame(
     kind: int, stream: int, base: int, payload: bytes = b"", records: int = 0, *, flags: int = 0, by: Producer = NONE,
-    time: int = 1, covered: bytes | None = None,
+    time: int = 1,
 ) -> Frame:  # fmt: skip
-    """Any frame; ``covered`` is what its digest is of, if it is not the payload."""
+    """Any frame."""
 
     def made(seed: int) -> bytes:
-        digest = xxh3(payload if covered is None else covered)
-        rest = struct.pack("<BBHIIIIQQQQQ", kind, 0, 3, len(payload), records, stream, flags, base, time, digest, 11, 12)
+        rest = struct.pack("<BBHIIIIQQQQQ", kind, 0, 3, len(payload), records, stream, flags, base, time, xxh3(payload), 11, 12)
         rest += struct.pack("<QQII", by.id, by.sequence, by.epoch, 5)
         head = bytes(4) + rest
         return struct.pack("<I", crc(head, seed)) + rest + padded(payload)
@@ -121,30 +120,13 @@ def own(*names: bytes, version: int = 1, said: int = 0, limits: tuple[int, int, 
     return struct.pack("<IHHQQQ", version, said, len(held) if text < 0 else text, *limits) + held
 
 
-class Part(NamedTuple):
-    """A part of a frame of several streams."""
-
-    stream: int
-    base: int
-    payload: bytes
-    records: int
-    flags: int = 0
-    kind: int = BATCH
-
-
-def group(*parts: Part, by: Producer = NONE) -> Frame:
-    def made(seed: int) -> bytes:
-        rows = b"".join(
-            struct.pack("<IIIIQII", part.stream, 9, part.records, len(part.payload), part.base, part.flags, part.kind)
-            for part in parts
-        )
-        head = struct.pack("<II", len(parts), 0) + rows
-        table = head[:4] + struct.pack("<I", crc(head, seed)) + rows
-        rest = b"".join(padded(part.payload) for part in parts)
-        records = sum(part.records for part in parts)
-        return frame(GROUP, NOBODY, 0, table + rest, records, by=by, covered=rest)(seed)
-
-    return made
+def joint(*parts: Frame | tuple[int, int, bytes]) -> tuple[Frame, ...]:
+    """A joint append; of a batch stream, base and one record, of anything else its frame."""
+    last = len(parts) - 1
+    return tuple(
+        batch(part[0], part[1], part[2], flags=JOINED if n < last else 0) if isinstance(part, tuple) else part
+        for n, part in enumerate(parts)
+    )
 
 
 def keyed(data: bytes, key: bytes | None, *headers: tuple[str, bytes]) -> bytes:

@@ -3,6 +3,7 @@ and the engine refuses in a sentence what it does not write itself."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from ringwal.log.recovery import recover
 from ringwal.log.settings import Settings
 from tests.faults.decode import Content, DecodeError, Log, Record, contents
 from tests.support import drafts
-from tests.support.drafts import COMPRESSED, GROUPS, KEYED, KEYS, LZ4, PAGE, TIMED, ZSTD, Part, Row
+from tests.support.drafts import COMPRESSED, JOINED, KEYED, KEYS, LZ4, TIMED, ZSTD, Producer, Row
 from tests.support.log_place import log_at
 from tests.support.log_writer import CONFIG
 
 LONG = b"abcdefgh" * 300 + bytes(range(256)) + b"abcdefgh" * 90 + b"the end of it all"
 
 Draft = Callable[[Path], Path]
+WIDE = dataclasses.replace(CONFIG, max_streams=80)
 
 
 def log(directory: Path, *frames: drafts.Frame, features: int = 0, rows: tuple[Row, ...] = ()) -> Path:
@@ -31,10 +33,13 @@ def log(directory: Path, *frames: drafts.Frame, features: int = 0, rows: tuple[R
     return made.write(*rows)
 
 
-def grouped(directory: Path) -> Path:
-    parts = Part(1, 0, drafts.lengths([b"a", b"bb"]), 2), Part(4, 7, b"xyz", 1), Part(5, 3, (3).to_bytes(8, "little"), 0, 0, 3)
-    rows = Row(4, "four", 7, 7), Row(5, "five", 3, 1)
-    return log(directory, drafts.define(1, "one"), drafts.group(*parts), features=GROUPS, rows=rows)
+def joint(directory: Path, *parts: drafts.Frame | tuple[int, int, bytes], kind: int = 1) -> Path:
+    """A joint append of streams that are defined in front of it, between batches that are none of its parts."""
+    made = drafts.Log(directory / "log")
+    made.add(*(drafts.define(n, f"s{n}") for n in range(1, 67)), drafts.batch(1, 0, b"alone"))
+    made.add(*drafts.joint(*parts), kind=kind)
+    made.add()
+    return made.write()
 
 
 def with_keys(directory: Path) -> Path:
@@ -63,7 +68,6 @@ def with_times(directory: Path, *own: int) -> Path:
 
 
 ROOM: dict[str, tuple[Draft, str]] = {
-    "frames of several streams": (grouped, "frames of several streams"),
     "keys and headers": (with_keys, "keys and headers"),
     "compressed payloads": (compressed, "compressed payloads"),
 }
@@ -85,11 +89,11 @@ def test_the_engine_reads_it_as_well(tmp_path: Path) -> None:
     assert only(tmp_path / "log").records == [b"a", b"", b"ccc", b"d"]
 
 
-def test_parts_of_a_frame_of_several_streams_are_records_and_trims(tmp_path: Path) -> None:
-    found = contents(grouped(tmp_path))
-    assert found["one"].records == [b"a", b"bb"]
-    assert (found["four"].first, found["four"].records) == (7, [b"xyz"])
-    assert (found["five"].start, found["five"].next) == (3, 3)
+def test_parts_of_a_joint_append_are_records_like_others(tmp_path: Path) -> None:
+    at = joint(tmp_path, (1, 1, b"a"), (7, 0, b""), drafts.batch(3, 0, b"b", b"bb"), drafts.batch(3, 2, b"alone"))
+    found = contents(at)
+    assert [found[name].records for name in ("s1", "s7", "s3")] == [[b"alone", b"a"], [b""], [b"b", b"bb", b"alone"]]
+    assert [[part.stream for part in parts] for parts in Log(at).joints()] == [[1, 7, 3]]
 
 
 def test_keys_and_headers_come_back(tmp_path: Path) -> None:
@@ -164,6 +168,14 @@ def test_bits_of_a_part_are_refused_as_those_of_the_whole(where: str, bits: dict
         contents(at)
 
 
+def test_the_bit_without_a_meaning_is_refused(tmp_path: Path) -> None:
+    at = log(tmp_path, drafts.define(1, "one"), features=1)
+    with pytest.raises(VersionMismatch, match=r"features 0x1.*use a newer one"):
+        recover(log_at(at), CONFIG)
+    with pytest.raises(DecodeError, match="0x1"):
+        contents(at)
+
+
 BAD: dict[str, tuple[drafts.Frame, int]] = {
     "a trim beyond the end": (drafts.trim(1, 1, 2), 0),
     "a trim without its stream's offset": (drafts.trim(1, 0, 0), 0),
@@ -190,7 +202,8 @@ BAD: dict[str, tuple[drafts.Frame, int]] = {
     "a payload that is not what was compressed": (
         drafts.frame(1, 1, 1, drafts.packed(b"x", drafts.lz4(b"y")), 1, flags=LZ4), COMPRESSED,
     ),
-    "a part of a stream that comes twice": (drafts.group(Part(1, 1, b"a", 1), Part(1, 2, b"b", 1)), GROUPS),
+    "a frame of kind 7, which there is not": (drafts.frame(7, 1, 1), 0),
+    "a trim that is joined": (drafts.frame(drafts.TRIM, 1, 1, bytes(8), flags=JOINED), 0),
     "a drop without rows": (drafts.drop(), 0),
 }  # fmt: skip
 
@@ -203,6 +216,35 @@ def test_what_the_format_does_not_allow_is_seen(name: str, tmp_path: Path) -> No
     if features == 0:
         with pytest.raises(CorruptionError):
             recover(log_at(tmp_path / "log"), CONFIG)
+
+
+JOINTS: dict[str, tuple[drafts.Frame | tuple[int, int, bytes], ...]] = {
+    "one that ends with its block": ((1, 1, b"a"), drafts.batch(2, 0, b"b", flags=JOINED)),
+    "one with a part of a stream that has one": ((1, 1, b"a"), (2, 0, b"b"), (1, 2, b"c")),
+    "one with a definition in it": ((1, 1, b"a"), drafts.define(80, "s80"), (80, 0, b"b")),
+    "one with a trim in it": ((1, 1, b"a"), drafts.trim(2, 0, 0)),
+    "one with a producer at its head": (drafts.batch(1, 1, b"a", flags=JOINED, by=Producer(6, 1, 0)), (2, 0, b"b")),
+    "one with a producer at its end": ((1, 1, b"a"), drafts.batch(2, 0, b"b", by=Producer(6, 1, 0))),
+    "one with too many parts": ((1, 1, b"a"), *((n, 0, b"b") for n in range(2, 66))),
+}
+
+
+@pytest.mark.parametrize("name", JOINTS)
+def test_a_joint_append_that_breaks_the_rule_is_seen_by_both(name: str, tmp_path: Path) -> None:
+    at = joint(tmp_path, *JOINTS[name])
+    with pytest.raises(DecodeError, match="joint append"):
+        contents(at)
+    with pytest.raises(CorruptionError):
+        recover(log_at(at), WIDE)
+
+
+def test_as_many_parts_as_there_may_be_are_read_by_both(tmp_path: Path) -> None:
+    at = joint(tmp_path, (1, 1, b"a"), *((n, 0, b"b") for n in range(2, 65)))
+    assert [len(parts) for parts in Log(at).joints()] == [64]
+    recovered = recover(log_at(at), WIDE)
+    assert {stream.name: stream.next_offset for stream in recovered.streams if stream.next_offset} == {
+        "s1": 2, **{f"s{n}": 1 for n in range(2, 65)}
+    }  # fmt: skip
 
 
 ROWS: dict[str, tuple[tuple[Row, ...], int]] = {
@@ -275,17 +317,3 @@ def test_records_of_a_stream_without_a_definition_are_those_of_one_that_has_ende
     made.add(drafts.batch(5, 7, b"x"), drafts.batch(6, 4, b"y"))
     at = made.write(Row(6, "six", 5, 4, 99, 1), at=made.position, next_stream=7)
     assert {stream: of.kept for stream, of in contents(at).items()} == {"six": (4, [b"y"])}
-
-
-def test_a_table_of_parts_has_a_checksum_of_its_own(tmp_path: Path) -> None:
-    """The frame's digest does not cover it."""
-    at = grouped(tmp_path) / "segments" / f"{0:020d}.seg"
-    whole = at.read_bytes()
-    begin = 2 * PAGE + 128 + 96 + 88  # segment header, first block, block header, definition, frame header
-    assert contents(tmp_path / "log")["one"].records
-    for place in range(begin, begin + 8 + 3 * 32):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0x40
-        at.write_bytes(damaged)
-        with pytest.raises(DecodeError, match="table"):
-            Log(tmp_path / "log").block(PAGE)

@@ -113,6 +113,7 @@ def test_a_checkpoint_of_an_earlier_draft_has_no_owners(tmp_path: Path) -> None:
 
 def test_verdicts_of_every_reason_say_nothing_of_records(tmp_path: Path) -> None:
     verdicts = [drafts.verdict(1, reason, 5, base=2, by=at(SIX, 70, epoch=9)) for reason in range(2, 7)]
+    verdicts.append(drafts.verdict(1, 7, 0, base=2))
     assert both(written(tmp_path, (*CLAIMED, *verdicts)))[6] == (1, 1, 2, 0, 0, "p")
 
 
@@ -130,7 +131,7 @@ CLAIMS = {
     "a number below one that was given out": drafts.claim(1, 2, Producer(5, 1, 0), "q"),
     "a new owner that begins in between": drafts.claim(1, 2, at(SEVEN, 4), "q"),
     "a name that is no text": drafts.claim(1, 2, SEVEN, b"\xff"),
-    "a verdict of a reason that nobody knows": drafts.verdict(1, 7, 0, base=2),
+    "a verdict of a reason that nobody knows": drafts.verdict(1, 8, 0, base=2),
 }
 FRAMES = {
     "a claim of nobody": drafts.claim(1, 2, Producer(0, 1, 0), "q"),

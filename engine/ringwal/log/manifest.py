@@ -32,8 +32,8 @@ _COPY = struct.Struct("<8sIIQ16sQQQQQQQQQQIIQ")
 _DIGEST = struct.Struct("<Q")
 FEATURES = 0
 """Bits of what a reader has to know beyond the format's version: none yet."""
-_ROOM = {1: "frames of several streams", 2: "keys and headers", 4: "compressed payloads"}
-"""What the bits mean that docs/format.md has room for."""
+_ROOM = {2: "keys and headers", 4: "compressed payloads"}
+"""What the bits mean that docs/format.md has room for. Bit 1 is without a meaning, and refused as such."""
 _BACKUP = 1
 _NUMBERS_END = 1 << 62
 """Log positions, epochs and counters stay below: what is computed from them fits into 64 bits."""
