@@ -1,6 +1,5 @@
 #include "audit.h"
 
-#include "block.h"
 #include "digest.h"
 
 #include <stdbool.h>
@@ -255,6 +254,16 @@ static void note_owner(rw_audit *a, const rw_frame *r)
         a->owners_end = (uint32_t)r->producer_id + 1;
 }
 
+/* A frame has one finding, so that of a joint append waits for the end of the block. */
+static void note_joint(rw_audit *a, const rw_frame *r, uint64_t place)
+{
+    if (a->block.kind == RW_BLOCK_HOLE)
+        return;
+    bool wrong = rw_joint_take(&a->joint, r) != RW_OK || (a->left == 0 && a->joint.parts != 0);
+    if (wrong && a->unjoined == 0)
+        a->unjoined = place;
+}
+
 static int next_frame(rw_audit *a, const shown *s)
 {
     const uint64_t place = a->block.position + a->at, rest = a->block.used - a->at;
@@ -281,6 +290,7 @@ static int next_frame(rw_audit *a, const shown *s)
         return rc;
     a->at += bytes;
     a->left--;
+    note_joint(a, &r, place);
     if (bad)
         return lose_payload(a, &r, place);
     a->frames++;
@@ -305,6 +315,12 @@ static int leave_block(rw_audit *a, const shown *s)
     if (a->at != h->used) {
         a->at = h->used; /* once */
         return found(a, RW_AUDIT_USED, h->position, RW_NO_STREAM);
+    }
+    if (a->unjoined != 0) {
+        uint64_t wrong = a->unjoined;
+        a->unjoined = 0; /* once */
+        a->until = h->position + h->span;
+        return found(a, RW_AUDIT_JOINED, wrong, RW_NO_STREAM);
     }
     if (a->deep && rest != 0) {
         const uint8_t *at = have(a, s, place, rest);
@@ -343,6 +359,8 @@ static int enter_block(rw_audit *a, const rw_block *h)
     a->block = *h;
     a->at = sizeof *h;
     a->left = h->frames;
+    a->joint.parts = 0;
+    a->unjoined = 0;
     a->seed = rw_frame_seed(h->epoch, h->position);
     a->number = h->number + 1;
     a->number_known = h->kind != RW_BLOCK_HOLE;

@@ -13,6 +13,7 @@
 #ifndef RW_AUDIT_H
 #define RW_AUDIT_H
 
+#include "block.h"
 #include "layout.h"
 #include "recover.h"
 #include "status.h"
@@ -30,6 +31,7 @@ enum rw_audit_finding {
     RW_AUDIT_NUMBER,    /* a block whose number does not follow the one before */
     RW_AUDIT_TIME,      /* a block whose time is before that of one in front of it */
     RW_AUDIT_USED,      /* a block whose frames do not end where it says */
+    RW_AUDIT_JOINED,    /* a block with a joint append that is not what one may be */
     RW_AUDIT_EARLY,     /* a frame of a stream whose number was not given out yet */
     RW_AUDIT_REPEAT,    /* a frame at an offset that was given out before */
     RW_AUDIT_RENAMED,   /* a second definition, under another name */
@@ -66,6 +68,8 @@ typedef struct rw_audit {
     rw_block block;      /* the one that it stands in, if at != 0 */
     uint64_t at;         /* byte in it of the next frame */
     uint32_t left;       /* frames from there on */
+    rw_joint joint;      /* of the frame before */
+    uint64_t unjoined;   /* log position at which one goes wrong; 0: none does */
     uint32_t in_region;  /* a place without a valid block began at `place` */
     uint64_t number;     /* of the block that comes next, if it is known */
     uint32_t number_known;

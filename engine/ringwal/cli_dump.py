@@ -187,6 +187,8 @@ def _frame_line(frame: dict[str, Any]) -> str:
         what += f", drops what is below {frame['before']}"
     if "rows" in frame:
         what = ", ".join(f"stream {row['number']} below {row['before']}" for row in frame["rows"])
+    if "joint" in frame:
+        what += ", part {part} of {of} of a joint append".format(part=frame["joint"]["part"], of=frame["joint"]["parts"] or "?")
     what += "".join(_owner_words(frame))
     wrong = f"; bad: {frame['wrong']}" if frame["wrong"] else ""
     return f"{frame['position']} {frame['kind']}{name}: {what}, {frame['payload_bytes']} bytes{wrong}"

@@ -15,6 +15,7 @@ from ringwal.log import backup_note
 from ringwal.log.backup_note import Note
 from ringwal.log.directory import Directory
 from ringwal.log.recovery import recover
+from tests.support import drafts
 from tests.support.cli_rig import freeze, ringwal, serving
 from tests.support.host import until
 from tests.support.log_place import log_at, path_of
@@ -179,6 +180,33 @@ def test_dump_shows_whom_a_claim_forgets(tmp_path: Path) -> None:
     shown = [frame for block in dumped(tmp_path / "d")[1:] for frame in block["frames"] if frame["kind"] == "claim"]
     assert [(frame["producer"]["name"], frame["forgets"]) for frame in shown] == [("old", 0), ("new", 1)]
     assert b"producer new (2), epoch 1, sequence 0, forgets producer (1), 19 bytes" in ringwal("dump", tmp_path / "d").stdout
+
+
+def test_dump_shows_the_parts_of_joint_appends(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path / "d", recover(log_at(tmp_path / "d"), CONFIG))
+    log.put((0, b"a"), (1, b"b"), (2, b"c"), joined=True)
+    log.put((0, b"alone"))
+    frames = [frame for block in dumped(tmp_path / "d")[1:] for frame in block["frames"] if frame["kind"] == "batch"]
+    assert [frame.get("joint") for frame in frames] == [*({"part": n, "parts": 3} for n in (1, 2, 3)), None]
+    (only,) = [frame for block in dumped(tmp_path / "d", "--stream", "s1")[0:] for frame in block["frames"][1:]]
+    assert only["joint"] == {"part": 2, "parts": 3}
+    assert b"batch s2 (2): offsets 0 to 0, part 3 of 3 of a joint append, 1 bytes\n" in ringwal("dump", tmp_path / "d").stdout
+
+
+@pytest.mark.parametrize("name", drafts.wrong_joints())
+def test_a_joint_append_that_is_none_is_shown_verified_and_saved(name: str, tmp_path: Path) -> None:
+    at, position = drafts.with_wrong_joint(tmp_path / "d", name)
+    (bad,) = [block for block in dumped(at)[1:] if block["wrong"]]
+    said = f"the frame at {position} may not stand in a joint append"
+    if name == "it ends with its block":
+        said = "a joint append goes on behind its last frame"
+    assert bad["wrong"] == said and f"\n  bad: {said}\n".encode() in ringwal("dump", at).stdout
+    code, found = verified(at)
+    assert (code, [(place["position"], place["losses"]) for place in found["places"]]) == (65, [(position, [])])
+    done = ringwal("salvage", at, tmp_path / "saved")
+    assert (done.returncode, done.stdout.endswith(b"; 0 lost\n")) == (0, True)
+    assert verified(tmp_path / "saved", "--deep")[0] == 0
+    assert [block["wrong"] for block in dumped(tmp_path / "saved")[1:]] == [None] * 4, "of a hole nothing is asked"
 
 
 def test_dump_refuses_a_place_that_is_none(stopped: Path) -> None:

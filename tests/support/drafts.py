@@ -179,6 +179,30 @@ def timed(payload: bytes, *own: int) -> bytes:
     return payload + struct.pack(f"<{len(own)}Q", *own)
 
 
+def wrong_joints() -> dict[str, tuple[tuple[Frame | tuple[int, int, bytes], ...], int]]:
+    """What no joint append may be, by name: its frames, and which of them is the first that may not stand there. Each has the
+    records b"a" of stream 1 at 1 and, where it has another batch of one, b"b" of stream 2 at 0 or of stream 1 at 2."""
+    return {
+        "it ends with its block": (((1, 1, b"a"), batch(2, 0, b"b", flags=JOINED)), 1),
+        "two parts of one stream": (((1, 1, b"a"), (1, 2, b"b")), 1),
+        "a trim between its parts": (((1, 1, b"a"), frame(TRIM, 2, 0, bytes(8)), (2, 0, b"b")), 1),
+        "a part with a producer": (((1, 1, b"a"), batch(2, 0, b"b", by=Producer(6, 1, 0))), 1),
+    }
+
+
+def with_wrong_joint(directory: Path, name: str) -> tuple[Path, int]:
+    """A log with such a one below its checkpoint, and the log position of the frame that may not stand there."""
+    parts, wrong = wrong_joints()[name]
+    made = Log(directory)
+    made.add(define(1, "one"), define(2, "two"), batch(1, 0, b"first"))
+    position = made.position + 128 + wrong * 96  # each frame in front has a payload of up to 8 bytes
+    made.add(*joint(*parts))
+    made.add(batch(1, 3 if name == "two parts of one stream" else 2, b"last"))
+    both = name == "two parts of one stream"
+    rows = Row(1, "one", 4 if both else 3, 0, 11 if both else 10, 1), Row(2, "two", 0 if both else 1, 0, 0 if both else 1, 1)
+    return made.write(*rows, at=made.position), position
+
+
 class Row(NamedTuple):
     """Of a stream, in the checkpoint."""
 

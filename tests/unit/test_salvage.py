@@ -17,6 +17,7 @@ from ringwal.log.audit import WHAT
 from ringwal.log.recovery import recover
 from ringwal.log.salvage import Salvaged, salvage
 from ringwal.log.verify import Loss, verify
+from tests.support import drafts
 from tests.support.log_place import log_at
 from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, blocks, claim, delete, trim
 
@@ -389,6 +390,55 @@ def test_producers_are_forgotten_and_their_numbers_stay_theirs(
         log, last = LogWriter(log.directory, recovered), recovered.owners_end
         log.put(claim(0, b"p"), (0, b"more"), owner=(last, 1, 0))
         no_checkpoints(log)
+
+
+def test_of_a_damaged_joint_append_the_other_parts_are_saved(log: LogWriter) -> None:
+    bad = [log.put((n, b"first"), (3, [b"x", b"y"]), (n + 4, b"last"), joined=True) for n in range(3)]
+    log.put(*((n, b"b") for n in range(7)))
+    log = again(log)
+    parts = [block.position + HEADER + (3 - (n > 0)) * (FRAME + 8) for n, block in enumerate(bad)]  # behind definitions
+    log.flip(parts[0] + FRAME)  # the payload of the first part
+    log.flip(parts[1] + FRAME + 8 + 24)  # the header of the second one
+    log.flip(bad[2].position + 20)
+    found, made = saved(log)
+    assert found == {
+        "s0": {1: b"b"}, "s1": {0: b"first", 1: b"b"}, "s2": {0: b"first", 1: b"b"},
+        "s3": {0: b"x", 1: b"y", 4: b"x", 5: b"y", 6: b"b"},
+        "s4": {0: b"last", 1: b"b"}, "s5": {1: b"b"}, "s6": {0: b"last", 1: b"b"},
+    }  # fmt: skip
+    assert lost(made) == {("s0", 0, 1), ("s3", 2, 4), ("s5", 0, 1)}
+
+
+@pytest.mark.parametrize("name", drafts.wrong_joints())
+def test_a_joint_append_that_is_none_loses_nothing(name: str, tmp_path: Path) -> None:
+    at, position = drafts.with_wrong_joint(tmp_path / "log", name)
+    made = salvage(log_at(at), tmp_path / "saved")
+    assert [place.position for place in made.found.places] == [position]
+    assert (made.made.clean, lost(made), len(made.made.holes)) == (True, set(), 1)
+    both = name == "two parts of one stream"
+    found = {"one": [b"first", b"a", b"b", b"last"], "two": []} if both else {"one": [b"first", b"a", b"last"], "two": [b"b"]}
+    assert {name: [*records.values()] for name, records in readable(at).items()} == found, "each record is proven by itself"
+    assert {name: [*records.values()] for name, records in readable(tmp_path / "saved").items()} == found
+    recover(log_at(tmp_path / "saved"), CONFIG)
+
+
+def test_behind_the_last_watermark_a_joint_append_is_saved_whole_or_not_at_all(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, b"x"), (2, b"u"), (3, b"k"))
+    bad = log.put((0, b"b"))
+    log.put((1, b"y"), (2, b"v"))
+    log.put((1, b"torn"), state="torn", watermark=PAGE)
+    log.put((0, b"c"), (1, b"behind the torn one"), (4, b"new"), joined=True, watermark=PAGE)
+    log.put((0, b"d"), (2, b"w"), watermark=PAGE)
+    log.put((2, b"t"), (3, b"l"), joined=True, watermark=PAGE)
+    log.flip(bad.position + HEADER + 24)
+    with pytest.raises(CorruptionError):
+        recover(log_at(log.directory), CONFIG)
+    found, _ = saved(log)
+    assert found["s2"] == {0: b"u", 1: b"v", 2: b"w", 3: b"t"} and found["s3"] == {0: b"k", 1: b"l"}
+    assert (found["s0"], found["s1"], found.get("s4", {})) == ({0: b"a"}, {0: b"x", 1: b"y"}, {})
+    log.flip(bad.position + HEADER + 24)
+    recover(log_at(log.directory), CONFIG)
+    assert readable(log.directory) == found | {"s0": {0: b"a", 1: b"b"}}, "as a start would"
 
 
 def test_an_empty_log_is_saved_as_one(log: LogWriter) -> None:

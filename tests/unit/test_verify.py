@@ -13,9 +13,11 @@ from ringwal._native import lib
 from ringwal.errors import CorruptionError, FileError, VersionMismatch
 from ringwal.log import checkpoint_file, segment, sidefile
 from ringwal.log import manifest as manifests
+from ringwal.log.audit import WHAT
 from ringwal.log.checkpoint import pack_owners
 from ringwal.log.recovery import recover
 from ringwal.log.verify import Loss, Report, verify
+from tests.support import drafts
 from tests.support.log_place import log_at, path_of
 from tests.support.log_writer import CONFIG, PAGE, LogWriter, claim, delete, trim
 
@@ -143,6 +145,30 @@ def test_a_damaged_frame_takes_those_behind_it_in_its_block(log: LogWriter) -> N
         (place,) = checked(log, deep=deep).places
         assert (place.position, place.until) == (second, bad.end)
         assert place.losses == [Loss(0, "s0", 1, 2), Loss(1, "s1", 1, 2)]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("name", drafts.wrong_joints())
+def test_a_joint_append_that_is_none_is_told_and_takes_nothing(name: str, deep: bool, tmp_path: Path) -> None:
+    at, position = drafts.with_wrong_joint(tmp_path / "log", name)
+    found = verify(log_at(at), deep=deep)
+    (place,) = found.places
+    assert (place.position, place.what, place.losses) == (position, WHAT[lib.RW_AUDIT_JOINED], [])
+    assert (found.records, place.until) == (4, 3 * PAGE)
+
+
+def test_a_joint_append_is_clean_and_loses_a_part_as_any_batch_is_lost(log: LogWriter) -> None:
+    bad = log.put((0, b"a"), (1, [b"x", b"y"]), (2, b"u"), joined=True)
+    log.put((0, b"b"), (1, b"z"), (2, b"v"))
+    log = again(log)
+    assert checked(log).clean
+    second = bad.position + HEADER + 3 * (FRAME + 8) + FRAME + 8  # behind three definitions and the first part
+    log.flip(second + FRAME + 8)
+    (place,) = checked(log).places
+    assert (place.position, place.losses) == (second + FRAME, [Loss(1, "s1", 0, 2)])
+    log.flip(second + 24)
+    (place,) = checked(log).places
+    assert (place.position, place.losses) == (second, [Loss(1, "s1", 0, 2), Loss(2, "s2", 0, 1)])
 
 
 def test_what_is_trimmed_or_deleted_is_not_taken(log: LogWriter) -> None:

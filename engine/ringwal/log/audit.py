@@ -20,6 +20,7 @@ WHAT = {
     lib.RW_AUDIT_NUMBER: "a block whose number does not follow the one before",
     lib.RW_AUDIT_TIME: "a block whose time is before that of a block in front of it: reads from a time may miss it",
     lib.RW_AUDIT_USED: "a block whose frames do not end where it says",
+    lib.RW_AUDIT_JOINED: "a block with a joint append of which parts are missing, or are none",
     lib.RW_AUDIT_EARLY: "a frame of a stream whose number was not given out yet",
     lib.RW_AUDIT_REPEAT: "a frame at an offset that was given out before",
     lib.RW_AUDIT_RENAMED: "a stream is defined again, under another name",
@@ -105,7 +106,9 @@ class Audit:
         return None if found == ffi.NULL else found
 
 
-TAKES = (lib.RW_AUDIT_REGION, lib.RW_AUDIT_HOLE, lib.RW_AUDIT_FRAME, lib.RW_AUDIT_PAYLOAD, lib.RW_AUDIT_USED)
+TAKES = (
+    lib.RW_AUDIT_REGION, lib.RW_AUDIT_HOLE, lib.RW_AUDIT_FRAME, lib.RW_AUDIT_PAYLOAD, lib.RW_AUDIT_USED, lib.RW_AUDIT_JOINED,
+)  # fmt: skip
 """Findings of which each is a part of the log that is gone: offsets may be missing behind it."""
 
 

@@ -56,8 +56,8 @@ class Frame:
     timestamp_ns: int
     wrong: str | None
     says: dict[str, Any]
-    """What the payload of a control frame says, the times of a batch's records, where they have some of their own, and whose
-    producer's it is."""
+    """What the payload of a control frame says, the times of a batch's records, where they have some of their own, whose
+    producer's it is, and which part of which joint append."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,6 +215,7 @@ class Dump:
 
     def _frames(self, position: int, head: Any, data: bytes) -> tuple[list[Frame], str | None]:
         found: list[Frame] = []
+        joints = _Joints(hole=head.kind == lib.RW_BLOCK_HOLE)
         at, seed = _HEADER, lib.rw_frame_seed(head.epoch, position)
         for _ in range(head.frames):
             frame = ffi.new("rw_frame *")
@@ -222,8 +223,9 @@ class Dump:
                 return found, f"the header of a frame at {position + at} is damaged; what is behind it cannot be found"
             payload = data[at + _FRAME : at + _FRAME + frame.payload_bytes]
             found.append(self._frame(position + at, frame, payload))
+            joints.take(frame, found[-1])
             at += _FRAME + (int(frame.payload_bytes) + 7) // 8 * 8
-        return found, None if at == head.used else "its frames do not end where it says"
+        return found, joints.wrong() if at == head.used else "its frames do not end where it says"
 
     def _frame(self, position: int, frame: Any, payload: bytes) -> Frame:
         wrong = None if lib.rw_xxh3(payload, len(payload)) == frame.digest else "its payload is damaged"
@@ -255,6 +257,36 @@ class Dump:
         name = self.producers.get(number)
         sequence, epoch = int(frame.producer_sequence), int(frame.producer_epoch)
         return {"producer": {"name": name, "number": number, "epoch": epoch, "sequence": sequence}}
+
+
+class _Joints:
+    """The joint appends of one block."""
+
+    def __init__(self, *, hole: bool) -> None:
+        self._hole = hole
+        self._state = ffi.new("rw_joint *")
+        self._parts: list[Frame] = []
+        self._wrong: str | None = None
+
+    def take(self, head: Any, frame: Frame) -> None:
+        """The next frame, with its header. If it is a part, it says so."""
+        if self._hole:  # the flag says nothing
+            return
+        if lib.rw_joint_take(self._state, head) != lib.RW_OK and self._wrong is None:
+            self._wrong = f"the frame at {frame.position} may not stand in a joint append"
+        joined = head.kind == lib.RW_FRAME_BATCH and head.flags & lib.RW_JOINED
+        if not joined and not self._parts:
+            return
+        self._parts.append(frame)
+        frame.says["joint"] = {"part": len(self._parts), "parts": None}
+        if not joined:
+            for part in self._parts:
+                part.says["joint"]["parts"] = len(self._parts)
+            self._parts = []
+
+    def wrong(self) -> str | None:
+        """What is wrong with them, at the end of the block."""
+        return self._wrong or ("a joint append goes on behind its last frame" if self._parts else None)
 
 
 def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:

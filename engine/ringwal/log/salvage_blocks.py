@@ -44,6 +44,8 @@ class Frame(NamedTuple):
     timestamp_ns: int
     payload: bytes
     raw: bytes
+    joined: bool
+    """It is a part of a joint append, and so is the next one."""
 
 
 class Blocks:
@@ -94,7 +96,8 @@ class Blocks:
             payload = self._pages.bytes_at(at + FRAME_BYTES, head.payload_bytes) if head.payload_bytes else b""
             if _is_whole(head, payload):
                 padded = raw[:_PERSISTED] + b"\0" + raw[_PERSISTED + 1 :] + payload.ljust(size, b"\0")
-                yield Frame(at, head.kind, head.stream, head.base_offset, head.count, head.timestamp_ns, payload, padded)
+                numbers = head.kind, head.stream, head.base_offset, head.count, head.timestamp_ns
+                yield Frame(at, *numbers, payload, padded, bool(head.flags & lib.RW_JOINED))
             at += FRAME_BYTES + size
 
     def _segment_end(self, position: int) -> int:

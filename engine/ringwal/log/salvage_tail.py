@@ -3,11 +3,15 @@
 Nobody says that a block which is missing there had ever been written. So what counts is what a start would carry over
 (recover.h): the frames that go on in their streams without a gap. Everything up to the first missing block counts as it is.
 
+A joint append counts if each of its parts does. Its block is whole, so all of them are there.
+
 Where something is lost before, it is not known of every stream where it stood. Of such a stream the first frame that is met
 is taken: the gap before it may be what is lost.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from ringwal._native import ffi, lib
 from ringwal.log.audit import Audit
@@ -39,7 +43,8 @@ class Tail:
                 hole, position = True, position + span
                 continue
             found = list(self._blocks.frames(self._epoch, position, position + int(head.used)))
-            frames = [frame for frame in found if self._takes(frame, hole=hole)]
+            joins = head.kind != lib.RW_BLOCK_HOLE  # in a hole the flag says nothing
+            frames = [frame for parts in _appended(found, joins=joins) for frame in self._taken(parts, hole=hole)]
             if not hole:
                 body = b"".join(frame.raw for frame in found)  # with zeros where they have to be
                 self._copy.put(position, bytearray((bytes(ffi.buffer(head)) + body).ljust(length, b"\0")))
@@ -49,6 +54,16 @@ class Tail:
             made = position + span if frames or not hole else made
             position += span
         return made
+
+    def _taken(self, parts: list[Frame], *, hole: bool) -> list[Frame]:
+        """Those that count: of a joint append behind a hole all or none."""
+        if hole and len(parts) > 1 and not all(map(self._goes_on, parts)):
+            self._next.update((part.stream, None) for part in parts)
+            return []
+        return [frame for frame in parts if self._takes(frame, hole=hole)]
+
+    def _goes_on(self, frame: Frame) -> bool:
+        return self._next.get(frame.stream) == frame.base or self._may_follow(frame)
 
     def _takes(self, frame: Frame, *, hole: bool) -> bool:
         """Does it count? Then its stream goes on with it."""
@@ -61,8 +76,7 @@ class Tail:
             return new or not hole
         if frame.kind not in _QUEUED:
             return not hole
-        follows = self._next.get(number) == frame.base
-        if not follows and not self._may_follow(frame):
+        if not self._goes_on(frame):
             self._next[number] = None
             return not hole
         self._certain.add(number)
@@ -83,3 +97,13 @@ class Tail:
             until = min(end, (begin // size + 1) * size)
             self._copy.hole(self._epoch, begin, until - begin, ())
             begin = until
+
+
+def _appended(frames: list[Frame], *, joins: bool) -> Iterator[list[Frame]]:
+    """The parts of each joint append, and every other frame alone."""
+    parts: list[Frame] = []
+    for frame in frames:
+        parts.append(frame)
+        if not (joins and frame.joined):
+            yield parts
+            parts = []
