@@ -14,10 +14,11 @@ from ringwal.log import settings
 from ringwal.log.recovery import recover
 from ringwal.log.settings import Settings
 from tests.faults.decode import Content, DecodeError, Log, Record, contents
+from tests.faults.oracle import joints
 from tests.support import drafts
 from tests.support.drafts import COMPRESSED, JOINED, KEYED, KEYS, LZ4, TIMED, ZSTD, Producer, Row
 from tests.support.log_place import log_at
-from tests.support.log_writer import CONFIG
+from tests.support.log_writer import CONFIG, PAGE, LogWriter, delete
 
 LONG = b"abcdefgh" * 300 + bytes(range(256)) + b"abcdefgh" * 90 + b"the end of it all"
 
@@ -94,6 +95,19 @@ def test_parts_of_a_joint_append_are_records_like_others(tmp_path: Path) -> None
     found = contents(at)
     assert [found[name].records for name in ("s1", "s7", "s3")] == [[b"alone", b"a"], [b""], [b"b", b"bb", b"alone"]]
     assert [[part.stream for part in parts] for parts in Log(at).joints()] == [[1, 7, 3]]
+    assert [*joints(at)] == [[("s1", 1, b"a"), ("s7", 0, b""), ("s3", 0, b"b"), ("s3", 1, b"bb")]]
+
+
+def test_of_a_joint_append_what_is_deleted_is_left_out_and_what_lies_beyond_the_cut(tmp_path: Path) -> None:
+    writer = LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
+    writer.put((0, b"a"), (1, b"b"), joined=True)
+    writer.put((2, b"lost"), state="torn")
+    writer.put((0, b"c"), (3, b"d"), joined=True, watermark=PAGE)
+    writer.put((0, b"e"), (2, b"f"), joined=True, watermark=PAGE)
+    assert [*joints(tmp_path / "log")] == [[("s0", 0, b"a"), ("s1", 0, b"b")]]
+    writer = LogWriter(tmp_path / "log", recover(log_at(tmp_path / "log"), CONFIG))
+    writer.put(delete(1))
+    assert [*joints(tmp_path / "log")] == [[("s0", 0, b"a")], [("s0", 1, b"c"), ("s3", 0, b"d")]]
 
 
 def test_keys_and_headers_come_back(tmp_path: Path) -> None:
