@@ -48,4 +48,32 @@ OFFLINE = [
         "int(head.timestamp_ns)",
         units("tests/unit/test_salvage.py::test_a_hole_is_not_older_than_what_is_saved_in_it"),
     ),
+    Mutant(
+        "a joint append may have two parts of one stream",
+        "csrc/block.c",
+        "        right = j->streams[i] != r->stream;",
+        "        right = i < RW_PARTS_MAX;",
+        units("tests/native/test_frame.py::test_each_part_is_of_another_stream"),
+    ),
+    Mutant(
+        "verify does not see that a joint append ends with its block and goes on",
+        "csrc/audit.c",
+        "rw_joint_take(&a->joint, r) != RW_OK || (a->left == 0 && a->joint.parts != 0)",
+        "rw_joint_take(&a->joint, r) != RW_OK",
+        units("tests/unit/test_verify.py::test_a_joint_append_that_is_none_is_told_and_takes_nothing"),
+    ),
+    Mutant(
+        "salvage keeps a block with a joint append that is none as it is",
+        "engine/ringwal/log/salvage.py",
+        "    lib.RW_AUDIT_JOINED,\n",
+        "",
+        units("tests/unit/test_salvage.py::test_a_joint_append_that_is_none_loses_nothing"),
+    ),
+    Mutant(
+        "salvage keeps those parts of a joint append that go on, behind the last watermark",
+        "engine/ringwal/log/salvage_tail.py",
+        "if hole and len(parts) > 1 and not all(map(self._goes_on, parts)):",
+        "if not parts:",
+        units("tests/unit/test_salvage.py::test_behind_the_last_watermark_a_joint_append_is_saved_whole_or_not_at_all"),
+    ),
 ]

@@ -17,9 +17,10 @@ from ringwal.log.verify import verify
 from tests.faults import decode, life_media, media
 from tests.faults.decode_frames import records_of
 from tests.faults.media import CONFIG, Base, Damage
-from tests.faults.oracle import Verdict
+from tests.faults.oracle import Verdict, joints
 from tests.faults.table import Fault, often
 from tests.support.log_place import log_at
+from tests.support.log_writer import LogWriter
 
 Records = dict[tuple[int, int], bytes]
 """By stream number and offset."""
@@ -30,6 +31,7 @@ def faults(tier: str) -> list[Fault]:
     return [
         Fault("offline", "random damage, salvaged", partial(run, often(tier, 60, 1500), trimmed=False)),
         Fault("offline", "random damage in a trimmed log, salvaged", partial(run, often(tier, 30, 600), trimmed=True)),
+        Fault("offline", "random damage in joint appends, salvaged", partial(run_joint, often(tier, 30, 600))),
     ]
 
 
@@ -45,6 +47,35 @@ def run(count: int, directory: Path, seed: int, *, trimmed: bool) -> Verdict:
         trial(base, blocks, directory, damages, verdict)
     del verdict.notes[20:]
     return verdict
+
+
+def run_joint(count: int, directory: Path, seed: int) -> Verdict:
+    chance, verdict = random.Random(f"{seed}/salvage/joint"), Verdict()
+    base = _of_joint_appends(directory / "joint", chance)
+    found = _all_of(base.directory)
+    verdict.expect(len([*joints(base.directory)]) == JOINTS, "the log has other joint appends than were written")
+    for _ in range(count):
+        trial(base, found, directory, [chance.choice(KINDS)(base, chance) for _ in range(chance.randrange(1, 5))], verdict)
+    del verdict.notes[20:]
+    return verdict
+
+
+JOINTS = 40
+
+
+def _of_joint_appends(directory: Path, chance: random.Random) -> Base:
+    """Two epochs of blocks with a joint append each, and other batches in between; the last block is vouched for."""
+    for _ in range(2):
+        log = LogWriter(directory, recover(log_at(directory), CONFIG))
+        for _ in range(JOINTS // 2):
+            streams = chance.sample(range(8), chance.randrange(2, 6))
+            log.put(*((stream, chance.randbytes(chance.randrange(1, 3000))) for stream in streams), joined=True)
+            if chance.random() < 0.3:
+                log.put((chance.randrange(8), [b"", chance.randbytes(20)]))
+        log.put()
+    found = decode.Log(directory)
+    blocks = [block.position for block in found.blocks()]
+    return Base(directory, decode.kept(directory), blocks, found.manifest.segment_bytes, found.checkpoint.position)
 
 
 class Found:
