@@ -190,16 +190,19 @@ def wrong_joints() -> dict[str, tuple[tuple[Frame | tuple[int, int, bytes], ...]
     }
 
 
-def with_wrong_joint(directory: Path, name: str) -> tuple[Path, int]:
-    """A log with such a one below its checkpoint, and the log position of the frame that may not stand there."""
+def with_wrong_joint(directory: Path, name: str, *, behind: bool = False) -> tuple[Path, int]:
+    """A log with such a one, and the log position of the frame that may not stand there. It lies below the checkpoint, or
+    ``behind`` it, where the next block vouches for it."""
     parts, wrong = wrong_joints()[name]
+    of_one = 3 if name == "two parts of one stream" else 2  # of the four records in all
     made = Log(directory)
     made.add(define(1, "one"), define(2, "two"), batch(1, 0, b"first"))
     position = made.position + 128 + wrong * 96  # each frame in front has a payload of up to 8 bytes
     made.add(*joint(*parts))
-    made.add(batch(1, 3 if name == "two parts of one stream" else 2, b"last"))
-    both = name == "two parts of one stream"
-    rows = Row(1, "one", 4 if both else 3, 0, 11 if both else 10, 1), Row(2, "two", 0 if both else 1, 0, 0 if both else 1, 1)
+    made.add(batch(1, of_one, b"last"))
+    if behind:
+        return made.write(), position
+    rows = Row(1, "one", of_one + 1, 0, of_one + 8, 1), Row(2, "two", 3 - of_one, 0, 3 - of_one, 3 - of_one)
     return made.write(*rows, at=made.position), position
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import ringwal
 from ringwal.log.recovery import recover
+from tests.support import drafts
 from tests.support.log_place import log_at
 from tests.support.log_writer import CONFIG, PAGE, LogWriter, contents, delete, trim
 
@@ -69,6 +70,29 @@ def test_what_a_start_would_carry_over_is_read_and_what_it_would_drop_is_not(log
     again(log)
     assert {name: records[-len(expected[name]) :] for name, records in contents(log.directory).items()} == expected
     assert everything(log.directory) == expected
+
+
+def test_of_a_joint_append_all_is_read_or_nothing(log: LogWriter) -> None:
+    log.put((0, b"a"), (1, b"x"), (2, b"u"))
+    log.put((1, b"torn"), state="torn")
+    log.put((0, b"b"), (1, b"y"), (3, b"n"), joined=True, watermark=PAGE)
+    log.put((0, b"c"), (2, b"v"), watermark=PAGE)
+    log.put((2, b"w"), (4, b"z"), joined=True, watermark=PAGE)
+    expected = {"s0": [b"a"], "s1": [b"x"], "s2": [b"u", b"v", b"w"], "s3": [], "s4": [b"z"]}
+    assert everything(log.directory) == expected
+    again(log)
+    assert everything(log.directory) == expected
+
+
+@pytest.mark.parametrize("name", drafts.wrong_joints())
+def test_a_joint_append_that_is_none_refuses_a_start_and_a_look_behind_the_checkpoint_only(name: str, tmp_path: Path) -> None:
+    at, _ = drafts.with_wrong_joint(tmp_path / "below", name)
+    assert sum(map(len, everything(at).values())) == 4, "each record is proven by itself"
+    at, position = drafts.with_wrong_joint(tmp_path / "behind", name, behind=True)
+    for look in (everything, lambda directory: recover(log_at(directory), CONFIG)):
+        with pytest.raises(ringwal.CorruptionError) as damage:
+            look(at)
+        assert damage.value.position == position // PAGE * PAGE
 
 
 def test_positions_and_times(log: LogWriter) -> None:
