@@ -81,7 +81,7 @@ def test_rows_are_what_the_core_writes() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"number": 8}, {"number": 0}, {"kind": 2}, {"epoch": 0}, {"stream": 10}, {"last_sequence": 31}, {"name": ""},
+        {"number": 8}, {"number": 0}, {"kind": 3}, {"epoch": 0}, {"stream": 10}, {"last_sequence": 31}, {"name": ""},
         {"next_sequence": 1 << 62}, {"number": 7, "stream": 9, "name": "p2"},
     ],
     ids=str,

@@ -34,6 +34,7 @@ TREE: dict[str, tuple[type[Exception], str | None, bool]] = {
     "CorruptionError": (Exception, None, False),
     "SequenceGap": (Exception, "not_appended", False),
     "ProducerFenced": (Exception, "not_appended", False),
+    "ConsumerFenced": (Exception, "not_appended", False),
     "ConfigError": (ValueError, None, False),
     "StreamExists": (errors.ConfigError, None, False),
 }
