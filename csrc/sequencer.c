@@ -277,8 +277,8 @@ static void advance_one(rw_sequencer *s, uint32_t place, uint64_t number)
         rw_store64(&s->c->drain_longest_run, run);
 }
 
-/* One pass, and those of the streams whose heads were parts of what it confirmed: what stands behind
- * those may have been persisted long ago. */
+/* One pass, and those of the streams whose heads were parts of what it confirmed: what stands
+ * behind those may have been persisted long ago. */
 static void advance(rw_sequencer *s, uint32_t place, uint64_t number)
 {
     advance_one(s, place, number);
@@ -322,7 +322,8 @@ static void register_request(rw_sequencer *s, const rw_frame *r, uint64_t positi
         return;
     }
     uint32_t i = (uint32_t)(s->requests++ & (RW_PENDING_MAX - 1));
-    s->entries[i] = (entry){.position = position, .next = NONE, .block = (uint32_t)block, .part = part};
+    s->entries[i] =
+        (entry){.position = position, .next = NONE, .block = (uint32_t)block, .part = part};
     queue *q = &s->queues[r->place];
     if (q->head == NONE)
         q->head = i;

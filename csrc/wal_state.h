@@ -155,8 +155,8 @@ void rw_publish_block(rw_wal *w);
 /* The next request of lane k, checked, with all parts of its joint append, to w->parts, and the
  * bytes its frames take. RW_OK, RW_PENDING, or RW_FAULT (lane refused). */
 int rw_wal_next_request(rw_wal *w, uint32_t k, uint64_t *need);
-/* Takes it into the open block, which has room for it. RW_OK, also if it is refused alone; RW_FAULT.
- */
+/* Takes it into the open block, which has room for it. RW_OK, also if it is refused alone;
+ * RW_FAULT. */
 int rw_wal_take(rw_wal *w, uint32_t k);
 
 /* wal_streams.c, under the compose lock */

@@ -1,9 +1,9 @@
 /* Requests become frames of the open block: each is taken as it is, refused alone, or, where no
  * writer of ours wrote it, refused with its lane. Under the compose lock (wal.h).
  *
- * A joint append (layout_log.h) is taken whole or refused whole. So it is judged, and its copies are
- * checked, before the first of its streams moves; what is put into the block until then is taken
- * back by two stores. */
+ * A joint append (layout_log.h) is taken whole or refused whole. So it is judged, and its copies
+ * are checked, before the first of its streams moves; what is put into the block until then is
+ * taken back by two stores. */
 #include "block.h"
 #include "digest.h"
 #include "owners.h"
@@ -225,9 +225,9 @@ static void change_stream(rw_wal *w, rw_wal_stream *p, const rw_request *q, cons
     rw_wal_stream_touch(w, p, w->c->sealed + 1);
 }
 
-/* Copies the request into the block, where its stream goes on. The copy is private to the engine, so
- * what is checked is what is written: a client that changes its payload under our hands fails the
- * digest here and not at recovery. RW_BAD: it has. */
+/* Copies the request into the block, where its stream goes on. The copy is private to the engine,
+ * so what is checked is what is written: a client that changes its payload under our hands fails
+ * the digest here and not at recovery. RW_BAD: it has. */
 static int put_request(rw_wal *w, uint32_t k, const rw_request *q, const rw_wal_stream *p,
                        rw_frame *f)
 {

@@ -66,9 +66,10 @@ def error_of(found: int, stream: str | None) -> Error:
         why = "another process has claimed it since" if actual else "the engine has forgotten it"
         return ProducerFenced(f"nothing was appended to {name}: this producer is fenced: {why}")
     if reason == lib.RW_VERDICT_JOINED:
-        error = Error(f"nothing was appended to {name}: another part of its batch was refused, and so all of them are")
-        error.outcome = "not_appended"
-        return error
+        return Error(
+            f"nothing was appended to {name}: another part of its batch was refused, and so all of them are",
+            outcome="not_appended",
+        )
     return OffsetMismatch(
         f"{name} goes on at offset {actual}, and this append was to be made at another one; nothing was appended: read what is"
         f" there by now, then append with expected_offset={actual}",
