@@ -207,16 +207,17 @@ int rw_append_control(rw_writer *w, uint32_t kind, uint64_t stream, const uint8_
 
 /* ---------------------------------------------------------------------- numbers, given out here */
 
-/* Permit, claim, number: in this order a refusal gives everything back, and the numbers have no
- * holes. A number that was taken first and could not be used would be waited for in vain. So next
- * <= taken <= granted, and once next is granted, every permit has become a number and none can come
- * back: whoever takes a lane out of use waits for that. */
 static bool over(const rw_writer *w, uint64_t stream)
 {
     return rw_stream_over(rw_stream_of(w->c, rw_handle_place(stream)), rw_handle_number(stream));
 }
 
-/* The first of `count` numbers in a row, for requests of so many bytes. */
+/* Permit, claim, number: in this order a refusal gives everything back, and the numbers have no
+ * holes. A number that was taken first and could not be used would be waited for in vain. So next
+ * <= taken <= granted, and once next is granted (but for what is burnt), every permit has become a
+ * number and none can come back: whoever takes a lane out of use waits for that.
+ *
+ * This is the first of `count` numbers in a row, for requests of so many bytes. */
 static int64_t start_bytes(rw_writer *w, uint64_t bytes, uint32_t count, uint64_t *at)
 {
     uint64_t taken = rw_load64(&w->taken);
@@ -316,12 +317,13 @@ static int check_parts(const rw_writer *w, const rw_part *parts, uint32_t count,
 int64_t rw_submit_joint(rw_writer *w, const rw_part *parts, uint32_t count)
 {
     uint64_t at, bytes;
-    int rc = check_parts(w, parts, count, &bytes);
-    if (rc != RW_OK)
-        return rc;
+    /* First: the place of a deleted stream may be that of another part's by now. */
     for (uint32_t i = 0; i < count; i++)
         if (over(w, parts[i].stream))
             return usable(w) == RW_OK ? RW_DELETED : usable(w);
+    int rc = check_parts(w, parts, count, &bytes);
+    if (rc != RW_OK)
+        return rc;
     int64_t number = start_bytes(w, bytes, count, &at);
     if (number < 0)
         return number;
@@ -357,7 +359,28 @@ void rw_writer_grant(rw_writer *w, uint64_t end)
 }
 
 uint64_t rw_writer_granted(const rw_writer *w) { return rw_load64(&w->granted); }
-bool rw_writer_permits(const rw_writer *w) { return rw_load64(&w->taken) < rw_load64(&w->granted); }
+
+uint64_t rw_writer_permits(const rw_writer *w)
+{
+    uint64_t taken = rw_load64(&w->taken); /* first: never above what is granted by then */
+    return rw_load64(&w->granted) - taken;
+}
+
+void rw_writer_burn(rw_writer *w, uint32_t count)
+{
+    uint64_t taken = rw_load64(&w->taken), granted = rw_load64(&w->granted);
+    while (taken < granted && granted - taken < count)
+        if (rw_cas64(&w->taken, &taken, granted)) {
+            rw_add64(&w->burnt, granted - taken);
+            return;
+        }
+}
+
+bool rw_writer_unfinished(const rw_writer *w)
+{
+    return rw_load64(&w->next) + rw_load64(&w->burnt) < rw_load64(&w->granted);
+}
+
 uint64_t rw_writer_next(const rw_writer *w) { return rw_load64(&w->next); }
 
 void rw_completions_collect(const rw_writer *w, uint64_t first, uint32_t count, int64_t *out)

@@ -37,9 +37,9 @@
  * another number after its owner has settled the earlier one, and a replaced drain that delivers an
  * old number again first stores 0.                                                       PAIR: cell
  *
- * JOINT APPENDS. Their parts are requests one behind the other, claimed at once, of which the first
- * is published last. Whoever takes the first one finds the others complete, takes them into the same
- * block, or refuses all of them. Each part has a number, and a completion, of its own.
+ * JOINT APPENDS. Their parts are requests one behind the other, claimed at once, of which the
+ * first is published last. Whoever takes the first one finds the others complete, takes them into
+ * the same block, or refuses all of them. Each part has a number, and a completion, of its own.
  *
  * Instead of an offset there may be why that request was refused alone: RW_DELETED_OFFSET, or
  * RW_ANSWERED and what follows from it (layout.h).
@@ -117,8 +117,13 @@ void rw_writer_skip(rw_writer *w, uint32_t count);
  * nothing. The caller has settled the results whose cells they take. */
 void rw_writer_grant(rw_writer *w, uint64_t end);
 uint64_t rw_writer_granted(const rw_writer *w);
-/* May a number be given out now? */
-bool rw_writer_permits(const rw_writer *w);
+/* How many numbers may be given out now. */
+uint64_t rw_writer_permits(const rw_writer *w);
+/* Of a lane that is granted nothing any more: if it has numbers left, but less than `count`, which
+ * are wanted in a row, nobody gets them. */
+void rw_writer_burn(rw_writer *w, uint32_t count);
+/* May one that is granted still be given out, or is it about to be? */
+bool rw_writer_unfinished(const rw_writer *w);
 /* The number that is given out next: all earlier requests of this process have lower ones. */
 uint64_t rw_writer_next(const rw_writer *w);
 

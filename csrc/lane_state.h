@@ -18,6 +18,7 @@ struct rw_writer {
     /* requests below this number are submitted, or about to be: next, once nobody is under way */
     uint64_t taken;
     uint64_t granted;  /* only numbers below this one may be given out */
+    uint64_t burnt;    /* so many that were taken never will be: rw_writer_burn */
     uint32_t shut;     /* no more requests: the client has given this lane up */
     uint32_t mask;
     uint32_t generation;

@@ -74,7 +74,7 @@ VALUES: list[Any] = [
 ]
 PLACES = {"Client", "Stream", "ReadOnlyLog", "ReadOnlyStream"}
 """They lead to a place, and do so where they arrive."""
-STAY = {"Producer", "ProducerReceipt", "Receipt", "Supervisor"}
+STAY = {"Batch", "BatchReceipt", "Producer", "ProducerReceipt", "Receipt", "Supervisor"}
 """They are of their process."""
 SAME = {"EARLIEST", "LATEST", "UNCHANGED", "__version__"}
 """Constants, of which there is one each."""

@@ -29,6 +29,26 @@ class Pending(Protocol):
     def result(self) -> ringwal.Ack: ...
 
 
+class PendingBatch(Protocol):
+    """The same, of a batch of several streams."""
+
+    def done(self) -> bool: ...
+    def result(self) -> list[ringwal.Ack]: ...
+
+
+class Gathering(Protocol):
+    """A batch of several streams. Its block is a plain ``with``, whatever the face."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> None: ...
+    def __len__(self) -> int: ...
+    def append(
+        self, stream: Any, data: Any, timestamp_ns: int | None = None, expected_offset: int | None = None
+    ) -> None: ...
+    @property
+    def receipt(self) -> PendingBatch: ...
+
+
 class Numbering(Protocol):
     """A producer, claimed."""
 
@@ -59,6 +79,15 @@ class Connected(Protocol):
     def status(self) -> dict[str, Any]: ...
     def flush(self, name: str, timeout: float | None = WAIT) -> None: ...
     def producer(self, stream: str, name: str) -> Numbering: ...
+    def handle(self, name: str) -> Any:
+        """Of that stream, as the face has it."""
+
+    def gather(self, timeout: float | None = WAIT) -> Gathering:
+        """A batch; its block is still to be entered."""
+
+    def batch(self, *appends: tuple[Any, ...]) -> list[ringwal.Ack]:
+        """Of these appends: stream, data, and what it is appended on. Confirmed."""
+
     def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         """An append that is not waited for."""
 
@@ -93,6 +122,19 @@ class Face(Protocol):
     def connect(self, directory: Path, **options: Any) -> Connected: ...
 
 
+class _Batching:
+    """What is the same in all faces."""
+
+    def gather(self, timeout: float | None = WAIT) -> Gathering:
+        raise NotImplementedError
+
+    def batch(self, *appends: tuple[Any, ...]) -> list[ringwal.Ack]:
+        with self.gather() as batch:
+            for stream, data, *terms in appends:
+                batch.append(stream, data, **(terms[0] if terms else {}))
+        return batch.receipt.result()
+
+
 class _SyncNumbering:
     def __init__(self, producer: ringwal.Producer) -> None:
         self._producer = producer
@@ -114,7 +156,7 @@ class _SyncNumbering:
         self._producer.flush(timeout)
 
 
-class _Sync:
+class _Sync(_Batching):
     def __init__(self, client: ringwal.Client) -> None:
         self.client = client
 
@@ -153,6 +195,12 @@ class _Sync:
 
     def flush(self, name: str, timeout: float | None = WAIT) -> None:
         self.client.stream(name).flush(timeout)
+
+    def handle(self, name: str) -> Any:
+        return self.client.stream(name)
+
+    def gather(self, timeout: float | None = WAIT) -> Gathering:
+        return self.client.batch(timeout=timeout)
 
     def producer(self, stream: str, name: str) -> Numbering:
         return _SyncNumbering(self.client.producer(stream, name))
@@ -283,7 +331,46 @@ class _AioNumbering:
         self._run(lambda: self._producer.flush(timeout))
 
 
-class _Aio:
+class _AioPendingBatch:
+    def __init__(self, run: _Loop, receipt: ringwal.aio.BatchReceipt) -> None:
+        self._run, self._receipt = run, receipt
+
+    def done(self) -> bool:
+        return self._receipt.done()
+
+    def result(self) -> list[ringwal.Ack]:
+        async def awaited() -> list[ringwal.Ack]:
+            async with asyncio.timeout(WAIT):
+                return await self._receipt
+
+        return self._run(awaited)
+
+
+class _AioBatch:
+    def __init__(self, run: _Loop, batch: ringwal.aio.Batch) -> None:
+        self._run, self._batch = run, batch
+
+    def __enter__(self) -> Self:
+        self._run(self._batch.__aenter__)
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._run(lambda: self._batch.__aexit__(kind, error, trace))
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    def append(
+        self, stream: Any, data: Any, timestamp_ns: int | None = None, expected_offset: int | None = None
+    ) -> None:
+        self._run.here(lambda: self._batch.append(stream, data, timestamp_ns, expected_offset))
+
+    @property
+    def receipt(self) -> PendingBatch:
+        return _AioPendingBatch(self._run, self._batch.receipt)
+
+
+class _Aio(_Batching):
     def __init__(self, loop: _Loop, directory: Path, options: dict[str, Any]) -> None:
         self._run = loop
         try:
@@ -343,6 +430,12 @@ class _Aio:
 
     def flush(self, name: str, timeout: float | None = WAIT) -> None:
         self._run(lambda: self.client.stream(name).flush(timeout))
+
+    def handle(self, name: str) -> Any:
+        return self._run.here(lambda: self.client.stream(name))
+
+    def gather(self, timeout: float | None = WAIT) -> Gathering:
+        return _AioBatch(self._run, self._run.here(lambda: self.client.batch(timeout=timeout)))
 
     def producer(self, stream: str, name: str) -> Numbering:
         return _AioNumbering(self._run, self._run(lambda: self.client.producer(stream, name)))

@@ -10,7 +10,7 @@ import itertools
 import time
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from ringwal import times
 from ringwal._native import ffi, lib
@@ -18,7 +18,7 @@ from ringwal.client.consuming import ConsumerCore, Place
 from ringwal.client.stream_core import StreamCore
 from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import is_joined, is_refused
-from ringwal.errors import Error
+from ringwal.errors import ConfigError, Error, of_code
 from ringwal.limits import whole
 from ringwal.model import Ack
 from ringwal.payloads import buffer_of, lengths_of
@@ -38,8 +38,9 @@ Handle = TypeVar("Handle", bound=StreamCore)
 
 STREAMS_MAX = int(lib.RW_PARTS_MAX)
 """Streams in one batch."""
-_PART_BYTES = int(ffi.sizeof("rw_frame") * 2 + lib.RW_STREAM_NAME_MAX)
-"""What a part takes besides its payload, at most."""
+_REQUEST_BYTES = int(ffi.sizeof("rw_request"))
+_PART_BYTES = int(ffi.sizeof("rw_frame") * 2 + -(-lib.RW_STREAM_NAME_MAX // 8) * 8)
+"""What a part takes besides its payload (csrc/frame.h: rw_part_bytes)."""
 
 
 class Commit(NamedTuple):
@@ -60,6 +61,12 @@ class Part(Generic[Handle]):
         self.expected_offset: int | None = None
         self.commit: Commit | None = None
         """It is no batch, but this."""
+
+    def payload_bytes(self) -> int:
+        """With what stands for its records' lengths and times."""
+        count = len(self.records)
+        each = (4 if count > 1 else 0) + (0 if self.times is None else 8)
+        return sum(map(len, self.records)) + each * count
 
     def terms(self, own: Any) -> dict[str, int | Any]:
         """For C; ``own`` is where the records' own times lie."""
@@ -96,6 +103,7 @@ class Joint(Generic[Handle]):
         self._client = client
         self._parts = parts
         self._streams = [part.stream for part in parts]
+        self._numbers = len(parts)
         self.name = ", ".join(stream.name for stream in self._streams)
         self._placed: list[Placed] = []
         # Kept while C looks at it.
@@ -108,8 +116,9 @@ class Joint(Generic[Handle]):
         return self._steps(time.monotonic())
 
     def _steps(self, began: float) -> Steps[list[Placed]]:
-        size = sum(map(len, self._data)) + sum(12 * len(part.records) + _PART_BYTES for part in self._parts) - _PART_BYTES
-        yield from submit_steps(self, began, self._submit, size)
+        # As if it were the payload of one append, of which there is one header.
+        room = sum(_REQUEST_BYTES + -(-part.payload_bytes() // 64) * 64 for part in self._parts) - _REQUEST_BYTES
+        yield from submit_steps(self, began, self._submit, room)
         return self._placed
 
     def _submit(self, bound: JointBinding) -> int:
@@ -124,12 +133,26 @@ class Joint(Generic[Handle]):
                 "bytes": len(self._data[i]),
                 "terms": self._parts[i].terms(self._times[i]),
             }
-        bank = bound.lane.bank
+        lane = bound.lane
+        if len(order) > lane.row_max:
+            raise self._too_many(lane)
+        bank = lane.bank
         number = int(lib.rw_submit_joint(bound.writer, table, len(order)))
         if number >= 0:
             at_place = {i: number + at for at, i in enumerate(order)}
-            self._placed = [Placed(bound.lane.results_of(bank, at_place[i]), at_place[i]) for i in range(len(order))]
+            self._placed = [Placed(lane.results_of(bank, at_place[i]), at_place[i]) for i in range(len(order))]
+        elif number == lib.RW_TOO_LARGE:
+            size = sum(-(-part.payload_bytes() // 8) * 8 + _PART_BYTES for part in self._parts) - _PART_BYTES
+            raise of_code(number, size=size, limit=lane.record_limit)
         return number
+
+    def _too_many(self, lane: Lane) -> ConfigError:
+        error = ConfigError(
+            f"a batch of {len(self._parts)} streams; with this engine's max_outstanding of {lane.places} there may be"
+            f" {lane.row_max} in one: start it with a larger --max-outstanding, or append to fewer; nothing was appended"
+        )
+        error.outcome = "not_appended"
+        return error
 
     # ------------------------------------------------------------------------------- as submit_steps asks for it
 
@@ -269,6 +292,9 @@ class BatchCore(Generic[Handle]):
     def __len__(self) -> int:
         """Records so far."""
         return len(self._calls)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Batch is neither pickled nor copied: pass on what it is to append, and begin one where it arrives")
 
     def _check_open(self) -> None:
         if self._over:

@@ -131,6 +131,8 @@ class Lane:
         self.record_limit = int(lib.rw_writer_record_limit(self.writer))
         self.places = int(views.engine(control).completions_per_client)
         self.bank_size = self.places // BANKS
+        self.row_max = self.places - self.bank_size + 1
+        """So many numbers in a row can be had: the bank of the first one need not be at its begin."""
         self._shut_for: Error | None = None  # said before the writer is shut, for those who meet it shut
         self.ending: dict[None, Ending] = {}  # at most one, which the first `end` puts here
         self._alive = alive
@@ -359,8 +361,9 @@ class Lane:
         granted = int(lib.rw_writer_granted(self.writer))
         return granted + self.bank_size > (self.generation + 1) * NUMBERS
 
-    def wind_up_steps(self, deadline: float) -> Steps[bool]:
-        """Waits until the last number is given out and all are confirmed. False: one is left after all, for the next append.
+    def wind_up_steps(self, count: int, deadline: float) -> Steps[bool]:
+        """Waits until the last number is given out and all are confirmed. False: ``count`` are left after all, for the next
+        append. Fewer are for nobody.
 
         Another thread may be between its permit and its number, in C: its append is not yet among those that can be waited
         for. It gives the permit back, or gets the number.
@@ -368,9 +371,10 @@ class Lane:
         Raises:
             BackpressureTimeout, StorageFull: not confirmed by then. Nothing was appended.
         """
-        while lib.rw_writer_next(self.writer) < lib.rw_writer_granted(self.writer):
-            if lib.rw_writer_permits(self.writer):
+        while lib.rw_writer_unfinished(self.writer):
+            if lib.rw_writer_permits(self.writer) >= count:
                 return False
+            lib.rw_writer_burn(self.writer, count)
             if time.monotonic() >= deadline:
                 raise self._no_room("the last append of this lane is not under way in time; nothing was appended")
             yield Rest(0.0)
@@ -387,8 +391,8 @@ class Lane:
         self.retired = True
         self.end(Error("this lane has no number left", outcome="unknown"))
 
-    def next_bank_steps(self, deadline: float) -> Steps[None]:
-        """Grants another bank of numbers when the oldest bank's appends are confirmed: the cold half of an append.
+    def next_bank_steps(self, count: int, deadline: float) -> Steps[None]:
+        """Grants banks of numbers when the oldest banks' appends are confirmed, up to ``count`` numbers in a row.
 
         Raises:
             BackpressureTimeout, StorageFull: not confirmed by then. NotRunning: the lane has ended. Nothing was appended.
@@ -397,7 +401,7 @@ class Lane:
             # Before the look whether there are more: what is granted below is of no effect if another thread was quicker.
             bank = self._oldest
             lost = self.lost
-            if lib.rw_writer_permits(self.writer) or self.used_up() or self.retired:
+            if lib.rw_writer_permits(self.writer) >= count or self.used_up() or self.retired:
                 return
             if lost is not None:
                 raise refusal(lost) from lost
@@ -441,12 +445,12 @@ class Lane:
                 # The first one to note it did so before the number's cell was another's.
                 self._refused.setdefault(number, (int(lib.rw_submitted_stream(self.writer, number)), code))
 
-    def refused_steps(self, code: int, payload_bytes: int, deadline: float, timeout: float) -> Steps[None]:
-        """What to do about an append that was not published: returns if it may be tried again, else raises."""
+    def refused_steps(self, code: int, count: int, payload_bytes: int, deadline: float, timeout: float) -> Steps[None]:
+        """What to do about an append of ``count`` numbers that was not published: returns if it may be tried again, or raises."""
         if self.retired:
             return None
         if code == lib.RW_MAINTENANCE:
-            return (yield from self.next_bank_steps(deadline))
+            return (yield from self.next_bank_steps(count, deadline))
         if code == lib.RW_TOO_LARGE:
             raise of_code(code, size=payload_bytes, limit=self.record_limit)
         if code == lib.RW_BAD:

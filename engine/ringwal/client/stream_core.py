@@ -60,6 +60,9 @@ class Terms:
 class StreamCore:
     """A handle for one named stream."""
 
+    _numbers = 1
+    """Of the lane's, for an append."""
+
     def __init__(self, client: ClientCore[Any], name: str) -> None:
         self._client = client
         self.name = name

@@ -30,6 +30,9 @@ class Target(Protocol[B]):
 
     name: str
     _client: ClientCore[Any]
+    _numbers: int
+    """That it takes, in a row."""
+
     @property
     def _bound(self) -> B | None: ...
     def _check_gap(self) -> None: ...
@@ -64,11 +67,11 @@ def submit_steps(
                 raise BackpressureTimeout(f"stream {target.name!r} is deleted again and again; nothing was appended")
             ended, bound = True, (yield from target._bind_to_append(began))
         elif number == lib.RW_MAINTENANCE and lane.used_up():
-            if (yield from lane.wind_up_steps(deadline)):
+            if (yield from lane.wind_up_steps(target._numbers, deadline)):
                 lane.retire()
         else:
             try:
-                yield from lane.refused_steps(number, payload_bytes, deadline, client._append_timeout)
+                yield from lane.refused_steps(number, target._numbers, payload_bytes, deadline, client._append_timeout)
             except NotRunning:
                 if (followed and time.monotonic() >= back) or not target._may_follow(bound):
                     target._refused_with(lane)
