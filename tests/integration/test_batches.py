@@ -498,6 +498,32 @@ def test_a_cancelled_task_leaves_the_batch_as_it_is(directory: Path, engine: Eng
     run(main())
 
 
+@pytest.mark.parametrize("run", [on_asyncio, on_uvloop])
+def test_in_an_event_loop_it_comes_where_it_was_called(directory: Path, engine: Engine, run: Run) -> None:
+    """Behind the appends that wait for room, and before those that are called while it waits itself."""
+
+    async def main() -> None:
+        async with ringwal.aio.connect(directory, append_timeout=WAIT) as client:
+            a = client.stream("a")
+            await a.append(b"0")
+            stop_process(engine.facts["wal_pid"])
+            before = [a.append_nowait(bytes(6000)) for _ in range(20)]
+            batches = []
+            for n in range(3):
+                batch = client.batch(timeout=0.0)
+                with pytest.raises(ringwal.AckTimeout):
+                    async with batch:
+                        batch.append("b", b"%d" % n)
+                        batch.append("a", b"%d" % n)
+                batches.append(batch)
+                before.append(a.append_nowait(bytes(6000)))
+            os.kill(engine.facts["wal_pid"], signal.SIGCONT)
+            assert [(await batch.receipt) for batch in batches] == [[("b", n, 1), ("a", 21 + 2 * n, 1)] for n in range(3)]
+            assert [(await each).offset for each in before] == [*range(1, 21), 22, 24, 26]
+
+    run(main())
+
+
 def test_each_face_says_which_with_it_takes(directory: Path, engine: Engine) -> None:
     async def main() -> None:
         async with ringwal.aio.connect(directory) as own:

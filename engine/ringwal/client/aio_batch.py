@@ -8,26 +8,25 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ringwal.client.aio_stream import Stream
+from ringwal.client.awaiting import Over
 from ringwal.client.joint import BatchCore, Placed
 from ringwal.client.results import PENDING
 from ringwal.errors import AckTimeout
 from ringwal.limits import seconds
-from ringwal.steps import Rest, Steps
 
 if TYPE_CHECKING:
     from ringwal.client.aio import Client
     from ringwal.client.turns import Turn
     from ringwal.model import Ack
-
-LOOK = 0.001
-"""Seconds between two looks whether those that the batch comes behind are submitted."""
+    from ringwal.steps import Steps
 
 
 class BatchReceipt:
     """The pending proof of a batch: ``await`` it for the Acks, one for each append, in their order."""
 
-    def __init__(self, batch: Batch, turn: Turn[list[Placed]] | None) -> None:
+    def __init__(self, batch: Batch, placed: list[Placed] | None, turn: Turn[list[Placed]] | None) -> None:
         self._batch = batch
+        self._placed = placed
         self._turn = turn
 
     @property
@@ -38,9 +37,10 @@ class BatchReceipt:
     def done(self) -> bool:
         """Would an await end at once?"""
         turn = self._turn
-        if turn is None or turn.error is not None:
+        if turn is not None and turn.error is not None:
             return True
-        return turn.found is not None and all(results.find(number) != PENDING for results, number in turn.found)
+        placed = self._placed if turn is None else turn.found
+        return placed is not None and all(results.find(number) != PENDING for results, number in placed)
 
     def __await__(self) -> Generator[Any, None, list[Ack]]:
         return self._result().__await__()
@@ -51,19 +51,19 @@ class BatchReceipt:
     async def _found(self) -> list[int]:
         """Where each part is."""
         client, turn = self._batch._client, self._turn
-        if turn is None:
-            return []
-        await client._batches.come(turn)
-        assert turn.found is not None
+        if turn is not None:
+            await client._batches.come(turn)
+            self._placed, self._turn = turn.found, None
+        assert self._placed is not None
         found = []
-        for results, number in turn.found:
+        for results, number in self._placed:
             offset = results.find(number)
             if offset == PENDING:
                 assert results.lane.bell is not None
                 client._check_loop()
                 offset = await results.lane.bell.future(number)
             found.append(offset)
-        self._batch._settle(turn.found, found)
+        self._batch._settle(self._placed, found)
         return found
 
     def __reduce__(self) -> NoReturn:
@@ -71,6 +71,17 @@ class BatchReceipt:
 
     def __repr__(self) -> str:
         return f"<BatchReceipt of {self.count} records {'done' if self.done() else 'pending'}>"
+
+
+def _behind(before: list[Turn[Any]], steps: Steps[list[Placed]]) -> Steps[list[Placed]]:
+    for turn in before:
+        yield Over(turn.over)
+    return (yield from steps)
+
+
+def _place_of(turn: Turn[list[Placed]]) -> Steps[Any]:
+    """Among the appends to one of its streams, those that come later go behind this."""
+    yield Over(turn.over)
 
 
 class Batch(BatchCore[Stream]):
@@ -102,7 +113,7 @@ class Batch(BatchCore[Stream]):
         if kind is not None:
             return
         self._client._check_loop()
-        self._receipt = BatchReceipt(self, self._submitted() if self._parts else None)
+        self._receipt = self._submitted() if self._parts else BatchReceipt(self, [], None)
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 await self._receipt._found()
@@ -114,20 +125,26 @@ class Batch(BatchCore[Stream]):
                 " ask its receipt again later"
             ) from None
 
-    def _submitted(self) -> Turn[list[Placed]]:
-        """Batches are submitted in the order of their calls."""
-        turns, size = self._client._batches, sum(len(record) for part in self._parts.values() for record in part.records)
+    def _submitted(self) -> BatchReceipt:
+        """At once; or in its turn: behind the batches that wait, and the appends to its streams that do, and before those that
+        are called from now on."""
+        turns = self._client._batches
+        streams: list[Stream] = [part.stream for part in self._parts.values() if part.commit is None]
+        size = sum(part.payload_bytes() for part in self._parts.values())
         turns.check_room(size)
-        streams = [part.stream for part in self._parts.values() if part.commit is None]
         before = [stream._waiting[-1] for stream in streams if stream._waiting]
-        return turns.add(self._behind(before), None, size)
-
-    def _behind(self, before: list[Turn[Any]]) -> Steps[list[Placed]]:
-        """Behind the appends to its streams that wait for their turn already."""
-        for turn in before:
-            while not turn.over.done():
-                yield Rest(LOOK)
-        return (yield from self._joint().steps())
+        steps, wait = self._joint().steps(), None
+        if turns.waiting or before:
+            steps = _behind(before, steps)
+        else:
+            try:
+                wait = next(steps)
+            except StopIteration as done:
+                return BatchReceipt(self, done.value, None)
+        turn = turns.add(steps, wait, size)
+        for stream in streams:
+            stream._turns.add(_place_of(turn), None, 0)
+        return BatchReceipt(self, None, turn)
 
     if not TYPE_CHECKING:  # what is written where somebody took one face for the other
 

@@ -35,6 +35,22 @@ async def drive(steps: Steps[Found], first: Wait | None = None) -> Found:
         return done.value  # type: ignore[no-any-return]
 
 
+class Over:
+    """What steps of an event loop wait for: that a turn is over (ringwal.client.turns)."""
+
+    __slots__ = ("over",)
+
+    def __init__(self, over: asyncio.Future[None]) -> None:
+        self.over = over
+
+    def park(self) -> None:
+        raise AssertionError("no thread waits for a turn")
+
+
+async def _over(wait: Over) -> None:
+    await asyncio.shield(wait.over)
+
+
 async def _rest(wait: Rest) -> None:
     await asyncio.sleep(wait.seconds)
 
@@ -131,6 +147,7 @@ async def _completion(wait: Completion) -> int:
 
 
 _KINDS: dict[type, Callable[[Any], Awaitable[Any]]] = {
+    Over: _over,
     Rest: _rest,
     Ready: _ready,
     Alone: _alone,
