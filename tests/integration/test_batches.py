@@ -524,6 +524,42 @@ def test_in_an_event_loop_it_comes_where_it_was_called(directory: Path, engine: 
     run(main())
 
 
+@pytest.mark.parametrize("run", [on_asyncio, on_uvloop])
+@pytest.mark.parametrize("asked", [True, False])
+def test_flush_tells_how_a_batch_was_refused_of_which_nobody_was_told(
+    directory: Path, engine: Engine, run: Run, *, asked: bool
+) -> None:
+    """Its task had given up before."""
+
+    async def main() -> None:
+        async with ringwal.aio.connect(directory, append_timeout=0.2) as client:
+            a, b = client.stream("a"), client.stream("b")
+            await a.append(b"0")
+            stop_process(engine.facts["wal_pid"])
+            filled = [a.append_nowait(bytes(6000)) for _ in range(12)]
+            batch = client.batch(timeout=0.0)
+            with pytest.raises(ringwal.AckTimeout):
+                async with batch:
+                    batch.append("b", bytes(20_000))
+                    batch.append("a", b"no")
+            if asked:
+                with pytest.raises(ringwal.BackpressureTimeout):
+                    await batch.receipt
+            await client._batches.none()  # it is refused, for want of room in time
+            os.kill(engine.facts["wal_pid"], signal.SIGCONT)
+            for each in filled:
+                with contextlib.suppress(ringwal.BackpressureTimeout):
+                    await each
+            for stream in (a, b):
+                if not asked:
+                    with pytest.raises(ringwal.BackpressureTimeout):
+                        await stream.flush()
+                await stream.flush()
+            assert await b.append(b"0") == ("b", 0, 1)
+
+    run(main())
+
+
 def test_each_face_says_which_with_it_takes(directory: Path, engine: Engine) -> None:
     async def main() -> None:
         async with ringwal.aio.connect(directory) as own:

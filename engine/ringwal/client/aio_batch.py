@@ -16,7 +16,7 @@ from ringwal.limits import seconds
 
 if TYPE_CHECKING:
     from ringwal.client.aio import Client
-    from ringwal.client.turns import Turn
+    from ringwal.client.turns import Turn, Turns
     from ringwal.model import Ack
     from ringwal.steps import Steps
 
@@ -28,6 +28,7 @@ class BatchReceipt:
         self._batch = batch
         self._placed = placed
         self._turn = turn
+        self._places: list[tuple[Turns[Any], Turn[Any]]] = []  # where the turn stands among the appends to its streams
 
     @property
     def count(self) -> int:
@@ -52,7 +53,12 @@ class BatchReceipt:
         """Where each part is."""
         client, turn = self._batch._client, self._turn
         if turn is not None:
-            await client._batches.come(turn)
+            try:
+                await client._batches.come(turn)
+            finally:
+                if turn.error is not None and turn.refusal is None:
+                    for turns, place in self._places:
+                        turns.told(place)
             self._placed, self._turn = turn.found, None
         assert self._placed is not None
         found = []
@@ -80,8 +86,11 @@ def _behind(before: list[Turn[Any]], steps: Steps[list[Placed]]) -> Steps[list[P
 
 
 def _place_of(turn: Turn[list[Placed]]) -> Steps[Any]:
-    """Among the appends to one of its streams, those that come later go behind this."""
+    """Among the appends to one of its streams: those that come later go behind this. `flush` tells what this raises: how the
+    batch was refused, of which nobody was told."""
     yield Over(turn.over)
+    if turn.error is not None and turn.refusal is not None:
+        raise turn.error
 
 
 class Batch(BatchCore[Stream]):
@@ -142,9 +151,10 @@ class Batch(BatchCore[Stream]):
             except StopIteration as done:
                 return BatchReceipt(self, done.value, None)
         turn = turns.add(steps, wait, size)
+        receipt = BatchReceipt(self, None, turn)
         for stream in streams:
-            stream._turns.add(_place_of(turn), None, 0)
-        return BatchReceipt(self, None, turn)
+            receipt._places.append((stream._turns, stream._turns.add(_place_of(turn), None, 0)))
+        return receipt
 
     if not TYPE_CHECKING:  # what is written where somebody took one face for the other
 

@@ -102,10 +102,14 @@ class Turns(Generic[Found]):
         if not turn.over.done():
             await asyncio.shield(turn.over)
         if turn.error is not None:
-            number, turn.refusal = turn.refusal, None
-            if number is not None:
-                self._refusals.told(number)
+            self.told(turn)
             raise turn.error
+
+    def told(self, turn: Turn[Found]) -> None:
+        """The caller of that one knows how it was refused, if it was."""
+        number, turn.refusal = turn.refusal, None
+        if number is not None:
+            self._refusals.told(number)
 
     async def none(self) -> None:
         """Returns when nobody waits."""
