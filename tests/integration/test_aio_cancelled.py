@@ -76,6 +76,13 @@ async def flush(client: ringwal.aio.Client, name: str) -> None:
     await client.stream(name).flush()
 
 
+async def batch(client: ringwal.aio.Client, name: str) -> None:
+    async with client.batch() as each:
+        each.append(name, b"x")
+        each.append("s", b"y")
+    await each.receipt
+
+
 async def collected(records: AsyncIterator[Any]) -> list[bytes]:
     return [record.data async for record in records]
 
@@ -123,6 +130,7 @@ CALLS: dict[str, Call] = {
     "append": lambda client, name: client.stream(name).append(b"x"),
     "append_many": append_many,
     "append_nowait": nowait,
+    "batch": batch,
     "flush": flush,
     "read": lambda client, _: client.stream("s").read(),
     "waiting read": lambda client, _: client.stream("s").read(1_000_000, wait=BRIEF),

@@ -446,7 +446,7 @@ class Lane:
                 self._refused.setdefault(number, (int(lib.rw_submitted_stream(self.writer, number)), code))
 
     def refused_steps(self, code: int, count: int, payload_bytes: int, deadline: float, timeout: float) -> Steps[None]:
-        """What to do about an append of ``count`` numbers that was not published: returns if it may be tried again, or raises."""
+        """What to do about an append of ``count`` numbers that was not published: returns if it may try again, or raises."""
         if self.retired:
             return None
         if code == lib.RW_MAINTENANCE:
