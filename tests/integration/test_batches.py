@@ -465,6 +465,23 @@ def test_its_receipt_is_asked_again_later(client: Connected, engine: Engine) -> 
     assert batch.receipt.done()
 
 
+def test_flush_tells_of_one_that_nobody_asked(client: Connected, engine: Engine) -> None:
+    """To each of its streams; what is wrong with one of them is the reason for all."""
+    client.batch(("a", b"0"), ("b", b"0"))
+    stop_process(engine.facts["wal_pid"])
+    batch = client.gather(timeout=0.0)
+    with pytest.raises(ringwal.AckTimeout), batch:
+        batch.append("a", b"no")
+        batch.append("b", b"no", expected_offset=7)
+    os.kill(engine.facts["wal_pid"], signal.SIGCONT)
+    refused(ringwal.OffsetMismatch, lambda: client.flush("b"), r"^'b' goes on at offset 1,|^the stream goes on at offset 1,")
+    refused(ringwal.Error, lambda: client.flush("a"), "another part of its batch was refused")
+    for name in ("a", "b"):
+        client.flush(name)  # it has been told
+    refused(ringwal.OffsetMismatch, batch.receipt.result, r"^'b' goes on at offset 1,")
+    assert (data_of(client, "a"), data_of(client, "b")) == ([b"0"], [b"0"])
+
+
 @pytest.mark.parametrize("wrong", [-1.0, "1"])
 def test_a_timeout_that_is_none(client: Connected, wrong: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
