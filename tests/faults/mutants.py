@@ -304,7 +304,7 @@ CLIENTS = [
     ),
     Mutant(
         "payloads are not checked when they are taken",
-        "csrc/wal_compose.c",
+        "csrc/wal_take.c",
         "if (rw_xxh3(copy, q->payload_bytes) != q->digest)",
         "if (q->digest == 0 && rw_xxh3(copy, q->payload_bytes) == 1)",
         row("clients", "payloads changed"),
@@ -327,7 +327,7 @@ CLIENTS = [
     Mutant(
         "a block that was opened for a large request takes any number of small ones",
         "csrc/log_ring.h",
-        "r->used && r->requests < r->most;",
+        "r->used && r->requests + requests <= r->most;",
         "r->used;",
         row("fuzz", "a lane"),
     ),

@@ -25,14 +25,14 @@ EXPECTING = [
     ),
     Mutant(
         "an append goes to where it was not to be",
-        "csrc/wal_compose.c",
+        "csrc/wal_take.c",
         "    if (!(q->flags & RW_EXPECTS) || q->producer_sequence == p->next_offset)\n",
         "    if (!(q->flags & RW_EXPECTS) || q->producer_sequence >= p->next_offset)\n",
         units(f"{NATIVE}::test_only_what_comes_to_its_offset_is_appended"),
     ),
     Mutant(
         "a stream is made by what it refuses",
-        "csrc/wal_compose.c",
+        "csrc/wal_take.c",
         "    if (reason != 0) {\n        refuse_request(w, k, q, p, reason, value);",
         "    if (reason != 0) {\n        if (p != NULL && !p->defined) {\n"
         "            put_definition(w, q->place, p);\n            rw_wal_stream_defined(w, p);\n"

@@ -56,9 +56,9 @@ LIFE = [
     ),
     Mutant(
         "a control frame has no offset",
-        "csrc/wal_compose.c",
-        "    f.base_offset = p->next_offset;",
-        "    f.base_offset = q->kind == RW_FRAME_BATCH ? p->next_offset : 0;",
+        "csrc/wal_take.c",
+        "    f->base_offset = p->next_offset;",
+        "    f->base_offset = q->kind == RW_FRAME_BATCH ? p->next_offset : 0;",
         units("tests/integration/test_trim.py"),
     ),
     Mutant(
