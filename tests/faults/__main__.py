@@ -32,6 +32,7 @@ GROUPS = {
     "following": "following",
     "expecting": "expecting",
     "producing": "producing",
+    "batching": "batching",
     "offline": "offline",
     "retention": "retention",
     "attic": "attic",

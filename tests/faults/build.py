@@ -141,7 +141,8 @@ def workshop() -> Workshop:
     return Workshop.make(root / "base")
 
 
-def at(point: str, hit: int, action: str, once: Path | None = None) -> dict[str, str]:
-    """The environment that makes a process do ``action`` at its ``hit``-th visit; with ``once``, while that file exists."""
+def at(point: str, hit: int | str, action: str, once: Path | None = None) -> dict[str, str]:
+    """The environment that makes a process do ``action`` at its ``hit``-th visit ("*": each); with ``once``, while that file
+    exists."""
     environment = {"RINGWAL_POINT": f"{point}:{hit}:{action}"}
     return environment if once is None else {**environment, "RINGWAL_POINT_ONCE": str(once)}

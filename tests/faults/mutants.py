@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from tests.faults.mutants_backups import BACKUPS
+from tests.faults.mutants_batching import BATCHING
 from tests.faults.mutants_bell import BELL
 from tests.faults.mutants_expecting import EXPECTING
 from tests.faults.mutants_following import FOLLOWING
@@ -553,7 +554,7 @@ OWNERSHIP = [
 MUTANTS = [
     *(*WRITING, *CONFIRMING, *REPLACING, *TIME_AND_IDENTITY, *CLIENTS, *RECOVERING, *OWNERSHIP),
     *(*PROCESSES, *LIFE, *KEEPER, *TIMES, *OFFLINE, *RETENTION, *BACKUPS, *BELL, *READING, *LOGGING, *FOLLOWING),
-    *(*EXPECTING, *OWNERS),
+    *(*EXPECTING, *OWNERS, *BATCHING),
 ]
 
 

@@ -31,6 +31,7 @@ class Way(Enum):
     DROPS = "the log is full, and its oldest segments are dropped and used again"
     SETS = "streams are created, and set anew"
     CLAIMS = "producers are claimed, and append"
+    BATCHES = "batches of several streams are appended"
 
 
 @dataclass(frozen=True)
@@ -125,3 +126,10 @@ OWNERS = [
     Point("l.owner.published", L, Way.CLAIMS),
 ]
 """What only a log comes by that has producers."""
+
+BATCHES = [
+    Point("w.part.put", W, Way.BATCHES),
+    Point("l.part.put", L, Way.BATCHES),
+    Point("d.part.confirmed", D, Way.BATCHES),
+]
+"""What only a log comes by that has batches of several streams."""
