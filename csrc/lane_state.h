@@ -1,8 +1,10 @@
-/* A writer's private state: for lane.c and lane_tail.c only. */
+/* A writer's private state: for lane.c, lane_wait.c and lane_tail.c only. */
 #ifndef RW_LANE_STATE_H
 #define RW_LANE_STATE_H
 
 #include "lane.h"
+
+#include "memory.h"
 
 struct rw_writer {
     rw_control *c;
@@ -26,6 +28,20 @@ struct rw_writer {
     uint32_t spins_missed;
     int doorbell_fd;
 };
+
+static inline int rw_writer_usable(const rw_writer *w)
+{
+    if (rw_load32(&w->c->state) != RW_RUNNING || rw_peek32(&w->shut) || rw_supervisor_died(w->c))
+        return RW_GONE;
+    return rw_load32(&w->slot->fault) == w->generation ? RW_FAULT : RW_OK;
+}
+
+/* Signed: `claim` may be old and head beyond it by now. That is room; the CAS on `claim` finds out
+ * that it was old. */
+static inline bool rw_writer_has_room(const rw_writer *w, uint64_t claim, uint64_t frame)
+{
+    return (int64_t)(claim + frame - rw_load64(&w->slot->head)) <= (int64_t)w->bytes;
+}
 
 /* What else may end a wait for a completion: a stopping engine still completes what it has taken.
  */
