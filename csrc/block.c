@@ -91,8 +91,9 @@ int rw_joint_take(rw_joint *j, const rw_frame *r)
     const bool goes_on = r->flags & RW_JOINED && rw_frame_joins(r->kind);
     if (j->parts == 0 && !goes_on)
         return RW_OK;
-    bool right = (r->kind == RW_FRAME_COMMIT || (r->kind == RW_FRAME_BATCH && r->producer_id == 0)) &&
-                 j->parts < RW_PARTS_MAX;
+    bool right = rw_frame_joins(r->kind) && j->parts < RW_PARTS_MAX;
+    if (r->kind == RW_FRAME_BATCH && r->producer_id != 0)
+        right = false; /* a producer is of one stream */
     for (uint32_t i = 0; right && i < j->parts; i++)
         right = j->streams[i] != r->stream;
     if (right)

@@ -276,7 +276,9 @@ int64_t rw_submit_commit(rw_writer *w, uint64_t stream, uint64_t consumer, uint6
 /* What a part takes as a payload. */
 static uint64_t part_payload(const rw_part *p)
 {
-    return p->count == 0 ? sizeof p->terms.sequence : batch_bytes(p->count, p->bytes, p->terms.times);
+    if (p->count == 0)
+        return sizeof p->terms.sequence;
+    return batch_bytes(p->count, p->bytes, p->terms.times);
 }
 
 /* RW_OK, and what its requests take in the lane. */

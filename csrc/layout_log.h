@@ -56,9 +56,10 @@ enum rw_frame_kind {
 #define RW_OWN_TIMES 0x20u
 /* Flag of a request only: it is appended at one offset, or refused. */
 #define RW_EXPECTS 0x40u
-/* JOINT APPENDS. Flag of a batch or a COMMIT that is a part of one, and not the last: the next part is the next
- * frame of the block, or the next request of the lane. The parts are of different streams, in order
- * of their places where they are requests. All of them are in the log, or none. */
+/* JOINT APPENDS. Flag of a batch or a COMMIT that is a part of one, and not the last: the next part
+ * is the next frame of the block, or the next request of the lane. The parts are of different
+ * streams, in order of their places where they are requests. All of them are in the log, or none.
+ */
 #define RW_JOINED 0x80u
 #define RW_PARTS_MAX 64u
 
@@ -86,7 +87,7 @@ typedef struct rw_frame {
     /* [slot's generation << 32 | running number] W > D: rw_request.number */
     uint64_t number;
     uint64_t producer_id; /* [owner number] W > all: whose batch, claim, commit; 0: nobody's */
-    /* [number] W > all: of the first record, by its owner; claim: of the next one; commit: before */
+    /* [number] W > all: of its first record; of a claim: of the next one; of a commit: before it */
     uint64_t producer_sequence;
     uint32_t producer_epoch; /* [number] W > all: of the owner's claim in force */
     uint32_t place; /* [index] W > W D: where the stream's words are, in the memory of this epoch */
@@ -113,7 +114,7 @@ typedef struct rw_verdict {
 typedef struct rw_claim {
     uint32_t kind; /* [enum rw_owner_kind] S > W all: PRODUCER, CONSUMER */
     uint32_t forgets; /* [owner number] S > W all: whose row it takes, if there is no free one; 0 */
-    /* [ns, wall clock] S > W: composed_ns of that row, not taken if later; or where a CONSUMER begins */
+    /* [ns, wall clock] S > W: composed_ns of that row, not taken if later; or a CONSUMER's start */
     uint64_t seen_ns;
 } rw_claim;
 

@@ -41,7 +41,7 @@ enum rw_recovery_finding {
     RW_RECOVERY_DELETED,   /* a frame of a stream behind its end */
     RW_RECOVERY_TRIM,      /* records are dropped that the stream does not have yet */
     RW_RECOVERY_NO_MEMORY, /* for the table of streams */
-    RW_RECOVERY_OWNER,     /* a batch or commit that does not follow its owner's last (PREFIX only) */
+    RW_RECOVERY_OWNER,     /* a batch or commit that does not follow its owner (PREFIX only) */
 };
 
 enum rw_recovery_stream_state {

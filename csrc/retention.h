@@ -36,8 +36,8 @@ typedef struct rw_keeping {
 } rw_keeping;
 
 /* The next streams, from *place on, that have records and a limit, or, if `held` is asked for, are
- * held below their end: up to `capacity` rows, sorted by number, their `before` as the limit of records has it.
- * Returns how many; *place is where to go on, or stream_count. */
+ * held below their end: up to `capacity` rows, sorted by number, their `before` as the limit of
+ * records has it. Returns how many; *place is where to go on, or stream_count. */
 uint32_t rw_retention_rows(const rw_control *c, const rw_limits *defaults, bool held,
                            uint32_t *place, rw_keeping *rows, uint32_t capacity);
 

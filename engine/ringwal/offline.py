@@ -229,7 +229,7 @@ class ReadOnlyLog:
         """Raises NotWritable, as everything does that changes something."""
         raise _not_writable(self.path)
 
-    delete_stream = producer = create_stream
+    batch = consumer = delete_consumer = delete_stream = producer = create_stream
 
     def tail(self, *_: Any, **__: Any) -> NoReturn:
         """Raises NotWritable, as `ReadOnlyStream.tail` does."""

@@ -137,7 +137,7 @@ def test_errors_are_those_of_a_client(log: LogWriter) -> None:
                 call()
         stream = found.stream("s0")
         writes = (stream.append, stream.append_many, stream.trim, stream.flush, stream.configure)
-        for write in (*writes, found.create_stream, found.delete_stream, found.producer):
+        for write in (*writes, found.create_stream, found.delete_stream, found.producer, found.consumer, found.batch):
             with pytest.raises(ringwal.NotWritable, match=r"ringwal\.connect") as refused:
                 write(b"x")
             assert refused.value.outcome == "not_appended"
@@ -152,7 +152,7 @@ def test_errors_are_those_of_a_client(log: LogWriter) -> None:
 
 
 def test_it_has_every_name_that_a_client_has() -> None:
-    engines = {"status"}  # of an engine, which there need not be
+    engines = {"status", "consumers"}  # of an engine, which there need not be
     for own, others in ((ringwal.ReadOnlyStream, ringwal.Stream), (ringwal.ReadOnlyLog, ringwal.Client)):
         assert {name for name in dir(others) if not name.startswith("_")} - set(dir(own)) <= engines
 
