@@ -32,15 +32,6 @@ BATCHING = [
         units(f"{NATIVE}::test_whatever_the_order_of_the_disks_all_is_confirmed_in_order_and_together"),
     ),
     Mutant(
-        "the parts of one append are released before all are confirmed",
-        SEQUENCER,
-        "        (void)RW_POINT(\"d.part.confirmed\");\n",
-        "        rw_store64_seq(&s->c->released_end, position + (uint64_t)((const uint8_t *)r - (const uint8_t *)first) +\n"
-        "                                                rw_frame_bytes(r->payload_bytes));\n"
-        "        (void)RW_POINT(\"d.part.confirmed\");\n",
-        row("batching", "stop at d.part.confirmed"),
-    ),
-    Mutant(
         "who follows several streams sees what is not confirmed",
         "csrc/scan.c",
         "    return rw_load64(&c->released_end); /* PAIR: release */\n",
