@@ -36,7 +36,7 @@ BATCHING = [
         "csrc/scan.c",
         "    return rw_load64(&c->released_end); /* PAIR: release */\n",
         "    return rw_load64(&c->sealed_end);\n",
-        row("batching", "transfers, SIGKILL all", "nightly"),
+        units("tests/unit/test_merged.py"),
     ),
     Mutant(
         "parts are taken though a later one is refused",
