@@ -286,8 +286,8 @@ typedef struct rw_stream {
 
 enum rw_owner_kind { RW_OWNER_PRODUCER = 1, RW_OWNER_CONSUMER = 2 };
 
-/* A row of the table of owners (wal_owners.c): who numbers what it appends, or reads, and how far it
- * is. */
+/* A row of the table of owners (wal_owners.c): who numbers what it appends or reads, and how far
+ * it is. */
 typedef struct rw_owner {
     /* 0: WAL */
     uint32_t turn; /* [changes] W > S C: odd while the row is being stored */

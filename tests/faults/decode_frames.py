@@ -19,8 +19,9 @@ PACKED = struct.Struct("<IIQ")
 KEYED = struct.Struct("<IHH")
 NAMED = struct.Struct("<HHI")
 
-BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, _, SETTINGS, CLAIM = range(1, 10)
-KINDS = (BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, SETTINGS, CLAIM)
+BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, _, SETTINGS, CLAIM, COMMIT = range(1, 11)
+KINDS = (BATCH, DEFINITION, TRIM, DELETE, VERDICT, DROP, SETTINGS, CLAIM, COMMIT)
+JOIN = (BATCH, COMMIT)
 KEYS, COMPRESSED = 2, 4
 """Features."""
 KNOWN = KEYS | COMPRESSED
@@ -29,7 +30,8 @@ CODEC, KEYED_FLAG, TIMED_FLAG, JOINED_FLAG = 0xF, 0x10, 0x20, 0x80
 PARTS_MAX = 64
 TIME_MAX = (1 << 63) - 1
 ZSTD, LZ4 = 1, 2
-PRODUCER, OWNER_NAME_MAX, NUMBERS = 1, 120, 1 << 32
+PRODUCER, CONSUMER, OWNER_NAME_MAX, NUMBERS = 1, 2, 120, 1 << 32
+FORGET = (1 << 64) - 1
 DEAD_STREAM, OTHER_PART, REASONS = 1, 7, range(1, 8)
 ZSTD_MAGIC = 0xFD2FB528
 
@@ -130,14 +132,16 @@ def _checked(frame: Frame) -> Frame:
     kind, count, size = frame.kind, frame.records, len(frame.payload)
     if kind not in KINDS:
         raise DecodeError(f"a frame of kind {kind}")
-    unknown = frame.flags & ~(CODEC | KEYED_FLAG | TIMED_FLAG | JOINED_FLAG) if kind == BATCH else frame.flags
+    known = (CODEC | KEYED_FLAG | TIMED_FLAG if kind == BATCH else 0) | (JOINED_FLAG if kind in JOIN else 0)
+    unknown = frame.flags & ~known
     if (kind == BATCH) != (count > 0) or unknown:
         raise DecodeError(f"a frame of kind {kind} with {count} records and flags {frame.flags:#x}")
     if frame.flags & CODEC not in (0, ZSTD, LZ4):
         raise DecodeError(f"a payload of codec {frame.flags & CODEC}")
     if (frame.stream == NO_STREAM) != (kind == DROP) and kind != VERDICT:
         raise DecodeError(f"a frame of kind {kind} of stream {frame.stream}")
-    sizes = {TRIM: size == 8, DELETE: size == 0, VERDICT: size == VERDICT_PAYLOAD.size, DROP: size and size % DROPPED.size == 0}
+    sizes = {TRIM: size == 8, COMMIT: size == 8, DELETE: size == 0, VERDICT: size == VERDICT_PAYLOAD.size}
+    sizes[DROP] = bool(size) and size % DROPPED.size == 0
     if not sizes.get(kind, True):
         raise DecodeError(f"a frame of kind {kind} with {size} bytes")
     _check_producer(frame)
@@ -155,7 +159,7 @@ def _check_producer(frame: Frame) -> None:
         if reason not in REASONS or nothing:
             raise DecodeError(f"a verdict of reason {reason}, with {value}")
         return
-    owned = frame.kind == CLAIM or (frame.kind == BATCH and number)
+    owned = frame.kind in (CLAIM, COMMIT) or (frame.kind == BATCH and number)
     if owned and not (0 < number < NUMBERS and epoch):
         raise DecodeError(f"a frame of kind {frame.kind} of owner {number}, epoch {epoch}")
     if not owned and (number or epoch or sequence):
@@ -171,7 +175,7 @@ def joints(frames: Sequence[Frame], *, hole: bool = False) -> list[list[Frame]]:
     found: list[list[Frame]] = []
     open_part = False
     for frame in () if hole else frames:
-        if open_part and frame.kind != BATCH:
+        if open_part and frame.kind not in JOIN:
             raise DecodeError(f"a frame of kind {frame.kind} stands in a joint append")
         if open_part:
             found[-1].append(frame)
@@ -183,7 +187,7 @@ def joints(frames: Sequence[Frame], *, hole: bool = False) -> list[list[Frame]]:
     for parts in found:
         if len(parts) > PARTS_MAX or len({part.stream for part in parts}) != len(parts):
             raise DecodeError(f"a joint append has {len(parts)} parts, or two of one stream")
-        if any(part.producer[0] for part in parts):
+        if any(part.producer[0] for part in parts if part.kind == BATCH):
             raise DecodeError("a part of a joint append has a producer")
     return found
 
@@ -220,14 +224,22 @@ def settings_of(payload: bytes) -> Settings:
     return Settings(version, said, age, most, records, tuple(names))
 
 
-def claim_of(claim: Frame) -> tuple[int, str]:
-    """Whom it forgets, and the owner's name. Raises DecodeError."""
+def claim_of(claim: Frame) -> tuple[int, int, str]:
+    """The kind of owner, whom it forgets, and the owner's name. Raises DecodeError."""
     left = _Bytes(claim.payload, "a claim")
     kind, forgets, _ = CLAIM_HEAD.unpack(left.take(CLAIM_HEAD.size))
     name = claim.payload[left.at :]
-    if kind != PRODUCER or not 0 < len(name) <= OWNER_NAME_MAX:
+    if kind not in (PRODUCER, CONSUMER) or not 0 < len(name) <= OWNER_NAME_MAX or (forgets and kind == CONSUMER):
         raise DecodeError(f"a claim of an owner of kind {kind}, with a name of {len(name)} bytes")
-    return forgets, text(name)
+    return kind, forgets, text(name)
+
+
+def committed_in(commit: Frame) -> int:
+    """Where a consumer goes on; `FORGET`: nowhere. Raises DecodeError."""
+    (offset,) = struct.unpack("<Q", commit.payload)
+    if commit.base < offset < FORGET:
+        raise DecodeError(f"stream {commit.stream}: a commit at {offset}, beyond its end at {commit.base}")
+    return int(offset)
 
 
 def start_offset(trim: Frame) -> int:

@@ -299,8 +299,8 @@ CLIENTS = [
     Mutant(
         "a claim without a look at the room",
         "csrc/lane.c",
-        "if (!has_room(w, p, frame))",
-        "if (!has_room(w, p, frame) && frame == 0)",
+        "if (!rw_writer_has_room(w, p, frame))",
+        "if (!rw_writer_has_room(w, p, frame) && frame == 0)",
         row("io", "no space for a segment"),
     ),
     Mutant(

@@ -90,16 +90,16 @@ BATCHING = [
     Mutant(
         "any number that is left is enough for a batch",
         LANE,
-        "            if lib.rw_writer_permits(self.writer, count) or self.used_up()",
-        "            if lib.rw_writer_permits(self.writer, 1) or self.used_up()",
+        "            if lib.rw_writer_permits(self.writer) >= count or self.used_up()",
+        "            if lib.rw_writer_permits(self.writer) >= 1 or self.used_up()",
         units("tests/integration/test_numbers.py::test_a_batch_gets_its_numbers_in_a_row_where_fewer_are_left"),
         hangs=True,
     ),
     Mutant(
         "the last numbers of a lane are kept for nobody",
         LANE,
-        "            if lib.rw_writer_forfeit(self.writer) + lib.rw_writer_next(self.writer) >=",
-        "            if lib.rw_writer_next(self.writer) >=",
+        "            lib.rw_writer_burn(self.writer, count)\n",
+        "",
         units("tests/integration/test_client_last_numbers.py::test_batches_of_several_streams_meet_the_end"),
     ),
 ]

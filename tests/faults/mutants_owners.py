@@ -12,15 +12,15 @@ OWNERS = [
     Mutant(
         "who has no row is taken for new",
         WAL,
-        "    if (place == NOWHERE || w->owners[place].row.stream != q->stream)\n",
-        "    if (place == NOWHERE)\n        return 0;\n    if (w->owners[place].row.stream != q->stream)\n",
+        "    if (o == NULL)\n        return RW_VERDICT_FENCED;\n    uint64_t sequence",
+        "    if (o == NULL)\n        return *value == 0 ? 0 : RW_VERDICT_FENCED;\n    uint64_t sequence",
         units(f"{NATIVE}::test_who_has_no_row_is_fenced_and_never_new"),
     ),
     Mutant(
         "an older claim goes on",
         WAL,
-        "    if (o->epoch != epoch) {",
-        "    if (o->epoch < epoch) {",
+        "    if (o->epoch == (uint32_t)(q->producer_id >> 32))",
+        "    if (o->epoch >= (uint32_t)(q->producer_id >> 32))",
         units(f"{NATIVE}::test_a_newer_claim_fences_the_older_one"),
     ),
     Mutant(

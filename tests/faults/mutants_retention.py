@@ -87,8 +87,8 @@ RETENTION = [
     Mutant(
         "a stream that consumers hold is trimmed",
         "csrc/retention.c",
-        "row->held != held",
-        "(row->held && !held && row->number == UINT32_MAX)",
+        "if (rows[i].before > rows[i].until)",
+        "if (false)",
         units("tests/integration/test_retention.py::test_a_stream_that_is_held_keeps_all_and_is_named"),
     ),
     Mutant(

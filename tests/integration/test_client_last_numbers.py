@@ -36,6 +36,32 @@ def test_a_client_outlives_the_numbers_of_a_lane(directory: Path, start: Callabl
         assert receipts[0]._results.lane is not batch._results.lane
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_batches_of_several_streams_meet_the_end(others: int, directory: Path, start: Callable[..., Engine]) -> None:
+    """Each needs numbers in a row, and the last ones of a lane are too few. Others take single ones meanwhile."""
+    start(max_outstanding=16)
+    with ringwal.connect(directory, timeout=WAIT, append_timeout=WAIT) as client:
+        ended = threading.Event()
+
+        def work(k: int) -> None:
+            while not ended.is_set():
+                client.stream(f"o{k}").append(b"").result(WAIT)
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(others)]
+        for thread in threads:
+            thread.start()
+        try:
+            for n in range(3 * LEFT // 5):
+                with client.batch(timeout=WAIT) as batch:
+                    for stream in range(5):
+                        batch.append(f"s{stream}", b"%d" % n)
+                assert [ack.offset for ack in batch.receipt.result(0)] == [n] * 5
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join(WAIT)
+
+
 def test_another_lane_is_taken_and_nothing_else(directory: Path, start: Callable[..., Engine]) -> None:
     """Neither the connection nor who tails on it notices. And a place for a single lane is enough."""
     start(max_outstanding=16, max_clients=2)

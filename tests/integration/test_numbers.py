@@ -370,3 +370,27 @@ def test_what_was_under_way_in_a_refused_lane_has_an_unknown_outcome(directory: 
         assert stream.append(b"50").result(WAIT).offset == 50
         assert running.status()["restarts"] == 0
         assert state_of(running.facts["wal_pid"]) not in "ZX"
+
+
+# ----------------------------------------------------------------------------------------------- numbers in a row
+
+
+def test_a_batch_gets_its_numbers_in_a_row_where_fewer_are_left(directory: Path, start: Callable[..., Engine]) -> None:
+    """Two on each page. With too few left, it asked for ever for what nobody was about to allow."""
+    start(max_outstanding=16)
+    with ringwal.connect(directory, append_timeout=WAIT) as client:
+        for n in range(50):
+            with client.batch(timeout=WAIT) as batch:
+                for stream in range(1 + n % 14):
+                    batch.append(f"s{stream}", b"%d" % n)
+            client.stream("alone").append(b"").result(WAIT)
+        assert len(batch.receipt.result(0)) == 8
+
+
+def test_a_batch_of_more_streams_than_there_are_numbers_is_refused(directory: Path, start: Callable[..., Engine]) -> None:
+    start(max_outstanding=16)
+    with ringwal.connect(directory) as client:
+        with pytest.raises(ringwal.RecordTooLarge, match="max_outstanding is enough for 14"), client.batch() as batch:
+            for stream in range(15):
+                batch.append(f"s{stream}", b"")
+        client.stream("s0").append(b"").result(WAIT)

@@ -135,7 +135,7 @@ CLAIMS = {
 }
 FRAMES = {
     "a claim of nobody": drafts.claim(1, 2, Producer(0, 1, 0), "q"),
-    "a claim of another kind": drafts.claim(1, 2, SEVEN, "q", kind=2),
+    "a claim of another kind": drafts.claim(1, 2, SEVEN, "q", kind=3),
     "a claim without a name": drafts.claim(1, 2, SEVEN, ""),
     "a claim with a long name": drafts.claim(1, 2, SEVEN, "q" * 121),
     "a claim without its stream's offset": drafts.claim(1, 1, SEVEN, "q"),
