@@ -27,6 +27,7 @@ from ringwal import cli_kit as kit
 from ringwal import cli_source as sources
 from ringwal import textio
 from ringwal.cli_backup import backup, restore
+from ringwal.cli_consumer import consumer
 from ringwal.cli_dump import dump
 from ringwal.cli_offline import salvage, verify
 from ringwal.cli_read import read, tail
@@ -378,3 +379,4 @@ cli.add_command(restore)
 cli.add_command(create)
 cli.add_command(configure)
 cli.add_command(stat)
+cli.add_command(consumer)

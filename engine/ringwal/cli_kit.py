@@ -57,6 +57,10 @@ class NoSuchOffsetError(Exception):
     """The verb was asked to begin beyond the end of the stream."""
 
 
+class NoSuchConsumerError(Exception):
+    """The verb was asked about a consumer that there is not, or that does not read that stream."""
+
+
 _MEANT = {"start": ["run"]}
 """Verbs that others have, and what they are called here."""
 
@@ -206,7 +210,8 @@ def _metavar(setting: Setting) -> str:
 
 def is_expected(error: Exception) -> bool:
     """Errors that a message explains; anything else is a defect and keeps its traceback."""
-    return isinstance(error, (OSError, Error, NoSuchStream, NoSuchOffsetError, textio.OutputFailedError, DemoError))
+    missing = (NoSuchStream, NoSuchOffsetError, NoSuchConsumerError)
+    return isinstance(error, (OSError, Error, *missing, textio.OutputFailedError, DemoError))
 
 
 @contextlib.contextmanager

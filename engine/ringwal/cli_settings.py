@@ -119,7 +119,10 @@ def configure(
 @kit.timeout_option
 @kit.json_option
 def stat(directory: Path, stream: str, offline: bool, timeout: float, as_json: bool) -> None:
-    """Say what is known of STREAM: its offsets, and what is set for it. Where no engine runs, its files say it."""
+    """Say what is known of STREAM: its offsets, what is set for it, and how far its consumers are.
+
+    Where no engine runs, its files say it, but for the consumers.
+    """
     from ringwal import Client
 
     with sources.reading(directory, timeout, offline=offline) as client:
@@ -127,7 +130,16 @@ def stat(directory: Path, stream: str, offline: bool, timeout: float, as_json: b
         info = source.stat()
         running = isinstance(client, Client)  # else the files, which do not know any engine's settings
         oldest = "" if as_json else _oldest(source, info)
-    _say(info, as_json, running=running, oldest=oldest)
+        consumers = [one for one in client.consumers() if one.stream == stream] if isinstance(client, Client) else None
+    if as_json:
+        rows = [{"name": one.name, "committed": one.committed, "lag": one.lag} for one in consumers or ()]
+        textio.Output().json({**info._asdict(), "consumers": None if consumers is None else rows})
+        return
+    pairs = _pairs(info, running=running, oldest=oldest)
+    if consumers is not None:
+        texts = [f"{textio.visible(one.name)} at {one.committed} (lag {one.lag})" for one in consumers]
+        pairs["consumers"] = ", ".join(texts) or "none"
+    _print(pairs)
 
 
 def _oldest(source: Any, info: ringwal.StreamInfo) -> str:
@@ -143,14 +155,16 @@ def _oldest(source: Any, info: ringwal.StreamInfo) -> str:
     return iso(found[0].timestamp_ns) if found else "none"
 
 
-def _say(info: ringwal.StreamInfo, as_json: bool, *, running: bool = True, oldest: str = "") -> None:
-    output = textio.Output()
+def _say(info: ringwal.StreamInfo, as_json: bool) -> None:
     if as_json:
-        output.json(info._asdict())
+        textio.Output().json(info._asdict())
         return
-    pairs = _pairs(info, running=running, oldest=oldest)
+    _print(_pairs(info, running=True, oldest=""))
+
+
+def _print(pairs: dict[str, str]) -> None:
     width = max(map(len, pairs))
-    output.line("\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs.items()))
+    textio.Output().line("\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs.items()))
 
 
 def _shown(value: str | None, *, own: bool, running: bool) -> str:

@@ -53,7 +53,7 @@ def trim(*, directory: Path, stream: str, before: int | str | At, dry_run: bool,
         info = source.stat()
         offset = max(kit.first_offset(before, source, info), info.start_offset)
         freed = _would_free(client, info.number, offset) if dry_run else None
-        with _asked(dry_run, f"the trim of stream {stream!r}"):
+        with asked(dry_run, f"the trim of stream {stream!r}"):
             start = offset if dry_run else source.trim(offset)
     records = start - info.start_offset
     if as_json:
@@ -80,7 +80,7 @@ def rm(*, directory: Path, stream: str, dry_run: bool, timeout: float, as_json: 
     with kit.client(directory, timeout) as client:
         info = kit.existing(client, stream).stat()
         freed = _would_free(client, info.number, None) if dry_run else None
-        with _asked(dry_run, f"the deletion of stream {stream!r}"):
+        with asked(dry_run, f"the deletion of stream {stream!r}"):
             if not dry_run:
                 client.delete_stream(stream)
     if as_json:
@@ -91,9 +91,9 @@ def rm(*, directory: Path, stream: str, dry_run: bool, timeout: float, as_json: 
 
 
 @contextlib.contextmanager
-def _asked(dry_run: bool, what: str) -> Iterator[None]:
+def asked(dry_run: bool, what: str, verb: str = "ls") -> Iterator[None]:
     """Who interrupts the body is told that it may have its effect yet."""
-    INTERRUPTS.fate = None if dry_run else ChangeFate(what)
+    INTERRUPTS.fate = None if dry_run else ChangeFate(what, verb)
     try:
         yield
     finally:
@@ -103,7 +103,6 @@ def _asked(dry_run: bool, what: str) -> Iterator[None]:
 def _say(facts: dict[str, Any], freed: Freed | None) -> None:
     found = {} if freed is None else freed._asdict()
     textio.Output().json({**facts, "dry_run": freed is not None, **found})
-
 
 
 def _space(freed: Freed | None) -> str:

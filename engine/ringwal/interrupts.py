@@ -41,13 +41,13 @@ class Fate:
 
 
 class ChangeFate(Fate):
-    """A change of a stream that has been asked for, and is not confirmed yet."""
+    """A change of a stream or a consumer that has been asked for, and is not confirmed yet; `verb` shows what became of it."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, verb: str = "ls") -> None:
+        self._what, self._verb = what, verb
 
     def notes(self) -> list[str]:
-        return [f"{self._what} may come into force or not: ask `ringwal ls`; asking for it again does no harm"]
+        return [f"{self._what} may come into force or not: ask `ringwal {self._verb}`; asking for it again does no harm"]
 
     def facts(self) -> dict[str, int | None]:
         return {}

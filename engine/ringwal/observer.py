@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ringwal import lock_file, memory, views
+from ringwal import consumed, lock_file, memory, views
 from ringwal._native import ffi, lib
 from ringwal.config import PAGE
 from ringwal.errors import Error
@@ -83,6 +83,7 @@ def facts(control: Any) -> dict[str, Any]:
         # Blocks that were alive in segments below `end`, which are free to go or gone.
         "attic": {"end": c.attic_end, "bytes": c.attic_bytes},
         "streams": lib.rw_streams_living(control),
+        "consumers": consumed.summary(control),
         "clients_attached": len(clients),
         "clients": clients[:CLIENTS_SHOWN],
         "counters": {name: getattr(c, name) for name in COUNTERS},

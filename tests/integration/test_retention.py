@@ -107,7 +107,8 @@ def test_a_stream_that_is_held_keeps_all_and_is_named(start: Callable[..., Engin
             fill(stream, 0.1)
         until(lambda: start_of(free) > 0, "the other one to be trimmed", WAIT)
         assert running.status()["space"]["held_by"] == [
-            {"stream": "held", "start_offset": 0, "consumers": ["ship", "bill"]}
+            {"stream": "held", "start_offset": 0, "consumers": ["ship", "bill"], "held_from": 0, "slowest": ["ship", "bill"],
+             "missing": ["ship", "bill"]},
         ]  # fmt: skip
         assert start_of(held) == 0
         held.configure(retain_until=[])

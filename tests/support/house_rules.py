@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "plain": (
         1,
         {"ringwal.version", "ringwal.textio", "ringwal.points", "ringwal.lock_file", "ringwal.thread_lock", "ringwal.standard"}
-        | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views"}
+        | {"ringwal.limits", "ringwal.held", "ringwal.greenlets", "ringwal.words", "ringwal.views", "ringwal.consumed"}
         | {"ringwal.times"},
     ),
     "steps": (2, {"ringwal.steps"}),
@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         10,
         {"ringwal.cli", "ringwal.cli_kit", "ringwal.cli_read", "ringwal.cli_streams"}
         | {"ringwal.cli_offline", "ringwal.cli_dump", "ringwal.cli_backup", "ringwal.cli_source", "ringwal.cli_settings",
-           "ringwal.cli_follow"},
+           "ringwal.cli_follow", "ringwal.cli_consumer"},
     ),
     "__main__": (11, {"ringwal.__main__", "ringwal_command"}),
 }

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ringwal import positions, views
-from ringwal._native import ffi, lib
+from ringwal import consumed, positions
+from ringwal._native import lib
 from ringwal.client.lane import Completion
 from ringwal.client.merging import Merging, merge_steps
 from ringwal.client.results import FAILED, PENDING
@@ -111,9 +111,8 @@ class ConsumerCore:
             else:
                 break
         for row in rows:
-            if (stream := row["stream"]) in self.streams:
-                who = int(row["epoch"]) << 32 | int(row["number"])
-                self._places[stream] = Place(StreamCore(self._client, stream), who, int(row["next"]))
+            if row["stream"] in self.streams:
+                self._places[row["stream"]] = _place_of(self._client, row)
         self._usable = True
 
     def _claim(self, attachment: Attachment) -> Steps[list[dict[str, Any]]]:
@@ -163,10 +162,10 @@ class ConsumerCore:
         attachment = self._client._live_attachment()
         if attachment is None:
             raise NotRunning("the engine has ended, or was not used yet")
-        behind = {}
+        behind, committed = {}, self.committed
         for info in attachment.stream_infos():
             if info.name in self._places:
-                behind[info.name] = max(0, info.confirmed_offset - max(self.committed[info.name], info.start_offset))
+                behind[info.name] = consumed.lag(committed[info.name], info.start_offset, info.confirmed_offset)
         return behind
 
     # ---------------------------------------------------------------------------------------------------- reading
@@ -392,28 +391,43 @@ def _offset_in(attachment: Attachment, stream: str, to: Checked) -> Steps[int]:
 
 def consumer_infos(attachment: Attachment) -> list[ConsumerInfo]:
     """Of all consumers, by name and stream."""
-    control = attachment.control
-    rows = ffi.new("rw_checkpoint_owner[]", max(int(views.engine(control).max_owners), 1))
-    count = int(lib.rw_owners_list(control, rows))
     streams = {info.number: info for info in attachment.stream_infos()}
     found = []
-    for row in (rows[i] for i in range(count)):
-        info = streams.get(int(row.stream))
-        if row.kind == lib.RW_OWNER_CONSUMER and info is not None:
-            name, committed = bytes(ffi.buffer(row.name, row.name_bytes)).decode(), int(row.next_sequence)
-            lag = max(0, info.confirmed_offset - max(committed, info.start_offset))
-            found.append(ConsumerInfo(name, info.name, committed, lag, int(row.epoch), int(row.timestamp_ns)))
+    for row in consumed.rows(attachment.control):
+        if (info := streams.get(row.stream)) is not None:
+            lag = consumed.lag(row.committed, info.start_offset, info.confirmed_offset)
+            found.append(ConsumerInfo(row.name, info.name, row.committed, lag, row.epoch, row.timestamp_ns))
     return sorted(found)
 
 
 def delete_consumer_steps(client: ClientCore[Any], name: str) -> Steps[list[str]]:
     """See `Client.delete_consumer`. It is claimed first, so that nobody commits behind this."""
+    places = yield from _taken(client, name)
+    for place in places:
+        yield from _commit_once(place, int(lib.RW_FORGET), name, client._options["timeout"])
+    return sorted(place.stream.name for place in places)
+
+
+def seek_consumer_steps(client: ClientCore[Any], name: str, stream: str, offset: int) -> Steps[int | None]:
+    """Whoever claims the consumer of that name next goes on there in that stream, not beyond its end; whoever had it is fenced.
+    Returns where it would have gone on; None: it has no such stream."""
+    place = next((one for one in (yield from _taken(client, name)) if one.stream.name == stream), None)
+    if place is None:
+        return None
+    yield from _commit_once(place, offset, name, client._options["timeout"])
+    return place.committed
+
+
+def _taken(client: ClientCore[Any], name: str) -> Steps[list[Place]]:
+    """Places of the consumer in all streams that it has; whoever had it is fenced."""
     check_consumer_name(name)
     rows = yield from client._in_engine_steps(lambda attachment: attachment.registration.consume_steps(name, []))
-    for row in rows:
-        place = Place(StreamCore(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]))
-        yield from _commit_once(place, int(lib.RW_FORGET), name, client._options["timeout"])
-    return sorted(row["stream"] for row in rows)
+    return [_place_of(client, row) for row in rows]
+
+
+def _place_of(client: ClientCore[Any], row: dict[str, Any]) -> Place:
+    """As the engine says it of a row that was claimed."""
+    return Place(StreamCore(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]))
 
 
 def _commit_once(place: Place, offset: int, name: str, timeout: float | None) -> Steps[None]:

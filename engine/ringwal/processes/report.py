@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from ringwal import observer, views
+from ringwal import consumed, observer, views
 from ringwal._native import ffi, lib
 from ringwal.log import settings
 from ringwal.log.files import PAGE, free_bytes
@@ -58,14 +58,25 @@ def report(context: EngineContext, group: ProcessGroup, recovered: Recovered, ho
 
 
 def holders(control: Any) -> list[dict[str, Any]]:
-    """Streams with records that are kept for consumers, whatever else is set for them; a few of them."""
+    """Streams with records that are kept for consumers, whatever else is set for them, and who holds them; a few of them."""
     place, rows = ffi.new("uint32_t *"), ffi.new("rw_keeping[]", HOLDERS_SHOWN)
     count = lib.rw_retention_rows(control, ffi.new("rw_limits *"), True, place, rows, HOLDERS_SHOWN)  # noqa: FBT003
+    committed = {(row.stream, row.name): row.committed for row in consumed.rows(control)} if count else {}
     found = []
     for row in (rows[i] for i in range(count)):
         seen, own = views.stream(control, row.place), ffi.new("rw_settings *")
         if lib.rw_settings_look(control, lib.rw_handle(row.place, row.number), own) == lib.RW_OK:  # so the name is its, too
             name = bytes(ffi.buffer(seen.name, seen.name_bytes)).decode()
-            names = list(settings.decode(bytes(ffi.buffer(own))).retain_until)
-            found.append({"stream": name, "start_offset": int(row.start_offset), "consumers": names})
+            names = settings.decode(bytes(ffi.buffer(own))).retain_until
+            start, there = int(row.start_offset), {one: committed.get((int(row.number), one)) for one in names}
+            found.append({"stream": name, "start_offset": start, "consumers": list(names), **_slowest(start, there)})
     return found
+
+
+def _slowest(start: int, committed: dict[str, int | None]) -> dict[str, Any]:
+    """Of the consumers that hold a stream, those that hold most of it, and from which offset on. One that there is not holds
+    everything."""
+    missing = [name for name, offset in committed.items() if offset is None]
+    least = min((offset for offset in committed.values() if offset is not None), default=start)
+    slowest = missing or [name for name, offset in committed.items() if offset == least]
+    return {"held_from": start if missing else max(start, least), "slowest": slowest, "missing": missing}
