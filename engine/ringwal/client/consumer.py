@@ -62,6 +62,7 @@ class Consumer(ConsumerCore):
             ConsumerFenced: another process has claimed the consumer since. Nothing was committed.
             EngineFailed: the engine ended first; with the client's ``reconnect`` it is committed in its successor instead.
             StreamDeleted: the stream was deleted.
+            ValueError: a stream that it does not read, or a record that it has not given out.
             As `Stream.append`.
         """
         if not wait and record is not None and self._usable:
@@ -69,7 +70,7 @@ class Consumer(ConsumerCore):
             if place is not None and place.sent is not None and record.offset >= place.asked:
                 place.looks += 1
                 if place.looks % LOOK:
-                    place.asked = place.wanted = record.offset + 1
+                    place.asked = place.wanted = place.behind(record)
                     return
         if wait:
             park(self._commit_steps(record, seconds(timeout)))
@@ -77,7 +78,10 @@ class Consumer(ConsumerCore):
             park(self._push_steps())
 
     def seek(self, stream: str, position: Position) -> None:
-        """Go on there, in that stream: an offset, `EARLIEST`, `LATEST`, `Last`, `At`. A commit may go back behind this."""
+        """Go on there, in that stream: an offset, `EARLIEST`, `LATEST`, `Last`, `At`. A commit may go back behind this.
+
+        Raises ValueError: a stream that it does not read, or an offset beyond its end.
+        """
         park(self._seek_steps(stream, position))
 
     def flush(self, timeout: float | None = 30.0) -> None:

@@ -47,7 +47,7 @@ UNSAID = -1
 class Place:
     """Where a consumer is in one of its streams."""
 
-    __slots__ = ("asked", "committed", "given", "looks", "sent", "stream", "wanted", "who")
+    __slots__ = ("asked", "committed", "furthest", "given", "looks", "sent", "stream", "wanted", "who")
 
     def __init__(self, stream: StreamCore, who: int, committed: int) -> None:
         self.stream = stream
@@ -57,6 +57,8 @@ class Place:
         """Confirmed."""
         self.given = committed
         """Behind the last record that was given out."""
+        self.furthest = committed
+        """The largest `given` of before it was sought: the stream has records up to there."""
         self.asked = committed
         """The newest commit that somebody asked for; `UNSAID`: whatever comes is one."""
         self.wanted: int | None = None
@@ -64,6 +66,16 @@ class Place:
         self.sent: tuple[Results, int, int] | None = None
         """On its way: its results, its number there, and the offset."""
         self.looks = 0
+
+    def behind(self, record: StreamRecord) -> int:
+        """The offset to commit. Raises ValueError: that record was not given out. What lies beyond the stream's end the engine
+        takes for a damaged request, and gives the lane up with all that is in it."""
+        offset = record.offset + 1
+        if not 0 < offset <= max(self.given, self.furthest):
+            raise ValueError(
+                f"record {record.offset} of {self.stream.name!r} cannot be committed: this consumer has not given it out"
+            )
+        return offset
 
     def found(self) -> int:
         """What became of what was sent, as `Results.find`."""
@@ -174,7 +186,9 @@ class ConsumerCore:
         """See `Consumer.seek`."""
         self._check()
         place = self._place(stream)
-        place.given = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to)))
+        offset = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to)))
+        place.furthest = max(place.furthest, place.given)
+        place.given = offset
         place.asked = UNSAID
         place.wanted = None
         self._fetched, self._following = [], None
@@ -236,7 +250,8 @@ class ConsumerCore:
         if record is None:
             asked = [(place, place.given) for place in self._places.values()]
         else:
-            asked = [(self._place(record.stream), record.offset + 1)]
+            place = self._place(record.stream)
+            asked = [(place, place.behind(record))]
         moved = []
         for place, offset in asked:
             if offset > place.asked:
@@ -357,11 +372,17 @@ class ConsumerCore:
         """What a batch commits: places, and offsets. As `_ask`, without noting it."""
         self._check()
         if record is not None:
-            return [(self._place(record.stream), record.offset + 1)]
+            place = self._place(record.stream)
+            return [(place, place.behind(record))]
         return [(place, place.given) for place in self._places.values() if place.given != place.asked]
 
     def _done(self, place: Place, offset: int) -> None:
-        """A batch has committed it."""
+        """A batch has committed it. What became of a commit that was sent before does not matter any more."""
+        if place.sent is not None and (found := place.found()) != PENDING:
+            results, number, _ = place.sent
+            place.sent = None
+            if found < 0:
+                results.lane.count_told(number)
         place.committed = offset
         place.asked = max(place.asked, offset)
         if place.wanted is not None and place.wanted <= offset:
@@ -385,8 +406,12 @@ def _names_of(streams: Iterable[str]) -> tuple[str, ...]:
 
 
 def _offset_in(attachment: Attachment, stream: str, to: Checked) -> Steps[int]:
+    """Raises ValueError: it is beyond the end, where nothing can be committed."""
     handle = yield from attachment.handle_steps(stream, look=True)
-    return positions.offset(attachment, handle, to)
+    offset, end = positions.offset(attachment, handle, to), attachment.bounds(handle)[1]
+    if offset > end:
+        raise ValueError(f"there is no offset {offset} in stream {stream!r}: the next record gets {end}")
+    return offset
 
 
 def consumer_infos(attachment: Attachment) -> list[ConsumerInfo]:

@@ -249,7 +249,8 @@ class BatchCore(Generic[Handle]):
         everything that it has given out. So what is appended because of records is in the log if and only if they are done.
 
         Raises:
-            ValueError: a consumer of another client; a stream that it does not read; one that the batch appends to, too.
+            ValueError: a consumer of another client; a stream that it does not read; one that the batch appends to, too; a
+                record that it has not given out.
             ConsumerFenced: it was fenced before.
             RuntimeError: the block is left.
         """
