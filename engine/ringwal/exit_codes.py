@@ -26,8 +26,8 @@ class ExitCode(NamedTuple):
 EXIT_CODES: tuple[ExitCode, ...] = (
     ExitCode(os.EX_OK, "done"),
     ExitCode(1, "the operation failed (no other code fits)",
-             ("RecordTooLarge", "OffsetMismatch", "SequenceGap", "ProducerFenced", "ClosedError", "ForkError", "NotWritable",
-              "Error")),
+             ("RecordTooLarge", "OffsetMismatch", "SequenceGap", "ProducerFenced", "ConsumerFenced", "ClosedError", "ForkError",
+              "NotWritable", "Error")),
     ExitCode(2, "the command line is wrong"),
     ExitCode(os.EX_DATAERR, "stored data is damaged; the message names segment and position", ("CorruptionError",)),
     ExitCode(os.EX_NOINPUT, "no such stream, consumer, offset or file",
