@@ -98,15 +98,18 @@ def test_a_position_is_moved_and_whoever_had_it_is_fenced(served: Path, position
     assert said == {"name": "billing", "stream": "orders", "committed": 2, "before": offset}
 
 
-def test_a_moved_position_is_there_after_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_moved_position_is_there_in_the_next_engines(tmp_path: Path, end: signal.Signals) -> None:
     with serving(tmp_path / "d") as host:
         fill(tmp_path / "d")
         asked("consumer", "seek", tmp_path / "d", "billing", "orders", "1")
         asked("consumer", "seek", tmp_path / "d", "billing", "refunds", "latest")
-        host.send_signal(signal.SIGKILL)
+        host.send_signal(end)
         host.wait(WAIT)
-    with serving(tmp_path / "d"):
-        assert committed(tmp_path / "d") == {"orders": 1, "refunds": 4}
+    for _ in range(2):  # which find it in the log, and in a checkpoint
+        with serving(tmp_path / "d"):
+            assert committed(tmp_path / "d") == {"orders": 1, "refunds": 4}
+        assert ringwal("verify", tmp_path / "d", "--deep").returncode == 0
 
 
 def test_a_consumer_is_removed_and_fenced(served: Path) -> None:

@@ -33,7 +33,7 @@ ROWS = [
     StreamRow(2, "grün", 0, 0, 0, 0),
     StreamRow(9, "n" * 120, 5, 5, 9, 1, OWN.ljust(120, b"\0")),
 ]
-OWNERS = [OwnerRow(2, 1, 4, 1, 30, 25, 3, 66, "p1"), OwnerRow(7, 1, 1, 9, 0, 0, 0, 67, "p2")]
+OWNERS = [OwnerRow(2, 1, 4, 1, 30, 25, 3, 66, "p1"), OwnerRow(7, 2, 1, 9, 5, 0, 0, 67, "c")]
 GOOD = Checkpoint(
     uuid=UUID, epoch=7, position=(1 << 30) + 8192, block_number=12, timestamp_ns=99, next_number=10,
     streams=pack(ROWS), epochs=EPOCHS, owners=pack_owners(OWNERS), owners_end=8,
@@ -81,8 +81,8 @@ def test_rows_are_what_the_core_writes() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"number": 8}, {"number": 0}, {"kind": 3}, {"epoch": 0}, {"stream": 10}, {"last_sequence": 31}, {"name": ""},
-        {"next_sequence": 1 << 62}, {"number": 7, "stream": 9, "name": "p2"},
+        {"number": 8}, {"number": 0}, {"kind": 0}, {"kind": 3}, {"epoch": 0}, {"stream": 10}, {"last_sequence": 31}, {"name": ""},
+        {"next_sequence": 1 << 62}, {"number": 7, "kind": 2, "stream": 9, "name": "c"},
     ],
     ids=str,
 )  # fmt: skip

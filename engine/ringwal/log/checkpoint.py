@@ -38,6 +38,7 @@ _STREAM = struct.Struct("<IHHQQQQ120s120s")
 _EPOCH = struct.Struct("<QQQ")
 _OWNER = struct.Struct("<IIIIQQQQII120s")
 _NUMBERS_END = 1 << 62
+_KINDS = (lib.RW_OWNER_PRODUCER, lib.RW_OWNER_CONSUMER)
 
 
 class EpochRow(NamedTuple):
