@@ -199,6 +199,12 @@ def _owner_words(frame: dict[str, Any]) -> Iterator[str]:
         owner = frame["producer"]
         name = textio.visible(owner["name"] or "?")
         yield f", producer {name} ({owner['number']}), epoch {owner['epoch']}, sequence {owner['sequence']}"
+    if "consumer" in frame:
+        owner = frame["consumer"]
+        name = textio.visible(owner["name"] or "?")
+        yield f", consumer {name} ({owner['number']}), epoch {owner['epoch']}, from {owner['position']}"
+    if "commits" in frame:
+        yield ", forgotten" if frame["commits"] is None else f" to {frame['commits']}"
     if frame.get("forgets"):
         yield f", forgets producer ({frame['forgets']})"
 

@@ -220,3 +220,22 @@ def test_consumers_of_an_engine_that_does_not_answer_are_counted(tmp_path: Path)
             os.kill(host.pid, signal.SIGCONT)
         assert done.returncode == os.EX_TEMPFAIL
         assert json.loads(done.stdout)["consumers"] == {"count": 1, "largest_lag": 7}
+
+
+# ------------------------------------------------------------------------------------------------------------ dump
+
+
+def test_dump_shows_claims_and_commits(served: Path) -> None:
+    ringwal("consumer", "rm", served, "billing")
+    assert ringwal("stop", served).returncode == 0
+    frames = [frame for block in asked("dump", served) for frame in block.get("frames", ()) if "consumer" in frame]
+    mine = [frame for frame in frames if frame["stream"] == "orders"]
+    assert {frame["consumer"]["name"] for frame in mine} == {"billing"}
+    assert [(one["kind"], one["consumer"]["epoch"], one["consumer"]["position"], one.get("commits", -1)) for one in mine] == [
+        ("claim", 1, 0, -1), ("commit", 1, 0, 1), ("commit", 1, 1, 2), ("commit", 1, 2, 3),
+        ("claim", 2, 3, -1), ("commit", 2, 3, None),
+    ]  # fmt: skip
+    shown = ringwal("dump", served).stdout.decode()
+    number = mine[0]["consumer"]["number"]
+    assert f"commit orders (0): at 10, consumer billing ({number}), epoch 1, from 2 to 3, 8 bytes" in shown
+    assert f"commit orders (0): at 10, consumer billing ({number}), epoch 2, from 3, forgotten, 8 bytes" in shown

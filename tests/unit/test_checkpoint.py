@@ -81,8 +81,8 @@ def test_rows_are_what_the_core_writes() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"number": 8}, {"number": 0}, {"kind": 0}, {"kind": 3}, {"epoch": 0}, {"stream": 10}, {"last_sequence": 31}, {"name": ""},
-        {"next_sequence": 1 << 62}, {"number": 7, "kind": 2, "stream": 9, "name": "c"},
+        {"number": 8}, {"number": 0}, {"kind": 0}, {"kind": 3}, {"epoch": 0}, {"stream": 10}, {"last_sequence": 31},
+        {"name": ""}, {"next_sequence": 1 << 62}, {"number": 7, "kind": 2, "stream": 9, "name": "c"},
     ],
     ids=str,
 )  # fmt: skip

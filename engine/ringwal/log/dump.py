@@ -34,6 +34,7 @@ FRAMES = {
     lib.RW_FRAME_DROP: "drop",
     lib.RW_FRAME_SETTINGS: "settings",
     lib.RW_FRAME_CLAIM: "claim",
+    lib.RW_FRAME_COMMIT: "commit",
 }
 _HEADER, _FRAME = ffi.sizeof("rw_block"), ffi.sizeof("rw_frame")
 _ROW = struct.Struct("<IIQ")
@@ -57,7 +58,7 @@ class Frame:
     wrong: str | None
     says: dict[str, Any]
     """What the payload of a control frame says, the times of a batch's records, where they have some of their own, whose
-    producer's it is, and which part of which joint append."""
+    producer's or consumer's it is, and which part of which joint append."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,8 +121,8 @@ class Dump:
         known = self._premise.checkpoint
         self.names = {row.number: row.name for row in known.rows()} if known is not None else {}
         """Of streams, by number, as far as they are known by now."""
-        self.producers = {row.number: row.name for row in known.owner_rows()} if known is not None else {}
-        """The same of producers."""
+        self.owners = {row.number: (row.kind, row.name) for row in known.owner_rows()} if known is not None else {}
+        """Kinds and names of producers and consumers."""
 
     def file_of(self, position: int) -> tuple[str, int]:
         """File, relative to the directory, and byte in it."""
@@ -230,7 +231,7 @@ class Dump:
     def _frame(self, position: int, frame: Any, payload: bytes) -> Frame:
         wrong = None if lib.rw_xxh3(payload, len(payload)) == frame.digest else "its payload is damaged"
         says = _meaning(frame, payload) if wrong is None else {}
-        says |= self._producer(frame, payload if wrong is None else b"")
+        says |= self._owner(frame, payload if wrong is None else b"")
         number = None if frame.stream == lib.RW_NO_STREAM else int(frame.stream)
         if number is not None and "name" in says:
             self.names[number] = says["name"]
@@ -247,16 +248,19 @@ class Dump:
             says=says,
         )
 
-    def _producer(self, frame: Any, payload: bytes) -> dict[str, Any]:
-        """Whose the frame is, if it is a producer's."""
+    def _owner(self, frame: Any, payload: bytes) -> dict[str, Any]:
+        """Whose the frame is, if it is a producer's or a consumer's."""
         if not frame.producer_id:
             return {}
         number = int(frame.producer_id)
         if frame.kind == lib.RW_FRAME_CLAIM and len(payload) > _ROW.size:
-            self.producers[number] = payload[_ROW.size :].decode(errors="replace")
-        name = self.producers.get(number)
-        sequence, epoch = int(frame.producer_sequence), int(frame.producer_epoch)
-        return {"producer": {"name": name, "number": number, "epoch": epoch, "sequence": sequence}}
+            self.owners[number] = _ROW.unpack_from(payload)[0], payload[_ROW.size :].decode(errors="replace")
+        usual = lib.RW_OWNER_CONSUMER if frame.kind == lib.RW_FRAME_COMMIT else lib.RW_OWNER_PRODUCER
+        kind, name = self.owners.get(number, (usual, None))
+        said = {"name": name, "number": number, "epoch": int(frame.producer_epoch)}
+        if kind == lib.RW_OWNER_CONSUMER:
+            return {"consumer": {**said, "position": int(frame.producer_sequence)}}
+        return {"producer": {**said, "sequence": int(frame.producer_sequence)}}
 
 
 class _Joints:
@@ -274,7 +278,7 @@ class _Joints:
             return
         if lib.rw_joint_take(self._state, head) != lib.RW_OK and self._wrong is None:
             self._wrong = f"the frame at {frame.position} may not stand in a joint append"
-        joined = head.kind == lib.RW_FRAME_BATCH and head.flags & lib.RW_JOINED
+        joined = head.kind in (lib.RW_FRAME_BATCH, lib.RW_FRAME_COMMIT) and head.flags & lib.RW_JOINED
         if not joined and not self._parts:
             return
         self._parts.append(frame)
@@ -294,8 +298,9 @@ def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:
         return {"name": payload.decode(errors="replace")}
     if frame.kind == lib.RW_FRAME_BATCH:
         return _times(frame, payload)
-    if frame.kind == lib.RW_FRAME_TRIM and len(payload) == 8:
-        return {"before": int.from_bytes(payload, "little")}
+    if frame.kind in (lib.RW_FRAME_TRIM, lib.RW_FRAME_COMMIT) and len(payload) == 8:
+        offset = int.from_bytes(payload, "little")
+        return {"before": offset} if frame.kind == lib.RW_FRAME_TRIM else {"commits": None if offset == lib.RW_FORGET else offset}
     if frame.kind == lib.RW_FRAME_SETTINGS:
         return {"settings": dataclasses.asdict(settings.decode(payload))}
     if frame.kind in (lib.RW_FRAME_VERDICT, lib.RW_FRAME_CLAIM) and len(payload) >= _ROW.size:
