@@ -299,8 +299,8 @@ def _meaning(frame: Any, payload: bytes) -> dict[str, Any]:
     if frame.kind == lib.RW_FRAME_BATCH:
         return _times(frame, payload)
     if frame.kind in (lib.RW_FRAME_TRIM, lib.RW_FRAME_COMMIT) and len(payload) == 8:
-        offset = int.from_bytes(payload, "little")
-        return {"before": offset} if frame.kind == lib.RW_FRAME_TRIM else {"commits": None if offset == lib.RW_FORGET else offset}
+        key, offset = ("before" if frame.kind == lib.RW_FRAME_TRIM else "commits"), int.from_bytes(payload, "little")
+        return {key: None if offset == lib.RW_FORGET else offset}
     if frame.kind == lib.RW_FRAME_SETTINGS:
         return {"settings": dataclasses.asdict(settings.decode(payload))}
     if frame.kind in (lib.RW_FRAME_VERDICT, lib.RW_FRAME_CLAIM) and len(payload) >= _ROW.size:
