@@ -59,7 +59,7 @@ class Config:
     max_clients: int = _setting(128, "count", "Clients attached at the same time.")
     max_outstanding: int = _setting(2048, "count", "Unconfirmed appends of one client. Power of two.")
     max_streams: int = _setting(Unsaid(16384), "count", "Streams this engine can hold.")
-    max_producers: int = _setting(1024, "count", "Producers this engine remembers.")
+    max_producers: int = _setting(1024, "count", "Producers, and positions of consumers, this engine remembers.")
     producer_age: float = _setting(
         7 * 86400.0, "seconds", "A producer that was silent for so long may be forgotten, if another one needs its place."
     )
