@@ -206,8 +206,10 @@ bool rw_wal_claim_judge(const rw_wal *w, const rw_request *q, const uint8_t *pay
     if (w->owners_end == UINT32_MAX)
         return false; /* numbers and epochs never begin anew */
     uint32_t old = forgotten_by(w, &claim);
-    return old != NOWHERE ? w->owners[old].row.timestamp_ns <= claim.seen_ns
-                          : free_place(w) != NOWHERE;
+    if (old == NOWHERE)
+        return free_place(w) != NOWHERE;
+    return w->owners[old].row.kind == RW_OWNER_PRODUCER &&
+           w->owners[old].row.timestamp_ns <= claim.seen_ns;
 }
 
 static void forget_indexed(rw_wal *w, uint32_t place)

@@ -54,12 +54,22 @@ static void restore_cursor(rw_wal *w, const rw_frame *r)
     }
 }
 
-/* Has it the DELETE of that stream? */
-static bool ends_stream(uint8_t *block, uint32_t stream)
+static uint64_t committed_at(const rw_frame *r)
+{
+    uint64_t offset;
+    memcpy(&offset, r + 1, sizeof offset);
+    return offset;
+}
+
+/* Has it what forgets the owner that it claims there: the DELETE of its stream, or a COMMIT that
+ * says so? */
+static bool forgets(uint8_t *block, const rw_frame *claim)
 {
     rw_frames frames = rw_frames_of(block, ((const rw_block *)block)->frames);
     for (const rw_frame *r; (r = rw_frames_next(&frames)) != NULL;)
-        if (r->kind == RW_FRAME_DELETE && r->stream == stream)
+        if ((r->kind == RW_FRAME_DELETE && r->stream == claim->stream) ||
+            (r->kind == RW_FRAME_COMMIT && r->producer_id == claim->producer_id &&
+             committed_at(r) == RW_FORGET))
             return true;
     return false;
 }
@@ -73,12 +83,9 @@ static void restore_last_block(rw_wal *w, uint8_t *block)
         if (r->kind == RW_FRAME_BATCH && r->producer_id != 0)
             rw_wal_owner_appended(w, r);
         if (r->kind == RW_FRAME_CLAIM)
-            rw_wal_owner_claimed(w, r, (const uint8_t *)(r + 1), ends_stream(block, r->stream));
-        if (r->kind == RW_FRAME_COMMIT) {
-            uint64_t offset;
-            memcpy(&offset, r + 1, sizeof offset);
-            rw_wal_owner_committed(w, r, offset);
-        }
+            rw_wal_owner_claimed(w, r, (const uint8_t *)(r + 1), forgets(block, r));
+        if (r->kind == RW_FRAME_COMMIT)
+            rw_wal_owner_committed(w, r, committed_at(r));
         if (r->kind == RW_FRAME_DELETE)
             rw_wal_owners_of_deleted(w, r->stream);
         if (rw_frame_queued(r->kind) || r->kind == RW_FRAME_STREAM)
