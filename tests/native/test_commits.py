@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ringwal._native import ffi, lib
-from ringwal.client.verdicts import is_fenced, is_joined, is_refused
+from ringwal.client.verdicts import is_fenced, is_joined
 from tests.native.test_owners import OWNERS, Owned
 from tests.support.core import Wal, handle, take
 

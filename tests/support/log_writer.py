@@ -48,9 +48,19 @@ def settings(stream: int, payload: bytes) -> Control:
     return Control(lib.RW_FRAME_SETTINGS, payload, stream)
 
 
-def claim(stream: int, name: bytes, forgets: int = 0) -> Control:
-    """Of a producer; the block's field ``owner`` says the rest."""
-    return Control(lib.RW_FRAME_CLAIM, struct.pack("<IIQ", lib.RW_OWNER_PRODUCER, forgets, 0) + name, stream)
+def claim(stream: int, name: bytes, forgets: int = 0, kind: int = lib.RW_OWNER_PRODUCER) -> Control:
+    """The block's field ``owner`` says the rest."""
+    return Control(lib.RW_FRAME_CLAIM, struct.pack("<IIQ", kind, forgets, 0) + name, stream)
+
+
+def consume(stream: int, name: bytes) -> Control:
+    """A claim of a consumer; the sequence in the field ``owner`` is where it goes on."""
+    return claim(stream, name, kind=lib.RW_OWNER_CONSUMER)
+
+
+def commit(stream: int, offset: int) -> Control:
+    """The consumer in the block's field ``owner`` goes on there; the sequence says the offset before."""
+    return Control(lib.RW_FRAME_COMMIT, struct.pack("<Q", offset), stream)
 
 
 def drop(*rows: tuple[int, int]) -> Control:
@@ -58,7 +68,8 @@ def drop(*rows: tuple[int, int]) -> Control:
     return Control(lib.RW_FRAME_DROP, b"".join(struct.pack("<IIQ", stream, 0, start) for stream, start in rows))
 
 
-QUEUED = (lib.RW_FRAME_BATCH, lib.RW_FRAME_TRIM, lib.RW_FRAME_DELETE, lib.RW_FRAME_SETTINGS, lib.RW_FRAME_CLAIM)
+OWNED = (lib.RW_FRAME_BATCH, lib.RW_FRAME_CLAIM, lib.RW_FRAME_COMMIT)
+QUEUED = (*OWNED, lib.RW_FRAME_TRIM, lib.RW_FRAME_DELETE, lib.RW_FRAME_SETTINGS)
 
 # A record batch: stream number, and one payload or several.
 Batch: TypeAlias = tuple[int, bytes | Sequence[bytes]] | Control
@@ -100,7 +111,8 @@ class LogWriter:
         """A data block with `batches`, at the next place; `watermark` is where the block in front ends if not given.
 
         `fields` overrule what would be in the frames: `offset`, `name`, `stream_offset`. `own`: times of each batch's
-        records. `owner`: number, epoch and sequence of batches and claims. `joined`: the batches are the parts of one append.
+        records. `owner`: number, epoch and sequence of batches, claims and commits. `joined`: the batches and commits are the
+        parts of one append; its batches have no owner.
         """
         frames: list[tuple[Any, bytes]] = []
         definitions: list[tuple[Any, bytes]] = []
@@ -119,7 +131,7 @@ class LogWriter:
             frames.append(self._frame(kind, stream, offset, count, payload + struct.pack(f"<{len(own)}Q", *own)))
             record = frames[-1][0]
             record.flags = lib.RW_OWN_TIMES if own else 0
-            if kind in (lib.RW_FRAME_BATCH, lib.RW_FRAME_CLAIM):
+            if kind in OWNED and not (kind == lib.RW_FRAME_BATCH and fields.get("joined")):
                 record.producer_id, record.producer_epoch, record.producer_sequence = fields.get("owner", (0, 0, 0))
             if queued:
                 self.next[stream] += count

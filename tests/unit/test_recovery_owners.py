@@ -1,4 +1,4 @@
-"""Producers in recovery: what is known of them below the cut, and what of theirs is carried over it."""
+"""Producers and consumers in recovery: what is known of them below the cut, and what of theirs is carried over it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ringwal._native import lib
 from ringwal.errors import CorruptionError
 from ringwal.log import checkpoint_file
 from ringwal.log.checkpoint import OwnerRow
 from ringwal.log.recovery import Recovered, recover
 from tests.faults import decode
 from tests.support.log_place import log_at
-from tests.support.log_writer import CONFIG, LogWriter, claim, contents, delete
+from tests.support.log_writer import CONFIG, LogWriter, claim, commit, consume, contents, delete, offsets
 
 
 @pytest.fixture
@@ -190,3 +191,176 @@ def test_what_has_no_records_is_carried_alone(log: LogWriter, what: str) -> None
     assert places(log, recovered) == ({"a": (1, 2, 1, 0, 0)} if what == "a claim" else {})
     assert set(decode.Log(log.directory).owners()) == ({1} if what == "a claim" else set())
     assert again(log).owners == recovered.owners
+
+
+# ------------------------------------------------------------------------------------------------------- consumers
+
+
+def positions(log: LogWriter, recovered: Recovered) -> dict[str, tuple[int, int, int, int]]:
+    """Of consumers: stream, number, epoch, and where each goes on."""
+    found = rows(log, recovered)
+    assert {row.kind for row in found.values()} <= {lib.RW_OWNER_CONSUMER}
+    assert all(row.last_sequence == row.last_offset == 0 for row in found.values())
+    return {name: (row.stream, row.number, row.epoch, row.next_sequence) for name, row in found.items()}
+
+
+def test_below_the_cut_consumers_are_where_they_have_committed(log: LogWriter) -> None:
+    log.put((0, [b"1", b"2", b"3"]), (1, b"x"))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    log.put(consume(1, b"b"), owner=(2, 1, 1))
+    log.put(commit(0, 3), owner=(1, 1, 0))
+    log.put(commit(0, 1), owner=(1, 1, 3))
+    log.put(consume(0, b"a"), owner=(1, 2, 1))
+    log.put(commit(0, 2), owner=(1, 2, 1))
+    recovered = again(log)
+    assert positions(log, recovered) == {"a": (0, 1, 2, 2), "b": (1, 2, 1, 1)}
+    log = LogWriter(log.directory, again(log))  # by the checkpoint alone
+    log.put(commit(0, 3), owner=(1, 2, 2))
+    assert positions(log, again(log)) == {"a": (0, 1, 2, 3), "b": (1, 2, 1, 1)}
+    assert offsets(again(log)) == {"s0": 3, "s1": 1}
+
+
+def test_a_producer_and_a_consumer_may_have_one_name(log: LogWriter) -> None:
+    log.put((0, b"0"))
+    log.put(claim(0, b"x"), owner=(1, 1, 0))
+    log.put(consume(0, b"x"), owner=(2, 1, 0))
+    log.put((0, b"1"), owner=(1, 1, 0))
+    log.put(commit(0, 2), owner=(2, 1, 0))
+    recovered = again(log)
+    found = checkpoint_file.load(log_at(log.directory), recovered.manifest).owner_rows()
+    assert [(row.kind, row.next_sequence) for row in found] == [(lib.RW_OWNER_PRODUCER, 1), (lib.RW_OWNER_CONSUMER, 2)]
+    assert again(log).owners == recovered.owners
+
+
+def test_a_consumer_that_is_forgotten_is_not_there(log: LogWriter) -> None:
+    log.put((0, b"0"), (1, b"0"))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    log.put(consume(1, b"b"), owner=(2, 1, 0))
+    log.put(commit(0, 1), owner=(1, 1, 0))
+    log.put(commit(0, lib.RW_FORGET), owner=(1, 1, 1))
+    log.put(delete(1))
+    recovered = again(log)
+    assert (positions(log, recovered), recovered.owners_end) == ({}, 3)
+    log = LogWriter(log.directory, recovered)
+    log.put(consume(0, b"a"), owner=(3, 1, 0))
+    assert positions(log, again(log)) == {"a": (0, 3, 1, 0)}
+
+
+@pytest.mark.parametrize(
+    "owner", [(2, 1, 0), (1, 2, 0), (1, 1, 1), (1, 0, 0), (3, 1, 0)], ids=["unknown", "epoch", "before", "none", "a producer"]
+)
+def test_a_commit_that_its_consumer_cannot_have_made_is_a_contradiction(log: LogWriter, owner: tuple[int, int, int]) -> None:
+    log.put((0, [b"0", b"1"]))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    log.put(claim(0, b"p"), owner=(3, 1, 0))
+    log.put(commit(0, 1), owner=owner)
+    log.put((0, b"y"))
+    with pytest.raises(CorruptionError, match="does not follow its"):
+        again(log)
+
+
+def test_a_commit_beyond_the_end_is_a_contradiction(log: LogWriter) -> None:
+    log.put((0, b"0"))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    log.put(commit(0, 2), owner=(1, 1, 0))
+    log.put((0, b"y"))
+    with pytest.raises(CorruptionError):
+        again(log)
+
+
+def test_beyond_the_cut_commits_that_follow_are_carried_over(log: LogWriter) -> None:
+    log.put((0, [b"0", b"1"]))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    log.put((9, b"lost"), state="missing")
+    log.put(commit(0, 1), owner=(1, 1, 0))
+    log.put((0, b"2"))
+    log.put(commit(0, 3), owner=(1, 1, 1))
+    log.put(consume(0, b"a"), owner=(1, 2, 3))
+    log.put(commit(0, 2), owner=(1, 2, 3))
+    log.put(consume(0, b"new"), owner=(2, 1, 3))
+    recovered = again(log)
+    assert positions(log, recovered) == {"a": (0, 1, 2, 2), "new": (0, 2, 1, 3)}
+    assert contents(log.directory)["s0"] == [b"0", b"1", b"2"]
+    assert again(log).owners == recovered.owners
+
+
+@pytest.mark.parametrize("lost", ["a commit", "a claim", "a first claim"])
+def test_a_commit_behind_one_that_is_lost_breaks_its_stream(log: LogWriter, lost: str) -> None:
+    """It was confirmed to nobody, as nothing is that stands behind it in its stream; other streams go on."""
+    first = lost == "a first claim"
+    log.put((0, [b"0", b"1", b"2"]), (1, b"0"))
+    log.put(consume(1, b"b"), owner=(7, 1, 0))
+    log.put(consume(0, b"a"), owner=(1, 1, 0), state="missing" if first else "whole")
+    if not first:
+        log.put(commit(0, 1), owner=(1, 1, 0))
+    if lost == "a commit":
+        log.put(commit(0, 2), owner=(1, 1, 1), state="missing")
+    elif lost == "a claim":
+        log.put(consume(0, b"a"), owner=(1, 2, 1), state="missing")
+    log.put(commit(0, 3), owner={"a commit": (1, 1, 2), "a claim": (1, 2, 1)}.get(lost, (1, 1, 0)))
+    log.put((0, b"behind"))
+    log.put(commit(1, 1), owner=(7, 1, 0))
+    recovered = again(log)
+    assert positions(log, recovered) == {"b": (1, 7, 1, 1), **({} if first else {"a": (0, 1, 1, 1)})}
+    assert contents(log.directory) == {"s0": [b"0", b"1", b"2"], "s1": [b"0"]}
+    assert again(log).owners == recovered.owners
+
+
+def test_a_lost_commit_takes_nothing_of_others_with_it(log: LogWriter) -> None:
+    """What is behind it in its stream was appended all the same, and takes no offset of it."""
+    log.put((0, b"0"))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    log.put(commit(0, 1), owner=(1, 1, 0), state="missing")
+    log.put((0, b"1"))
+    assert positions(log, again(log)) == {"a": (0, 1, 1, 0)}
+    assert contents(log.directory) == {"s0": [b"0", b"1"]}
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_joint_append_goes_with_its_commit(log: LogWriter, *, follows: bool) -> None:
+    """What is appended because of records is there if and only if they are committed."""
+    log.put((0, [b"0", b"1", b"2"]), (1, b"out 0"))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    hole = log.put(commit(0, 1), owner=(1, 1, 0), state="missing")
+    log.put((1, b"out 1"), commit(0, 2), owner=(1, 1, 0 if follows else 1), joined=True, watermark=hole.position)
+    log.put(commit(0, 3), (1, b"out 2"), owner=(1, 1, 2), joined=True, watermark=hole.position)
+    recovered = again(log)
+    assert positions(log, recovered) == {"a": (0, 1, 1, 3 if follows else 0)}
+    assert contents(log.directory)["s1"] == [b"out 0", b"out 1", b"out 2"] if follows else [b"out 0"]
+    assert again(log).owners == recovered.owners
+
+
+def test_a_commit_goes_with_its_joint_append(log: LogWriter) -> None:
+    log.put((0, [b"0", b"1", b"2"]), (1, b"out 0"))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    hole = log.put((1, b"lost"), state="missing")
+    log.put(commit(0, 2), (1, b"out 1"), owner=(1, 1, 0), joined=True, watermark=hole.position)
+    log.put(commit(0, 3), owner=(1, 1, 2), watermark=hole.position)
+    recovered = again(log)
+    assert positions(log, recovered) == {"a": (0, 1, 1, 0)}
+    assert contents(log.directory)["s1"] == [b"out 0"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_beyond_the_cut_a_consumer_is_forgotten_with_what_said_so(log: LogWriter, *, lost: bool) -> None:
+    log.put((0, [b"0", b"1"]))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    log.put(commit(0, 1), owner=(1, 1, 0))
+    log.put((9, b"lost"), state="missing")
+    log.put(commit(0, lib.RW_FORGET), owner=(1, 1, 1), state="missing" if lost else "whole")
+    log.put(consume(0, b"a"), owner=(2, 1, 2))
+    recovered = again(log)
+    # Where what forgot it is lost, the newer one counts: who claimed it may know where it begins.
+    assert positions(log, recovered) == {"a": (0, 2, 1, 2)}
+    assert again(log).owners == recovered.owners
+
+
+def test_many_joint_appends_are_carried_over_with_their_commits(log: LogWriter) -> None:
+    log.put((0, [b"."] * 200))
+    log.put(consume(0, b"a"), owner=(1, 1, 0))
+    hole = log.put((9, b"lost"), state="missing")
+    for n in range(200):
+        log.put(commit(0, n + 1), (1, b"out" * 100), owner=(1, 1, n), joined=True, watermark=hole.position)
+    recovered = again(log)
+    assert positions(log, recovered) == {"a": (0, 1, 1, 200)}
+    assert len(contents(log.directory)["s1"]) == 200

@@ -19,7 +19,7 @@ from ringwal.log.salvage import Salvaged, salvage
 from ringwal.log.verify import Loss, verify
 from tests.support import drafts
 from tests.support.log_place import log_at
-from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, blocks, claim, delete, trim
+from tests.support.log_writer import CONFIG, PAGE, Control, LogWriter, blocks, claim, commit, consume, delete, trim
 
 SIZE = CONFIG.segment_bytes
 FRAME, HEADER = 88, 128
@@ -439,6 +439,35 @@ def test_behind_the_last_watermark_a_joint_append_is_saved_whole_or_not_at_all(l
     log.flip(bad.position + HEADER + 24)
     recover(log_at(log.directory), CONFIG)
     assert readable(log.directory) == found | {"s0": {0: b"a", 1: b"b"}}, "as a start would"
+
+
+@pytest.mark.parametrize("damage", [None, no_manifest, no_checkpoints, neither])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_consumers_are_forgotten_and_their_numbers_stay_theirs(
+    log: LogWriter, damage: Callable[[LogWriter], None] | None, tmp_path: Path, *, flipped: bool
+) -> None:
+    log.put((0, [b"a", b"b", b"c"]), (1, b"out 0"))
+    log.put(consume(0, b"q"), owner=(5, 1, 0))
+    log.put(commit(0, 1), owner=(5, 1, 0))
+    log = again(log)
+    worse = log.put(commit(0, 2), (1, b"out 1"), owner=(5, 1, 1), joined=True)
+    log.put(commit(0, 3), owner=(5, 1, 2))
+    log.put(consume(0, b"r"), owner=(9, 1, 0))
+    if damage is not None:
+        damage(log)
+    if flipped:
+        log.flip(worse.position + HEADER + 90)
+    last = 9
+    for name in ("one", "two"):
+        salvage(log_at(log.directory), tmp_path / name)
+        log.directory = tmp_path / name
+        assert verify(log_at(log.directory), deep=True).clean
+        recovered = recover(log_at(log.directory), CONFIG)
+        assert recovered.owners == b"" and recovered.owners_end > last + (1 << 20)
+        log, last = LogWriter(log.directory, recovered), recovered.owners_end
+        log.put(consume(0, b"q"), owner=(last, 1, 0))
+        log.put(commit(0, 3), owner=(last, 1, 0))
+        no_checkpoints(log)
 
 
 def test_an_empty_log_is_saved_as_one(log: LogWriter) -> None:

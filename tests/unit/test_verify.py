@@ -19,7 +19,7 @@ from ringwal.log.recovery import recover
 from ringwal.log.verify import Loss, Report, verify
 from tests.support import drafts
 from tests.support.log_place import log_at, path_of
-from tests.support.log_writer import CONFIG, PAGE, LogWriter, claim, delete, trim
+from tests.support.log_writer import CONFIG, PAGE, LogWriter, claim, commit, consume, delete, trim
 
 SIZE = CONFIG.segment_bytes
 FRAME, HEADER = 88, 128
@@ -246,6 +246,17 @@ def test_a_checkpoint_and_a_log_that_contradict_each_other(log: LogWriter) -> No
     manifests.store(at, checkpoint_file.put(at, state, other, 64))
     (place,) = checked(log).places
     assert "stream 0 's0' is another one in the log than in the checkpoint" in place.what
+
+
+def test_consumers_and_their_commits_are_no_damage(log: LogWriter) -> None:
+    log.put((0, [b"a", b"b"]), (1, b"out"))
+    log.put(consume(0, b"c"), owner=(1, 1, 0))
+    log.put(commit(0, 2), (1, b"more"), owner=(1, 1, 0), joined=True)
+    log.put(commit(0, 1), owner=(1, 1, 2))
+    assert checked(log).clean
+    log = again(log)
+    log.put(commit(0, 2), owner=(1, 1, 1))
+    assert checked(log).clean
 
 
 def test_rows_of_producers_that_make_no_sense_are_damage(log: LogWriter) -> None:

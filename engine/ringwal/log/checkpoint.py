@@ -33,7 +33,6 @@ _HEADER = struct.Struct("<8sII16sQQQQIIIIQ")
 _DIGEST = struct.Struct("<Q")
 _ROWS = struct.Struct("<III")
 """Bytes of a stream's row, of an owner's, and the owners' end."""
-_KINDS = (lib.RW_OWNER_PRODUCER, lib.RW_OWNER_CONSUMER)
 _STREAM = struct.Struct("<IHHQQQQ120s120s")
 _EPOCH = struct.Struct("<QQQ")
 _OWNER = struct.Struct("<IIIIQQQQII120s")

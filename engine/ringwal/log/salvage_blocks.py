@@ -29,6 +29,7 @@ _PAYLOADS = {
     lib.RW_FRAME_STREAM: range(1, lib.RW_STREAM_NAME_MAX + 1),
     lib.RW_FRAME_TRIM: range(8, 9),
     lib.RW_FRAME_DELETE: range(1),
+    lib.RW_FRAME_COMMIT: range(8, 9),
     lib.RW_FRAME_SETTINGS: range(lib.RW_SETTINGS_HEAD, lib.RW_SETTINGS_HEAD + lib.RW_SETTINGS_TEXT + 1),
 }
 
