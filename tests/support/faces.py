@@ -62,6 +62,32 @@ class Numbering(Protocol):
     def flush(self, timeout: float | None = WAIT) -> None: ...
 
 
+class Consuming(Protocol):
+    """A consumer, claimed."""
+
+    streams: tuple[str, ...]
+
+    @property
+    def committed(self) -> dict[str, int]: ...
+    @property
+    def positions(self) -> dict[str, int]: ...
+    @property
+    def lag(self) -> dict[str, int]: ...
+    def poll(self, max_records: int = 1000, timeout: float | None = 0.0) -> list[ringwal.StreamRecord]: ...
+    def records(self) -> Iterator[ringwal.StreamRecord]:
+        """For ever."""
+
+    def commit(self, record: ringwal.StreamRecord | None = None) -> None:
+        """Confirmed."""
+
+    def commit_soon(self, record: ringwal.StreamRecord | None = None) -> None:
+        """Not waited for."""
+
+    def seek(self, stream: str, position: Any) -> None: ...
+    def flush(self, timeout: float | None = WAIT) -> None: ...
+    def close(self, timeout: float | None = WAIT) -> None: ...
+
+
 class Connected(Protocol):
     """A client. What it raises is what the face raises."""
 
@@ -87,6 +113,14 @@ class Connected(Protocol):
 
     def batch(self, *appends: tuple[Any, ...]) -> list[ringwal.Ack]:
         """Of these appends: stream, data, and what it is appended on. Confirmed."""
+
+    def consumer(self, name: str, streams: Iterable[str], start: Any = ringwal.EARLIEST, **options: Any) -> Consuming: ...
+    def consumers(self) -> list[ringwal.ConsumerInfo]: ...
+    def delete_consumer(self, name: str) -> list[str]: ...
+    def transform(
+        self, appends: Sequence[tuple[str, bytes]], commits: Sequence[tuple[Consuming, ringwal.StreamRecord | None]]
+    ) -> None:
+        """In one batch, confirmed."""
 
     def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         """An append that is not waited for."""
@@ -156,6 +190,45 @@ class _SyncNumbering:
         self._producer.flush(timeout)
 
 
+class _SyncConsuming:
+    def __init__(self, consumer: ringwal.Consumer) -> None:
+        self.consumer = consumer
+        self.streams = consumer.streams
+
+    @property
+    def committed(self) -> dict[str, int]:
+        return self.consumer.committed
+
+    @property
+    def positions(self) -> dict[str, int]:
+        return self.consumer.positions
+
+    @property
+    def lag(self) -> dict[str, int]:
+        return self.consumer.lag
+
+    def poll(self, max_records: int = 1000, timeout: float | None = 0.0) -> list[ringwal.StreamRecord]:
+        return self.consumer.poll(max_records, timeout)
+
+    def records(self) -> Iterator[ringwal.StreamRecord]:
+        return iter(self.consumer)
+
+    def commit(self, record: ringwal.StreamRecord | None = None) -> None:
+        self.consumer.commit(record)
+
+    def commit_soon(self, record: ringwal.StreamRecord | None = None) -> None:
+        self.consumer.commit(record, wait=False)
+
+    def seek(self, stream: str, position: Any) -> None:
+        self.consumer.seek(stream, position)
+
+    def flush(self, timeout: float | None = WAIT) -> None:
+        self.consumer.flush(timeout)
+
+    def close(self, timeout: float | None = WAIT) -> None:
+        self.consumer.close(timeout)
+
+
 class _Sync(_Batching):
     def __init__(self, client: ringwal.Client) -> None:
         self.client = client
@@ -204,6 +277,25 @@ class _Sync(_Batching):
 
     def producer(self, stream: str, name: str) -> Numbering:
         return _SyncNumbering(self.client.producer(stream, name))
+
+    def consumer(self, name: str, streams: Iterable[str], start: Any = ringwal.EARLIEST, **options: Any) -> Consuming:
+        return _SyncConsuming(self.client.consumer(name, streams, start, **options))
+
+    def consumers(self) -> list[ringwal.ConsumerInfo]:
+        return self.client.consumers()
+
+    def delete_consumer(self, name: str) -> list[str]:
+        return self.client.delete_consumer(name)
+
+    def transform(
+        self, appends: Sequence[tuple[str, bytes]], commits: Sequence[tuple[Consuming, ringwal.StreamRecord | None]]
+    ) -> None:
+        with self.client.batch(timeout=WAIT) as batch:
+            for name, data in appends:
+                batch.append(name, data)
+            for one, record in commits:
+                assert isinstance(one, _SyncConsuming)
+                batch.commit(one.consumer, record)
 
     def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         return self.client.stream(name).append(data, **terms)
@@ -370,6 +462,51 @@ class _AioBatch:
         return _AioPendingBatch(self._run, self._batch.receipt)
 
 
+class _AioConsuming:
+    def __init__(self, run: _Loop, consumer: ringwal.aio.Consumer) -> None:
+        self._run = run
+        self.consumer = consumer
+        self.streams = consumer.streams
+
+    @property
+    def committed(self) -> dict[str, int]:
+        return self._run.here(lambda: self.consumer.committed)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        return self._run.here(lambda: self.consumer.positions)
+
+    @property
+    def lag(self) -> dict[str, int]:
+        return self._run.here(lambda: self.consumer.lag)
+
+    def poll(self, max_records: int = 1000, timeout: float | None = 0.0) -> list[ringwal.StreamRecord]:
+        return self._run(lambda: self.consumer.poll(max_records, timeout))
+
+    def records(self) -> Iterator[ringwal.StreamRecord]:
+        found = self._run.here(self.consumer.__aiter__)
+        try:
+            while True:
+                yield self._run(lambda: anext(found))
+        finally:
+            self._run(found.aclose)  # type: ignore[attr-defined]  # it is a generator
+
+    def commit(self, record: ringwal.StreamRecord | None = None) -> None:
+        self._run(lambda: self.consumer.commit(record))
+
+    def commit_soon(self, record: ringwal.StreamRecord | None = None) -> None:
+        self._run.here(lambda: self.consumer.commit_nowait(record))
+
+    def seek(self, stream: str, position: Any) -> None:
+        self._run(lambda: self.consumer.seek(stream, position))
+
+    def flush(self, timeout: float | None = WAIT) -> None:
+        self._run(lambda: self.consumer.flush(timeout))
+
+    def close(self, timeout: float | None = WAIT) -> None:
+        self._run(lambda: self.consumer.close(timeout))
+
+
 class _Aio(_Batching):
     def __init__(self, loop: _Loop, directory: Path, options: dict[str, Any]) -> None:
         self._run = loop
@@ -439,6 +576,28 @@ class _Aio(_Batching):
 
     def producer(self, stream: str, name: str) -> Numbering:
         return _AioNumbering(self._run, self._run(lambda: self.client.producer(stream, name)))
+
+    def consumer(self, name: str, streams: Iterable[str], start: Any = ringwal.EARLIEST, **options: Any) -> Consuming:
+        return _AioConsuming(self._run, self._run(lambda: self.client.consumer(name, streams, start, **options)))
+
+    def consumers(self) -> list[ringwal.ConsumerInfo]:
+        return self._run(self.client.consumers)
+
+    def delete_consumer(self, name: str) -> list[str]:
+        return self._run(lambda: self.client.delete_consumer(name))
+
+    def transform(
+        self, appends: Sequence[tuple[str, bytes]], commits: Sequence[tuple[Consuming, ringwal.StreamRecord | None]]
+    ) -> None:
+        async def together() -> None:
+            async with self.client.batch(timeout=WAIT) as batch:
+                for name, data in appends:
+                    batch.append(name, data)
+                for one, record in commits:
+                    assert isinstance(one, _AioConsuming)
+                    batch.commit(one.consumer, record)
+
+        self._run(together)
 
     def begin(self, name: str, data: Any, **terms: Any) -> Pending:
         return _AioPending(self._run, self._run.here(lambda: self.client.stream(name).append_nowait(data, **terms)))

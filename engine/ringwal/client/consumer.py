@@ -67,7 +67,7 @@ class Consumer(ConsumerCore):
         """
         if not wait and record is not None and self._usable:
             place = self._places.get(record.stream)
-            if place is not None and place.sent is not None and record.offset >= place.asked:
+            if place is not None and place.sent is not None and place.asked <= record.offset < place.given:
                 place.looks += 1
                 if place.looks % LOOK:
                     place.asked = place.wanted = place.behind(record)

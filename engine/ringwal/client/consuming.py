@@ -10,9 +10,10 @@ epochs survive the engine, so a consumer stays its process's until another one c
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ringwal import consumed, positions
 from ringwal._native import lib
@@ -22,14 +23,24 @@ from ringwal.client.results import FAILED, PENDING
 from ringwal.client.stream_core import StreamCore
 from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import consumer_error_of, is_refused
-from ringwal.errors import ClosedError, ConsumerFenced, EngineFailed, Error, ForkError, NotRunning
+from ringwal.errors import (
+    AckTimeout,
+    ClosedError,
+    ConsumerFenced,
+    EngineFailed,
+    Error,
+    ForkError,
+    NoSuchStream,
+    NotRunning,
+    StreamDeleted,
+)
 from ringwal.limits import shown
 from ringwal.model import ConsumerInfo, StreamRecord
 from ringwal.protocol.messages import CONSUMED_MAX, check_consumer_name, check_own_name, check_stream_name
 from ringwal.steps import Rest, Steps
 
 if TYPE_CHECKING:
-    from ringwal.client.attachment import Attachment
+    from ringwal.client.attachment import Attachment, Binding
     from ringwal.client.core import ClientCore
     from ringwal.client.following import OnTrimmed
     from ringwal.client.results import Results
@@ -44,10 +55,31 @@ RETRY_REST = 0.01
 UNSAID = -1
 
 
+class ConsumedStream(StreamCore):
+    """A stream that a consumer reads: a commit that comes when it is deleted does not make another one."""
+
+    _looks = True
+
+    def _bind_to_append(self, began: float) -> Steps[Binding]:
+        try:
+            return (yield from super()._bind_to_append(began))
+        except NoSuchStream:
+            raise StreamDeleted(f"nothing was committed in {self.name!r}: the stream was deleted") from None
+
+
+class Sent(NamedTuple):
+    """A commit that is on its way."""
+
+    results: Results
+    number: int
+    offset: int
+    turn: int
+
+
 class Place:
     """Where a consumer is in one of its streams."""
 
-    __slots__ = ("asked", "committed", "furthest", "given", "looks", "sent", "stream", "wanted", "who")
+    __slots__ = ("asked", "committed", "given", "known", "looks", "reached", "sent", "stream", "turn", "wanted", "who")
 
     def __init__(self, stream: StreamCore, who: int, committed: int) -> None:
         self.stream = stream
@@ -57,30 +89,38 @@ class Place:
         """Confirmed."""
         self.given = committed
         """Behind the last record that was given out."""
-        self.furthest = committed
-        """The largest `given` of before it was sought: the stream has records up to there."""
+        self.reached = committed
+        """So far it has been before it was put back."""
         self.asked = committed
         """The newest commit that somebody asked for; `UNSAID`: whatever comes is one."""
         self.wanted: int | None = None
         """Asked for, and not sent yet."""
-        self.sent: tuple[Results, int, int] | None = None
-        """On its way: its results, its number there, and the offset."""
+        self.sent: Sent | None = None
+        self.turn = 0
+        """Of the commit that was sent last, alone or in a batch."""
+        self.known = 0
+        """Of the newest one that is known to be confirmed: what was sent before it does not count any more."""
         self.looks = 0
 
-    def behind(self, record: StreamRecord) -> int:
-        """The offset to commit. Raises ValueError: that record was not given out. What lies beyond the stream's end the engine
-        takes for a damaged request, and gives the lane up with all that is in it."""
-        offset = record.offset + 1
-        if not 0 < offset <= max(self.given, self.furthest):
-            raise ValueError(
-                f"record {record.offset} of {self.stream.name!r} cannot be committed: this consumer has not given it out"
-            )
-        return offset
+    def next_turn(self) -> int:
+        """Of a commit that has just been sent."""
+        self.turn += 1
+        return self.turn
+
+    def confirmed(self, offset: int, turn: int) -> None:
+        """That commit is."""
+        if turn > self.known:
+            self.known, self.committed = turn, offset
 
     def found(self) -> int:
         """What became of what was sent, as `Results.find`."""
         assert self.sent is not None
-        return self.sent[0].find(self.sent[1])
+        return self.sent.results.find(self.sent.number)
+
+    def check(self, record: StreamRecord) -> None:
+        """Raises ValueError: it was not given out. The engine refuses the lane of whoever commits what is not there."""
+        if record.offset >= max(self.given, self.reached):
+            raise ValueError(f"this consumer has not given out record {record.offset} of {record.stream!r}")
 
 
 class ConsumerCore:
@@ -160,7 +200,8 @@ class ConsumerCore:
     def committed(self) -> dict[str, int]:
         """By stream: the offset at which it goes on after a restart, as far as that is confirmed."""
         for place in self._places.values():
-            self._settle(place)
+            if place.sent is not None and place.found() >= 0:  # what went wrong is raised by who commits
+                self._settle(place)
         return {name: place.committed for name, place in self._places.items()}
 
     @property
@@ -187,8 +228,7 @@ class ConsumerCore:
         self._check()
         place = self._place(stream)
         offset = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to)))
-        place.furthest = max(place.furthest, place.given)
-        place.given = offset
+        place.reached, place.given = max(place.reached, place.given), offset
         place.asked = UNSAID
         place.wanted = None
         self._fetched, self._following = [], None
@@ -220,6 +260,9 @@ class ConsumerCore:
 
     def _fetched_steps(self, timeout: float | None) -> Steps[None]:
         """There is something that is fetched and not given out, or time is over."""
+        if self._at < len(self._fetched):  # an iteration that was left has not given out all of it
+            self._check()
+            return
         self._fetched, self._at = (yield from self._fetch_steps(AT_ONCE, timeout)), 0
 
     def _fetch_steps(self, max_records: int, timeout: float | None) -> Steps[list[StreamRecord]]:
@@ -234,8 +277,10 @@ class ConsumerCore:
         try:
             found = yield from following.next_steps()
             if found is None:
-                yield from self._push_steps()  # before it sleeps
-                following._idle_timeout = timeout
+                until = _until(timeout)
+                with contextlib.suppress(AckTimeout):  # what waits for that goes with the next call
+                    yield from self._push_steps(until)  # before it sleeps
+                following._idle_timeout = None if until is None else max(0.0, until - time.monotonic())
                 found = yield from following.next_steps()
         except BaseException:
             self._following = None  # what it had fetched was not given out: it begins anew there
@@ -251,7 +296,8 @@ class ConsumerCore:
             asked = [(place, place.given) for place in self._places.values()]
         else:
             place = self._place(record.stream)
-            asked = [(place, place.behind(record))]
+            place.check(record)
+            asked = [(place, record.offset + 1)]
         moved = []
         for place, offset in asked:
             if offset > place.asked:
@@ -263,19 +309,28 @@ class ConsumerCore:
         """Waits until it is confirmed, and with it what was asked for before in those streams. Raises AckTimeout."""
         until = _until(timeout)
         self._ask(record)
-        for place in self._places.values() if record is None else (self._place(record.stream),):
-            yield from self._confirm(place, until)
+        yield from self._confirm_all(list(self._places.values()) if record is None else [self._place(record.stream)], until)
 
-    def _push_steps(self) -> Steps[None]:
-        """Sends what is wanted, and waits for nothing but what is in front of it. Raises ConsumerFenced: it is not its turn."""
+    def _push_steps(self, until: float | None = None) -> Steps[None]:
+        """Sends what is wanted, and waits for nothing but what is in front of it. Raises ConsumerFenced: it is not its turn;
+        AckTimeout."""
         for place in self._places.values():
             if place.wanted is not None:
-                yield from self._send(place, None)
+                yield from self._send(place, until)
 
     def _flush_steps(self, timeout: float | None) -> Steps[None]:
-        until = _until(timeout)
-        for place in self._places.values():
-            yield from self._confirm(place, until)
+        yield from self._confirm_all(list(self._places.values()), _until(timeout))
+
+    def _confirm_all(self, places: list[Place], until: float | None) -> Steps[None]:
+        """What goes wrong in one of them is raised when the others are confirmed."""
+        first: Error | None = None
+        for place in places:
+            try:
+                yield from self._confirm(place, until)
+            except Error as error:
+                first = first or error
+        if first is not None:
+            raise first
 
     def _confirm(self, place: Place, until: float | None) -> Steps[None]:
         while place.wanted is not None or place.sent is not None:
@@ -290,13 +345,17 @@ class ConsumerCore:
         offset = place.wanted
         if offset is None:
             return
-        where = yield from submit_steps(
-            place.stream,
-            time.monotonic(),
-            lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
-            8,
-        )
-        place.sent = (*where, offset)
+        try:
+            where = yield from submit_steps(
+                place.stream,
+                time.monotonic(),
+                lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
+                8,
+            )
+        except StreamDeleted:
+            place.wanted = None  # that is told once, not by each flush
+            raise
+        place.sent = Sent(*where, offset, place.next_turn())
         if place.wanted == offset:
             place.wanted = None
 
@@ -305,24 +364,25 @@ class ConsumerCore:
         sent = place.sent
         if sent is None:
             return
-        results, number, _ = sent
         left = None if until is None else max(0.0, until - time.monotonic())
-        yield Completion(results.lane, results, number, place.stream.name, left)
+        yield Completion(sent.results.lane, sent.results, sent.number, place.stream.name, left)
         self._settle(place)
 
     def _settle(self, place: Place) -> None:
         """Notes what became of what was sent, if that is known. Raises: it was refused, or lost for good."""
         if place.sent is None or (found := place.found()) == PENDING:
             return
-        results, number, offset = place.sent
+        results, number, offset, turn = place.sent
         place.sent = None
         if found >= 0:
-            place.committed = offset
+            place.confirmed(offset, turn)
             return
         results.lane.count_told(number)
         if is_refused(found):
             raise self._refused(found, place.stream.name)
         assert found == FAILED
+        if turn < place.known:  # a batch has committed since, in the engine's successor
+            return
         if place.wanted is None:
             place.wanted = offset
         if not self._client._options["reconnect"]:
@@ -353,7 +413,7 @@ class ConsumerCore:
             if number < 0:
                 behind = True
                 continue
-            place.sent = (bound.lane.results_of(bank, number), number, offset)
+            place.sent = Sent(bound.lane.results_of(bank, number), number, offset, place.next_turn())
             place.wanted = None
         return not behind
 
@@ -373,17 +433,15 @@ class ConsumerCore:
         self._check()
         if record is not None:
             place = self._place(record.stream)
-            return [(place, place.behind(record))]
+            place.check(record)
+            return [(place, max(record.offset + 1, place.asked))]  # never back
         return [(place, place.given) for place in self._places.values() if place.given != place.asked]
 
-    def _done(self, place: Place, offset: int) -> None:
-        """A batch has committed it. What became of a commit that was sent before does not matter any more."""
-        if place.sent is not None and (found := place.found()) != PENDING:
-            results, number, _ = place.sent
-            place.sent = None
-            if found < 0:
-                results.lane.count_told(number)
-        place.committed = offset
+    def _done(self, place: Place, offset: int, turn: int) -> None:
+        """A batch has committed it."""
+        if turn <= place.known:  # told again
+            return
+        place.confirmed(offset, turn)
         place.asked = max(place.asked, offset)
         if place.wanted is not None and place.wanted <= offset:
             place.wanted = None
@@ -452,7 +510,7 @@ def _taken(client: ClientCore[Any], name: str) -> Steps[list[Place]]:
 
 def _place_of(client: ClientCore[Any], row: dict[str, Any]) -> Place:
     """As the engine says it of a row that was claimed."""
-    return Place(StreamCore(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]))
+    return Place(ConsumedStream(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]))
 
 
 def _commit_once(place: Place, offset: int, name: str, timeout: float | None) -> Steps[None]:

@@ -148,18 +148,19 @@ class ClientCore(Generic[Handle]):
                 self._drop(attachment, _closed())
             raise ClosedError("this client is closed")
 
-    def _bind_steps(self, name: str, began: float | None = None) -> Steps[Binding]:
-        """Everything that an append to the stream of that name needs, of the live attachment; ``began``: see `_again`.
+    def _bind_steps(self, name: str, began: float | None = None, *, look: bool = False) -> Steps[Binding]:
+        """Everything that an append to the stream of that name needs, of the live attachment; ``began``: see `_again`;
+        ``look``: the stream is not made.
 
         Raises:
-            As `_attachment_steps`; ConfigError: the name is not legal, or the engine's own.
+            As `_attachment_steps`; ConfigError: the name is not legal, or the engine's own. NoSuchStream for a look.
         """
         check_own_name(name)
         began = time.monotonic() if began is None else began
         while True:
             attachment, lane = yield from self._again(self._lane, began)
             try:
-                return Binding(attachment, lane, (yield from attachment.handle_steps(name)))
+                return Binding(attachment, lane, (yield from attachment.handle_steps(name, look=look)))
             except NotRunning as error:  # it has ended since
                 if not error.retriable or self._given_up(began):
                     raise

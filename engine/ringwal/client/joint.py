@@ -61,6 +61,8 @@ class Part(Generic[Handle]):
         self.expected_offset: int | None = None
         self.commit: Commit | None = None
         """It is no batch, but this."""
+        self.turn = 0
+        """Of that, when it is sent."""
 
     def payload_bytes(self) -> int:
         """With what stands for its records' lengths and times."""
@@ -140,6 +142,9 @@ class Joint(Generic[Handle]):
         number = int(lib.rw_submit_joint(bound.writer, table, len(order)))
         if number >= 0:
             at_place = {i: number + at for at, i in enumerate(order)}
+            for part in self._parts:
+                if part.commit is not None:
+                    part.turn = part.commit.place.next_turn()
             self._placed = [Placed(lane.results_of(bank, at_place[i]), at_place[i]) for i in range(len(order))]
         elif number == lib.RW_TOO_LARGE:
             size = sum(-(-part.payload_bytes() // 8) * 8 + _PART_BYTES for part in self._parts) - _PART_BYTES
@@ -310,7 +315,7 @@ class BatchCore(Generic[Handle]):
             raise self._failure(placed, found)
         for part in self._parts.values():
             if part.commit is not None:
-                part.commit.consumer._done(part.commit.place, part.commit.offset)
+                part.commit.consumer._done(part.commit.place, part.commit.offset, part.turn)
 
     def _acks(self, found: Sequence[int]) -> list[Ack]:
         """An Ack for each call."""

@@ -62,6 +62,8 @@ class StreamCore:
 
     _numbers = 1
     """Of the lane's, for an append."""
+    _looks = False
+    """It is not made by what is sent to it."""
 
     def __init__(self, client: ClientCore[Any], name: str) -> None:
         self._client = client
@@ -129,7 +131,7 @@ class StreamCore:
             self._ended.remove(bound)
 
     def _bind(self, began: float | None = None) -> Steps[Binding]:
-        before, bound = self._bound, (yield from self._client._bind_steps(self.name, began))
+        before, bound = self._bound, (yield from self._client._bind_steps(self.name, began, look=self._looks))
         if before is not None and before.lane is not bound.lane:
             self._note_lost(before)
         elif before is not None and before.handle != bound.handle and before not in self._ended:
