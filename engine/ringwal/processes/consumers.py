@@ -29,7 +29,8 @@ class _Target(NamedTuple):
 
 class _Request(NamedTuple):
     name: bytes
-    wanted: list[_Target]
+    wanted: list[tuple[str, int]]
+    """Streams, and where it begins in each."""
     told: Told
 
 
@@ -50,7 +51,9 @@ class Consumers:
         encoded = check_consumer_name(said.get("name"))
         wanted = _wanted(said)
         self._claims.check_space("no consumer is claimed")
-        request = _Request(encoded, [self._target(each) for each in wanted], told)
+        for each in wanted:
+            self._target(each)  # refused at once where they are full
+        request = _Request(encoded, wanted, told)
         queue = self._waiting.setdefault(encoded, collections.deque())
         queue.append(request)
         if len(queue) == 1:
@@ -60,26 +63,37 @@ class Consumers:
         return _Target(said[0], self._streams.open(said[0]), said[1])
 
     def _begin(self, request: _Request) -> None:
-        targets = {each.key.number: each for each in request.wanted}
+        try:
+            # Only now: one that had that name when the claim began to wait may be deleted.
+            targets = {each.key.number: each for each in map(self._target, request.wanted)}
+        except Error as error:
+            self._end(request, error)
+            return
         for number in self._claims.streams_of(request.name) - targets.keys():
             if (named := self._streams.by_number(number)) is not None:
                 targets[number] = _Target(named[0], named[1], 0)
-        found: dict[str, Claimed | Error] = {}
+        found: dict[int, Claimed | Error] = {}
         if not targets:
             self._end(request, [])
         for each in targets.values():
-            done = partial(self._done, request, len(targets), found, each.stream)
+            done = partial(self._done, request, targets, found, each.key.number)
             self._claims.claim_position(each.key, request.name, each.start, done)
 
     def _done(
-        self, request: _Request, count: int, found: dict[str, Claimed | Error], stream: str, one: Claimed | Error
+        self,
+        request: _Request,
+        targets: dict[int, _Target],
+        found: dict[int, Claimed | Error],
+        stream: int,
+        one: Claimed | Error,
     ) -> None:
         found[stream] = one
-        if len(found) < count:
+        if len(found) < len(targets):
             return
-        wanted = {each.stream for each in request.wanted}
+        wanted = {name for name, _ in request.wanted}
         rows: list[dict[str, Any]] = []
-        for name, each in found.items():
+        for number, each in found.items():
+            name = targets[number].stream
             if isinstance(each, Claimed):
                 rows.append({"stream": name, **each._asdict()})
             elif name in wanted:  # of another one that was deleted meanwhile there is nothing to claim
