@@ -277,8 +277,9 @@ def test_closing_the_client_closes_them(face: Face, directory: Path, engine: Eng
         consumer = client.consumer("c", ["s"])
         for record in taken(consumer, MANY):
             consumer.commit_soon(record)
-    with pytest.raises(ringwal.ClosedError):
-        consumer.poll()
+        client.close()
+        with pytest.raises(ringwal.ClosedError):
+            consumer.poll()
     with face.connect(directory) as client:
         assert rows(client) == {("c", "s"): MANY}
 
@@ -429,6 +430,25 @@ def test_a_commit_that_is_late_says_so_and_goes_on(directory: Path, start: Calla
         start()
         consumer.flush(WAIT)
         assert consumer.committed == {"s": 4}
+
+
+def test_a_poll_does_not_wait_for_commits_that_are_on_their_way(
+    face: Face, directory: Path, start: Callable[..., Engine]
+) -> None:
+    engine = start()
+    with face.connect(directory, reconnect=WAIT) as client:
+        client.append_all("s", numbers(0, 10))
+        consumer = client.consumer("c", ["s"])
+        records = taken(consumer, 10)
+        for pid in children_of(engine.process.pid):
+            stop_process(pid)
+        for record in records:
+            consumer.commit_soon(record)
+            assert consumer.poll(timeout=0) == consumer.poll(timeout=0.01) == []
+        engine.kill()
+        start()
+        consumer.flush()
+        assert rows(client) == {("c", "s"): 10}
 
 
 # ------------------------------------------------------------------------------------------------------------ fence
@@ -694,6 +714,19 @@ def test_a_full_table_is_told(face: Face, directory: Path, start: Callable[..., 
         assert rows(client) == {("c", "a"): 1, ("c", "b"): 0}
         client.delete_consumer("c")
         assert client.consumer("d", ["a", "b"]).committed == {"a": 0, "b": 0}
+
+
+def test_as_many_streams_as_there_may_be(face: Face, directory: Path, start: Callable[..., Engine]) -> None:
+    start(max_streams=128)
+    names = [f"{n:03}" + "n" * 117 for n in range(64)]
+    with face.connect(directory) as client:
+        consumer = client.consumer("c" * 120, names)
+        assert consumer.committed == dict.fromkeys(names, 0)
+        spread(client, 64, streams=names)
+        assert data_of(taken(consumer, 64)) == numbers(0, 64)
+        consumer.commit()
+        assert {row.lag for row in client.consumers()} == {0}
+        assert client.delete_consumer("c" * 120) == names
 
 
 def test_the_client_of_another_is_refused(face: Face, directory: Path, engine: Engine) -> None:
