@@ -326,7 +326,7 @@ def test_a_joint_append_goes_with_its_commit(log: LogWriter, *, follows: bool) -
     log.put(commit(0, 3), (1, b"out 2"), owner=(1, 1, 2), joined=True, watermark=hole.position)
     recovered = again(log)
     assert positions(log, recovered) == {"a": (0, 1, 1, 3 if follows else 0)}
-    assert contents(log.directory)["s1"] == [b"out 0", b"out 1", b"out 2"] if follows else [b"out 0"]
+    assert contents(log.directory)["s1"] == ([b"out 0", b"out 1", b"out 2"] if follows else [b"out 0"])
     assert again(log).owners == recovered.owners
 
 
