@@ -327,6 +327,7 @@ def test_a_joint_append_goes_with_its_commit(log: LogWriter, *, follows: bool) -
     recovered = again(log)
     assert positions(log, recovered) == {"a": (0, 1, 1, 3 if follows else 0)}
     assert contents(log.directory)["s1"] == ([b"out 0", b"out 1", b"out 2"] if follows else [b"out 0"])
+    assert (recovered.statistics.carried, recovered.statistics.dropped) == ((2, 0) if follows else (0, 2))
     assert again(log).owners == recovered.owners
 
 
