@@ -33,6 +33,7 @@ GROUPS = {
     "expecting": "expecting",
     "producing": "producing",
     "batching": "batching",
+    "consuming": "consuming",
     "offline": "offline",
     "retention": "retention",
     "attic": "attic",
