@@ -116,6 +116,22 @@ def test_a_stream_that_is_held_keeps_all_and_is_named(start: Callable[..., Engin
         assert running.status()["space"]["held_by"] == []
 
 
+def test_a_full_log_lets_go_of_what_is_held_when_it_is_told_so(start: Callable[..., Engine], directory: Path) -> None:
+    """It takes no commits, so whoever holds a stream cannot let go of it."""
+    start(max_log_bytes="24MiB")
+    with ringwal.connect(directory, append_timeout=WAIT) as client:
+        held = client.create_stream("held", retention_records=1, retain_until=["ship"])
+        ship = client.consumer("ship", ["held"])
+        pending = held.append(b"")
+        while client.status()["storage_full"] is None or pending.done():
+            pending = held.append(bytes(RECORD))
+        ship.commit(ship.poll(10)[-1], wait=False)
+        assert (start_of(held), client.consumers()[0].committed) == (0, 0)
+        held.configure(retain_until=[])
+        pending.result(WAIT)
+        until(lambda: client.consumers()[0].committed == 10, "the commit", WAIT)
+
+
 def test_a_log_at_its_limit_drops_what_is_held(start: Callable[..., Engine], directory: Path) -> None:
     start(max_log_bytes="24MiB", on_full="drop_oldest")
     with ringwal.connect(directory, append_timeout=WAIT) as client:
