@@ -101,7 +101,7 @@ def info(directory: Path, name: str, timeout: float, as_json: bool) -> None:
 @_timeout_option
 @kit.json_option
 def seek(*, directory: Path, name: str, stream: str, position: int | str | At, timeout: float, as_json: bool) -> None:
-    from ringwal.client.consuming import seek_consumer_steps
+    from ringwal.client.consumer_rows import seek_consumer_steps
     from ringwal.steps import park
 
     with kit.client(directory, timeout) as client:

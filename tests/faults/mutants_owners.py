@@ -24,10 +24,17 @@ OWNERS = [
         units(f"{NATIVE}::test_a_newer_claim_fences_the_older_one"),
     ),
     Mutant(
+        "a consumer that is fenced commits",
+        WAL,
+        "RW_OWNER_CONSUMER, value) != NULL ? 0 : RW_VERDICT_FENCED;",
+        "RW_OWNER_CONSUMER, value) != NULL ? 0 : 0;",
+        units("tests/native/test_commits.py::test_one_that_is_not_its_owner_is_fenced"),
+    ),
+    Mutant(
         "the place of one that has appended since is taken",
         WAL,
-        "old != NOWHERE ? w->owners[old].row.timestamp_ns <= claim.seen_ns",
-        "old != NOWHERE ? true",
+        "           w->owners[old].row.timestamp_ns <= claim.seen_ns;",
+        "           true;",
         units(f"{NATIVE}::test_a_claim_needs_a_place_and_takes_that_of_a_silent_one_only"),
     ),
     Mutant(

@@ -33,9 +33,9 @@ def test_a_record_that_was_not_given_out_is_not_committed(client: ringwal.Client
     consumer.commit(seen[0], wait=False)
     pending = client.stream("in").append(b"x")
     for wait in (True, False):
-        with pytest.raises(ValueError, match="has not given it out"):
+        with pytest.raises(ValueError, match="has not given out"):
             consumer.commit(forged(offset), wait=wait)
-    with pytest.raises(ValueError, match="has not given it out"), client.batch() as batch:
+    with pytest.raises(ValueError, match="has not given out"), client.batch() as batch:
         batch.commit(consumer, forged(offset))
     assert pending.result(WAIT).offset == 5  # its lane is as it was
     consumer.commit()

@@ -16,7 +16,7 @@ from ringwal.client.aio_consumer import Consumer
 from ringwal.client.aio_producer import Producer
 from ringwal.client.aio_stream import AT_ONCE, Stream, each
 from ringwal.client.awaiting import drive
-from ringwal.client.consuming import consumer_infos, delete_consumer_steps
+from ringwal.client.consumer_rows import consumer_infos, delete_consumer_steps
 from ringwal.client.core import ClientCore
 from ringwal.client.turns import Turns
 from ringwal.errors import Error, NotRunning

@@ -14,7 +14,7 @@ from ringwal.client import merging
 from ringwal.client.attachment import Attachment
 from ringwal.client.batch import Batch
 from ringwal.client.consumer import Consumer
-from ringwal.client.consuming import consumer_infos, delete_consumer_steps
+from ringwal.client.consumer_rows import consumer_infos, delete_consumer_steps
 from ringwal.client.core import ClientCore
 from ringwal.client.producer import Producer
 from ringwal.client.stream import Stream, each

@@ -70,7 +70,7 @@ class Consumer(ConsumerCore):
             if place is not None and place.sent is not None and place.asked <= record.offset < place.given:
                 place.looks += 1
                 if place.looks % LOOK:
-                    place.asked = place.wanted = place.behind(record)
+                    place.asked = place.wanted = record.offset + 1
                     return
         if wait:
             park(self._commit_steps(record, seconds(timeout)))

@@ -35,7 +35,7 @@ from ringwal.errors import (
     StreamDeleted,
 )
 from ringwal.limits import shown
-from ringwal.model import ConsumerInfo, StreamRecord
+from ringwal.model import StreamRecord
 from ringwal.protocol.messages import CONSUMED_MAX, check_consumer_name, check_own_name, check_stream_name
 from ringwal.steps import Rest, Steps
 
@@ -119,7 +119,7 @@ class Place:
 
     def check(self, record: StreamRecord) -> None:
         """Raises ValueError: it was not given out. The engine refuses the lane of whoever commits what is not there."""
-        if record.offset >= max(self.given, self.reached):
+        if not 0 <= record.offset < max(self.given, self.reached):
             raise ValueError(f"this consumer has not given out record {record.offset} of {record.stream!r}")
 
 
@@ -164,7 +164,7 @@ class ConsumerCore:
                 break
         for row in rows:
             if row["stream"] in self.streams:
-                self._places[row["stream"]] = _place_of(self._client, row)
+                self._places[row["stream"]] = place_of(self._client, row)
         self._usable = True
 
     def _claim(self, attachment: Attachment) -> Steps[list[dict[str, Any]]]:
@@ -472,57 +472,6 @@ def _offset_in(attachment: Attachment, stream: str, to: Checked) -> Steps[int]:
     return offset
 
 
-def consumer_infos(attachment: Attachment) -> list[ConsumerInfo]:
-    """Of all consumers, by name and stream."""
-    streams = {info.number: info for info in attachment.stream_infos()}
-    found = []
-    for row in consumed.rows(attachment.control):
-        if (info := streams.get(row.stream)) is not None:
-            lag = consumed.lag(row.committed, info.start_offset, info.confirmed_offset)
-            found.append(ConsumerInfo(row.name, info.name, row.committed, lag, row.epoch, row.timestamp_ns))
-    return sorted(found)
-
-
-def delete_consumer_steps(client: ClientCore[Any], name: str) -> Steps[list[str]]:
-    """See `Client.delete_consumer`. It is claimed first, so that nobody commits behind this."""
-    places = yield from _taken(client, name)
-    for place in places:
-        yield from _commit_once(place, int(lib.RW_FORGET), name, client._options["timeout"])
-    return sorted(place.stream.name for place in places)
-
-
-def seek_consumer_steps(client: ClientCore[Any], name: str, stream: str, offset: int) -> Steps[int | None]:
-    """Whoever claims the consumer of that name next goes on there in that stream, not beyond its end; whoever had it is fenced.
-    Returns where it would have gone on; None: it has no such stream."""
-    place = next((one for one in (yield from _taken(client, name)) if one.stream.name == stream), None)
-    if place is None:
-        return None
-    yield from _commit_once(place, offset, name, client._options["timeout"])
-    return place.committed
-
-
-def _taken(client: ClientCore[Any], name: str) -> Steps[list[Place]]:
-    """Places of the consumer in all streams that it has; whoever had it is fenced."""
-    check_consumer_name(name)
-    rows = yield from client._in_engine_steps(lambda attachment: attachment.registration.consume_steps(name, []))
-    return [_place_of(client, row) for row in rows]
-
-
-def _place_of(client: ClientCore[Any], row: dict[str, Any]) -> Place:
+def place_of(client: ClientCore[Any], row: dict[str, Any]) -> Place:
     """As the engine says it of a row that was claimed."""
     return Place(ConsumedStream(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]))
-
-
-def _commit_once(place: Place, offset: int, name: str, timeout: float | None) -> Steps[None]:
-    results, number = yield from submit_steps(
-        place.stream,
-        time.monotonic(),
-        lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
-        8,
-    )
-    found: int = yield Completion(results.lane, results, number, place.stream.name, timeout)
-    if found < 0:
-        results.lane.count_told(number)
-        raise consumer_error_of(found, name, place.stream.name) if is_refused(found) else results.lane.tell(
-            number, found, place.stream.name
-        )
