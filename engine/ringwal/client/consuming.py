@@ -365,7 +365,11 @@ class ConsumerCore:
         if sent is None:
             return
         left = None if until is None else max(0.0, until - time.monotonic())
-        yield Completion(sent.results.lane, sent.results, sent.number, place.stream.name, left)
+        try:
+            yield Completion(sent.results.lane, sent.results, sent.number, place.stream.name, left)
+        except AckTimeout as error:
+            said = str(error).replace(f"append to {place.stream.name!r} not", f"commit in {place.stream.name!r} not", 1)
+            raise AckTimeout(said.replace("its outcome is unknown, ask again later", "it goes on")) from None
         self._settle(place)
 
     def _settle(self, place: Place) -> None:

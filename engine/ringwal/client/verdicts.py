@@ -64,6 +64,8 @@ def error_of(found: int, stream: str | None) -> Error:
         )
     if reason == lib.RW_VERDICT_FENCED:
         why = "another process has claimed it since" if actual else "the engine has forgotten it"
+        if stream is None:  # nobody has asked: it may be a commit, too
+            return ProducerFenced(f"nothing was appended, or committed, by a producer or consumer that is fenced: {why}")
         return ProducerFenced(f"nothing was appended to {name}: this producer is fenced: {why}")
     if reason == lib.RW_VERDICT_JOINED:
         return Error(
