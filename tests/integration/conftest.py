@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faces import FACES, Face
 from tests.support.mounts import tmpfs
 from tests.support.rig import CHECKOUT, Engine, Writers
 
@@ -63,6 +64,13 @@ def start(directory: Path) -> Iterator[Callable[..., Engine]]:
     yield start_one
     for each in started:
         each.close()
+
+
+@pytest.fixture(params=FACES, ids=lambda face: face.name)
+def face(request: pytest.FixtureRequest) -> Face:
+    """Each face of the client; a file with a fixture of its own leaves some out."""
+    found: Face = request.param
+    return found
 
 
 @pytest.fixture

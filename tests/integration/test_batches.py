@@ -23,17 +23,11 @@ import ringwal
 import ringwal.aio
 from ringwal import EARLIEST
 from ringwal.client.lane import NUMBERS, Lane
-from tests.support.faces import FACES, Connected, Face
+from tests.support.faces import Connected, Face
 from tests.support.loops import Run, on_asyncio, on_uvloop
 from tests.support.rig import WAIT, Engine, arm, environment, read_all, stop_process, until
 
 NAMES = ("a", "b", "c")
-
-
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
-def face(request: pytest.FixtureRequest) -> Face:
-    found: Face = request.param
-    return found
 
 
 @pytest.fixture

@@ -19,17 +19,11 @@ from typing import Any
 import pytest
 
 import ringwal
-from tests.support.faces import FACES, Connected, Consuming, Face
+from tests.support.faces import Connected, Consuming, Face
 from tests.support.rig import WAIT, Engine, children_of, stop_process, until
 
 MANY = 200
 STREAMS = ("a", "b", "c")
-
-
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
-def face(request: pytest.FixtureRequest) -> Face:
-    found: Face = request.param
-    return found
 
 
 @pytest.fixture

@@ -12,14 +12,8 @@ from typing import Any
 import pytest
 
 import ringwal
-from tests.support.faces import FACES, Connected, Face
+from tests.support.faces import Connected, Face
 from tests.support.rig import WAIT, Engine, read_all
-
-
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
-def face(request: pytest.FixtureRequest) -> Face:
-    found: Face = request.param
-    return found
 
 
 @pytest.fixture

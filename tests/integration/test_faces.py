@@ -36,12 +36,6 @@ CALLS: dict[str, Callable[[Connected], Any]] = {
 APPENDS = ("append", "append_many", "nowait")
 
 
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
-def face(request: pytest.FixtureRequest) -> Face:
-    found: Face = request.param
-    return found
-
-
 def told(call: Callable[[], object]) -> tuple[str, str | None, bool, str]:
     """The error that it raises: its class, what became of the record, whether to repeat it, and the words."""
     with pytest.raises(ringwal.Error) as caught:

@@ -33,12 +33,6 @@ SIZES = {"lane": 7000, "outstanding": 7}
 """Of records: what fills a lane of 64 KiB in a few, and what does not before 64 appends are outstanding."""
 
 
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
-def face(request: pytest.FixtureRequest) -> Face:
-    found: Face = request.param
-    return found
-
-
 @pytest.fixture(params=[on_asyncio, on_uvloop])
 def run(request: pytest.FixtureRequest) -> Run:
     found: Run = request.param

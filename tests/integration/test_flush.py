@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 import ringwal
-from tests.support.faces import FACES, Face
+from tests.support.faces import Face
 from tests.support.rig import WAIT, Engine, stop_process
-
-
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
-def face(request: pytest.FixtureRequest) -> Face:
-    found: Face = request.param
-    return found
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -49,6 +49,7 @@ ERRORS: list[ringwal.Error] = [
     ABSENT,
     ringwal.NotWritable("for reading"),
     ringwal.OffsetMismatch("it goes on elsewhere", 5),
+    ringwal.ConsumerFenced("claimed since"),
     ringwal.ProducerFenced("fenced", outcome="unknown"),
     ringwal.SequenceGap("something is missing", 7),
     ringwal.OffsetTrimmed("gone", 17),
@@ -66,6 +67,7 @@ VALUES: list[Any] = [
     ringwal.Backup("b", "d", "00", "2027-01-31T09:30:00Z", 4096, 3, 1, 1, 1, 5, 2, 0.5),
     ringwal.Config(),
     ringwal.Config(segment_bytes=8 << 20, ring_bytes=1 << 20, max_streams=256, retention_age="30d"),
+    ringwal.ConsumerInfo("billing", "orders", 3, 2, 1, 10**18),
     ringwal.Last(100),
     ringwal.Record(5, b"x", 10**18, 7),
     ringwal.StreamRecord(5, b"x", 10**18, 7, "orders"),
@@ -74,7 +76,7 @@ VALUES: list[Any] = [
 ]
 PLACES = {"Client", "Stream", "ReadOnlyLog", "ReadOnlyStream"}
 """They lead to a place, and do so where they arrive."""
-STAY = {"Batch", "BatchReceipt", "Producer", "ProducerReceipt", "Receipt", "Supervisor"}
+STAY = {"Batch", "BatchReceipt", "Consumer", "Producer", "ProducerReceipt", "Receipt", "Supervisor"}
 """They are of their process."""
 SAME = {"EARLIEST", "LATEST", "UNCHANGED", "__version__"}
 """Constants, of which there is one each."""

@@ -17,12 +17,6 @@ from tests.support.rig import WAIT, Engine, children_of, stop_process
 MANY = 200
 
 
-@pytest.fixture(params=FACES, ids=lambda face: face.name)
-def face(request: pytest.FixtureRequest) -> Face:
-    found: Face = request.param
-    return found
-
-
 @pytest.fixture
 def engine(start: Callable[..., Engine]) -> Engine:
     return start(max_outstanding=16, max_streams=64)

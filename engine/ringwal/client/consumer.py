@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Self
 
 from ringwal.client.consuming import LOOK, ConsumerCore
 from ringwal.errors import Error
@@ -102,12 +102,3 @@ class Consumer(ConsumerCore):
         else:
             with contextlib.suppress(Error):
                 self.close()  # the error under way is the one to tell
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a Consumer is neither pickled nor copied: only one at a time has its name. Pass on its name and streams, and claim"
-            " it where they arrive, which fences this one"
-        )
-
-    def __repr__(self) -> str:
-        return f"<Consumer {self.name!r} of {', '.join(map(repr, self.streams))}>"

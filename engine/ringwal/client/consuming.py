@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ringwal import consumed, positions
 from ringwal._native import lib
@@ -449,6 +449,16 @@ class ConsumerCore:
         place.asked = max(place.asked, offset)
         if place.wanted is not None and place.wanted <= offset:
             place.wanted = None
+
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Consumer is neither pickled nor copied: only one at a time has its name. Pass on its name and streams, and claim"
+            " it where they arrive, which fences this one"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.name!r} of {', '.join(map(repr, self.streams))}>"
 
 
 def _until(timeout: float | None) -> float | None:

@@ -23,6 +23,9 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
            engine's default holds; 0: there is no limit. The names of consumers are separated by newlines.
     {"op": "create", ..., "exist_ok": true}  -> the same; a stream that has other settings keeps them, and is not refused
     {"op": "configure", "name": s, "number": n, ...}       -> the same, of a stream that is there
+    {"op": "claim", "stream": s, "name": s}         -> {"number", "epoch", "next"} of the producer, when that is on stable storage
+    {"op": "consume", "name": s, "count": n, "stream0": s, "start0": n, ...}
+        -> {"rows"}: of each stream that the consumer has, "stream", "number", "epoch", "next", when that is on stable storage
     {"op": "status"}              -> the report
     {"op": "stop"}                -> {}, then the engine stops
 
@@ -37,6 +40,7 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from ringwal._native import lib
@@ -66,26 +70,18 @@ def check_stream_name(name: object) -> bytes:
     return encoded
 
 
-def check_owner_name(name: object) -> bytes:
-    """The same of a producer's name."""
+def check_owner_name(name: object, owner: str = "producer") -> bytes:
+    """The same of a producer's name, or a consumer's."""
     try:
         return check_stream_name(name)
     except ConfigError as error:
-        said = str(error).replace("a stream name", "a producer's name").replace("stream name", "producer name")
+        said = str(error).replace("a stream name", f"a {owner}'s name").replace("stream name", f"{owner} name")
         raise ConfigError(said) from None
 
 
 CONSUMED_MAX = 64
 """Streams of one consumer."""
-
-
-def check_consumer_name(name: object) -> bytes:
-    """The same of a consumer's name."""
-    try:
-        return check_stream_name(name)
-    except ConfigError as error:
-        said = str(error).replace("a stream name", "a consumer's name").replace("stream name", "consumer name")
-        raise ConfigError(said) from None
+check_consumer_name = partial(check_owner_name, owner="consumer")
 
 
 def check_own_name(name: object) -> None:
