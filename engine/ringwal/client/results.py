@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ringwal._native import ffi, lib
 from ringwal.client.verdicts import is_refused
+from ringwal.errors import EngineFailed
 
 if TYPE_CHECKING:
     from ringwal.client.lane import Lane
@@ -60,8 +61,19 @@ class Results:
             kept = ending.found.get(self.first)
             if kept is None:
                 return FAILED
+            self._look_again(kept, number, ending.error)
         found = kept[number - self.first]
         return found if found >= 0 or is_refused(found) else FAILED
+
+    def _look_again(self, kept: array.array[int], number: int, error: Error) -> None:
+        """The drain may have outlived by a moment the look at the end of its engine. Whoever was told then, by its cell, that
+        the append is confirmed, must not be told something else later."""
+        at = number - self.first
+        if kept[at] >= 0 or is_refused(kept[at]) or not isinstance(error, EngineFailed):
+            return
+        found = int(_poll(self.lane.writer, number))
+        if found >= 0 or is_refused(found):
+            kept[at] = found
 
     def collect(self, count: int) -> array.array[int]:
         """What the cells hold now of ``count`` numbers: offsets, and what is below 0 for those that are not confirmed."""

@@ -23,7 +23,8 @@ namespace. A message is one JSON object of at most MESSAGE_BYTES_MAX; each reque
            engine's default holds; 0: there is no limit. The names of consumers are separated by newlines.
     {"op": "create", ..., "exist_ok": true}  -> the same; a stream that has other settings keeps them, and is not refused
     {"op": "configure", "name": s, "number": n, ...}       -> the same, of a stream that is there
-    {"op": "claim", "stream": s, "name": s}         -> {"number", "epoch", "next"} of the producer, when that is on stable storage
+    {"op": "claim", "stream": s, "name": s}
+        -> {"number", "epoch", "next"} of the producer, when that is on stable storage
     {"op": "consume", "name": s, "count": n, "stream0": s, "start0": n, ...}
         -> {"rows"}: of each stream that the consumer has, "stream", "number", "epoch", "next", when that is on stable storage
     {"op": "status"}              -> the report
