@@ -183,16 +183,15 @@ def test_what_a_dying_engine_still_confirms_is_confirmed_for_good(directory: Pat
     """A drain process may outlive by a moment the look that found its supervisor dead. One thread of a client is told by its
     cell then that an append is confirmed, and no thread is told something else afterwards."""
     running = start()
-    client = ringwal.connect(directory)
-    stream = client.stream("s")
-    stream.append(b"0").result(WAIT)
     drain = running.facts["drain_pid"]
-    stop_process(drain)
-    receipt = stream.append(b"1")
-    bound = stream._bound
-    assert bound is not None
-    bound.lane.end(ringwal.EngineFailed("the engine ended before this append was confirmed"))  # as by another thread
-    assert isinstance(receipt.exception(WAIT), ringwal.EngineFailed)
-    os.kill(drain, signal.SIGCONT)
-    until(lambda: receipt.exception(WAIT) is None, "the drain to say it")
-    assert [receipt.result(WAIT).offset for _ in range(2)] == [1, 1]
+    with ringwal.connect(directory) as client:
+        stream = client.stream("s")
+        stream.append(b"0").result(WAIT)
+        stop_process(drain)
+        receipt, bound = stream.append(b"1"), stream._bound
+        assert bound is not None
+        bound.lane.end(ringwal.EngineFailed("the engine ended before this append was confirmed"))  # as by another thread
+        assert isinstance(receipt.exception(WAIT), ringwal.EngineFailed)
+        os.kill(drain, signal.SIGCONT)
+        until(lambda: receipt.exception(WAIT) is None, "the drain to say it")
+        assert [receipt.result(WAIT).offset for _ in range(2)] == [1, 1]
