@@ -7,6 +7,7 @@ import datetime
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -321,6 +322,81 @@ def test_a_record_that_was_not_given_out_cannot_be_committed(client: Connected, 
     assert rows(client) == {("c", "s"): 11}
 
 
+def test_what_a_batch_was_for_that_failed_is_given_out_again(client: Connected) -> None:
+    """Else the next commit would go over it. Whoever sends the same again may."""
+    client.append_all("s", numbers(0, 10))
+    consumer = client.consumer("c", ["s"])
+    first, second, *_ = taken(consumer, 5)
+    with pytest.raises(ringwal.OffsetMismatch), client.gather() as batch:
+        batch.append("out", b"0", None, 99)
+        batch.commit(consumer.consumer, first)
+    assert data_of(consumer.poll(2)) == numbers(0, 2)
+    with pytest.raises(ZeroDivisionError), client.gather() as batch:
+        batch.commit(consumer.consumer, second)
+        raise ZeroDivisionError
+    client.transform([("out", b"0")], [(consumer, first)])
+    assert data_of(consumer.poll(2)) == numbers(1, 3)
+    with pytest.raises(ValueError, match="record 0 of 's' is committed already"):
+        client.transform([("out", b"0")], [(consumer, first)])
+    consumer.commit()
+    assert rows(client) == {("c", "s"): 3}
+    assert [record.data for record in client.records("out")] == [b"0"]
+
+
+def test_a_batch_of_which_nobody_knows_holds_its_consumer_up(
+    face: Face, directory: Path, start: Callable[..., Engine]
+) -> None:
+    """Until its receipt says what became of it. What was committed before it, or less than it, does not go behind it."""
+    running = start()
+    wal = running.facts["wal_pid"]
+    with face.connect(directory) as client:
+        client.append_all("s", numbers(0, 10))
+        client.append("out", b"first")
+        consumer = client.consumer("c", ["s"])
+        records = taken(consumer, 10)
+        stop_process(wal)
+        for record in records[:2]:
+            consumer.commit_soon(record)
+        with pytest.raises(ringwal.AckTimeout, match="do not send it again"), client.gather(0.1) as batch:
+            batch.append("out", b"2")
+            batch.commit(consumer.consumer, records[2])
+        for call in (consumer.commit, consumer.poll, lambda: client.transform([("out", b"2")], [(consumer, records[2])])):
+            with pytest.raises(ringwal.Error, match=r"outcome that is not known.* claim it anew") as caught:
+                call()
+            assert caught.value.outcome == "not_appended"
+        os.kill(wal, signal.SIGCONT)
+        assert batch.receipt.result() == [("out", 1, 1)]
+        consumer.flush()
+        assert rows(client) == {("c", "s"): 3} and consumer.committed == {"s": 3}
+        consumer.commit(records[3])
+        assert rows(client) == {("c", "s"): 4}
+
+
+def test_seeking_takes_no_commit_back(client: Connected) -> None:
+    client.append_all("s", numbers(0, 10))
+    consumer = client.consumer("c", ["s"])
+    records = taken(consumer, 10)
+    consumer.commit_soon(records[0])
+    consumer.commit_soon(records[7])
+    consumer.seek("s", ringwal.LATEST)
+    consumer.flush()
+    assert rows(client) == {("c", "s"): 8}
+
+
+def test_a_stream_that_was_made_anew_is_another_one(client: Connected) -> None:
+    for name in ("a", "b"):
+        client.append_all(name, numbers(0, 2))
+    consumer = client.consumer("c", ["a", "b"])
+    taken(consumer, 4)
+    client.delete("a")
+    client.append_all("a", numbers(10, 15))
+    consumer.seek("b", 0)
+    for _ in range(2):
+        with pytest.raises(ringwal.StreamDeleted, match="another one has its name"):
+            consumer.poll()
+    assert data_of(client.consumer("c", ["a"]).poll()) == numbers(10, 15)
+
+
 # -------------------------------------------------------------------------------------------------------- restarts
 
 
@@ -619,7 +695,7 @@ def test_a_deleted_stream_is_told_and_not_made_again(client: Connected) -> None:
     assert told == 1
     assert rows(client) == {("c", "a"): 1, ("c", "c"): 1}, "the others are committed all the same"
     with pytest.raises((ringwal.StreamDeleted, ringwal.ConsumerFenced)):
-        client.transform([("out", b"x")], [(consumer, records[1])])
+        client.transform([("out", b"x")], [(consumer, records[4])])
     assert sorted(info.name for info in client.streams() if info.name != "out") == ["a", "c"]
     assert not any(info.confirmed_offset for info in client.streams() if info.name == "out")
 
@@ -708,6 +784,32 @@ def test_a_full_table_is_told(face: Face, directory: Path, start: Callable[..., 
         assert rows(client) == {("c", "a"): 1, ("c", "b"): 0}
         client.delete_consumer("c")
         assert client.consumer("d", ["a", "b"]).committed == {"a": 0, "b": 0}
+
+
+def test_a_claim_that_finds_no_room_takes_nothing_and_nobody_down(
+    face: Face, directory: Path, start: Callable[..., Engine]
+) -> None:
+    start(max_producers=3, producer_age=0)
+    with face.connect(directory) as client:
+        consumer = client.consumer("c", ["a", "b"])
+        before = client.consumers()
+        with pytest.raises(ringwal.ShmUnavailable, match="max_producers"):
+            client.consumer("c", ["a", "b", "d", "e"])
+        assert client.consumers() == before and sorted(info.name for info in client.streams()) == ["a", "b"]
+        client.append("a", b"0")
+        consumer.commit(taken(consumer, 1)[0])
+
+
+def test_one_of_more_rows_than_an_answer_holds_is_claimed_and_deleted(
+    face: Face, directory: Path, start: Callable[..., Engine]
+) -> None:
+    start(max_streams=1024)
+    names = [f"{n:04d}".ljust(120, "x") for n in range(600)]
+    with face.connect(directory) as client:
+        for first in range(0, len(names), 50):
+            assert client.consumer("c", names[first : first + 50]).committed == dict.fromkeys(names[first : first + 50], 0)
+        assert client.delete_consumer("c") == names
+        assert client.consumers() == []
 
 
 def test_as_many_streams_as_there_may_be(face: Face, directory: Path, start: Callable[..., Engine]) -> None:

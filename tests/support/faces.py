@@ -45,6 +45,9 @@ class Gathering(Protocol):
     def append(
         self, stream: Any, data: Any, timestamp_ns: int | None = None, expected_offset: int | None = None
     ) -> None: ...
+    def commit(self, consumer: Any, record: Any = None, /) -> None:
+        """``consumer`` is the face's own."""
+
     @property
     def receipt(self) -> PendingBatch: ...
 
@@ -64,6 +67,9 @@ class Numbering(Protocol):
 
 class Consuming(Protocol):
     """A consumer, claimed."""
+
+    consumer: Any
+    """As the face has it."""
 
     streams: tuple[str, ...]
 
@@ -456,6 +462,9 @@ class _AioBatch:
         self, stream: Any, data: Any, timestamp_ns: int | None = None, expected_offset: int | None = None
     ) -> None:
         self._run.here(lambda: self._batch.append(stream, data, timestamp_ns, expected_offset))
+
+    def commit(self, consumer: Any, record: Any = None, /) -> None:
+        self._run.here(lambda: self._batch.commit(consumer, record))
 
     @property
     def receipt(self) -> PendingBatch:

@@ -11,7 +11,7 @@ from ringwal.client.aio_stream import Stream
 from ringwal.client.awaiting import Over
 from ringwal.client.joint import BatchCore, Placed
 from ringwal.client.results import PENDING
-from ringwal.errors import AckTimeout
+from ringwal.errors import Error
 from ringwal.limits import seconds
 
 if TYPE_CHECKING:
@@ -108,11 +108,11 @@ class Batch(BatchCore[Stream]):
     def receipt(self) -> BatchReceipt:
         """As `ringwal.Batch.receipt`."""
         if self._receipt is None:
-            raise RuntimeError("nothing of this batch is sent: its receipt is there when its block is left")
+            raise RuntimeError(self._no_receipt())
         return self._receipt
 
     async def __aenter__(self) -> Self:
-        self._check_open()
+        self._begin()
         return self
 
     async def __aexit__(
@@ -120,19 +120,30 @@ class Batch(BatchCore[Stream]):
     ) -> None:
         self._over = True
         if kind is not None:
+            self._give_up(known=True)
             return
+        self._check_process()
         self._client._check_loop()
-        self._receipt = self._submitted() if self._parts else BatchReceipt(self, [], None)
+        try:
+            self._receipt = self._submitted() if self._parts else BatchReceipt(self, [], None)
+        except Error as refused:
+            self._give_up(known=refused.outcome == "not_appended")
+            raise
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 await self._receipt._found()
         except TimeoutError:
+            self._give_up(known=False)
             if not limit.expired():
                 raise
-            raise AckTimeout(
-                f"a batch for {len(self._parts)} streams is not confirmed within {self._timeout:g} s; its outcome is unknown,"
-                " ask its receipt again later"
-            ) from None
+            raise self._late(self._timeout) from None
+        except Error as refused:
+            if refused.outcome == "not_appended":  # in its turn, before it was sent
+                self._give_up(known=True)
+            raise
+        except BaseException:  # a task that is cancelled: it goes on
+            self._give_up(known=False)
+            raise
 
     def _submitted(self) -> BatchReceipt:
         """At once; or in its turn: behind the batches that wait, and the appends to its streams that do, and before those that

@@ -73,6 +73,17 @@ class Consumer(ConsumerCore):
         self._client._check_loop()
         await drive(self._close_steps(seconds(timeout)))
 
+    if not TYPE_CHECKING:  # what is written where somebody took one face for the other
+
+        def __iter__(self):
+            raise TypeError("use `async for` for a consumer of ringwal.aio")
+
+        def __enter__(self):
+            raise TypeError("use `async with` for a consumer of ringwal.aio")
+
+        def __exit__(self, *_):
+            pass
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -57,7 +57,11 @@ class BatchReceipt:
         found = []
         for (results, number), name in zip(self._placed, self._batch._parts, strict=True):
             left = None if end is None else max(0.0, end - time.monotonic())
-            found.append(results.lane.wait(results, number, name, left))
+            try:
+                found.append(results.lane.wait(results, number, name, left))
+            except AckTimeout:
+                self._batch._give_up(known=False)
+                raise self._batch._late(limit) from None
         self._batch._settle(self._placed, found)
         return found
 
@@ -99,18 +103,39 @@ class Batch(BatchCore[Stream]):
     def receipt(self) -> BatchReceipt:
         """Of the batch, once its block is left. Raises RuntimeError: it is not, or nothing was sent."""
         if self._receipt is None:
-            raise RuntimeError("nothing of this batch is sent: its receipt is there when its block is left")
+            raise RuntimeError(self._no_receipt())
         return self._receipt
 
     def __enter__(self) -> Self:
-        self._check_open()
+        self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over = True
-        if kind is None:
-            self._receipt = BatchReceipt(self, park(self._joint().steps()) if self._parts else ())
+        if kind is not None:
+            self._give_up(known=True)
+            return
+        self._check_process()
+        joint = self._joint() if self._parts else None
+        try:
+            placed = () if joint is None else park(joint.steps())
+        except Error as refused:
+            self._give_up(known=refused.outcome == "not_appended")
+            raise
+        except BaseException:  # an interrupt: it may have been sent
+            self._struck = True
+            self._give_up(known=False)
+            if joint is not None and joint.placed:
+                self._receipt = BatchReceipt(self, joint.placed)
+            raise
+        self._receipt = BatchReceipt(self, placed)
+        try:
             self._receipt._wait(self._timeout)
+        except Error:
+            raise
+        except BaseException:
+            self._give_up(known=False)
+            raise
 
     if not TYPE_CHECKING:  # what is written where somebody took one face for the other
 

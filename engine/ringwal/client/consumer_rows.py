@@ -33,26 +33,29 @@ def consumer_infos(attachment: Attachment) -> list[ConsumerInfo]:
 
 def delete_consumer_steps(client: ClientCore[Any], name: str) -> Steps[list[str]]:
     """See `Client.delete_consumer`. It is claimed first, so that nobody commits behind this."""
-    places = yield from _taken(client, name)
-    for place in places:
-        yield from _commit_once(place, int(lib.RW_FORGET), name, client._options["timeout"])
-    return sorted(place.stream.name for place in places)
+    deleted: list[str] = []
+    while places := (yield from _taken(client, name, [])):  # as many as one answer has
+        for place in places:
+            yield from _commit_once(place, int(lib.RW_FORGET), name, client._options["timeout"])
+            deleted.append(place.stream.name)
+    return sorted(deleted)
 
 
 def seek_consumer_steps(client: ClientCore[Any], name: str, stream: str, offset: int) -> Steps[int | None]:
     """Whoever claims the consumer of that name next goes on there in that stream, not beyond its end; whoever had it is fenced.
     Returns where it would have gone on; None: it has no such stream."""
-    place = next((one for one in (yield from _taken(client, name)) if one.stream.name == stream), None)
-    if place is None:
+    attachment = yield from client._attachment_steps()
+    if not any((row.name, row.stream) == (name, stream) for row in consumer_infos(attachment)):
         return None
+    (place,) = yield from _taken(client, name, [(stream, 0)])
     yield from _commit_once(place, offset, name, client._options["timeout"])
     return place.committed
 
 
-def _taken(client: ClientCore[Any], name: str) -> Steps[list[Place]]:
-    """Places of the consumer in all streams that it has; whoever had it is fenced."""
+def _taken(client: ClientCore[Any], name: str, wanted: list[tuple[str, int]]) -> Steps[list[Place]]:
+    """Places of the consumer in these streams, or, if none is said, in some of those that it has; whoever had it is fenced."""
     check_consumer_name(name)
-    rows = yield from client._in_engine_steps(lambda attachment: attachment.registration.consume_steps(name, []))
+    rows = yield from client._in_engine_steps(lambda attachment: attachment.registration.consume_steps(name, wanted))
     return [place_of(client, row) for row in rows]
 
 

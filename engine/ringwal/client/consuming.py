@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ringwal import consumed, positions
 from ringwal._native import lib
+from ringwal.client.following import checked_word
 from ringwal.client.lane import Completion
 from ringwal.client.merging import Merging, merge_steps
 from ringwal.client.results import FAILED, PENDING
@@ -32,6 +33,7 @@ from ringwal.errors import (
     ForkError,
     NoSuchStream,
     NotRunning,
+    OffsetTrimmed,
     StreamDeleted,
 )
 from ringwal.limits import shown
@@ -79,10 +81,15 @@ class Sent(NamedTuple):
 class Place:
     """Where a consumer is in one of its streams."""
 
-    __slots__ = ("asked", "committed", "given", "known", "looks", "reached", "sent", "stream", "turn", "wanted", "who")
+    __slots__ = (
+        "asked", "committed", "given", "known", "looks", "number", "reached", "sent", "sought", "stream", "turn", "wanted",
+        "who",
+    )  # fmt: skip
 
-    def __init__(self, stream: StreamCore, who: int, committed: int) -> None:
+    def __init__(self, stream: StreamCore, who: int, committed: int, number: int = 0) -> None:
         self.stream = stream
+        self.number = number
+        """Of the stream: another one of its name is another one."""
         self.who = who
         """Epoch and number of its row, as requests say them."""
         self.committed = committed
@@ -91,6 +98,8 @@ class Place:
         """Behind the last record that was given out."""
         self.reached = committed
         """So far it has been before it was put back."""
+        self.sought = committed
+        """Where it was put, where `asked` is `UNSAID`."""
         self.asked = committed
         """The newest commit that somebody asked for; `UNSAID`: whatever comes is one."""
         self.wanted: int | None = None
@@ -136,14 +145,18 @@ class ConsumerCore:
         self.name = name
         self._client = client
         self._start = positions.checked(start)
+        checked_word(on_trimmed, "on_trimmed", ("raise", "earliest"))
         self._on_trimmed = on_trimmed
         self._places: dict[str, Place] = {}
+        self._numbers: dict[str, int] = {}
         self._following: Merging | None = None
         self._fetched: list[StreamRecord] = []
         self._at = 0  # what is fetched is given out up to here
         self._usable = False
         """It is claimed, and neither fenced, closed nor forked."""
         self._fenced: Error | None = None
+        self._doubtful = False
+        """Nobody knows yet whether a batch that was to commit it is in the log."""
         self._is_forked = False
         self._is_closed = False
         client._consumers.add(self)
@@ -164,15 +177,23 @@ class ConsumerCore:
                 break
         for row in rows:
             if row["stream"] in self.streams:
-                self._places[row["stream"]] = place_of(self._client, row)
+                self._places[row["stream"]] = place_of(self._client, row, self._numbers[row["stream"]])
         self._usable = True
 
     def _claim(self, attachment: Attachment) -> Steps[list[dict[str, Any]]]:
         wanted = []
         for stream in self.streams:
-            handle = yield from attachment.handle_steps(stream)
-            wanted.append((stream, positions.offset(attachment, handle, self._start)))
-        return (yield from attachment.registration.consume_steps(self.name, wanted))
+            try:
+                handle = yield from attachment.handle_steps(stream, look=True)
+            except NoSuchStream:  # the claim makes it, if there is room for all
+                wanted.append((stream, 0))
+            else:
+                wanted.append((stream, positions.offset(attachment, handle, self._start)))
+        rows = yield from attachment.registration.consume_steps(self.name, wanted)
+        for stream in self.streams:
+            handle = yield from attachment.handle_steps(stream, look=True)
+            self._numbers[stream] = int(lib.rw_handle_number(handle))
+        return rows
 
     def _forked(self) -> None:
         """In the child of a fork: it goes on in the parent."""
@@ -195,6 +216,13 @@ class ConsumerCore:
             raise self._fenced
         if self._is_closed:
             raise ClosedError("this consumer is closed")
+        if self._doubtful:
+            raise Error(
+                f"a batch that was to commit consumer {self.name!r} has an outcome that is not known, and with it which records"
+                " are done; nothing was done now: claim it anew, with client.consumer, which goes on behind the batch or in"
+                " front of it; or ask the batch's receipt until it says",
+                outcome="not_appended",
+            )
 
     @property
     def committed(self) -> dict[str, int]:
@@ -214,7 +242,7 @@ class ConsumerCore:
         """By stream: confirmed records that are not committed. Raises NotRunning."""
         attachment = self._client._live_attachment()
         if attachment is None:
-            raise NotRunning("the engine has ended, or was not used yet")
+            raise NotRunning("the lag cannot be asked: the engine has ended, or was not used yet")
         behind, committed = {}, self.committed
         for info in attachment.stream_infos():
             if info.name in self._places:
@@ -225,13 +253,17 @@ class ConsumerCore:
 
     def _seek_steps(self, stream: str, to: Position) -> Steps[None]:
         """See `Consumer.seek`."""
-        self._check()
-        place = self._place(stream)
+        doubtful, self._doubtful = self._doubtful, False  # who says where to go on has decided
+        try:
+            self._check()
+            place = self._place(stream)
+        except BaseException:
+            self._doubtful = doubtful
+            raise
         offset = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to)))
         place.reached, place.given = max(place.reached, place.given), offset
-        place.asked = UNSAID
-        place.wanted = None
-        self._fetched, self._following = [], None
+        place.asked, place.sought = UNSAID, offset  # what was asked for before goes on
+        self._fetched, self._at, self._following = [], 0, None
 
     def _place(self, stream: str) -> Place:
         found = self._places.get(stream) if isinstance(stream, str) else None
@@ -242,13 +274,10 @@ class ConsumerCore:
     def _poll_steps(self, max_records: int, timeout: float | None) -> Steps[list[StreamRecord]]:
         """The next records, waited for, which are given out by this: a commit without a record means them, too."""
         self._check()
-        if self._at == len(self._fetched):
+        if self._at >= len(self._fetched):
             self._fetched, self._at = (yield from self._fetch_steps(max(max_records, AT_ONCE), timeout)), 0
-        if self._at == 0 and len(self._fetched) <= max_records:
-            records, self._fetched = self._fetched, []
-        else:
-            records = self._fetched[self._at : self._at + max_records]
-            self._at += len(records)
+        whole = self._at == 0 and len(self._fetched) <= max_records
+        records = self._fetched if whole else self._fetched[self._at : self._at + max_records]
         left, seen = len(self._places), set()
         for record in reversed(records):
             if record.stream not in seen:
@@ -256,6 +285,11 @@ class ConsumerCore:
                 self._places[record.stream].given = record.offset + 1
                 if len(seen) == left:
                     break
+        # Last: where an interrupt strikes before this, the next call gives them again.
+        if whole:
+            self._fetched, self._at = [], 0
+        else:
+            self._at += len(records)
         return records
 
     def _fetched_steps(self, timeout: float | None) -> Steps[None]:
@@ -272,6 +306,11 @@ class ConsumerCore:
         if following is None:
             starts: Mapping[str, int] = self.positions
             following = yield from merge_steps(self._client, starts, max_records=max_records, on_trimmed=self._on_trimmed)
+            for name, number in following.numbers().items():
+                if number != self._places[name].number:
+                    raise StreamDeleted(
+                        f"stream {name!r} was deleted, and another one has its name: claim consumer {self.name!r} anew"
+                    )
             self._following = following
         following._max_records, following._idle_timeout = max_records, 0.0
         try:
@@ -282,6 +321,12 @@ class ConsumerCore:
                     yield from self._push_steps(until)  # before it sleeps
                 following._idle_timeout = None if until is None else max(0.0, until - time.monotonic())
                 found = yield from following.next_steps()
+        except OffsetTrimmed as error:
+            self._following = None
+            where = f"consumer.seek({error.stream!r}, ringwal.EARLIEST)"
+            said = OffsetTrimmed(f"of {error.stream!r}, {error}; {where} goes on there", error.start_offset)
+            said.stream = error.stream
+            raise said from None
         except BaseException:
             self._following = None  # what it had fetched was not given out: it begins anew there
             raise
@@ -289,15 +334,24 @@ class ConsumerCore:
 
     # -------------------------------------------------------------------------------------------------- committing
 
+    def _known(self, record: object) -> Place:
+        """The place of a record that was given out. Raises TypeError, ValueError."""
+        if not isinstance(record, StreamRecord):
+            raise TypeError(
+                f"what is committed is a record that this consumer gave out, the last one that is done, not"
+                f" {type(record).__name__}; without one it is all that it gave out; nothing was committed"
+            )
+        place = self._place(record.stream)
+        place.check(record)
+        return place
+
     def _ask(self, record: StreamRecord | None) -> list[Place]:
         """Places in which something new is to be committed: up to that record, or all that was given out."""
         self._check()
         if record is None:
             asked = [(place, place.given) for place in self._places.values()]
         else:
-            place = self._place(record.stream)
-            place.check(record)
-            asked = [(place, record.offset + 1)]
+            asked = [(self._known(record), record.offset + 1)]
         moved = []
         for place, offset in asked:
             if offset > place.asked:
@@ -385,7 +439,7 @@ class ConsumerCore:
         if is_refused(found):
             raise self._refused(found, place.stream.name)
         assert found == FAILED
-        if turn < place.known:  # a batch has committed since, in the engine's successor
+        if turn < place.turn:  # a batch was sent behind it, which may be in the log: this must not go behind that
             return
         if place.wanted is None:
             place.wanted = offset
@@ -428,7 +482,7 @@ class ConsumerCore:
             yield from self._flush_steps(timeout)
         finally:
             self._is_closed, self._usable = True, False
-            self._fetched, self._following = [], None
+            self._fetched, self._at, self._following = [], 0, None
 
     # ------------------------------------------------------------------------------------------------- in a batch
 
@@ -436,17 +490,40 @@ class ConsumerCore:
         """What a batch commits: places, and offsets. As `_ask`, without noting it."""
         self._check()
         if record is not None:
-            place = self._place(record.stream)
-            place.check(record)
-            return [(place, max(record.offset + 1, place.asked))]  # never back
+            place = self._known(record)
+            if record.offset < place.asked:
+                raise ValueError(
+                    f"record {record.offset} of {record.stream!r} is committed already, and with it what follows from it: the"
+                    f" next one is {place.asked}; nothing of this batch is sent for it"
+                )
+            return [(place, record.offset + 1)]
         return [(place, place.given) for place in self._places.values() if place.given != place.asked]
+
+    def _join(self, place: Place, offset: int) -> int:
+        """A batch is to commit it: nobody may commit less from now on. Returns what had been asked for."""
+        before, place.asked = place.asked, offset
+        return before
+
+    def _undone(self, place: Place, offset: int, before: int, *, known: bool) -> None:
+        """A batch that was to commit it is not in the log; or nobody knows, unless ``known``. What it was for is given out
+        again: else the next commit would go over it."""
+        if not known:
+            self._doubtful = True
+            return
+        self._doubtful = False
+        if place.asked == offset:
+            place.asked = before
+        place.reached = max(place.reached, place.given)
+        place.given = place.sought if place.asked == UNSAID else place.asked
+        self._fetched, self._at, self._following = [], 0, None
 
     def _done(self, place: Place, offset: int, turn: int) -> None:
         """A batch has committed it."""
         if turn <= place.known:  # told again
             return
+        self._doubtful = False
         place.confirmed(offset, turn)
-        place.asked = max(place.asked, offset)
+        place.asked, place.given = max(place.asked, offset), max(place.given, offset)
         if place.wanted is not None and place.wanted <= offset:
             place.wanted = None
 
@@ -467,12 +544,14 @@ def _until(timeout: float | None) -> float | None:
 
 def _names_of(streams: Iterable[str]) -> tuple[str, ...]:
     if isinstance(streams, str):
-        raise TypeError(f"streams are several names: [{streams!r}]")
-    names = tuple(streams)
+        raise TypeError(f"streams is a list of names, not a str: say [{streams!r}]")
+    names = tuple(each.name if isinstance(each, StreamCore) else each for each in streams)
     for name in names:
         check_stream_name(name)
         check_own_name(name)
-    if not names or len(set(names)) != len(names) or len(names) > CONSUMED_MAX:
+        if names.count(name) > 1:
+            raise ValueError(f"stream {name!r} is named twice")
+    if not names or len(names) > CONSUMED_MAX:
         raise ValueError(f"a consumer reads 1 to {CONSUMED_MAX} different streams, not {len(names)}")
     return names
 
@@ -486,6 +565,6 @@ def _offset_in(attachment: Attachment, stream: str, to: Checked) -> Steps[int]:
     return offset
 
 
-def place_of(client: ClientCore[Any], row: dict[str, Any]) -> Place:
-    """As the engine says it of a row that was claimed."""
-    return Place(ConsumedStream(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]))
+def place_of(client: ClientCore[Any], row: dict[str, Any], number: int = 0) -> Place:
+    """As the engine says it of a row that was claimed; ``number`` is the stream's."""
+    return Place(ConsumedStream(client, row["stream"]), int(row["epoch"]) << 32 | int(row["number"]), int(row["next"]), number)

@@ -7,6 +7,7 @@ user needs: `Batch` of either face is what they see.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from array import array
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from ringwal.client.consuming import ConsumerCore, Place
 from ringwal.client.stream_core import StreamCore
 from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import is_joined, is_refused
-from ringwal.errors import ConfigError, Error, of_code
+from ringwal.errors import AckTimeout, ConfigError, Error, ForkError, of_code
 from ringwal.limits import whole
 from ringwal.model import Ack
 from ringwal.payloads import buffer_of, lengths_of
@@ -49,6 +50,12 @@ class Commit(NamedTuple):
     consumer: ConsumerCore
     place: Place
     offset: int
+    before: int
+    """What had been asked for there."""
+
+    def now(self) -> int:
+        """What is committed when the batch is sent: whoever asked for more meanwhile is not put back."""
+        return max(self.offset, self.place.asked)
 
 
 class Part(Generic[Handle]):
@@ -73,7 +80,7 @@ class Part(Generic[Handle]):
     def terms(self, own: Any) -> dict[str, int | Any]:
         """For C; ``own`` is where the records' own times lie."""
         if self.commit is not None:
-            return {"producer": self.commit.place.who, "sequence": self.commit.offset}
+            return {"producer": self.commit.place.who, "sequence": self.commit.now()}
         if self.expected_offset is None:
             return {"times": own}
         return {"times": own, "sequence": self.expected_offset, "flags": int(lib.RW_EXPECTS)}
@@ -107,7 +114,7 @@ class Joint(Generic[Handle]):
         self._streams = [part.stream for part in parts]
         self._numbers = len(parts)
         self.name = ", ".join(stream.name for stream in self._streams)
-        self._placed: list[Placed] = []
+        self.placed: list[Placed] = []
         # Kept while C looks at it.
         self._data = [ffi.from_buffer("uint8_t[]", b"".join(part.records)) for part in parts]
         self._lengths = [ffi.from_buffer("uint32_t[]", lengths_of(tuple(part.records))) for part in parts]
@@ -121,7 +128,7 @@ class Joint(Generic[Handle]):
         # As if it were the payload of one append, of which there is one header.
         room = sum(_REQUEST_BYTES + -(-part.payload_bytes() // 64) * 64 for part in self._parts) - _REQUEST_BYTES
         yield from submit_steps(self, began, self._submit, room)
-        return self._placed
+        return self.placed
 
     def _submit(self, bound: JointBinding) -> int:
         order = sorted(range(len(self._parts)), key=lambda i: int(lib.rw_handle_place(bound.handles[i])))
@@ -145,7 +152,9 @@ class Joint(Generic[Handle]):
             for part in self._parts:
                 if part.commit is not None:
                     part.turn = part.commit.place.next_turn()
-            self._placed = [Placed(lane.results_of(bank, at_place[i]), at_place[i]) for i in range(len(order))]
+                    part.commit = part.commit._replace(offset=part.commit.now())
+                    part.commit.place.wanted = None  # less, or the same
+            self.placed = [Placed(lane.results_of(bank, at_place[i]), at_place[i]) for i in range(len(order))]
         elif number == lib.RW_TOO_LARGE:
             size = sum(-(-part.payload_bytes() // 8) * 8 + _PART_BYTES for part in self._parts) - _PART_BYTES
             raise of_code(number, size=size, limit=lane.record_limit)
@@ -202,7 +211,7 @@ class BatchCore(Generic[Handle]):
         self._parts: dict[str, Part[Handle]] = {}
         self._met: dict[object, Part[Handle]] = {}  # by what was said: a name, or a handle
         self._calls: list[Part[Handle]] = []
-        self._over = False
+        self._entered = self._over = self._struck = False
 
     def append(
         self, stream: str | Handle, data: Buffer, timestamp_ns: int | None = None, expected_offset: int | None = None
@@ -274,7 +283,8 @@ class BatchCore(Generic[Handle]):
                 part = self._parts[name] = Part(place.stream)
             elif part.commit is not None and part.commit.consumer is not consumer:
                 raise ValueError(f"this batch commits another consumer in {name!r} already")
-            part.commit = Commit(consumer, place, max(offset, part.commit.offset if part.commit else 0))
+            before = consumer._join(place, offset)
+            part.commit = Commit(consumer, place, offset, before if part.commit is None else part.commit.before)
 
     def _check_count(self) -> None:
         if len(self._parts) == STREAMS_MAX:
@@ -305,14 +315,50 @@ class BatchCore(Generic[Handle]):
     def _check_open(self) -> None:
         if self._over:
             raise RuntimeError("this batch is over, and takes nothing any more: begin another one")
+        if not self._entered:
+            raise RuntimeError("nothing was taken: a batch is begun with `with client.batch() as batch:`")
 
     def _joint(self) -> Joint[Handle]:
         return Joint(self._client, list(self._parts.values()))
 
+    def _no_receipt(self) -> str:
+        if self._struck:
+            return "leaving this batch was interrupted before its receipt was there: whether it was sent is not known"
+        if self._over:
+            return "nothing of this batch was sent, as its block was left by an exception: there is no receipt"
+        return "nothing of this batch is sent: its receipt is there when its block is left"
+
+    def _late(self, seconds: float | None) -> AckTimeout:
+        return AckTimeout(
+            f"this batch for {', '.join(map(repr, self._parts))} is not confirmed within {seconds:g} s, and goes on: its"
+            " outcome is unknown until its receipt says; do not send it again"
+        )
+
+    def _begin(self) -> None:
+        """Its block is entered."""
+        if self._over or self._entered:
+            raise RuntimeError("this batch was begun before: begin another one")
+        self._entered = True
+        self._pid = os.getpid()
+
+    def _check_process(self) -> None:
+        """Raises ForkError."""
+        if self._pid != os.getpid():
+            raise ForkError("this batch was begun before a fork, and is the parent's; nothing was sent", outcome="not_appended")
+
+    def _give_up(self, *, known: bool) -> None:
+        """It is not confirmed, and nothing of it is in the log; or nobody knows, unless ``known``."""
+        for part in self._parts.values():
+            if part.commit is not None:
+                commit = part.commit
+                commit.consumer._undone(commit.place, commit.offset, commit.before, known=known)
+
     def _settle(self, placed: Sequence[Placed], found: Sequence[int]) -> None:
         """That was found of its parts. Raises why it is not in the log: then all of them are told."""
         if any(each < 0 for each in found):
-            raise self._failure(placed, found)
+            error = self._failure(placed, found)
+            self._give_up(known=error.outcome == "not_appended")
+            raise error
         for part in self._parts.values():
             if part.commit is not None:
                 part.commit.consumer._done(part.commit.place, part.commit.offset, part.turn)

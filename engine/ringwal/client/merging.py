@@ -73,6 +73,10 @@ class Merging(Follow[StreamRecord]):
         for name in wanted:
             self._awaited.pop(name, None)
 
+    def numbers(self) -> dict[str, int]:
+        """Of the streams that are there."""
+        return {name: int(lib.rw_handle_number(handle)) for name, handle in self._handles.items()}
+
     def _look_steps(self) -> Steps[None]:
         """Are awaited streams there by now? One that was not there when the end of the log was looked up has nothing before."""
         before, self._made = self._made, int(lib.rw_engine_next_number(self._attachment.control))

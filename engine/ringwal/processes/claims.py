@@ -95,6 +95,19 @@ class Claims:
             if row.kind == lib.RW_OWNER_CONSUMER and bytes(ffi.buffer(row.name, row.name_bytes)) == name
         }
 
+    def room(self) -> int:
+        """Rows that are free."""
+        rows = ffi.new("rw_checkpoint_owner[]", max(self._limit, 1))
+        return self._limit - int(lib.rw_owners_list(self._control, rows))
+
+    def full(self) -> ShmUnavailable:
+        """What is told of a claim for which there is no place."""
+        return ShmUnavailable(
+            f"the engine remembers {self._limit} producers and positions of consumers, and no producer was silent for so"
+            " long that it may be forgotten; start it with a larger max_producers, or a shorter producer_age, or delete"
+            " consumers that are not needed"
+        )
+
     def _add(self, claim: _Claim) -> None:
         queue = self._waiting.setdefault(claim.owner, collections.deque())
         queue.append(claim)
@@ -150,11 +163,7 @@ class Claims:
         if code >= 0:
             return found or EngineFailed("the row that was claimed cannot be read", outcome="not_appended")
         if verdict_of(code)[0] == lib.RW_VERDICT_TABLE:
-            return ShmUnavailable(
-                f"the engine remembers {self._limit} producers and positions of consumers, and no producer was silent for so"
-                " long that it may be forgotten; start it with a larger max_producers, or a shorter producer_age, or delete"
-                " consumers that are not needed"
-            )
+            return self.full()
         seen = views.engine(self._control)
         return of_code(code, "the claim", stopped=seen.state == lib.RW_STOPPED, errno=int(seen.error))
 

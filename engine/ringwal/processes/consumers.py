@@ -44,15 +44,13 @@ class Consumers:
 
     def claim(self, said: Message, told: Told) -> None:
         """The consumer of that ``name`` is another process's from now on. It reads ``count`` streams: ``stream0``, where it
-        begins at ``start0`` if it is new, and so on; none: what is there of it.
+        begins at ``start0`` if it is new, and so on; none: some of what is there of it.
 
         Raises ConfigError, ShmUnavailable, StorageFull: see `Claims.claim`.
         """
         encoded = check_consumer_name(said.get("name"))
         wanted = _wanted(said)
         self._claims.check_space("no consumer is claimed")
-        for each in wanted:
-            self._target(each)  # refused at once where they are full
         request = _Request(encoded, wanted, told)
         queue = self._waiting.setdefault(encoded, collections.deque())
         queue.append(request)
@@ -63,13 +61,20 @@ class Consumers:
         return _Target(said[0], self._streams.open(said[0]), said[1])
 
     def _begin(self, request: _Request) -> None:
+        others = self._claims.streams_of(request.name)
+        keys = [self._streams.look(name) for name, _ in request.wanted]
+        new = sum(key is None or key.number not in others for key in keys)
+        if new > self._claims.room():  # before anything is claimed: whoever has it goes on
+            self._end(request, self._claims.full())
+            return
         try:
             # Only now: one that had that name when the claim began to wait may be deleted.
             targets = {each.key.number: each for each in map(self._target, request.wanted)}
         except Error as error:
             self._end(request, error)
             return
-        for number in self._claims.streams_of(request.name) - targets.keys():
+        # All of them, so that whoever had it is fenced. Where none is wanted they are to be deleted, as many as one answer has.
+        for number in sorted(others - targets.keys())[: None if request.wanted else CONSUMED_MAX]:
             if (named := self._streams.by_number(number)) is not None:
                 targets[number] = _Target(named[0], named[1], 0)
         found: dict[int, Claimed | Error] = {}
@@ -94,9 +99,9 @@ class Consumers:
         rows: list[dict[str, Any]] = []
         for number, each in found.items():
             name = targets[number].stream
-            if isinstance(each, Claimed):
+            if isinstance(each, Claimed) and (name in wanted or not wanted):
                 rows.append({"stream": name, **each._asdict()})
-            elif name in wanted:  # of another one that was deleted meanwhile there is nothing to claim
+            elif isinstance(each, Error) and name in wanted:  # of another one, deleted meanwhile, there is nothing to claim
                 self._end(request, each)
                 return
         self._end(request, rows)

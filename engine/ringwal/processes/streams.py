@@ -89,6 +89,10 @@ class StreamTable:
         self._keys[encoded.decode()] = key
         return key
 
+    def look(self, name: str) -> Key | None:
+        """The stream `name`, if there is one."""
+        return self._known(name)
+
     def by_number(self, number: int) -> tuple[str, Key] | None:
         """Name and key of the stream of that number; None: there is none any more."""
         for name, key in list(self._keys.items()):
