@@ -39,6 +39,8 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.Client, "reconnect", "seconds", SECONDS),
     (ringwal.Client, "lane_bytes", "whole", "1073741824"),
     (ringwal.Client.close, "timeout", "seconds", SECONDS),
+    (ringwal.Client.batch, "timeout", "seconds", SECONDS),
+    (ringwal.Client.consumer, "start", "whole", WHOLE),
     (ringwal.Client.tail, "max_records", "whole", WHOLE),
     (ringwal.Client.tail, "idle_timeout", "seconds", SECONDS),
     (ringwal.Stream.append, "timestamp_ns", "whole", WHOLE),
@@ -68,6 +70,14 @@ CALLS: list[tuple[Callable[..., Any], str, str, str]] = [
     (ringwal.backup, "timeout", "seconds", SECONDS),
     (ringwal.Receipt.result, "timeout", "seconds", SECONDS),
     (ringwal.Receipt.exception, "timeout", "seconds", SECONDS),
+    (ringwal.BatchReceipt.result, "timeout", "seconds", SECONDS),
+    (ringwal.BatchReceipt.exception, "timeout", "seconds", SECONDS),
+    (ringwal.Consumer.poll, "max_records", "whole", WHOLE),
+    (ringwal.Consumer.poll, "timeout", "seconds", SECONDS),
+    (ringwal.Consumer.commit, "timeout", "seconds", SECONDS),
+    (ringwal.Consumer.seek, "position", "whole", WHOLE),
+    (ringwal.Consumer.flush, "timeout", "seconds", SECONDS),
+    (ringwal.Consumer.close, "timeout", "seconds", SECONDS),
     (ringwal.Producer.append, "seq", "whole", WHOLE),
     (ringwal.Producer.append, "timestamp_ns", "whole", WHOLE),
     (ringwal.Producer.append_many, "seq", "whole", WHOLE),
@@ -83,6 +93,8 @@ BESIDE: dict[Callable[..., Any], dict[str, Any]] = {
     ringwal.Producer.append_many: {"records": [b"x"]},
     ringwal.backup: {"dest": "/nowhere/at/all"},
     ringwal.Client.tail: {"streams": {"s": 0}},
+    ringwal.Client.consumer: {"name": "c", "streams": ["s"]},
+    ringwal.Consumer.seek: {"stream": "s"},
 }
 # Where several numbers may be given, and are refused in other words: test_times.py has them.
 SEVERAL = {("Stream.append_many", "timestamp_ns"), ("Producer.append_many", "timestamp_ns")}
@@ -106,7 +118,7 @@ def public_calls() -> Iterator[Callable[..., Any]]:
 
 
 def test_every_number_that_a_call_takes_stands_in_the_table() -> None:
-    internal = {"Config.fitted"}
+    internal = {"Config.fitted", "Batch", "Consumer"}
     found = {
         (name_of(call), argument.name)
         for call in public_calls()
@@ -129,6 +141,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[type, Any]]:
             looked_at: dict[type, Any] = {ringwal.ReadOnlyLog: log, ringwal.ReadOnlyStream: log.stream("s")}
             producer = client.producer("made", "p")
             looked_at |= {ringwal.Producer: producer, ringwal.ProducerReceipt: producer.append(b"x")}
+            with client.batch() as batch:
+                batch.append("s", b"x")
+            looked_at |= {ringwal.Consumer: client.consumer("c", ["s"]), ringwal.BatchReceipt: batch.receipt}
             yield {ringwal.Client: client, ringwal.Stream: stream, ringwal.Receipt: receipt, **looked_at}
     finally:
         running.close()

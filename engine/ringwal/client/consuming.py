@@ -260,7 +260,7 @@ class ConsumerCore:
         except BaseException:
             self._doubtful = doubtful
             raise
-        offset = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to)))
+        offset = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to, "position")))
         place.reached, place.given = max(place.reached, place.given), offset
         place.asked, place.sought = UNSAID, offset  # what was asked for before goes on
         self._fetched, self._at, self._following = [], 0, None
