@@ -385,12 +385,3 @@ def test_a_batch_gets_its_numbers_in_a_row_where_fewer_are_left(directory: Path,
                     batch.append(f"s{stream}", b"%d" % n)
             client.stream("alone").append(b"").result(WAIT)
         assert len(batch.receipt.result(0)) == 8
-
-
-def test_a_batch_of_more_streams_than_there_are_numbers_is_refused(directory: Path, start: Callable[..., Engine]) -> None:
-    start(max_outstanding=16)
-    with ringwal.connect(directory) as client:
-        with pytest.raises(ringwal.RecordTooLarge, match="max_outstanding is enough for 14"), client.batch() as batch:
-            for stream in range(15):
-                batch.append(f"s{stream}", b"")
-        client.stream("s0").append(b"").result(WAIT)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringwal import consumed
 from ringwal._native import lib
-from ringwal.client.consuming import Place, place_of
+from ringwal.client.consumer_place import Place, place_of
 from ringwal.client.lane import Completion
 from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import consumer_error_of, is_refused

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from ringwal import times
 from ringwal._native import ffi, lib
-from ringwal.client.consuming import ConsumerCore, Place
+from ringwal.client.consumer_place import Place
+from ringwal.client.consuming import ConsumerCore
 from ringwal.client.stream_core import StreamCore
 from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import is_joined, is_refused
