@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from ringwal import views
+from ringwal import consumed, views
 from ringwal._native import ffi, lib
 from ringwal.config import Config
 from ringwal.errors import EngineFailed, Error, ShmUnavailable, StorageFull, describe_full, of_code, verdict_of
@@ -88,17 +88,12 @@ class Claims:
 
     def streams_of(self, name: bytes) -> set[int]:
         """Numbers of the streams in which a consumer of that name has a row."""
-        rows = ffi.new("rw_checkpoint_owner[]", max(self._limit, 1))
-        return {
-            int(row.stream)
-            for row in (rows[i] for i in range(lib.rw_owners_list(self._control, rows)))
-            if row.kind == lib.RW_OWNER_CONSUMER and bytes(ffi.buffer(row.name, row.name_bytes)) == name
-        }
+        said = name.decode()
+        return {row.stream for row in consumed.rows(self._control) if row.name == said}
 
     def room(self) -> int:
         """Rows that are free."""
-        rows = ffi.new("rw_checkpoint_owner[]", max(self._limit, 1))
-        return self._limit - int(lib.rw_owners_list(self._control, rows))
+        return self._limit - self._listed()[1]
 
     def full(self) -> ShmUnavailable:
         """What is told of a claim for which there is no place."""
@@ -124,8 +119,7 @@ class Claims:
 
     def _silent(self, claim: _Claim) -> tuple[int, int] | None:
         """Whose place may be taken, and how newly it was seen to append; 0: none is needed. None: nobody's."""
-        rows = ffi.new("rw_checkpoint_owner[]", max(self._limit, 1))
-        count = lib.rw_owners_list(self._control, rows)
+        rows, count = self._listed()
         if count < self._limit or self._look(claim) is not None:
             return 0, 0
         # What a consumer has read would be read again: its place is never taken.
@@ -136,6 +130,11 @@ class Claims:
         if time.time_ns() - silent.timestamp_ns < self._age_ns:
             return None
         return int(silent.number), int(silent.timestamp_ns)
+
+    def _listed(self) -> tuple[Any, int]:
+        """All rows (`rw_checkpoint_owner[]`), and how many."""
+        rows = ffi.new("rw_checkpoint_owner[]", max(self._limit, 1))
+        return rows, int(lib.rw_owners_list(self._control, rows))
 
     def _look(self, claim: _Claim) -> Claimed | None:
         row = ffi.new("rw_checkpoint_owner *")
