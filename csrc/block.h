@@ -73,8 +73,8 @@ typedef struct rw_joint {
 } rw_joint;
 
 /* The next frame of the block. RW_BAD: not what may stand there by the rule of joint appends. What
- * is behind each part but the last is a batch, the next one; each is of another stream, none of a
- * producer. */
+ * is behind each part but the last is the next one, a batch or a commit; each is of another
+ * stream, none of a producer. */
 int rw_joint_take(rw_joint *j, const rw_frame *r);
 
 /* Checks 4 to 6 on a block that passed rw_block_check and of which `length` bytes may be read.
