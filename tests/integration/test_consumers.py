@@ -360,6 +360,8 @@ def test_a_batch_of_which_nobody_knows_holds_its_consumer_up(
         with pytest.raises(ringwal.AckTimeout, match="do not send it again"), client.gather(0.1) as batch:
             batch.append("out", b"2")
             batch.commit(consumer.consumer, records[2])
+        with pytest.raises(ValueError, match="the next record gets 10"):
+            consumer.seek("s", 11)
         for call in (consumer.commit, consumer.poll, lambda: client.transform([("out", b"2")], [(consumer, records[2])])):
             with pytest.raises(ringwal.Error, match=r"outcome that is not known.* claim it anew") as caught:
                 call()

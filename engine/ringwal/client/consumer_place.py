@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ringwal._native import lib
 from ringwal.client.stream_core import StreamCore
+from ringwal.client.submitting import submit_steps
 from ringwal.errors import NoSuchStream, StreamDeleted
 from ringwal.steps import Steps
 
@@ -91,6 +94,16 @@ class Place:
         """Raises ValueError: it was not given out. The engine refuses the lane of whoever commits what is not there."""
         if not 0 <= record.offset < max(self.given, self.reached):
             raise ValueError(f"this consumer has not given out record {record.offset} of {record.stream!r}")
+
+
+def commit_steps(place: Place, offset: int) -> Steps[tuple[Results, int]]:
+    """Sends a commit of that offset, or `RW_FORGET`: where its result comes, and its number there. Raises StreamDeleted."""
+    return submit_steps(
+        place.stream,
+        time.monotonic(),
+        lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
+        8,
+    )
 
 
 def place_of(client: ClientCore[Any], row: dict[str, Any], number: int = 0) -> Place:

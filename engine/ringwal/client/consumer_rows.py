@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from ringwal import consumed
 from ringwal._native import lib
-from ringwal.client.consumer_place import Place, place_of
+from ringwal.client.consumer_place import Place, commit_steps, place_of
 from ringwal.client.lane import Completion
-from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import consumer_error_of, is_refused
 from ringwal.model import ConsumerInfo
 from ringwal.protocol.messages import check_consumer_name
@@ -60,12 +58,7 @@ def _taken(client: ClientCore[Any], name: str, wanted: list[tuple[str, int]]) ->
 
 
 def _commit_once(place: Place, offset: int, name: str, timeout: float | None) -> Steps[None]:
-    results, number = yield from submit_steps(
-        place.stream,
-        time.monotonic(),
-        lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
-        8,
-    )
+    results, number = yield from commit_steps(place, offset)
     found: int = yield Completion(results.lane, results, number, place.stream.name, timeout)
     if found < 0:
         results.lane.count_told(number)

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ringwal import consumed, positions
 from ringwal._native import lib
-from ringwal.client.consumer_place import UNSAID, Place, Sent, place_of
+from ringwal.client.consumer_place import UNSAID, Place, Sent, commit_steps, place_of
 from ringwal.client.following import checked_word
 from ringwal.client.lane import Completion
 from ringwal.client.merging import Merging, merge_steps
 from ringwal.client.results import FAILED, PENDING
 from ringwal.client.stream_core import StreamCore
-from ringwal.client.submitting import submit_steps
 from ringwal.client.verdicts import consumer_error_of, is_refused
 from ringwal.errors import (
     AckTimeout,
@@ -129,7 +128,8 @@ class ConsumerCore:
         for place in self._places.values():
             place.stream._detach(attachment)
 
-    def _check(self) -> None:
+    def _check_own(self) -> None:
+        """Raises ForkError, ConsumerFenced, ClosedError: it is not this one's to go on."""
         if self._is_forked:
             raise ForkError(
                 "this consumer was claimed before a fork, and goes on in the parent; claim one in the child, which fences that"
@@ -140,6 +140,10 @@ class ConsumerCore:
             raise self._fenced
         if self._is_closed:
             raise ClosedError("this consumer is closed")
+
+    def _check(self) -> None:
+        """As `_check_own`. Raises Error: it is not known where to go on."""
+        self._check_own()
         if self._doubtful:
             raise Error(
                 f"a batch that was to commit consumer {self.name!r} has an outcome that is not known, and with it which records"
@@ -177,16 +181,12 @@ class ConsumerCore:
 
     def _seek_steps(self, stream: str, to: Position) -> Steps[None]:
         """See `Consumer.seek`."""
-        doubtful, self._doubtful = self._doubtful, False  # who says where to go on has decided
-        try:
-            self._check()
-            place = self._place(stream)
-        except BaseException:
-            self._doubtful = doubtful
-            raise
+        self._check_own()
+        place = self._place(stream)
         offset = yield from self._client._in_engine_steps(lambda a: _offset_in(a, stream, positions.checked(to, "position")))
         place.reached, place.given = max(place.reached, place.given), offset
         place.asked, place.sought = UNSAID, offset  # what was asked for before goes on
+        self._doubtful = False  # who says where to go on has decided
         self._fetched, self._at, self._following = [], 0, None
 
     def _place(self, stream: str) -> Place:
@@ -324,12 +324,7 @@ class ConsumerCore:
         if offset is None:
             return
         try:
-            where = yield from submit_steps(
-                place.stream,
-                time.monotonic(),
-                lambda bound: int(lib.rw_submit_commit(bound.writer, bound.handle, place.who, offset)),
-                8,
-            )
+            where = yield from commit_steps(place, offset)
         except StreamDeleted:
             place.wanted = None  # that is told once, not by each flush
             raise
@@ -450,7 +445,6 @@ class ConsumerCore:
         place.asked, place.given = max(place.asked, offset), max(place.given, offset)
         if place.wanted is not None and place.wanted <= offset:
             place.wanted = None
-
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
